@@ -1,0 +1,27 @@
+"""The errors a person sees. Everything else that is raised is a bug and keeps its traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class WorkbenchError(Exception):
+    """Work that could not be finished: one clear line, exit code 1."""
+
+    exit_code = 1
+
+
+class RequestError(WorkbenchError):
+    """A request that was wrong: says what was wrong and what was expected, exit code 2."""
+
+    exit_code = 2
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> RequestError:
+    """The error for a name outside a fixed set: names the set and the nearest member."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    listed = ", ".join(names) if names else "none"
+    return RequestError(f"Unknown {kind} {name!r}.{hint} Known: {listed}.")

@@ -1,0 +1,92 @@
+"""The few-step generator: K alternations of re-noising and one-network denoising.
+
+Source: "Score Distillation of Flow Matching Models" (arXiv 2509.25127); multi-step training after
+"Few-Step Diffusion via Score identity Distillation" (arXiv 2505.12674).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from workbench.errors import unknown_name
+from workbench.flow import shift_time, x0_from_velocity
+from workbench.flow.targets import expand_like
+
+Velocity = Callable[[Tensor, Tensor], Tensor]
+"""(x_t (B, ...), t (B,)) -> velocity (B, ...)."""
+
+DrawNoise = Callable[[int], Tensor]
+"""Step index -> standard normal noise (B, ...), always the same for the same index."""
+
+NoiseRule = Callable[[int, DrawNoise, Tensor, Tensor, Tensor], Tensor]
+"""(step, draw, previous x (B, ...), x0_hat (B, ...), previous t (B,)) -> noise (B, ...)."""
+
+
+def _fresh(step: int, draw: DrawNoise, x: Tensor, x0_hat: Tensor, t: Tensor) -> Tensor:
+    return draw(step)
+
+
+def _fixed(step: int, draw: DrawNoise, x: Tensor, x0_hat: Tensor, t: Tensor) -> Tensor:
+    return draw(0)
+
+
+def _ddim(step: int, draw: DrawNoise, x: Tensor, x0_hat: Tensor, t: Tensor) -> Tensor:
+    if step == 0:
+        return draw(0)
+    t = expand_like(t, x)
+    return ((x - (1 - t) * x0_hat) / t).detach()
+
+
+NOISE_RULES: Mapping[str, NoiseRule] = {"fresh": _fresh, "fixed": _fixed, "ddim": _ddim}
+"""How step i gets its noise: drawn anew, always z, or implied by the trajectory (plain Euler)."""
+
+
+def get_noise_rule(name: str) -> NoiseRule:
+    if name not in NOISE_RULES:
+        raise unknown_name("noise type", name, NOISE_RULES)
+    return NOISE_RULES[name]
+
+
+def step_times(steps: int, flow_shift: float = 1.0) -> Tensor:
+    """t_i = 1 - i/K for i = 0..K-1, optionally flow-shifted; float32 (K,)."""
+    t = 1 - torch.arange(steps, dtype=torch.float64) / steps
+    return shift_time(t, flow_shift).float()
+
+
+def generate(
+    velocity: Velocity,
+    draw: DrawNoise,
+    times: Tensor,
+    noise_rule: NoiseRule,
+    evaluations: int | None = None,
+) -> Tensor:
+    """Run the first ``evaluations`` steps of the generator and return its last x0_hat (B, ...).
+
+    Step i: x = (1 - t_i) x0_hat + t_i n_i, then x0_hat = x - t_i v(x, t_i), from x0_hat = 0.
+    Only the last evaluation carries gradient. Network evaluations: ``evaluations`` per sample.
+
+    Args:
+        velocity: the generator network with its conditioning bound.
+        draw: noise of a step index; its batch size and device are the output's.
+        times: the K step times, decreasing (K,).
+        noise_rule: one of :data:`NOISE_RULES`.
+        evaluations: k in 1..K; all K by default.
+
+    Raises:
+        ValueError: ``evaluations`` outside 1..K.
+    """
+    last = (len(times) if evaluations is None else evaluations) - 1
+    if not 0 <= last < len(times):
+        raise ValueError(f"evaluations must be in 1..{len(times)}, not {last + 1}")
+    x = x0_hat = torch.zeros_like(draw(0))
+    t = torch.zeros(x.shape[0], device=x.device)
+    for step in range(last + 1):
+        noise = noise_rule(step, draw, x, x0_hat, t)
+        t = times[step].to(x.device).expand(x.shape[0])
+        x = torch.lerp(x0_hat, noise, expand_like(t, x))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and step == last):
+            x0_hat = x0_from_velocity(x, t, velocity(x, t))
+    return x0_hat

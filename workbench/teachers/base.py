@@ -1,0 +1,132 @@
+"""What can be distilled: a velocity, a latent shape and, for prompted teachers, an encoding of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Encoded prompts: named tensors that share their leading (batch) dimension.
+
+    The names are the owning family's business (prompt embeddings, attention mask, pooled
+    embedding, ...); everything outside the family only indexes, joins and moves them.
+    """
+
+    tensors: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        lengths = {name: tensor.shape[0] for name, tensor in self.tensors.items()}
+        if not lengths:
+            raise ValueError("Conditioning needs at least one tensor")
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"Conditioning tensors differ in batch size: {lengths}")
+
+    def __len__(self) -> int:
+        return next(iter(self.tensors.values())).shape[0]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Conditioning:
+        return Conditioning({name: function(tensor) for name, tensor in self.tensors.items()})
+
+    def select(self, index: Tensor | slice) -> Conditioning:
+        """Rows by an int64 index (any order, repeats allowed) or a slice."""
+        return self.map(lambda tensor: tensor[index])
+
+    def expand(self, count: int) -> Conditioning:
+        """One row repeated ``count`` times without copying."""
+        if len(self) != 1:
+            raise ValueError(f"expand needs a single row, not {len(self)}")
+        return self.map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
+
+    def to(self, device: torch.device | str) -> Conditioning:
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    @staticmethod
+    def cat(parts: Sequence[Conditioning]) -> Conditioning:
+        names = parts[0].tensors.keys()
+        return Conditioning({name: torch.cat([part[name] for part in parts]) for name in names})
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """The least a teacher has. An ``nn.Module`` teacher is copied for the student and the fake score.
+
+    ``velocity`` takes x_t (B, *latent_shape), t (B,) in [0, 1] with t = 1 pure noise, and the
+    conditioning (or None), and returns the rectified-flow velocity eps - x_0, shaped like x_t.
+    """
+
+    latent_shape: tuple[int, ...]
+
+    def velocity(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor: ...
+
+
+class PromptedTeacher(Teacher, Protocol):
+    """A teacher that understands text and draws images."""
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Prompts to conditioning rows, in order."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, *latent_shape) to images, float32 (B, 3, H, W) in [0, 1]."""
+        ...
+
+
+class VelocityNetwork(nn.Module):
+    """A trainable rectified-flow velocity network, the only kind of module the engine handles.
+
+    Subclasses implement :meth:`predict` in the network's own terms (time scale, packing, masks).
+    Inputs and outputs are float32 whatever the precision of the weights; ``autocast_dtype``
+    turns on mixed precision for the network alone. ``evaluations`` counts samples, not calls,
+    so that a guided evaluation of B samples counts 2 B.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.autocast_dtype: torch.dtype | None = None
+        self.evaluations = 0
+
+    def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
+        """Velocity eps - x_0 (B, ...) from x_t (B, ...) and t (B,)."""
+        raise NotImplementedError
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
+        self.evaluations += x_t.shape[0]
+        with torch.autocast(
+            x_t.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
+        ):
+            return self.predict(x_t, t, cond).float()
+
+    def blocks(self) -> Iterator[nn.Module]:
+        """The repeated transformer blocks: units of sharding and of gradient checkpointing."""
+        for child in self.module.children():
+            if isinstance(child, nn.ModuleList):
+                yield from child
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Trade compute for memory in every block.
+
+        Raises:
+            ValueError: the wrapped module does not support it.
+        """
+        enable = getattr(self.module, "enable_gradient_checkpointing", None)
+        if enable is None:
+            raise ValueError(f"{type(self.module).__name__} has no gradient checkpointing")
+        enable()
+
+
+class OwnVelocity(VelocityNetwork):
+    """Wraps a bring-your-own module that already speaks ``velocity(x_t, t, cond)``."""
+
+    def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
+        velocity: Tensor = self.module.velocity(x_t, t, cond)  # type: ignore[operator]
+        return velocity

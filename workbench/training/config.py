@@ -1,0 +1,206 @@
+"""The complete, frozen description of a run. What is not in here does not change its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from workbench.errors import RequestError, unknown_name
+from workbench.methods import FrozenConfig, GeneratorConfig, MethodConfig, SiDConfig, method_roles
+
+Precision = Literal["fp32", "bf16-mixed", "bf16"]
+
+
+class AdamConfig(FrozenConfig):
+    """Adam as in the published runs: beta1 = 0."""
+
+    lr: float = Field(5e-4, gt=0, description="learning rate")
+    beta1: float = Field(0.0, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0, description="1e-8 in fp32 and bf16-mixed; 1e-4 in pure bf16")
+
+
+class TrainingConfig(FrozenConfig):
+    """Budget, batch, optimisers and numerics. Durations are in kimg, thousand generated images."""
+
+    kimg: float = Field(64.0, gt=0, description="duration")
+    batch_size: int = Field(128, ge=1, description="global batch: all ranks, all micro-batches")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="samples per forward pass and rank; none = the rank's whole batch"
+    )
+    optimizers: Mapping[str, AdamConfig] = Field(
+        {"generator": AdamConfig(), "fake_score": AdamConfig()}, description="one per trained role"
+    )
+    ema_halflife_kimg: float = Field(4.4, ge=0, description="of the generator's average; 0 = off")
+    precision: Precision = Field("fp32", description="bf16-mixed: autocast over fp32 weights")
+    gradient_checkpointing: bool = False
+    max_nonfinite: int = Field(10, ge=1, description="skipped updates in a row before stopping")
+
+
+class ScheduleConfig(FrozenConfig):
+    """When to log, evaluate and checkpoint, in kimg."""
+
+    log_kimg: float = Field(0.64, gt=0)
+    evaluate_kimg: float = Field(6.4, gt=0)
+    checkpoint_kimg: float = Field(6.4, gt=0)
+    keep_checkpoints: int = Field(2, ge=1, description="last ones kept, besides the best")
+
+
+class EvaluationConfig(FrozenConfig):
+    """What is measured: during the run the student at K steps, at its end the whole table."""
+
+    samples: int = Field(2000, ge=2, description="images per score")
+    seed: int = Field(0, ge=0, description="of the evaluation noise, apart from the run's seed")
+    batch_size: int = Field(250, ge=1)
+    teacher_steps: tuple[int, ...] = Field((50, 20, 4), description="Euler steps of the teacher")
+    student_steps: tuple[int, ...] = Field((4, 2, 1), description="generator steps of the student")
+    cfg_scale: float = Field(1.0, description="guidance of the teacher's samples")
+    grid_columns: int = Field(10, ge=1, le=64, description="prompts in a sample grid")
+
+    @field_validator("teacher_steps", "student_steps")
+    @classmethod
+    def _positive(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        if any(step < 1 for step in steps):
+            raise ValueError("every step count must be at least 1")
+        return steps
+
+
+class RunConfig(FrozenConfig):
+    """One run: an experiment's variant with a seed."""
+
+    experiment: str = Field("adhoc", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    variant: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(0, ge=0, lt=2**63)
+    teacher: str = Field("digits-sana", description="name, folder or hub id")
+    generator: GeneratorConfig = GeneratorConfig()
+    method: MethodConfig = SiDConfig()
+    training: TrainingConfig = TrainingConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        roles, given = set(method_roles(self.method)), set(self.training.optimizers)
+        if roles != given:
+            raise ValueError(
+                f"method {self.method.name!r} trains {sorted(roles)}, but training.optimizers "
+                f"names {sorted(given)}"
+            )
+        too_many = [k for k in self.evaluation.student_steps if k > self.generator.steps]
+        if too_many:
+            raise ValueError(
+                f"evaluation.student_steps {too_many} exceed generator.steps = "
+                f"{self.generator.steps}: the student was never trained there"
+            )
+        return self
+
+    @property
+    def total_nimg(self) -> int:
+        """Generated images of the whole run: kimg rounded up to whole batches."""
+        batch = self.training.batch_size
+        return math.ceil(round(self.training.kimg * 1000, 6) / batch) * batch
+
+    def fingerprint(self) -> str:
+        """Eight hex digits of the content: equal exactly for equal settings."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+    def flat(self) -> dict[str, str]:
+        """Dotted key -> value as text, for parameter tables."""
+        return dict(_flatten(self.model_dump(mode="json")))
+
+
+def load_config(path: Path) -> RunConfig:
+    """A configuration from the JSON file that a run saved.
+
+    Raises:
+        RequestError: unreadable, not JSON, or not a valid configuration.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"Cannot read a run configuration from {path}: {error}.") from error
+    if not isinstance(values, dict):
+        raise RequestError(f"{path} does not hold a run configuration (a JSON object).")
+    return validated(values)
+
+
+def with_overrides(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
+    """The configuration with dotted assignments ("training.batch_size=64") applied in order.
+
+    Values are JSON where they parse as JSON, else text.
+
+    Raises:
+        RequestError: no "=", an unknown key (names the nearest one) or a refused value.
+    """
+    values = config.model_dump(mode="json")
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise RequestError(f"Cannot read {assignment!r}: expected KEY=VALUE.")
+        _assign(values, key.strip(), _parse(text.strip()))
+    return validated(values)
+
+
+def validated(values: Mapping[str, Any]) -> RunConfig:
+    """A configuration from plain values.
+
+    Raises:
+        RequestError: one line that names each wrong key, what was given and what is expected.
+    """
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise _readable(error) from None
+
+
+def known_keys() -> list[str]:
+    """Every dotted key that a configuration has by default."""
+    return sorted(RunConfig().flat())
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _assign(values: dict[str, Any], key: str, value: Any) -> None:
+    *folders, leaf = key.split(".")
+    node: Any = values
+    for part in folders:
+        node = node.get(part) if isinstance(node, dict) else None
+        if node is None:
+            raise unknown_name("configuration key", key, known_keys())
+    if not isinstance(node, dict) or leaf not in node:
+        raise unknown_name("configuration key", key, known_keys())
+    node[leaf] = value
+
+
+def _flatten(node: Any, prefix: str = "") -> list[tuple[str, str]]:
+    if isinstance(node, dict):
+        return [
+            pair
+            for key, child in node.items()
+            for pair in _flatten(child, f"{prefix}.{key}" if prefix else key)
+        ]
+    return [(prefix, node if isinstance(node, str) else json.dumps(node))]
+
+
+def _readable(error: ValidationError) -> RequestError:
+    parts = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            return unknown_name("configuration key", where, known_keys())
+        message = item["msg"].removeprefix("Value error, ")
+        given = "" if isinstance(item["input"], dict | BaseModel) else f" (got {item['input']!r})"
+        parts.append(f"{where}: {message}{given}" if where else message)
+    return RequestError("Invalid configuration: " + "; ".join(parts) + ".")
