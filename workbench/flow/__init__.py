@@ -1,0 +1,68 @@
+"""The Gaussian calculus: interpolants, targets, densities of t, weightings, shifts, solvers."""
+
+from __future__ import annotations
+
+from workbench.flow.densities import DENSITIES, TimeDensity, get_density, register_density
+from workbench.flow.interpolants import (
+    EDM,
+    INTERPOLANTS,
+    Coefficients,
+    Interpolant,
+    RectifiedFlow,
+    TrigFlow,
+    VariancePreserving,
+    expand_like,
+    get_interpolant,
+)
+from workbench.flow.noise import NoiseSource
+from workbench.flow.shift import resolution_shift, shift_time, unshift_time
+from workbench.flow.solvers import euler, heun, uniform_times
+from workbench.flow.targets import (
+    TARGETS,
+    convert,
+    loss_weight,
+    posterior_mean,
+    prediction_from,
+    rectified_velocity,
+    x0_from_velocity,
+)
+from workbench.flow.weightings import (
+    WEIGHTINGS,
+    Weighting,
+    get_weighting,
+    register_weighting,
+)
+
+__all__ = [
+    "DENSITIES",
+    "EDM",
+    "INTERPOLANTS",
+    "TARGETS",
+    "WEIGHTINGS",
+    "Coefficients",
+    "Interpolant",
+    "NoiseSource",
+    "RectifiedFlow",
+    "TimeDensity",
+    "TrigFlow",
+    "VariancePreserving",
+    "Weighting",
+    "convert",
+    "euler",
+    "expand_like",
+    "get_density",
+    "get_interpolant",
+    "get_weighting",
+    "heun",
+    "loss_weight",
+    "posterior_mean",
+    "prediction_from",
+    "rectified_velocity",
+    "register_density",
+    "register_weighting",
+    "resolution_shift",
+    "shift_time",
+    "uniform_times",
+    "unshift_time",
+    "x0_from_velocity",
+]

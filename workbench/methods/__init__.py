@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from workbench.methods.base import (
-    Batch,
-    FrozenConfig,
-    GeneratorConfig,
-    Loss,
-    Method,
-    Networks,
-    Phase,
-)
+from workbench.methods.base import Loss, Method, Networks, Phase
+from workbench.methods.batch import Batch
 from workbench.methods.generator import (
     NOISE_RULES,
+    FewStepSampler,
+    GeneratorConfig,
     generate,
     get_noise_rule,
     step_times,
@@ -25,7 +20,7 @@ MethodConfig = SiDConfig
 __all__ = [
     "NOISE_RULES",
     "Batch",
-    "FrozenConfig",
+    "FewStepSampler",
     "GeneratorConfig",
     "GuidanceConfig",
     "Loss",
@@ -44,7 +39,7 @@ __all__ = [
     "step_times",
 ]
 
-_METHODS: dict[type[FrozenConfig], type[SiD]] = {SiDConfig: SiD}
+_METHODS: dict[type[MethodConfig], type[SiD]] = {SiDConfig: SiD}
 
 
 def method_roles(config: MethodConfig) -> tuple[str, ...]:

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from workbench.errors import unknown_name
-from workbench.flow import shift_time, x0_from_velocity
-from workbench.flow.targets import expand_like
+from workbench.flow import expand_like, shift_time, x0_from_velocity
+from workbench.methods.batch import Batch
+from workbench.settings import FrozenConfig
+from workbench.teachers.base import VelocityNetwork
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """(x_t (B, ...), t (B,)) -> velocity (B, ...)."""
@@ -82,11 +85,43 @@ def generate(
     if not 0 <= last < len(times):
         raise ValueError(f"evaluations must be in 1..{len(times)}, not {last + 1}")
     x = x0_hat = torch.zeros_like(draw(0))
-    t = torch.zeros(x.shape[0], device=x.device)
+    t = x.new_zeros(x.shape[0])
     for step in range(last + 1):
         noise = noise_rule(step, draw, x, x0_hat, t)
-        t = times[step].to(x.device).expand(x.shape[0])
+        t = times[step].to(x).expand(x.shape[0])
         x = torch.lerp(x0_hat, noise, expand_like(t, x))
         with torch.set_grad_enabled(torch.is_grad_enabled() and step == last):
             x0_hat = x0_from_velocity(x, t, velocity(x, t))
     return x0_hat
+
+
+class GeneratorConfig(FrozenConfig):
+    """The student's sampler: what it is trained with is what it is used with."""
+
+    steps: int = Field(4, ge=1, le=1000, description="K, the number of generator steps")
+    noise: str = Field("fresh", description="noise of each step: fresh, fixed or ddim")
+    flow_shift: float = Field(1.0, gt=0, description="shift of the step times; 1 = none")
+
+    @field_validator("noise")
+    @classmethod
+    def _known_noise(cls, name: str) -> str:
+        get_noise_rule(name)
+        return name
+
+
+class FewStepSampler:
+    """The generator as settings describe it: one sampler for training, evaluation and use."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        self.times = step_times(config.steps, config.flow_shift)
+        self.noise_rule = get_noise_rule(config.noise)
+
+    def sample(self, network: VelocityNetwork, batch: Batch, stream: str) -> Tensor:
+        """x_g after the first ``batch.evaluations`` of the K steps (B, *latent_shape)."""
+        return generate(
+            lambda x, t: network(x, t, batch.cond),
+            lambda step: batch.normal(f"{stream}/step{step}"),
+            self.times,
+            self.noise_rule,
+            batch.evaluations,
+        )

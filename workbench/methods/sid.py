@@ -9,18 +9,12 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
-from workbench.flow import get_density, get_weighting, x0_from_velocity
-from workbench.flow.targets import expand_like
+from workbench.flow import expand_like, get_density, get_weighting, x0_from_velocity
 from workbench.flow.weightings import Weighting
-from workbench.methods.base import (
-    Batch,
-    FrozenConfig,
-    GeneratorConfig,
-    Loss,
-    Method,
-    Networks,
-    Phase,
-)
+from workbench.methods.base import Loss, Method, Networks, Phase
+from workbench.methods.batch import Batch
+from workbench.methods.generator import GeneratorConfig
+from workbench.settings import FrozenConfig
 from workbench.teachers.guidance import guided_velocity
 
 
@@ -104,7 +98,7 @@ class SiD(Method):
 
     def fake_score_phase(self, networks: Networks, batch: Batch) -> Loss:
         with torch.no_grad():
-            x_g = self.draw_samples(networks, batch, "fake_score")
+            x_g = self.sampler.sample(networks.generator, batch, "fake_score")
         x_t, t, eps = self._diffuse(x_g, batch, "fake_score")
         velocity = guided_velocity(
             networks.fake_score,
@@ -118,7 +112,7 @@ class SiD(Method):
         return Loss(loss, {"train/fake_score_loss": loss.detach()})
 
     def generator_phase(self, networks: Networks, batch: Batch) -> Loss:
-        x_g = self.draw_samples(networks, batch, "generator")
+        x_g = self.sampler.sample(networks.generator, batch, "generator")
         x_t, t, _ = self._diffuse(x_g, batch, "generator")
         scales = self.config.guidance
         v_phi = guided_velocity(
@@ -135,6 +129,6 @@ class SiD(Method):
 
     def _diffuse(self, x_g: Tensor, batch: Batch, stream: str) -> tuple[Tensor, Tensor, Tensor]:
         t = self.density.sample_from(batch.uniform(f"{stream}/t"))
-        t = t.to(x_g.device, torch.float32)
+        t = t.to(x_g)
         eps = batch.normal(f"{stream}/eps")
         return torch.lerp(x_g, eps, expand_like(t, x_g)), t, eps

@@ -12,7 +12,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from workbench.errors import RequestError, unknown_name
-from workbench.methods import FrozenConfig, GeneratorConfig, MethodConfig, SiDConfig, method_roles
+from workbench.methods import GeneratorConfig, MethodConfig, SiDConfig, method_roles
+from workbench.settings import FrozenConfig
 
 Precision = Literal["fp32", "bf16-mixed", "bf16"]
 

@@ -16,6 +16,13 @@ class Progress:
     images_per_s: float
 
 
+@dataclass
+class StopFlag:
+    """Set by a signal handler, read between iterations."""
+
+    requested: bool = False
+
+
 class Listener:
     """Receives the engine's events on rank 0, in order, from the training thread."""
 

@@ -1,0 +1,37 @@
+"""The project's files that are not code of the package: experiments and analysis scripts."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+from workbench.errors import WorkbenchError
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def bundled_folder(name: str) -> Path:
+    """``experiments`` or ``analysis``: beside the package in a checkout, inside an installed one.
+
+    Raises:
+        WorkbenchError: neither place has it.
+    """
+    for folder in (_PACKAGE.parent / name, _PACKAGE / "_bundled" / name):
+        if folder.is_dir():
+            return folder
+    raise WorkbenchError(f"The folder {name!r} is missing from this installation.")
+
+
+def load_module(file: Path) -> ModuleType:
+    """A Python file as a module, without putting its folder on the import path.
+
+    Raises:
+        ImportError: not a Python file; whatever the file itself raises.
+    """
+    spec = importlib.util.spec_from_file_location(f"workbench_file_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

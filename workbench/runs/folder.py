@@ -1,0 +1,109 @@
+"""The files of one run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import RequestError, unknown_name
+from workbench.training.config import RunConfig, load_config
+from workbench.workspace import Workspace, write_json
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps its configuration, checkpoints, journal, results and pictures.
+
+    The name holds experiment, variant, seed and the configuration's fingerprint, so that equal
+    settings are the same run, which resumes, and other settings are another run.
+    """
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.path.parent.name}/{self.path.name}"
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def results_file(self) -> Path:
+        return self.path / "results.json"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def lock(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.lock")
+
+    def config(self) -> RunConfig:
+        return load_config(self.config_file)
+
+    def results(self) -> dict[str, Any] | None:
+        """What the finished run measured, or None while it is not finished."""
+        if not self.results_file.exists():
+            return None
+        values: dict[str, Any] = json.loads(self.results_file.read_text(encoding="utf-8"))
+        return values
+
+    def prepare(self, config: RunConfig) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.config_file, config.model_dump(mode="json"))
+
+    def set_aside(self) -> Path | None:
+        """Rename an existing run so that its place is free; returns where it went."""
+        if not self.path.exists():
+            return None
+        number = 1
+        while (kept := self.path.with_name(f"{self.path.name}~{number}")).exists():
+            number += 1
+        self.path.rename(kept)
+        return kept
+
+
+def run_folder(workspace: Workspace, config: RunConfig) -> RunFolder:
+    name = f"{config.variant}-seed{config.seed}-{config.fingerprint()}"
+    return RunFolder(workspace.runs / config.experiment / name)
+
+
+def all_runs(workspace: Workspace) -> Iterator[RunFolder]:
+    """Every run of the workspace, by name."""
+    for file in sorted(workspace.runs.glob("*/*/config.json")):
+        yield RunFolder(file.parent)
+
+
+def find_run(workspace: Workspace, reference: str) -> RunFolder:
+    """A run by path, by full name, or by any unambiguous beginning or fingerprint.
+
+    Raises:
+        RequestError: no such run (names the nearest), or several.
+    """
+    if (Path(reference) / "config.json").is_file():
+        return RunFolder(Path(reference).resolve())
+    runs = {run.name: run for run in all_runs(workspace)}
+    if reference in runs:
+        return runs[reference]
+    matches = [
+        run
+        for name, run in runs.items()
+        if name.startswith(reference)
+        or name.split("/")[1].startswith(reference)
+        or name.endswith(f"-{reference}")
+    ]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        names = ", ".join(run.name for run in matches)
+        raise RequestError(f"{reference!r} names several runs: {names}.")
+    raise unknown_name("run", reference, runs)

@@ -1,0 +1,160 @@
+"""Ranks, collectives, sharding and launching: the only file that knows torch.distributed and FSDP2."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from workbench.errors import RequestError, WorkbenchError
+from workbench.teachers.base import VelocityNetwork
+
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among its peers. With ``world == 1`` every operation is the identity."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def share(self, batch_size: int) -> int:
+        """This rank's part of a global batch.
+
+        Raises:
+            RequestError: the batch is not divisible by the number of ranks.
+        """
+        if batch_size % self.world:
+            raise RequestError(
+                f"training.batch_size {batch_size} is not divisible by {self.world} ranks. "
+                f"Nearest that is: {max(1, round(batch_size / self.world)) * self.world}."
+            )
+        return batch_size // self.world
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over ranks of equally shaped tensors."""
+        if self.world > 1:
+            dist.all_reduce(values)
+            values /= self.world
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank; the same answer on all."""
+        if self.world == 1:
+            return flag
+        flags = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        return bool(flags.item())
+
+    def gather(self, value: ResultT) -> list[ResultT]:
+        """Every rank's value, in rank order, on every rank."""
+        if self.world == 1:
+            return [value]
+        gathered: list[Any] = [None] * self.world
+        dist.all_gather_object(gathered, value)
+        return gathered
+
+    def from_main(self, value: ResultT) -> ResultT:
+        """Rank 0's value on every rank."""
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def barrier(self) -> None:
+        if self.world > 1:
+            dist.barrier()
+
+    def shard(self, network: VelocityNetwork) -> None:
+        """Shard a network in place, one unit a transformer block (FSDP2, ZeRO-3)."""
+        if self.world == 1:
+            return
+        for block in network.blocks():
+            fully_shard(block, reshard_after_forward=True)
+        # The root too: otherwise it stays unsharded after the many forwards that have no
+        # backward, and EMA and requires_grad flags would see other tensors than the optimiser.
+        fully_shard(network, reshard_after_forward=True)
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The l2 norm of all gradients over all shards, a scalar."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def choose_device() -> torch.device:
+    """CUDA where there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+@contextmanager
+def joined_ranks() -> Iterator[Ranks]:
+    """The ranks of this process: alone, or as launched by :func:`launch` or torchrun."""
+    device = choose_device()
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if world == 1:
+        yield Ranks(0, 1, device)
+        return
+    if device.type == "cpu":
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // local))
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), world, device)
+    finally:
+        dist.destroy_process_group()
+
+
+def launch(function: Callable[..., ResultT], nproc: int, *arguments: Any) -> ResultT:
+    """Call a module-level function on ``nproc`` local ranks; returns rank 0's result.
+
+    The function joins its ranks with :func:`joined_ranks`. One rank runs in this process.
+
+    Raises:
+        WorkbenchError: a rank failed; carries the first failure's message.
+    """
+    if nproc == 1:
+        return function(*arguments)
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=nproc,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    try:
+        results: dict[int, ResultT] = elastic_launch(config, function)(*arguments)
+    except ChildFailedError as error:
+        _, failure = error.get_first_failure()
+        raise WorkbenchError(f"Rank {failure.global_rank} failed: {failure.message}") from error
+    except SignalException as error:
+        raise WorkbenchError(f"Interrupted by {error.sigval.name}.") from None
+    return results[0]

@@ -1,0 +1,100 @@
+"""The folder where a person's teachers, runs and tracking store live."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench.errors import RequestError
+
+VERSION = 1
+ENVIRONMENT_VARIABLE = "WORKBENCH_WORKSPACE"
+DEFAULT = Path(".workbench")
+_MARKER = "workspace.json"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Paths below one root."""
+
+    root: Path
+
+    @property
+    def teachers(self) -> Path:
+        return self.root / "teachers"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    @property
+    def figures(self) -> Path:
+        return self.root / "figures"
+
+
+def open_workspace(root: Path | None = None) -> Workspace:
+    """The workspace at ``root``, else at $WORKBENCH_WORKSPACE, else ./.workbench; made if absent.
+
+    Raises:
+        RequestError: the folder belongs to another version of workbench, or is none of ours.
+    """
+    chosen = root or Path(os.environ.get(ENVIRONMENT_VARIABLE, "") or DEFAULT)
+    chosen = chosen.expanduser().resolve()
+    marker = chosen / _MARKER
+    if chosen.is_file():
+        raise RequestError(f"The workspace {chosen} is a file; expected a folder.")
+    if not marker.exists():
+        if chosen.is_dir() and any(chosen.iterdir()):
+            raise RequestError(
+                f"{chosen} is not a workspace (no {_MARKER}) and not empty. Name another folder "
+                f"with --workspace or {ENVIRONMENT_VARIABLE}."
+            )
+        chosen.mkdir(parents=True, exist_ok=True)
+        write_json(marker, {"version": VERSION})
+    try:
+        version = json.loads(marker.read_text(encoding="utf-8"))["version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RequestError(f"Cannot read {marker}: {error}.") from error
+    if version != VERSION:
+        raise RequestError(
+            f"The workspace {chosen} has version {version}; this workbench reads version "
+            f"{VERSION}. Use another folder with --workspace or {ENVIRONMENT_VARIABLE}."
+        )
+    return Workspace(chosen)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON aside and rename, so that a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+@contextmanager
+def exclusive(path: Path, holder: str) -> Iterator[None]:
+    """Hold a lock file for the duration; it frees itself when the process dies.
+
+    Raises:
+        RequestError: another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RequestError(f"{holder} is already running in another process ({path}).") from None
+    try:
+        yield
+    finally:
+        lock.release()
