@@ -1,6 +1,7 @@
 """The five-minute path: one data-free SiD run on the embedded teacher."""
 
 from workbench.registry import Experiment
+from workbench.studies import Choice, Real
 from workbench.training.config import RunConfig
 
 EXPERIMENT = Experiment(
@@ -8,4 +9,10 @@ EXPERIMENT = Experiment(
     question="Does four-step SiD work out of the box on a small flow-matching teacher?",
     hypothesis="At four steps the student is much nearer to the data than the teacher is.",
     variants={"default": RunConfig()},
+    space={
+        "training.optimizers.generator.lr": Real(1e-4, 2e-3, log=True),
+        "training.optimizers.fake_score.lr": Real(1e-4, 2e-3, log=True),
+        "method.sid_alpha": Real(0.8, 1.4),
+        "method.weighting": Choice(("1-t", "(1-t)^2", "1/t", "sid")),
+    },
 )

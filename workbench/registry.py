@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from workbench.bundled import bundled_folder, load_module
 from workbench.errors import RequestError, unknown_name
+from workbench.studies import SearchSpace
 from workbench.training.config import RunConfig
 
 ENVIRONMENT_VARIABLE = "WORKBENCH_EXPERIMENTS"
@@ -18,13 +19,14 @@ ENVIRONMENT_VARIABLE = "WORKBENCH_EXPERIMENTS"
 class Experiment:
     """A question, what we expect, and the variants that answer it.
 
-    A variant's own ``experiment`` and ``variant`` fields are set from the names here.
+    ``space`` is what ``workbench study run`` may change of the first variant. A variant's own ``experiment`` and ``variant`` fields are set from the names here.
     """
 
     name: str
     question: str
     hypothesis: str
     variants: Mapping[str, RunConfig]
+    space: SearchSpace = field(default_factory=dict)
 
     def variant(self, name: str | None = None) -> RunConfig:
         """A variant's configuration; the first one by default.

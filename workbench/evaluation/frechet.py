@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,15 @@ class FeatureStatistics:
         digest.update(np.ascontiguousarray(self.mean).tobytes())
         digest.update(np.ascontiguousarray(self.covariance).tobytes())
         return digest.hexdigest()[:16]
+
+    @cached_property
+    def factor(self) -> Array:
+        """L (D, rank) with L L^T = covariance; eigenvalues at or below rounding count as zero."""
+        values, vectors = np.linalg.eigh(self.covariance)
+        rounding = len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)
+        kept = values > rounding
+        root: Array = vectors[:, kept] * np.sqrt(values[kept])
+        return root
 
 
 @dataclass
@@ -143,19 +153,10 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
         if not (np.isfinite(statistics.mean).all() and np.isfinite(statistics.covariance).all()):
             raise WorkbenchError("Feature statistics are not finite: no Frechet distance.")
     difference = a.mean - b.mean
-    overlap = _factor(a.covariance).T @ _factor(b.covariance)
+    overlap = a.factor.T @ b.factor
     root = np.linalg.svd(overlap, compute_uv=False).sum() if overlap.size else 0.0
     distance = difference @ difference + np.trace(a.covariance) + np.trace(b.covariance)
     return max(0.0, float(distance - 2.0 * root))
-
-
-def _factor(covariance: Array) -> Array:
-    """L (D, rank) with L L^T = covariance; eigenvalues at or below rounding count as zero."""
-    values, vectors = np.linalg.eigh(covariance)
-    rounding = len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)
-    kept = values > rounding
-    factor: Array = vectors[:, kept] * np.sqrt(values[kept])
-    return factor
 
 
 def _exact(values: Array) -> _CompensatedSum:

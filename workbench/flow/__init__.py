@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from workbench.flow.densities import DENSITIES, TimeDensity, get_density, register_density
+from workbench.flow.densities import (
+    DENSITIES,
+    LogitNormal,
+    TimeDensity,
+    get_density,
+    register_density,
+)
 from workbench.flow.interpolants import (
     EDM,
     INTERPOLANTS,
@@ -16,7 +22,7 @@ from workbench.flow.interpolants import (
 )
 from workbench.flow.noise import NoiseSource
 from workbench.flow.shift import resolution_shift, shift_time, unshift_time
-from workbench.flow.solvers import euler, heun, uniform_times
+from workbench.flow.solvers import Velocity, euler, heun, uniform_times
 from workbench.flow.targets import (
     TARGETS,
     convert,
@@ -28,6 +34,8 @@ from workbench.flow.targets import (
 )
 from workbench.flow.weightings import (
     WEIGHTINGS,
+    SampleWeighting,
+    TimeWeighting,
     Weighting,
     get_weighting,
     register_weighting,
@@ -41,11 +49,15 @@ __all__ = [
     "WEIGHTINGS",
     "Coefficients",
     "Interpolant",
+    "LogitNormal",
     "NoiseSource",
     "RectifiedFlow",
+    "SampleWeighting",
     "TimeDensity",
+    "TimeWeighting",
     "TrigFlow",
     "VariancePreserving",
+    "Velocity",
     "Weighting",
     "convert",
     "euler",

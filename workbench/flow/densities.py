@@ -69,7 +69,7 @@ class TimeDensity(ABC):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n independent times, float64 (n,)."""
         u = torch.rand(n, dtype=torch.float64, generator=generator)
-        return self.sample_from(u + 2.0**-54)  # torch.rand may return 0, never 1
+        return self.sample_from(u.clamp(min=2.0**-54))  # torch.rand may return 0, never 1
 
     def truncated(self, low: float, high: float) -> TimeDensity:
         """This density restricted to [low, high] and renormalised.
@@ -209,8 +209,8 @@ class KarrasSteps(TimeDensity):
 
     def __init__(self, name: str, u_max: float, rho: float, path: EDM) -> None:
         self.name, self.rho = name, rho
-        self.root = path.sigma_min ** (1 / rho)
-        self.span = u_max * (path.sigma_max ** (1 / rho) - self.root)
+        self.root: float = path.sigma_min ** (1 / rho)
+        self.span: float = u_max * (path.sigma_max ** (1 / rho) - self.root)
         ends = self._quantile(torch.tensor([0.0, 1.0], dtype=torch.float64))
         self.support = ends[0].item(), ends[1].item()
 

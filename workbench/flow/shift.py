@@ -18,8 +18,7 @@ def shift_time(t: _Time, shift: float) -> _Time:
     Raises:
         RequestError: the shift is not positive and finite.
     """
-    if not 0 < shift < math.inf:
-        raise RequestError(f"flow_shift must be positive and finite, not {shift:g}.")
+    _require_positive(shift)
     return shift * t / (1 + (shift - 1) * t)
 
 
@@ -29,8 +28,7 @@ def unshift_time(t: _Time, shift: float) -> _Time:
     Raises:
         RequestError: the shift is not positive and finite.
     """
-    if not 0 < shift < math.inf:
-        raise RequestError(f"flow_shift must be positive and finite, not {shift:g}.")
+    _require_positive(shift)
     return t / (shift - (shift - 1) * t)
 
 
@@ -50,3 +48,8 @@ def resolution_shift(
         raise RequestError(f"A resolution-dependent shift needs at least 1 token, not {tokens}.")
     slope = (max_mu - base_mu) / (max_tokens - base_tokens)
     return math.exp(base_mu + slope * (tokens - base_tokens))
+
+
+def _require_positive(shift: float) -> None:
+    if not 0 < shift < math.inf:
+        raise RequestError(f"flow_shift must be positive and finite, not {shift:g}.")

@@ -15,7 +15,9 @@ Velocity = Callable[[Tensor, Tensor], Tensor]
 """(x (B, ...), t (B,)) -> velocity (B, ...)."""
 
 
-def uniform_times(steps: int, flow_shift: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
+def uniform_times(
+    steps: int, flow_shift: float = 1.0, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """steps + 1 times from 1 to 0, evenly spaced before the shift.
 
     Raises:

@@ -33,7 +33,7 @@ def prepare_torchvision() -> None:
         return
     if _compiled_operators_load(Path(spec.origin).parent):
         return
-    library = torch.library.Library("torchvision", "DEF")  # noqa: TOR901
+    library = torch.library.Library("torchvision", "DEF")
     for schema in _SCHEMAS:
         library.define(schema)
     _declared.append(library)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
@@ -25,6 +24,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from workbench.errors import WorkbenchError
 from workbench.training.parallel import Ranks
@@ -83,7 +84,7 @@ def save_checkpoint(
             folder.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(partial, ignore_errors=True)
         ranks.barrier()
-        dcp.save(stateful.state(), checkpoint_id=partial, no_dist=ranks.world == 1)
+        save(stateful.state(), checkpoint_id=partial, no_dist=ranks.world == 1)
         if ranks.is_main:
             _write_manifest(partial, progress)
             shutil.rmtree(final, ignore_errors=True)
@@ -102,7 +103,7 @@ def save_checkpoint(
 def load_checkpoint(path: Path, stateful: Stateful) -> dict[str, Any]:
     """Restore everything from one verified checkpoint and return its progress record."""
     state = stateful.state()
-    dcp.load(state, checkpoint_id=path, no_dist=not torch.distributed.is_initialized())
+    load(state, checkpoint_id=path, no_dist=not torch.distributed.is_initialized())
     stateful.restore(state)
     progress: dict[str, Any] = read_manifest(path)["progress"]
     return progress

@@ -1,4 +1,4 @@
-"""Ranks, collectives, sharding and launching: the only file that knows torch.distributed and FSDP2."""
+"""Ranks, collectives, sharding, launching: the only file that knows torch.distributed."""
 
 from __future__ import annotations
 
@@ -153,8 +153,8 @@ def launch(function: Callable[..., ResultT], nproc: int, *arguments: Any) -> Res
     try:
         results: dict[int, ResultT] = elastic_launch(config, function)(*arguments)
     except ChildFailedError as error:
-        _, failure = error.get_first_failure()
-        raise WorkbenchError(f"Rank {failure.global_rank} failed: {failure.message}") from error
+        rank, failure = error.get_first_failure()
+        raise WorkbenchError(f"Rank {rank} failed: {failure.message}") from error
     except SignalException as error:
         raise WorkbenchError(f"Interrupted by {error.sigval.name}.") from None
     return results[0]

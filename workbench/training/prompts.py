@@ -22,11 +22,12 @@ class PromptStream:
 
     def rows(self, start: int, count: int) -> Tensor:
         """Row indices of samples ``start .. start + count``, int64 (count,)."""
-        index = torch.arange(start, start + count)
-        epochs = index // len(self.encoded)
-        orders = {int(epoch): self._order(int(epoch)) for epoch in epochs.unique()}
-        places = index % len(self.encoded)
-        return torch.stack([orders[int(e)][p] for e, p in zip(epochs, places, strict=True)])
+        parts = []
+        while count > 0:
+            epoch, place = divmod(start, len(self.encoded))
+            parts.append(self._order(epoch)[place : place + count])
+            start, count = start + len(parts[-1]), count - len(parts[-1])
+        return torch.cat(parts)
 
     def take(self, start: int, count: int) -> Conditioning:
         return self.encoded.select(self.rows(start, count))

@@ -1,0 +1,312 @@
+"""FID and alignment against generated images, with the teacher's levels as lines.
+
+python analysis/fid_curves.py --run-dir .workbench/runs/quickstart/... --out figures/fid
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from workbench.errors import RequestError, WorkbenchError
+from workbench.plotting import (
+    COLUMN_WIDTH,
+    FORMATS,
+    NEUTRAL,
+    color,
+    new_figure,
+    paler,
+    paper_style,
+    save_figure,
+    save_frame,
+)
+from workbench.tracking.spool import Point, read_points
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+METRICS = {"eval/fid": "fid", "eval/alignment": "alignment"}
+CURVE_COLUMNS = ["run", "label", "kimg", "fid", "alignment"]
+LEVEL_COLUMNS = ["run", "label", "steps", "nfe", "fid", "alignment"]
+
+
+class Curves(NamedTuple):
+    """``frame``: one row a run and evaluation. ``levels``: one row a run and teacher level."""
+
+    frame: pd.DataFrame
+    levels: pd.DataFrame
+
+
+def collect(
+    points: Mapping[str, Iterable[Point]], labels: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """Logged points to one row for each run and step: run, label, kimg, fid, alignment.
+
+    A point logged again after a resume counts once, with its last value. A metric missing at a
+    step is NaN there.
+    """
+    import pandas as pd
+
+    rows = []
+    for run, logged in points.items():
+        steps: dict[int, dict[str, float]] = {}
+        for point in sorted(logged, key=lambda point: point.timestamp):
+            if point.key in METRICS:
+                steps.setdefault(point.step, {})[METRICS[point.key]] = point.value
+        label = (labels or {}).get(run, run)
+        rows += [
+            {"run": run, "label": label, "kimg": step / 1000.0, **values}
+            for step, values in sorted(steps.items())
+        ]
+    return pd.DataFrame(rows, columns=CURVE_COLUMNS)
+
+
+def teacher_levels(
+    results: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """The teacher's rows of each run's ``results.json``: run, label, steps, nfe, fid, alignment."""
+    import pandas as pd
+
+    rows = [
+        {**row, "run": run, "label": (labels or {}).get(run, run)}
+        for run, result in results.items()
+        for row in result.get("table", [])
+        if row.get("model") == "teacher"
+    ]
+    return pd.DataFrame(rows, columns=LEVEL_COLUMNS)
+
+
+def read_runs(run_dirs: Sequence[Path], labels: Sequence[str] = ()) -> Curves:
+    """Curves and teacher levels from the runs' own folders, also of a run that is still going.
+
+    Raises:
+        RequestError: a folder without evaluations, a number of labels that is not the number of
+            runs, or damaged results.
+    """
+    if labels and len(labels) != len(run_dirs):
+        raise RequestError(f"{len(run_dirs)} runs have {len(labels)} labels; expected one each.")
+    points: dict[str, list[Point]] = {}
+    results: dict[str, Mapping[str, Any]] = {}
+    names: dict[str, str] = {}
+    for place, folder in enumerate(run_dirs):
+        run = str(folder)
+        points[run] = read_points(folder, METRICS)
+        if not points[run]:
+            raise RequestError(f"{folder} holds no evaluation yet (no eval/fid in its journal).")
+        names[run] = labels[place] if labels else folder.resolve().name
+        results[run] = _read_results(folder / "results.json")
+    return Curves(collect(points, names), teacher_levels(results, names))
+
+
+def plot(
+    frame: pd.DataFrame, levels: pd.DataFrame | None = None, *, width: float = COLUMN_WIDTH
+) -> Figure:
+    """FID (log, solid, left) and alignment (linear, paler, right) against kimg (log).
+
+    A logarithm has no place for the evaluation at 0 kimg, the start of the student: it stands at
+    the left end, before a break in the axis, at the tick "0".
+
+    Raises:
+        RequestError: there is no finite positive FID to draw.
+    """
+    drawn = frame[(frame["fid"] > 0) & (frame["fid"] < math.inf)]
+    if drawn.empty:
+        raise RequestError("There is no finite FID above 0 to draw.")
+    with paper_style():
+        figure = new_figure(width, 0.72 * width)
+        axes = figure.add_subplot()
+        runs = list(dict.fromkeys(frame["run"]))
+        has_alignment = bool(frame["alignment"].notna().any())
+        right = axes.twinx() if has_alignment else None
+        for index, run in enumerate(runs):
+            rows = frame[frame["run"] == run].sort_values("kimg")
+            shade, label = color(index), str(rows["label"].iloc[0])
+            marks = {"marker": "o", "clip_on": False, "gid": f"fid-{index}"}
+            fid = rows[rows["fid"].notna()]
+            axes.plot(fid["kimg"], fid["fid"], color=shade, label=label, zorder=4, **marks)
+            if right is not None:
+                alignment = rows[rows["alignment"].notna()]
+                marks = {"marker": "s", "markersize": 2.2, "linewidth": 1.0, "clip_on": False}
+                right.plot(alignment["kimg"], alignment["alignment"], color=paler(shade), **marks)
+        _kimg_axis(axes, frame["kimg"])
+        shown = _distinct_levels(levels)
+        _fid_axis(axes, [*drawn["fid"], *(level.fid for level in shown)])
+        if right is not None:
+            _alignment_axis(right, axes, frame["alignment"], single=len(runs) == 1)
+        _draw_levels(axes, shown)
+        if len(runs) > 1:
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderaxespad=0.2)
+    return figure
+
+
+class Level(NamedTuple):
+    """One horizontal line."""
+
+    text: str
+    fid: float
+
+
+def _distinct_levels(levels: pd.DataFrame | None) -> list[Level]:
+    """The teacher's levels, best first; runs that measured the same one share its line."""
+    if levels is None or levels.empty:
+        return []
+    usable = levels[(levels["fid"] > 0) & (levels["fid"] < math.inf)]
+    distinct = usable.drop_duplicates(["steps", "fid"]).sort_values("fid")
+    several = distinct["steps"].duplicated(keep=False)
+    return [
+        Level(
+            f"teacher, {int(row.steps)} step{'s' if row.steps != 1 else ''}"
+            + (f" ({row.label})" if several[row.Index] else ""),
+            float(row.fid),
+        )
+        for row in distinct.itertuples()
+    ]
+
+
+def _kimg_axis(axes: Axes, kimg: pd.Series[float]) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator
+
+    axes.set_xlabel("generated images (thousands)")
+    positive = sorted(kimg[kimg > 0])
+    if not positive:
+        axes.set_xlim(-1, 1)
+        axes.set_xticks([0])
+        return
+    low, high = positive[0], positive[-1]
+    # Every run's ends and the round numbers 1, 2, 5 x 10^n that lie between.
+    ticks = [t for t in LogLocator(10, (1, 2, 5)).tick_values(low, high) if low <= t <= high]
+    if len(ticks) > 6:
+        ticks = [t for t in LogLocator(10).tick_values(low, high) if low <= t <= high]
+    if (kimg == 0).any():
+        # Logarithmic from the first evaluation on; below it only the point 0 is ever drawn.
+        axes.set_xscale("symlog", linthresh=low, linscale=0.3)
+        axes.set_xlim(0, high * 1.04)
+        _axis_break(axes, 0.5 * low)
+        ticks = [0.0, *ticks]
+    else:
+        axes.set_xscale("log")
+        axes.set_xlim(low / 1.04, high * 1.04)
+    minor = LogLocator(10, range(2, 10)).tick_values(low, high)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(FixedLocator([t for t in minor if low <= t <= high]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+
+
+def _axis_break(axes: Axes, place: float) -> None:
+    """Two strokes across the lower axis: what lies left of them is not to scale."""
+    slanted = [(-0.4, -1.0), (0.4, 1.0)]
+    where = {"transform": axes.get_xaxis_transform(), "clip_on": False, "linestyle": "none"}
+    axes.plot([place], [0], marker="s", markersize=3, color="white", zorder=5, **where)
+    for offset in (0.9, 1.1):
+        axes.plot(
+            [place * offset], [0], marker=slanted, markersize=7, color="black", zorder=6,
+            markeredgewidth=0.6, **where,
+        )  # fmt: skip
+
+
+def _fid_axis(axes: Axes, values: Sequence[float]) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator
+
+    low, high = min(values) / 1.18, max(values) * 1.12
+    axes.set_yscale("log")
+    axes.set_ylim(low, high)
+    steps = (1, 2, 5) if high / low > 4 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
+    ticks = [t for t in LogLocator(10, steps).tick_values(low, high) if low <= t <= high]
+    axes.yaxis.set_major_locator(FixedLocator(ticks))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+    axes.set_ylabel("FID")
+
+
+def _alignment_axis(right: Axes, axes: Axes, values: pd.Series[float], *, single: bool) -> None:
+    """The right axis: from a round number below the lowest value up to 1."""
+    lowest = float(values.min())
+    bottom = max(0.0, math.floor((lowest - 0.02) * 10) / 10)
+    right.set_ylim(bottom, max(1.0, float(values.max())))
+    shade = paler(color(0), 0.7) if single else NEUTRAL
+    right.set_ylabel("prompt alignment (pale)", color=shade)
+    right.tick_params(axis="y", colors=shade)
+    right.spines["left"].set_visible(False)
+    right.spines["right"].set_color(shade)
+    axes.spines["right"].set_visible(False)
+    axes.set_zorder(right.get_zorder() + 1)
+    axes.patch.set_visible(False)
+
+
+def _draw_levels(axes: Axes, levels: Sequence[Level]) -> None:
+    """Dashed lines, each with its name just above, at the end where no curve begins."""
+    for level in levels:
+        axes.axhline(level.fid, color=NEUTRAL, linewidth=0.7, linestyle=(0, (4, 2.5)), zorder=2)
+    for level, y in zip(levels, _spread(axes, [level.fid for level in levels]), strict=True):
+        text = axes.annotate(
+            level.text,
+            (0.985, y),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 1.5),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            fontsize=7,
+            color=NEUTRAL,
+            zorder=6,
+        )
+        text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.75})
+
+
+def _spread(axes: Axes, values: Sequence[float]) -> list[float]:
+    """Label positions at the values, pushed up where two would overlap (values ascending)."""
+    low, high = (math.log(limit) for limit in axes.get_ylim())
+    figure = axes.get_figure()
+    inches = 0.75 * (figure.get_size_inches()[1] if figure is not None else 2.4)
+    room = (high - low) * 0.12 / inches  # 7 pt text with its margin is 0.12 in high
+    placed: list[float] = []
+    for value in values:
+        lowest = placed[-1] + room if placed else -math.inf
+        placed.append(max(math.log(value), lowest))
+    return [math.exp(place) for place in placed]
+
+
+def _read_results(path: Path) -> Mapping[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values["table"], list):
+            raise TypeError("its table is no list")
+    except (ValueError, KeyError, TypeError) as error:
+        raise RequestError(f"{path} is not a run's results: {error}.") from error
+    results: Mapping[str, Any] = values
+    return results
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--run-dir", nargs="+", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--label", nargs="+", default=[], help="one for each run")
+    parser.add_argument("--out", type=Path, default=Path("fid_curves"), help="path, no suffix")
+    parser.add_argument("--format", default="png,svg", help=f"any of {','.join(FORMATS)}")
+    parser.add_argument("--csv", action="store_true", help="also write the numbers as CSV")
+    options = parser.parse_args(arguments)
+    try:
+        curves = read_runs(options.run_dir, options.label)
+        written = save_figure(plot(*curves), options.out, options.format.split(","))
+        if options.csv:
+            stem = options.out
+            written.append(save_frame(curves.frame, stem.with_name(stem.name + ".csv")))
+            written.append(save_frame(curves.levels, stem.with_name(stem.name + "_teacher.csv")))
+        for path in written:
+            print(path)
+    except WorkbenchError as error:
+        parser.exit(error.exit_code, f"{error}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,110 @@
+"""Sample grid: the same prompts by several models, one row a model.
+
+    python analysis/samples.py teacher=teacher.npz student=student.npz --out figures/samples
+
+Each file holds ``images`` (B, 3, H, W) in [0, 1]; the first also ``prompts`` (B,).
+"""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.errors import RequestError, WorkbenchError
+from workbench.evaluation.grids import check_grid, to_pixels
+from workbench.plotting import FORMATS, TEXT_WIDTH, new_figure, paper_style, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def plot(
+    rows: Mapping[str, NDArray[Any]],
+    prompts: Sequence[str] = (),
+    *,
+    width: float = TEXT_WIDTH,
+    interpolation: str = "nearest",
+) -> Figure:
+    """Grid of images: rows captioned by model, columns by prompt.
+
+    Args:
+        rows: caption to images (columns, 3, H, W) in [0, 1].
+        prompts: one for each column, or none.
+        width: of the figure, in inches.
+        interpolation: matplotlib's, for enlarging.
+    """
+    pixels = {caption: to_pixels(images) for caption, images in rows.items()}
+    columns = check_grid({caption: len(images) for caption, images in pixels.items()}, prompts)
+    captions = {row: textwrap.fill(row, 14, break_long_words=False) for row in rows}
+    left = 0.08 + 0.065 * max(len(line) for text in captions.values() for line in text.split("\n"))
+    gap = 0.04
+    cell = (width - left) / columns - gap
+    # 7 pt DejaVu is about 0.055 in a character and 0.125 in a line.
+    headers = [textwrap.wrap(p, max(6, int(cell / 0.056)), break_long_words=False) for p in prompts]
+    top = 0.125 * max((len(lines) for lines in headers), default=0) + 0.06
+    heights = [cell * images.shape[1] / images.shape[2] for images in pixels.values()]
+    height = top + sum(heights) + gap * len(heights)
+    with paper_style():
+        figure = new_figure(width, height)
+        figure.set_layout_engine("none")
+        y = height - top
+        for (caption, images), tall in zip(pixels.items(), heights, strict=True):
+            y -= tall
+            for column, image in enumerate(images):
+                x = left + column * (cell + gap)
+                axes = figure.add_axes((x / width, y / height, cell / width, tall / height))
+                axes.imshow(image, interpolation=interpolation, aspect="auto")
+                axes.set_axis_off()
+            middle = (y + tall / 2) / height
+            text = captions[caption]
+            figure.text((left - 0.06) / width, middle, text, ha="right", va="center", fontsize=8)
+            y -= gap
+        for column, lines in enumerate(headers):
+            x = (left + column * (cell + gap) + cell / 2) / width
+            bottom = (height - top + 0.04) / height
+            figure.text(x, bottom, "\n".join(lines), ha="center", va="bottom", fontsize=7)
+    return figure
+
+
+def read_row(argument: str) -> tuple[str, NDArray[Any], list[str]]:
+    """``caption=file.npz`` to caption, images and prompts.
+
+    Raises:
+        RequestError: no caption, no such file, or no images in it.
+    """
+    caption, separator, file = argument.partition("=")
+    if not separator or not Path(file).is_file():
+        raise RequestError(f"Expected CAPTION=FILE.npz with an existing file, not {argument!r}.")
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            prompts = [str(p) for p in arrays["prompts"]] if "prompts" in arrays else []
+            return caption, arrays["images"], prompts
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile, AttributeError) as error:
+        raise RequestError(f"{file} holds no array 'images': {error}.") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("rows", nargs="+", metavar="CAPTION=FILE.npz")
+    parser.add_argument("--out", type=Path, default=Path("samples"), help="path without suffix")
+    parser.add_argument("--format", default="png,svg", help=f"any of {','.join(FORMATS)}")
+    options = parser.parse_args(arguments)
+    try:
+        rows = [read_row(argument) for argument in options.rows]
+        figure = plot({caption: images for caption, images, _ in rows}, rows[0][2])
+        for path in save_figure(figure, options.out, options.format.split(",")):
+            print(path)
+    except WorkbenchError as error:
+        parser.exit(error.exit_code, f"{error}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,93 @@
+"""The layers: a module imports only from rooms below its own."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "workbench"
+ROOMS = [
+    ("errors", "settings", "bundled"),
+    ("workspace",),
+    ("flow",),
+    ("teachers",),
+    ("methods",),
+    ("training",),
+    ("evaluation", "plotting"),
+    ("tracking",),
+    ("runs",),
+    ("studies",),
+    ("registry",),
+    ("cli",),
+]
+LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+HEAVY = {
+    "torch",
+    "diffusers",
+    "transformers",
+    "mlflow",
+    "optuna",
+    "pandas",
+    "matplotlib",
+    "sklearn",
+}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports(path: Path, *, module_level_only: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if module_level_only else list(ast.walk(tree))
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_downwards(path: Path) -> None:
+    room = room_of(path)
+    assert room in LEVEL, f"{path} is in no room"
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] != "workbench" or len(parts) < 2 or parts[1] not in LEVEL:
+            continue
+        below = LEVEL[parts[1]] < LEVEL[room]
+        assert below or parts[1] == room, f"{path}: {room} must not import {parts[1]}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "cli").glob("*.py")), ids=lambda p: p.name)
+def test_commands_import_heavy_packages_inside(path: Path) -> None:
+    if path.name in ("progress.py", "building.py"):  # only ever imported inside commands
+        return
+    tops = {name.split(".")[0] for name in imports(path, module_level_only=True)}
+    rooms = {
+        name.split(".")[1]
+        for name in imports(path, module_level_only=True)
+        if name.startswith("workbench.")
+    }
+    assert not tops & HEAVY
+    assert rooms <= {"cli", "errors", "__version__"}
+
+
+def test_only_one_file_knows_about_processes() -> None:
+    knowing = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in MODULES
+        if any(
+            name.startswith(("torch.distributed", "torch.distributed.fsdp"))
+            and not name.startswith("torch.distributed.checkpoint")
+            for name in imports(path)
+        )
+    }
+    assert knowing == {"training/parallel.py"}

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from workbench.errors import RequestError
+from workbench.training.config import RunConfig, load_config, with_overrides
+
+
+def test_overrides_reach_nested_keys_and_keep_the_original() -> None:
+    base = RunConfig()
+    changed = with_overrides(
+        base,
+        [
+            "training.batch_size=64",
+            "method.t_range=[0.2, 0.8]",
+            "training.optimizers.generator.lr=1e-4",
+        ],
+    )
+    assert changed.training.batch_size == 64
+    assert changed.method.t_range == (0.2, 0.8)
+    assert changed.training.optimizers["generator"].lr == 1e-4
+    assert changed.training.optimizers["fake_score"].lr == base.training.optimizers["fake_score"].lr
+    assert base.training.batch_size == 128
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("training.batchsize=64", "Did you mean 'training.batch_size'"),
+        ("trainin.kimg=1", "Did you mean 'training.kimg'"),
+        ("seed.x=1", "Unknown configuration key 'seed.x'"),
+        ("training.batch_size", "expected KEY=VALUE"),
+        ("training.batch_size=0", r"training.batch_size: .* greater than or equal to 1 \(got 0\)"),
+        ("training.batch_size=lots", "valid integer"),
+        ("generator.steps=0", "generator.steps"),
+        ("generator.noise=frsh", "Did you mean 'fresh'"),
+        ("method.weighting=1-tt", "Did you mean '1-t'"),
+        ("method.density=sidd", "Did you mean 'sid'"),
+        ("method.t_range=[0.8, 0.2]", "0 <= low < high <= 1"),
+        ("method.t_range=[0, 1.2]", "0 <= low < high <= 1"),
+        ("evaluation.student_steps=[8]", "exceed generator.steps"),
+        ("training.kimg=NaN", "training.kimg"),
+        ("training.optimizers={}", "trains .*fake_score"),
+        ("experiment=a/b", "experiment"),
+    ],
+)
+def test_wrong_requests_are_one_clear_line(assignment: str, message: str) -> None:
+    with pytest.raises(RequestError, match=message) as caught:
+        with_overrides(RunConfig(), [assignment])
+    assert "\n" not in str(caught.value)
+
+
+def test_saved_file_is_the_same_run(tmp_path: Path) -> None:
+    config = with_overrides(RunConfig(), ["seed=3", "method.sid_alpha=1.2"])
+    file = tmp_path / "config.json"
+    file.write_text(config.model_dump_json())
+    assert load_config(file) == config
+    assert load_config(file).fingerprint() == config.fingerprint()
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"trainin": {}}', '{"seed": -1}'])
+def test_files_that_are_no_configuration(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(text)
+    with pytest.raises(RequestError):
+        load_config(file)
+
+
+def test_fingerprint_changes_with_every_setting() -> None:
+    base = RunConfig()
+    changes = ["seed=1", "method.sid_alpha=1.1", "training.optimizers.generator.lr=1e-4"]
+    prints = {base.fingerprint(), *(with_overrides(base, [c]).fingerprint() for c in changes)}
+    assert len(prints) == 4
+
+
+def test_budget_is_whole_batches() -> None:
+    config = with_overrides(RunConfig(), ["training.kimg=1", "training.batch_size=128"])
+    assert config.total_nimg == 1024

@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers import EMPTY, SmallVelocity, labels
+from workbench.errors import RequestError
+from workbench.teachers.base import OwnVelocity
+from workbench.training.checkpoint import damage, load_modules
+from workbench.training.config import (
+    AdamConfig,
+    RunConfig,
+    ScheduleConfig,
+    TrainingConfig,
+    with_overrides,
+)
+from workbench.training.ema import ema_decay
+from workbench.training.engine import Engine, InterruptedRunError, NonFiniteError, Student
+from workbench.training.events import Listener, StopFlag
+from workbench.training.parallel import Ranks
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+
+
+def config(*overrides: str, kimg: float = 0.8) -> RunConfig:
+    base = RunConfig(
+        training=TrainingConfig(kimg=kimg, batch_size=16, ema_halflife_kimg=0.1),
+        schedule=ScheduleConfig(log_kimg=0.048, evaluate_kimg=0.16, checkpoint_kimg=0.08),
+    )
+    return with_overrides(base, overrides)
+
+
+def student(seed: int = 1) -> Student:
+    return Student(OwnVelocity(SmallVelocity(seed)), (3,), labels(7), EMPTY)
+
+
+class Recorder(Listener):
+    def __init__(self) -> None:
+        self.points: dict[tuple[str, int], float] = {}
+        self.warnings: list[str] = []
+
+    def on_metrics(self, nimg: int, values: Mapping[str, float]) -> None:
+        self.points |= {(k, nimg): v for k, v in values.items() if not k.startswith("perf/")}
+
+    def on_warning(self, nimg: int, message: str) -> None:
+        self.warnings.append(message)
+
+
+def weights(engine: Engine) -> list[torch.Tensor]:
+    networks = (*engine.networks.trained.values(), engine.average)
+    return [p.detach().clone() for network in networks for p in network.parameters()]
+
+
+def same(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+@pytest.mark.parametrize("stop_after", [16, 112, 400])
+def test_resuming_is_bit_exact(tmp_path: Path, stop_after: int) -> None:
+    """Stopped anywhere, the next engine ends with the same bits and the same points."""
+    whole_points, resumed_points = Recorder(), Recorder()
+    whole = Engine(config(), student(), ALONE, tmp_path / "whole", whole_points)
+    whole.train()
+
+    stop = StopFlag()
+
+    class StopThere(Recorder):
+        def on_iteration(self, progress) -> None:
+            stop.requested = progress.nimg >= stop_after
+
+    first = StopThere()
+    folder = tmp_path / "cut"
+    with pytest.raises(InterruptedRunError, match="kimg"):
+        Engine(config(), student(), ALONE, folder, first, stop=stop).train()
+    resumed = Engine(config(), student(), ALONE, folder, resumed_points)
+    resumed.train()
+    assert same(weights(resumed), weights(whole))
+    assert {**first.points, **resumed_points.points} == whole_points.points
+    assert not first.points.keys() & resumed_points.points.keys()
+
+
+def test_micro_batches_change_nothing_but_rounding() -> None:
+    whole, split = (
+        Engine(config(f"training.micro_batch_size={size}"), student(), ALONE) for size in (16, 5)
+    )
+    for engine in (whole, split):
+        engine.train()
+    for a, b in zip(weights(whole), weights(split), strict=True):
+        torch.testing.assert_close(a, b, rtol=2e-3, atol=2e-4)
+
+
+def test_roles_start_as_the_teacher_and_leave_it_alone() -> None:
+    source = student()
+    before = copy.deepcopy(source.teacher.state_dict())
+    engine = Engine(config(), source, ALONE)
+    for network in (*engine.networks.trained.values(), engine.average):
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, before[name])
+    engine.train()
+    for held in (source.teacher, engine.networks.teacher):
+        assert all(torch.equal(v, before[k]) for k, v in held.state_dict().items())
+    assert not torch.equal(
+        engine.networks.generator.module.second, engine.networks.fake_score.module.second
+    )
+
+
+def test_average_is_the_weighted_history() -> None:
+    history: list[torch.Tensor] = []
+
+    class Watch(Listener):
+        def on_iteration(self, progress) -> None:
+            history.append(engine.networks.generator.module.first.detach().clone())
+
+    engine = Engine(config(kimg=0.16), student(), ALONE, listener=Watch())
+    decay = ema_decay(16, 100)
+    assert decay == pytest.approx(0.5 ** (16 / 100))
+    expected = engine.networks.generator.module.first.detach().clone()
+    engine.train()
+    for value in history:
+        expected = decay * expected + (1 - decay) * value
+    torch.testing.assert_close(engine.average.module.first.detach(), expected)
+
+
+def test_every_phase_counts_its_evaluations() -> None:
+    """2 k + 3 network evaluations an image (k forward in each phase, then 1 and 2)."""
+    seen: dict[tuple[str, int], float] = {}
+
+    class Watch(Listener):
+        def on_metrics(self, nimg: int, values: Mapping[str, float]) -> None:
+            seen.update({(k, nimg): v for k, v in values.items()})
+
+    Engine(
+        config("generator.steps=1", "evaluation.student_steps=[1]"),
+        student(),
+        ALONE,
+        listener=Watch(),
+    ).train()
+    assert {v for (k, _), v in seen.items() if k == "perf/nfe_per_image"} == {5.0}
+
+
+class Exploding(SmallVelocity):
+    """Returns NaN for every call after the given number."""
+
+    def __init__(self, healthy_calls: int) -> None:
+        super().__init__(seed=1)
+        self.healthy_calls = healthy_calls
+
+    def velocity(self, x_t, t, cond):
+        value = super().velocity(x_t, t, cond)
+        return value * float("nan") if len(self.evaluated) > self.healthy_calls else value
+
+
+def test_nonfinite_updates_are_never_applied(tmp_path: Path) -> None:
+    recorder = Recorder()
+    engine = Engine(
+        config("training.max_nonfinite=3"),
+        Student(OwnVelocity(Exploding(healthy_calls=30)), (3,)),
+        ALONE,
+        tmp_path,
+        recorder,
+    )
+    with pytest.raises(NonFiniteError, match="3 updates of .* in a row"):
+        engine.train()
+    assert all(value.isfinite().all() for value in weights(engine))
+    assert all(
+        v["exp_avg_sq"].isfinite().all()
+        for o in engine.optimizers.values()
+        for v in o.state.values()
+    )
+    assert engine.state.skipped >= 3
+    assert "loss" in recorder.warnings[0]
+
+
+def test_damaged_checkpoints_are_passed_over(tmp_path: Path) -> None:
+    Engine(config(), student(), ALONE, tmp_path).train()
+    newest, before = sorted(tmp_path.glob("nimg-*"), reverse=True)[:2]
+    data = max(newest.glob("*.distcp"), key=lambda file: file.stat().st_size)
+    data.write_bytes(data.read_bytes()[:-100])
+    assert "instead of" in damage(newest)
+    assert damage(before) is None
+    recorder = Recorder()
+    engine = Engine(config(), student(), ALONE, tmp_path, recorder)
+    assert engine.resume()
+    assert (
+        engine.state.nimg == json.loads((before / "manifest.json").read_text())["progress"]["nimg"]
+    )
+    assert newest.name in recorder.warnings[0]
+
+
+def test_keeps_the_last_and_the_best(tmp_path: Path) -> None:
+    scores = iter([9.0, 5.0, 7.0, 8.0, 6.0, 6.5])
+    engine = Engine(
+        config(), student(), ALONE, tmp_path, evaluate=lambda nimg, net: {"fid": next(scores)}
+    )
+    state = engine.train()
+    assert (state.best, state.best_nimg) == (5.0, 160)
+    kept = sorted(int(path.name.removeprefix("nimg-")) for path in tmp_path.glob("nimg-*"))
+    assert kept == [160, 720, 800]
+
+
+def test_failing_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    """A real write error (file size limit of the process) in the middle of a run."""
+    import subprocess
+    import sys
+
+    program = f"""
+import resource
+from pathlib import Path
+from tests.training.test_engine import *
+recorder = Recorder()
+class FullDisk(Recorder):
+    def on_checkpoint(self, nimg, path):
+        if nimg == 80:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+        if nimg > 80:
+            print("UNEXPECTED", nimg)
+    def on_warning(self, nimg, message):
+        print("WARNED", nimg, message)
+folder = Path({str(tmp_path)!r})
+Engine(config(), student(), ALONE, folder, FullDisk()).train()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert "UNEXPECTED" not in done.stdout
+    assert "WARNED 160 Could not write checkpoint" in done.stdout
+    assert "CheckpointError" in done.stderr  # the last one would have held the result
+    assert [path.name for path in tmp_path.iterdir()] == [
+        "nimg-000000000000",
+        "nimg-000000000080",
+    ] or (
+        sorted(path.name for path in tmp_path.iterdir())
+        == ["nimg-000000000000", "nimg-000000000080"]
+    )
+    resumed = Engine(config(), student(), ALONE, tmp_path)
+    assert resumed.resume()
+    assert resumed.state.nimg == 80
+
+
+def test_inference_loads_only_the_average(tmp_path: Path) -> None:
+    engine = Engine(config(), student(), ALONE, tmp_path)
+    engine.train()
+    loaded = OwnVelocity(SmallVelocity(seed=99))
+    load_modules(max(tmp_path.glob("nimg-*")), {"generator_ema": loaded})
+    assert torch.equal(loaded.module.first, engine.average.module.first)
+
+
+def test_batch_must_divide_by_ranks() -> None:
+    with pytest.raises(RequestError, match="not divisible by 3 ranks"):
+        Ranks(0, 3, torch.device("cpu")).share(16)
+
+
+def test_adam_is_as_published() -> None:
+    engine = Engine(config("training.optimizers.generator.lr=0.25"), student(), ALONE)
+    group = engine.optimizers["generator"].param_groups[0]
+    assert (group["lr"], group["betas"], group["eps"]) == (0.25, (0.0, 0.999), 1e-8)
+    assert AdamConfig().beta1 == 0

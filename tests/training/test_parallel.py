@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.test_engine import config, labels
+from workbench.errors import WorkbenchError
+from workbench.teachers.base import Conditioning, VelocityNetwork
+from workbench.training.engine import Engine, Student
+from workbench.training.events import Listener
+from workbench.training.parallel import joined_ranks, launch
+
+
+class Blocks(torch.nn.Module):
+    """A residual network with the block structure that FSDP shards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(4)
+        self.inner = torch.nn.Linear(5, 16)
+        self.blocks = torch.nn.ModuleList(torch.nn.Linear(16, 16) for _ in range(3))
+        self.outer = torch.nn.Linear(16, 3)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.inner(x)
+        for block in self.blocks:
+            x = x + torch.tanh(block(x))
+        return self.outer(x)
+
+
+class BlockVelocity(VelocityNetwork):
+    def predict(self, x_t: torch.Tensor, t: torch.Tensor, cond: Conditioning) -> torch.Tensor:
+        label = cond["label"].to(t)
+        return self.module(torch.cat([x_t, t[:, None], label[:, None]], dim=1))
+
+
+class Losses(Listener):
+    def __init__(self) -> None:
+        self.values: list[tuple[int, str, float]] = []
+
+    def on_metrics(self, nimg: int, values: Mapping[str, float]) -> None:
+        self.values += [(nimg, k, v) for k, v in values.items() if k.startswith("train/")]
+
+
+def distil(folder: Path, kimg: float) -> tuple[list[tuple[int, str, float]], int, bool]:
+    """Runs on every rank: losses, the evaluations of this rank, and whether k is shared."""
+    with joined_ranks() as ranks:
+        losses = Losses()
+        student = Student(BlockVelocity(Blocks()), (3,), labels(7))
+        settings = config("schedule.log_kimg=0.016", kimg=kimg)
+        engine = Engine(settings, student, ranks, folder, losses)
+        engine.train()
+        counts = ranks.gather(engine._evaluation_count())
+        sharded = any(hasattr(p, "full_tensor") for p in engine.networks.generator.parameters())
+        return losses.values, counts, sharded
+
+
+def fail_on_rank_one() -> None:
+    with joined_ranks() as ranks:
+        if ranks.rank == 1:
+            raise ValueError("rank one has a reason")
+        ranks.barrier()
+
+
+def assert_close(left, right) -> None:
+    assert [point[:2] for point in left] == [point[:2] for point in right]
+    for (_, name, a), (_, _, b) in zip(left, right, strict=True):
+        assert a == pytest.approx(b, rel=1e-5, abs=1e-5), name
+
+
+def test_two_ranks_follow_one(tmp_path: Path) -> None:
+    one, _, sharded = distil(tmp_path / "one", 0.4)
+    assert not sharded
+    two, counts, sharded = launch(distil, 2, tmp_path / "two", 0.4)
+    assert sharded
+    assert counts[0] == counts[1] > 0
+    assert len(one) == 25 * 6
+    assert_close(one, two)
+    # The checkpoint of two ranks continues on one rank, and the other way round.
+    continued, *_ = distil(tmp_path / "two", 0.8)
+    one_continued, *_ = launch(distil, 2, tmp_path / "one", 0.8)
+    assert len(continued) == 25 * 6
+    assert_close(continued, one_continued)
+
+
+def test_a_failing_rank_is_one_clear_error() -> None:
+    with pytest.raises(WorkbenchError, match="Rank 1 failed"):
+        launch(fail_on_rank_one, 2)

@@ -1,0 +1,79 @@
+"""Options and output that every command shares."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+PLACES = "Where things are"
+OUTPUT = "Output"
+
+WorkspaceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--workspace",
+        help="Folder of teachers, runs and tracking store [default: ./.workbench].",
+        envvar="WORKBENCH_WORKSPACE",
+        show_default=False,
+        rich_help_panel=PLACES,
+    ),
+]
+TrackingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        help="MLflow store [default: SQLite in the workspace].",
+        envvar="MLFLOW_TRACKING_URI",
+        show_default=False,
+        rich_help_panel=PLACES,
+    ),
+]
+JsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="One JSON document on stdout, everything else on stderr.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+
+
+def print_error(message: str) -> None:
+    """One line on stderr."""
+    sys.stderr.write(f"Error: {message}\n")
+
+
+def print_json(value: Any) -> None:
+    """The one JSON document of a command."""
+    sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
+
+
+def say(message: str) -> None:
+    """A line for people, on stderr: stdout belongs to results."""
+    sys.stderr.write(message + "\n")
+
+
+def print_table(columns: list[str], rows: list[list[str]], title: str = "") -> None:
+    """A table on stdout; numbers to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    for index, column in enumerate(columns):
+        numeric = bool(rows) and all(_is_number(row[index]) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.rstrip("%"))
+    except ValueError:
+        return text in ("", "-")
+    return True

@@ -1,0 +1,78 @@
+"""workbench runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from workbench.cli.common import (
+    JsonOption,
+    TrackingOption,
+    WorkspaceOption,
+    print_json,
+    print_table,
+)
+
+app = typer.Typer(name="runs", no_args_is_help=True, help="List runs, and send what was spooled.")
+
+
+@app.command("list", epilog="Example:  workbench runs list --experiment quickstart --json")
+def list_(
+    experiment: Annotated[str | None, typer.Option(help="Only this experiment.")] = None,
+    workspace: WorkspaceOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Every run of the workspace: state, progress and scores, read from the run folders."""
+    from workbench.runs import all_runs, summary
+    from workbench.workspace import open_workspace
+
+    rows = [
+        summary(folder)
+        for folder in all_runs(open_workspace(workspace))
+        if experiment in (None, folder.path.parent.name)
+    ]
+    if json_output:
+        print_json(rows)
+        return
+    print_table(
+        ["run", "state", "kimg", "FID", "best FID"],
+        [
+            [
+                row["run"],
+                row["state"],
+                f"{row['kimg']:g}",
+                _score(row["fid"]),
+                _score(row["best_fid"]),
+            ]
+            for row in rows
+        ],
+    )
+
+
+@app.command(epilog="Example:  workbench runs sync")
+def sync(
+    workspace: WorkspaceOption = None,
+    tracking_uri: TrackingOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Deliver to the tracking store what could not be delivered while the runs went on."""
+    from workbench.errors import WorkbenchError
+    from workbench.runs import all_runs
+    from workbench.tracking import sync as deliver
+    from workbench.workspace import open_workspace
+
+    left = {
+        folder.name: deliver(folder.path, tracking_uri)
+        for folder in all_runs(open_workspace(workspace))
+    }
+    if json_output:
+        print_json(left)
+    else:
+        print_table(["run", "still undelivered"], [[k, str(v)] for k, v in left.items()])
+    if any(left.values()):
+        raise WorkbenchError("The tracking store did not take everything; try again later.")
+
+
+def _score(value: Any) -> str:
+    return "-" if value is None else f"{value:.2f}"

@@ -1,0 +1,249 @@
+"""A small classifier of handwritten digits: features for the Frechet distance, prompt alignment.
+
+It stands where an Inception network and CLIP stand for photographs: trained here in seconds, and
+cached with the hash of its recipe, so that every score names the weights it came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workbench.errors import WorkbenchError
+from workbench.flow.noise import NoiseSource
+
+PIXELS = 8  # the data set's own resolution
+
+
+@dataclass(frozen=True)
+class ClassifierRecipe:
+    """Everything that decides the weights, besides the images themselves."""
+
+    width: int = 32
+    dimension: int = 64
+    epochs: int = 20
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+    label_smoothing: float = 0.02
+    held_out_every: int = 5
+    seed: int = 0
+    revision: int = 1  # of this file's training code
+
+    def hash(self, images: Tensor, labels: Tensor) -> str:
+        """Short hash of the recipe and of the data it is applied to."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
+        digest.update(images.contiguous().numpy().tobytes())
+        digest.update(labels.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:12]
+
+
+class DigitsClassifier(nn.Module):
+    """Classifies digits 0-9; a :class:`FeatureNetwork` through its penultimate layer.
+
+    ``accuracy`` is the one on the held-out fifth of the images. It runs on the CPU, where the
+    same weights give the same features, whatever device the images come from.
+    """
+
+    name = "digits-classifier"
+
+    def __init__(self, recipe: ClassifierRecipe, recipe_hash: str = "") -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.recipe_hash = recipe_hash
+        self.accuracy = float("nan")
+        width = recipe.width
+        self.trunk = nn.Sequential(
+            nn.Conv2d(1, width, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(width, 2 * width, 3, padding=1, stride=2),
+            nn.GELU(),
+            nn.Flatten(),
+            nn.Linear(2 * width * (PIXELS // 2) ** 2, recipe.dimension),
+            nn.GELU(),
+        )
+        self.head = nn.Linear(recipe.dimension, 10)
+
+    @property
+    def dimension(self) -> int:
+        return self.recipe.dimension
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the recipe (with its data), then of the weights themselves."""
+        return f"{self.recipe_hash}-{weights_hash(self)}"
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Digits (B, 1, 8, 8) in [0, 1] to logits (B, 10)."""
+        logits: Tensor = self.head(self.trunk(images))
+        return logits
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] to the penultimate layer's activations (B, 64)."""
+        activations: Tensor = self.trunk(as_digits(images))
+        return activations
+
+    @torch.no_grad()
+    def log_probabilities(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] to log p(digit | image), (B, 10)."""
+        return torch.log_softmax(self(as_digits(images)), dim=1)
+
+
+class DigitAlignment:
+    """Prompt alignment: the probability that an image shows the digit its prompt asks for."""
+
+    name = "alignment"
+
+    def __init__(self, classifier: DigitsClassifier) -> None:
+        self.classifier = classifier
+
+    @property
+    def fingerprint(self) -> str:
+        return self.classifier.fingerprint
+
+    def scores(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Images (B, 3, H, W) and their B prompts to probabilities (B,).
+
+        Raises:
+            RequestError: a prompt names no digit.
+        """
+        from workbench.teachers.digits import prompt_label
+
+        wanted = torch.tensor([prompt_label(prompt) for prompt in prompts])
+        probabilities = self.classifier.log_probabilities(images).exp()
+        return probabilities.gather(1, wanted[:, None])[:, 0]
+
+
+def as_digits(images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) averaged to gray and over areas to (B, 1, 8, 8), float32 on the CPU."""
+    gray = images.detach().to("cpu", torch.float32).mean(dim=1, keepdim=True)
+    return nn.functional.adaptive_avg_pool2d(gray, PIXELS)
+
+
+def weights_hash(module: nn.Module) -> str:
+    """Short hash of every tensor of a module with its name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def load_or_train(cache_dir: Path, recipe: ClassifierRecipe | None = None) -> DigitsClassifier:
+    """The classifier from the cache, trained (a few seconds) when absent, altered or damaged.
+
+    Raises:
+        WorkbenchError: training ended below 97 % on held-out digits.
+    """
+    from workbench.teachers.digits import load_digits_images
+
+    recipe = recipe or ClassifierRecipe()
+    images, labels = load_digits_images()
+    recipe_hash = recipe.hash(images, labels)
+    path = Path(cache_dir) / f"digits-classifier-{recipe_hash}.safetensors"
+    cached = _load(path, recipe, recipe_hash)
+    if cached is not None:
+        return cached
+    classifier = train(recipe, as_digits(images), labels, recipe_hash)
+    if classifier.accuracy < 0.97:
+        raise WorkbenchError(
+            f"The digits classifier reached only {classifier.accuracy:.1%} on held-out digits "
+            "(expected at least 97 %): no score would mean anything."
+        )
+    _save(path, classifier)
+    return classifier
+
+
+def train(
+    recipe: ClassifierRecipe, digits: Tensor, labels: Tensor, recipe_hash: str = ""
+) -> DigitsClassifier:
+    """Train on digits (N, 1, 8, 8) with labels (N,), every ``held_out_every``-th held out.
+
+    Deterministic: own random numbers, and one thread, so that the number of cores decides nothing.
+    """
+    noise = NoiseSource(recipe.seed)
+    held_out = torch.arange(len(labels)) % recipe.held_out_every == 0
+    inputs, targets = digits[~held_out], labels[~held_out]
+    classifier = DigitsClassifier(recipe, recipe_hash)
+    with _one_thread():
+        _initialise(classifier, noise)
+        optimiser = torch.optim.AdamW(
+            classifier.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        steps = recipe.epochs * -(-len(targets) // recipe.batch_size)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        for epoch in range(recipe.epochs):
+            order = noise.permutation(f"classifier/order/{epoch}", len(targets))
+            for batch in order.split(recipe.batch_size):
+                loss = nn.functional.cross_entropy(
+                    classifier(inputs[batch]),
+                    targets[batch],
+                    label_smoothing=recipe.label_smoothing,
+                )
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+        classifier.eval().requires_grad_(False)
+        guesses = classifier(digits[held_out]).argmax(dim=1)
+    classifier.accuracy = (guesses == labels[held_out]).float().mean().item()
+    return classifier
+
+
+def _initialise(classifier: DigitsClassifier, noise: NoiseSource) -> None:
+    with torch.no_grad():
+        for name, parameter in classifier.named_parameters():
+            if parameter.ndim == 1:
+                parameter.zero_()
+                continue
+            values = noise.normal(f"classifier/{name}", 0, 1, parameter.shape)[0]
+            parameter.copy_(values * (2.0 / parameter[0].numel()) ** 0.5)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _save(path: Path, classifier: DigitsClassifier) -> None:
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"weights": weights_hash(classifier), "accuracy": repr(classifier.accuracy)}
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(classifier.state_dict(), partial, metadata=metadata)
+    partial.replace(path)
+
+
+def _load(path: Path, recipe: ClassifierRecipe, recipe_hash: str) -> DigitsClassifier | None:
+    """The cached classifier, or None when there is none whose weights match their hash."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        return None
+    classifier = DigitsClassifier(recipe, recipe_hash)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, Any] = file.metadata() or {}
+            classifier.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
+        classifier.accuracy = float(metadata["accuracy"])
+    except (SafetensorError, OSError, RuntimeError, KeyError, ValueError):
+        return None
+    if metadata.get("weights") != weights_hash(classifier):
+        return None
+    return classifier.eval().requires_grad_(False)

@@ -1,0 +1,154 @@
+"""Scoring samplers of one teacher: the student during a run, teacher and student at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from workbench.errors import WorkbenchError
+from workbench.evaluation import Evaluator, Scores
+from workbench.flow import NoiseSource
+from workbench.methods import Batch, FewStepSampler, GeneratorConfig
+from workbench.teachers import PipelineTeacher, sample_teacher
+from workbench.teachers.base import Conditioning, VelocityNetwork
+from workbench.training.config import EvaluationConfig, RunConfig
+from workbench.training.parallel import Ranks
+
+SampleLatents = Callable[[Conditioning, int, int], Tensor]
+"""(conditioning rows, first sample index, count) -> latents (count, *latent_shape)."""
+
+_NOISE = "evaluation"
+
+
+@dataclass(frozen=True)
+class SampledModel:
+    """A way to make samples: who, with how many steps, at what cost per sample."""
+
+    name: str
+    steps: int
+    nfe: int
+    sample: SampleLatents
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the results table; seconds are of sampling and decoding alone."""
+
+    model: str
+    steps: int
+    nfe: int
+    ms_per_image: float
+    scores: Mapping[str, float]
+    fingerprint: Mapping[str, object]
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "model": self.model,
+            "steps": self.steps,
+            "nfe": self.nfe,
+            **self.scores,
+            "ms_per_image": self.ms_per_image,
+            "fingerprint": dict(self.fingerprint),
+        }
+
+
+class Samplers:
+    """Teacher and student samplers that share their first noise, sample by sample."""
+
+    def __init__(
+        self, teacher: PipelineTeacher, settings: EvaluationConfig, device: torch.device
+    ) -> None:
+        self.teacher, self.settings, self.device = teacher, settings, device
+        self.noise = NoiseSource(settings.seed)
+
+    def of_teacher(self, network: VelocityNetwork, steps: int) -> SampledModel:
+        """Euler from pure noise."""
+        scale = self.settings.cfg_scale
+        uncond = self.teacher.uncond().to(self.device)
+
+        def sample(cond: Conditioning, start: int, count: int) -> Tensor:
+            noise = self.noise.normal(
+                f"{_NOISE}/step0", start, count, self.teacher.latent_shape
+            ).to(self.device)
+            return sample_teacher(network, cond, uncond, noise, steps, scale)
+
+        return SampledModel("teacher", steps, steps * (1 if scale in (0.0, 1.0) else 2), sample)
+
+    def of_student(
+        self, network: VelocityNetwork, generator: GeneratorConfig, steps: int
+    ) -> SampledModel:
+        """The first ``steps`` of the generator's own K."""
+        sampler = FewStepSampler(generator)
+
+        @torch.no_grad()
+        def sample(cond: Conditioning, start: int, count: int) -> Tensor:
+            batch = Batch(
+                start, count, cond, steps, self.noise, self.teacher.latent_shape, self.device
+            )
+            return sampler.sample(network, batch, _NOISE)
+
+        return SampledModel("student", steps, steps, sample)
+
+    def images(self, model: SampledModel, encoded: Conditioning, start: int, count: int) -> Tensor:
+        """Images (count, 3, H, W) in [0, 1]."""
+        return self.teacher.decode(model.sample(encoded.to(self.device), start, count))
+
+
+class Measurement:
+    """An evaluator bound to a teacher: samples in, table rows out, sharded over ranks."""
+
+    def __init__(self, evaluator: Evaluator, samplers: Samplers, ranks: Ranks) -> None:
+        self.evaluator, self.samplers, self.ranks = evaluator, samplers, ranks
+        self.encoded = _Encoded(samplers.teacher, evaluator.prompts)
+
+    def row(self, model: SampledModel) -> Row:
+        def images(prompts: Sequence[str], start: int, count: int) -> Tensor:
+            return self.samplers.images(model, self.encoded.rows(prompts), start, count)
+
+        scores: Scores = self.evaluator.evaluate(
+            images, steps=model.steps, nfe=model.nfe, ranks=self.ranks
+        )
+        return Row(
+            model.name,
+            model.steps,
+            model.nfe,
+            scores.ms_per_image,
+            scores.values,
+            scores.fingerprint,
+        )
+
+
+class _Encoded:
+    """Each distinct prompt encoded once."""
+
+    def __init__(self, teacher: PipelineTeacher, prompts: Sequence[str]) -> None:
+        distinct = list(dict.fromkeys(prompts))
+        self.index = {prompt: row for row, prompt in enumerate(distinct)}
+        self.table = teacher.encode(distinct)
+
+    def rows(self, prompts: Sequence[str]) -> Conditioning:
+        return self.table.select(torch.tensor([self.index[prompt] for prompt in prompts]))
+
+
+def final_table(
+    measurement: Measurement,
+    config: RunConfig,
+    teacher: VelocityNetwork,
+    student: VelocityNetwork,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[Row]:
+    """Teacher and student at every step count that the configuration asks for."""
+    samplers, settings = measurement.samplers, config.evaluation
+    models = [samplers.of_teacher(teacher, steps) for steps in settings.teacher_steps]
+    models += [
+        samplers.of_student(student, config.generator, steps) for steps in settings.student_steps
+    ]
+    rows = []
+    for model in models:
+        if measurement.ranks.any(should_stop()):
+            raise WorkbenchError("Interrupted during the final evaluation; the weights are safe.")
+        rows.append(measurement.row(model))
+    return rows

@@ -1,0 +1,225 @@
+"""One run from its configuration to its results: teacher, engine, evaluation, tracker, figures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.errors import WorkbenchError
+from workbench.evaluation import digits_evaluator, image_grid
+from workbench.runs.figures import draw_curve, draw_samples
+from workbench.runs.folder import RunFolder, run_folder
+from workbench.runs.measure import Measurement, Row, SampledModel, Samplers, final_table
+from workbench.runs.signals import stop_on_signals
+from workbench.runs.tracking import TrackerListener, open_tracker
+from workbench.teachers import PipelineTeacher, ensure_teacher, load_teacher
+from workbench.teachers.base import VelocityNetwork
+from workbench.teachers.digits import PROMPTS
+from workbench.tracking import InputData, RunStatus, Tracker
+from workbench.training.config import RunConfig
+from workbench.training.engine import Engine, InterruptedRunError, Student
+from workbench.training.events import Listener, Listeners, StopFlag
+from workbench.training.parallel import Ranks, joined_ranks, launch
+from workbench.workspace import Workspace, exclusive, open_workspace, write_json
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What a person asks for. Nothing here but ``config`` changes a result."""
+
+    config: RunConfig
+    workspace: Path
+    tracking_uri: str
+    nproc: int = 1
+    fresh: bool = False
+    make_listener: Callable[[], Listener] = Listener
+    say: Callable[[str], None] = lambda message: None
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """A finished run; ``trained`` is False if it had been finished before."""
+
+    folder: RunFolder
+    results: Mapping[str, Any]
+    trained: bool
+
+
+def execute(request: RunRequest) -> RunOutcome:
+    """Run, resume or recall: the same request continues where it was cut off.
+
+    Raises:
+        RequestError: the configuration, teacher or workspace refuses, or the run is going on.
+        WorkbenchError: the run failed or was interrupted; the same request resumes it.
+    """
+    config = request.config
+    workspace = open_workspace(request.workspace)
+    folder = run_folder(workspace, config)
+    Ranks(0, request.nproc, torch.device("cpu")).share(config.training.batch_size)
+    with exclusive(folder.lock, f"Run {folder.name}"):
+        if request.fresh and (kept := folder.set_aside()):
+            request.say(f"The earlier run is kept as {kept.name}.")
+        results = folder.results()
+        if results is not None:
+            return RunOutcome(folder, results, trained=False)
+        ensure_teacher(config.teacher, workspace.teachers, request.say)
+        folder.prepare(config)
+        job = _Job(config, workspace, folder, request.tracking_uri, request.make_listener)
+        launch(_run_on_ranks, request.nproc, job)
+        results = folder.results()
+    if results is None:
+        raise WorkbenchError(f"Run {folder.name} ended without results.")
+    return RunOutcome(folder, results, trained=True)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The part of a request that every rank needs; it travels between processes."""
+
+    config: RunConfig
+    workspace: Workspace
+    folder: RunFolder
+    tracking_uri: str
+    make_listener: Callable[[], Listener]
+
+
+def _run_on_ranks(job: _Job) -> None:
+    with joined_ranks() as ranks, stop_on_signals() as stop:
+        listener = job.make_listener() if ranks.is_main else Listener()
+        with _tracked(job, ranks) as tracker:
+            teacher = load_teacher(job.config.teacher, job.workspace.teachers, device=ranks.device)
+            _Session(job, ranks, teacher, tracker, listener, stop).run()
+
+
+@contextmanager
+def _tracked(job: _Job, ranks: Ranks) -> Iterator[Tracker]:
+    """The run's tracker, which ends in the state that the run truly ends in."""
+    tracker = open_tracker(job.config, job.folder.path, job.workspace, job.tracking_uri, ranks)
+    status: RunStatus = "FAILED"
+    try:
+        yield tracker
+        status = "FINISHED"
+    except (InterruptedRunError, KeyboardInterrupt):
+        status = "KILLED"
+        raise
+    finally:
+        tracker.finish(status)
+
+
+class _Session:
+    """One rank's part of a run."""
+
+    def __init__(
+        self,
+        job: _Job,
+        ranks: Ranks,
+        teacher: PipelineTeacher,
+        tracker: Tracker,
+        listener: Listener,
+        stop: StopFlag,
+    ) -> None:
+        self.job, self.config, self.ranks = job, job.config, ranks
+        self.teacher, self.tracker, self.stop = teacher, tracker, stop
+        self.evaluator = digits_evaluator(job.workspace.cache, self.config.evaluation)
+        self.samplers = Samplers(teacher, self.config.evaluation, ranks.device)
+        self.measurement = Measurement(self.evaluator, self.samplers, ranks)
+        self.grid_prompts = self.evaluator.grid_prompts(self.config.evaluation.grid_columns)
+        self.grid_cond = teacher.encode(self.grid_prompts)
+        prompts = teacher.encode(PROMPTS)
+        student = Student(teacher.network, teacher.latent_shape, prompts, teacher.uncond())
+        self.listeners = Listeners(listener, TrackerListener(tracker))
+        self.engine = Engine(
+            self.config,
+            student,
+            ranks,
+            job.folder.checkpoints,
+            self.listeners,
+            self.evaluate,
+            stop,
+        )
+        tracker.log_artifact(job.folder.config_file)
+        tracker.log_inputs(InputData.of_prompts("prompts", PROMPTS, "workbench.teachers.digits"))
+        for data in self.evaluator.inputs():
+            tracker.log_inputs(data)
+
+    def run(self) -> None:
+        """Train, measure, draw, and write the results last: their file says that all is done."""
+        began = time.perf_counter()
+        state = self.engine.train()
+        rows = final_table(
+            self.measurement,
+            self.config,
+            self.engine.networks.teacher,
+            self.engine.average,
+            lambda: self.stop.requested,
+        )
+        pictures = self._grid_rows()
+        if not self.ranks.is_main:
+            return
+        results = {
+            "run": self.job.folder.name,
+            "teacher": {"name": self.config.teacher, "fingerprint": self.teacher.fingerprint},
+            "nimg": state.nimg,
+            "seconds": time.perf_counter() - began,
+            "best": {"fid": state.best, "nimg": state.best_nimg},
+            "skipped_updates": state.skipped,
+            "table": [row.as_dict() for row in rows],
+        }
+        self.listeners.on_metrics(state.nimg, _table_metrics(rows))
+        self._draw(results, pictures)
+        write_json(self.job.folder.results_file, results)
+        self.tracker.log_artifact(self.job.folder.results_file)
+
+    def evaluate(self, nimg: int, average: VelocityNetwork) -> Mapping[str, float]:
+        """The student at all its steps: scores, and a grid of the same prompts and noise."""
+        steps = self.config.generator.steps
+        model = self.samplers.of_student(average, self.config.generator, steps)
+        images = self._images(model)
+        if self.ranks.is_main:
+            grid = image_grid({"student": images}, self.grid_prompts)
+            self.tracker.log_image("samples/student", grid, nimg)
+        return self.measurement.row(model).scores
+
+    def _grid_rows(self) -> dict[str, Tensor]:
+        """Teacher at its largest step count and student at K: the same prompts and noise."""
+        steps = max(self.config.evaluation.teacher_steps)
+        k = self.config.generator.steps
+        models = {
+            f"teacher, {steps} steps": self.samplers.of_teacher(
+                self.engine.networks.teacher, steps
+            ),
+            f"teacher, {k} steps": self.samplers.of_teacher(self.engine.networks.teacher, k),
+            f"student, {k} steps": self.samplers.of_student(
+                self.engine.average, self.config.generator, k
+            ),
+        }
+        return {caption: self._images(model) for caption, model in models.items()}
+
+    def _images(self, model: SampledModel) -> Tensor:
+        return self.samplers.images(model, self.grid_cond, 0, len(self.grid_prompts)).cpu()
+
+    def _draw(self, results: dict[str, Any], rows: Mapping[str, Tensor]) -> None:
+        folder = self.job.folder
+        files = [
+            *draw_curve(folder.path, results["table"], folder.figures),
+            *draw_samples(rows, self.grid_prompts, folder.figures),
+        ]
+        for file in files:
+            self.tracker.log_artifact(file, "figures")
+        results["figures"] = [str(file) for file in files]
+
+
+def _table_metrics(rows: Sequence[Row]) -> dict[str, float]:
+    """The final table as metrics: table/student_4_fid, ..."""
+    return {
+        f"table/{row.model}_{row.steps}_{name}": value
+        for row in rows
+        for name, value in {**row.scores, "ms_per_image": row.ms_per_image}.items()
+    }

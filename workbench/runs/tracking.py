@@ -1,0 +1,66 @@
+"""What of a run goes into the tracker, and under which names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from workbench.tracking import MlflowTracker, RunIdentity, Tracker, environment_tags
+from workbench.training.config import RunConfig
+from workbench.training.events import Listener
+from workbench.training.parallel import Ranks
+from workbench.workspace import Workspace
+
+
+class TrackerListener(Listener):
+    """Hands the engine's events to a tracker; steps are generated images."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker = tracker
+        self.warnings = 0
+
+    def on_metrics(self, nimg: int, values: Mapping[str, float]) -> None:
+        self.tracker.log_metrics(values, nimg)
+
+    def on_warning(self, nimg: int, message: str) -> None:
+        self.warnings += 1
+        self.tracker.set_tags({"warnings": str(self.warnings), "last_warning": message[:480]})
+
+
+def open_tracker(
+    config: RunConfig, folder: Path, workspace: Workspace, tracking_uri: str, ranks: Ranks
+) -> Tracker:
+    """The run's tracker on rank 0, the silent one elsewhere."""
+    if not ranks.is_main:
+        return Tracker()
+    tags = {
+        "experiment": config.experiment,
+        "variant": config.variant,
+        "seed": str(config.seed),
+        "teacher": config.teacher,
+        "method": config.method.name,
+        "config": config.fingerprint(),
+        "folder": str(folder),
+        "device": str(ranks.device),
+        "ranks": str(ranks.world),
+        **environment_tags(),
+    }
+    identity = RunIdentity(
+        experiment=config.experiment,
+        name=f"{config.variant}-seed{config.seed}",
+        params=config.flat(),
+        tags=tags,
+        description=_description(config),
+    )
+    return MlflowTracker(folder, tracking_uri, workspace.root / "mlartifacts", identity)
+
+
+def _description(config: RunConfig) -> str:
+    """A run's description in Markdown."""
+    method, generator = config.method, config.generator
+    return (
+        f"**{config.experiment} / {config.variant}**, seed {config.seed}: {method.name} on "
+        f"`{config.teacher}`, K = {generator.steps} ({generator.noise} noise), "
+        f"w(t) = `{method.weighting}`, density `{method.density}` on {list(method.t_range)}, "
+        f"{config.training.kimg:g} kimg at batch {config.training.batch_size}."
+    )

@@ -1,0 +1,325 @@
+"""Carries a run's journal to MLflow: sent at least once, there exactly once.
+
+A metric row's primary key holds run, key, timestamp, step and value, so the same journal line sent
+again changes nothing; tags, parameters, data sets, states and deterministically named files are
+naturally repeatable. Therefore the cursor may move after sending, and a crash between is harmless.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import RequestError
+from workbench.tracking.base import RunIdentity
+from workbench.tracking.journal import (
+    Cursor,
+    Operation,
+    load_cursor,
+    read_operations,
+    save_cursor,
+    write_atomically,
+)
+from workbench.tracking.spool import FILE_KINDS, journal_path, tracking_dir
+from workbench.tracking.store import get_or_create_experiment, open_store, redact, summary
+
+LOG = logging.getLogger(__name__)
+
+# MLflow's limits for one request.
+_METRICS_PER_BATCH = 1000
+_TEXTS_PER_BATCH = 100
+
+_RUN_KEY = "workbench.run_key"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """``mlflow.json``: which MLflow run this folder is. ``run_key`` finds a run whose id was lost.
+
+    ``tracking_uri`` carries no password.
+    """
+
+    experiment: str
+    name: str
+    run_key: str
+    start_time: int
+    tracking_uri: str
+    artifact_root: str | None
+    run_id: str | None = None
+
+    @classmethod
+    def new(
+        cls, identity: RunIdentity, uri: str, artifact_root: Path | None, start_time: int
+    ) -> RunRecord:
+        return cls(
+            experiment=identity.experiment,
+            name=identity.name,
+            run_key=uuid.uuid4().hex,
+            start_time=start_time,
+            tracking_uri=redact(uri),
+            artifact_root=None if artifact_root is None else str(artifact_root.resolve()),
+        )
+
+
+def load_record(run_dir: Path) -> RunRecord | None:
+    """The record of a tracked run; none when the folder has none.
+
+    Raises:
+        RequestError: it is damaged.
+    """
+    path = _record_path(run_dir)
+    try:
+        return RunRecord(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise RequestError(f"{path} is damaged ({error}); delete it to track anew.") from error
+
+
+def save_record(run_dir: Path, record: RunRecord) -> None:
+    """Replaces the record in one step."""
+    write_atomically(_record_path(run_dir), json.dumps(asdict(record), indent=2) + "\n")
+
+
+def _record_path(run_dir: Path) -> Path:
+    return tracking_dir(run_dir) / "mlflow.json"
+
+
+class Delivery:
+    """Sends what the cursor has not passed yet. Used by one thread at a time."""
+
+    def __init__(self, run_dir: Path, uri: str, record: RunRecord) -> None:
+        self._run_dir = run_dir
+        self._uri = uri
+        self._record = record
+        self._client: Any = None
+        self._down: set[str] = set()
+
+    def attempt(self) -> bool:
+        """Sends all it can; true when nothing is left. A store in trouble is warned of once."""
+        if not self._guarded("store", self._open):
+            return False
+        rows = self._guarded("rows", lambda: self._drain(files=False))
+        return self._guarded("files", lambda: self._drain(files=True)) and rows
+
+    def remaining(self) -> int:
+        """Operations that are written down but not delivered."""
+        return sum(1 for _ in self._waiting(False)) + sum(1 for _ in self._waiting(True))
+
+    @property
+    def _cursor(self) -> Cursor:
+        run_id = self._record.run_id or ""
+        saved = load_cursor(tracking_dir(self._run_dir) / "cursor.json")
+        # A run that had to be created anew gets everything: the journal is the truth.
+        return saved if saved is not None and saved.run_id == run_id else Cursor(run_id)
+
+    def _guarded(self, part: str, work: Callable[[], None]) -> bool:
+        """Runs the work; whatever a store or its libraries raise must not reach the training."""
+        try:
+            work()
+        except Exception as error:
+            if part not in self._down:
+                text = summary(error, self._uri)
+                LOG.warning("MLflow at %s: %s (kept, sent later).", redact(self._uri), text)
+            self._down.add(part)
+            if _code(error) == "RESOURCE_DOES_NOT_EXIST":
+                self._client = None
+            return False
+        if part in self._down:
+            LOG.warning("MLflow at %s answers again.", redact(self._uri))
+        self._down.discard(part)
+        return True
+
+    def _open(self) -> None:
+        if self._client is not None:
+            return
+        root = self._record.artifact_root
+        client = open_store(self._uri, None if root is None else Path(root))
+        run_id = self._existing(client) or self._create(client)
+        if run_id != self._record.run_id:
+            self._record = replace(self._record, run_id=run_id)
+            save_record(self._run_dir, self._record)
+        self._client = client
+
+    def _existing(self, client: Any) -> str | None:
+        run_id = self._record.run_id
+        if run_id is None:
+            return None
+        try:
+            run = client.get_run(run_id)
+        except Exception as error:
+            if _code(error) == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        if run.info.lifecycle_stage == "deleted":
+            client.restore_run(run_id)
+        return run_id
+
+    def _create(self, client: Any) -> str:
+        record = self._record
+        root = None if record.artifact_root is None else Path(record.artifact_root)
+        experiment = get_or_create_experiment(client, record.experiment, root)
+        # A crash between creating the run and noting its id must not leave a second run.
+        found = client.search_runs([experiment], f"tags.`{_RUN_KEY}` = '{record.run_key}'")
+        if found:
+            return str(found[0].info.run_id)
+        run = client.create_run(
+            experiment,
+            start_time=record.start_time,
+            tags={_RUN_KEY: record.run_key},
+            run_name=record.name,
+        )
+        return str(run.info.run_id)
+
+    def _waiting(self, files: bool) -> Iterator[Operation]:
+        cursor = self._cursor
+        start = cursor.files if files else cursor.rows
+        for operation in read_operations(journal_path(self._run_dir), start):
+            if (operation.kind in FILE_KINDS) == files:
+                yield operation
+
+    def _drain(self, files: bool) -> None:
+        for chunk in _chunks(self._waiting(files)):
+            self._send_or_skip(chunk, self._send_files if files else self._send_rows)
+            end, cursor = chunk[-1].end, self._cursor
+            cursor = replace(cursor, files=end) if files else replace(cursor, rows=end)
+            save_cursor(tracking_dir(self._run_dir) / "cursor.json", cursor)
+
+    def _send_or_skip(
+        self, chunk: Sequence[Operation], send: Callable[[Sequence[Operation]], None]
+    ) -> None:
+        """Sends a chunk; an operation that MLflow itself calls invalid is skipped, others wait."""
+        try:
+            send(chunk)
+        except Exception as error:
+            if _code(error) not in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST") or self._deleted():
+                raise
+            if len(chunk) > 1:
+                for operation in chunk:
+                    self._send_or_skip([operation], send)
+                return
+            LOG.warning("MLflow refuses %s: %s", dict(chunk[0].body), summary(error, self._uri))
+
+    def _deleted(self) -> bool:
+        return str(self._client.get_run(self._record.run_id).info.lifecycle_stage) == "deleted"
+
+    def _send_rows(self, chunk: Sequence[Operation]) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        run_id = self._record.run_id
+        metrics = [
+            Metric(key, float(value), op.time, op.body["step"])
+            for op in chunk
+            if op.kind == "metrics"
+            for key, value in op.body["values"].items()
+        ]
+        params = [Param(*item) for item in _merged(chunk, "params").items()]
+        tags = [RunTag(*item) for item in _merged(chunk, "tags").items()]
+        for start in range(0, len(metrics), _METRICS_PER_BATCH):
+            part = metrics[start : start + _METRICS_PER_BATCH]
+            self._client.log_batch(run_id, metrics=part)
+        for start in range(0, max(len(params), len(tags)), _TEXTS_PER_BATCH):
+            # Together at most 100 of each kind, which is what one request takes.
+            window = slice(start, start + _TEXTS_PER_BATCH)
+            self._client.log_batch(run_id, params=params[window])
+            self._client.log_batch(run_id, tags=tags[window])
+        inputs = [_dataset_input(op) for op in chunk if op.kind == "inputs"]
+        if inputs:
+            self._client.log_inputs(run_id, datasets=inputs)
+        states = [op for op in chunk if op.kind == "status"]
+        if states:
+            self._set_state(states[-1])
+
+    def _set_state(self, operation: Operation) -> None:
+        status = operation.body["status"]
+        if status == "RUNNING":
+            self._client.update_run(self._record.run_id, status=status)
+        else:
+            self._client.set_terminated(self._record.run_id, status, operation.time)
+
+    def _send_files(self, chunk: Sequence[Operation]) -> None:
+        for operation in chunk:
+            path = tracking_dir(self._run_dir) / operation.body["file"]
+            if not path.is_file():
+                LOG.warning("%s is gone; it cannot be sent to MLflow any more.", path)
+            elif operation.kind == "image":
+                self._send_image(path)
+            else:
+                folder = operation.body["folder"] or None
+                self._client.log_artifact(self._record.run_id, str(path), folder)
+
+    def _send_image(self, path: Path) -> None:
+        """What MlflowClient.log_image stores, under names that stay the same when sent again."""
+        import PIL.Image
+        from mlflow.tracking.multimedia import compress_image_size
+
+        small = path.with_name(f"{path.stem}+compressed.webp")
+        if not small.exists():
+            aside = small.with_name(f"new-{small.name}")
+            with PIL.Image.open(path) as image:
+                compress_image_size(image).save(aside)
+            aside.replace(small)
+        run_id = self._record.run_id
+        self._client.log_artifact(run_id, str(path), "images")
+        self._client.log_artifact(run_id, str(small), "images")
+        self._client.set_tag(run_id, "mlflow.loggedImages", "True")
+
+
+def _chunks(operations: Iterator[Operation]) -> Iterator[list[Operation]]:
+    """Groups of about a thousand values, so that one request and one cursor move carry many."""
+    chunk: list[Operation] = []
+    weight = 0
+    for operation in operations:
+        chunk.append(operation)
+        # A file is a request of its own: after each one the cursor should move.
+        heavy = operation.kind in FILE_KINDS
+        weight += _METRICS_PER_BATCH if heavy else len(operation.body.get("values", "1"))
+        if weight >= _METRICS_PER_BATCH:
+            yield chunk
+            chunk, weight = [], 0
+    if chunk:
+        yield chunk
+
+
+def _merged(chunk: Sequence[Operation], kind: str) -> dict[str, str]:
+    return {
+        key: str(value)
+        for operation in chunk
+        if operation.kind == kind
+        for key, value in operation.body["values"].items()
+    }
+
+
+def _dataset_input(operation: Operation) -> Any:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    body = operation.body
+    kind, source = _dataset_source(body["source"])
+    schema = [{"name": name, "type": held} for name, held in body["columns"].items()]
+    dataset = Dataset(
+        name=body["name"],
+        digest=body["digest"],
+        source_type=kind,
+        source=json.dumps(source),
+        schema=json.dumps({"mlflow_colspec": schema}),
+        profile=json.dumps({"num_rows": body["rows"]}),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", body["context"])])
+
+
+def _dataset_source(source: str) -> tuple[str, dict[str, Any]]:
+    """The kind of source by MLflow's own names, and what that kind's reader expects."""
+    if source.startswith(("http://", "https://")):
+        return "http", {"url": redact(source)}
+    if source.startswith("/"):
+        return "local", {"uri": source}
+    return "code", {"tags": {"mlflow.source.name": source}}
+
+
+def _code(error: Exception) -> str:
+    return str(getattr(error, "error_code", ""))

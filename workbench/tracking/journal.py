@@ -1,0 +1,167 @@
+"""An append-only file of JSON lines that survives kill -9, and a cursor that says what was sent."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+LOG = logging.getLogger(__name__)
+
+_BLOCK = 1 << 16
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One line: what to do, when it was asked for (ms since 1970), where its line ends (byte)."""
+
+    kind: str
+    time: int
+    body: Mapping[str, Any]
+    end: int
+
+
+class Journal:
+    """The writing side. One process at a time; any thread of it.
+
+    Opening drops a torn last line. A full disk loses nothing: unwritten bytes stay in memory, one
+    warning is logged, and the next append tries again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        end = whole_lines_end(path)
+        if end < os.fstat(self._file).st_size:
+            LOG.warning("The last line of %s was torn by a crash; it is dropped.", path)
+            os.ftruncate(self._file, end)
+        self._unwritten = bytearray()
+        self._warned = self._closed = False
+        # Re-entrant: a signal handler of the same thread may end the run in the middle of a line.
+        self._lock = threading.RLock()
+
+    def append(self, kind: str, time: int, body: Mapping[str, Any]) -> None:
+        """Adds one line. It is with the operating system, so safe from kill -9, on return."""
+        record = {"kind": kind, "time": time, **body}
+        line = json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        with self._lock:
+            if self._closed:
+                raise ValueError(f"{self.path} is closed: the run was finished before.")
+            self._unwritten += line.encode() + b"\n"
+            self._write()
+
+    def secure(self) -> bool:
+        """Brings every line to the disk, so safe from power loss; false if that is impossible."""
+        with self._lock:
+            if self._closed:
+                return False
+            self._write()
+            complete = not self._unwritten
+            copy = os.dup(self._file)
+        # Outside the lock: a slow disk must not keep the training from appending.
+        try:
+            os.fsync(copy)
+        finally:
+            os.close(copy)
+        return complete
+
+    def close(self) -> None:
+        """Secures and closes; appending afterwards is an error of the caller."""
+        with self._lock:
+            if not self._closed:
+                self.secure()
+                self._closed = True
+                os.close(self._file)
+
+    def _write(self) -> None:
+        try:
+            while self._unwritten:
+                del self._unwritten[: os.write(self._file, self._unwritten)]
+        except OSError as error:
+            if not self._warned:
+                LOG.warning("Cannot write %s: %s. It is tried again.", self.path, error.strerror)
+            self._warned = True
+            return
+        self._warned = False
+
+
+def read_operations(path: Path, start: int = 0) -> Iterator[Operation]:
+    """Whole lines from byte ``start`` on, also while another process writes.
+
+    A line that cannot be read (a damaged disk) is skipped with a warning.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        file.seek(start)
+        end = start
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            end += len(line)
+            try:
+                record = json.loads(line)
+                operation = Operation(record.pop("kind"), record.pop("time"), record, end)
+            except (ValueError, KeyError, AttributeError):
+                LOG.warning("%s: the line that ends at byte %d is unreadable; skipped.", path, end)
+                continue
+            yield operation
+
+
+def whole_lines_end(path: Path) -> int:
+    """Size of the file without a torn last line, in bytes."""
+    with path.open("rb") as file:
+        position = file.seek(0, os.SEEK_END)
+        while position > 0:
+            start = max(0, position - _BLOCK)
+            file.seek(start)
+            newline = file.read(position - start).rfind(b"\n")
+            if newline >= 0:
+                return start + newline + 1
+            position = start
+    return 0
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """How far the journal was delivered to one MLflow run, in bytes, for each of two streams.
+
+    Rows (numbers and texts) and files travel apart: an artifact store that is out of reach must
+    not hold back the curves.
+    """
+
+    run_id: str
+    rows: int = 0
+    files: int = 0
+
+
+def load_cursor(path: Path) -> Cursor | None:
+    """The saved cursor; none when there is none or it is damaged (sending twice is harmless)."""
+    try:
+        return Cursor(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):
+        LOG.warning("%s is unreadable; everything is sent again, which MLflow ignores.", path)
+        return None
+
+
+def save_cursor(path: Path, cursor: Cursor) -> None:
+    """Replaces the cursor in one step."""
+    write_atomically(path, json.dumps(asdict(cursor)))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """The file has its old or its new content at every moment, also after a power loss."""
+    aside = path.with_name(path.name + ".new")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)

@@ -1,0 +1,233 @@
+"""A tracker that writes every call down at once and delivers it to MLflow in the background."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from filelock import FileLock, Timeout
+
+from workbench.errors import RequestError, WorkbenchError, unknown_name
+from workbench.tracking.base import InputData, RunIdentity, RunStatus, Tracker
+from workbench.tracking.delivery import Delivery, RunRecord, load_record, save_record
+from workbench.tracking.spool import Spool, last_status, tracking_dir
+from workbench.tracking.store import check_uri, redact
+from workbench.tracking.system_metrics import PREFIX, SystemSampler
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+LOG = logging.getLogger(__name__)
+
+_LONGEST_PAUSE = 30.0
+# Long enough for a `sync` that happens to be looking at the run.
+_LOCK_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class DeliverySettings:
+    """Seconds: between deliveries, to wait at the end, between system samples (0 = none)."""
+
+    interval: float = 2.0
+    finish_timeout: float = 15.0
+    system_interval: float = 10.0
+
+
+class MlflowTracker(Tracker):
+    """Tracks one run. No call waits for the store, and none fails because of it.
+
+    Opening the folder of an earlier attempt continues its MLflow run: points it already has are
+    skipped, what was not delivered is.
+
+    Raises:
+        RequestError: an address that MLflow does not take, or names it would refuse.
+        WorkbenchError: another process tracks this run.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        tracking_uri: str,
+        artifact_root: Path | None,
+        identity: RunIdentity,
+        settings: DeliverySettings | None = None,
+    ) -> None:
+        check_uri(tracking_uri)
+        self._settings = settings or DeliverySettings()
+        self._uri = tracking_uri
+        self._lock = _lock(run_dir)
+        try:
+            self._spool = Spool(run_dir)
+            self._delivery = Delivery(
+                run_dir, tracking_uri, _record(run_dir, tracking_uri, artifact_root, identity)
+            )
+            self._introduce(identity)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._finished: int | None = None
+        self._deadline = math.inf
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._progress = threading.Condition()
+        self._asked = self._answered = 0
+        self._complete = False
+        self._thread = threading.Thread(target=self._deliver, name="mlflow-delivery", daemon=True)
+        self._thread.start()
+        self._sampler: SystemSampler | None = None
+        if self._settings.system_interval > 0:
+            self._sampler = SystemSampler(
+                self._spool.metrics, self._spool.next_step(PREFIX), self._settings.system_interval
+            )
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        self._spool.metrics(values, step)
+
+    def log_image(self, key: str, image: PIL.Image.Image, step: int) -> None:
+        try:
+            self._spool.image(key, image, step)
+        except OSError as error:
+            LOG.warning("Image %s at %d could not be kept: %s.", key, step, error)
+
+    def log_artifact(self, path: Path, folder: str = "") -> None:
+        try:
+            self._spool.artifact(path, folder)
+        except OSError as error:
+            LOG.warning("%s could not be kept: %s.", path, error)
+
+    def log_inputs(self, data: InputData) -> None:
+        try:
+            self._spool.inputs(data)
+        except OSError as error:
+            LOG.warning("Inputs %s could not be kept: %s.", data.name, error)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        self._spool.tags(tags)
+
+    def flush(self, timeout: float = 0.0) -> bool:
+        """Starts delivery now; waits up to ``timeout`` s; true when all before it is delivered."""
+        with self._progress:
+            self._asked += 1
+            mine = self._asked
+            self._wake.set()
+            answered = self._progress.wait_for(lambda: self._answered >= mine, timeout)
+            return answered and self._complete
+
+    def finish(self, status: RunStatus) -> int:
+        """Ends the run in its true state and delivers the rest, for a bounded time.
+
+        Returns the operations that stay in the run's folder for the next resume or `sync`. A
+        second call changes nothing and returns the same.
+
+        Raises:
+            RequestError: an unknown status.
+        """
+        if status not in get_args(RunStatus):
+            raise unknown_name("run status", status, get_args(RunStatus))
+        if self._finished is not None:
+            return self._finished
+        if self._sampler is not None:
+            self._sampler.stop()
+        self._spool.status(status)
+        self._deadline = time.monotonic() + self._settings.finish_timeout
+        self._stop.set()
+        self._wake.set()
+        self._thread.join(self._settings.finish_timeout)
+        self._spool.journal.close()
+        self._finished = self._delivery.remaining()
+        if self._finished:
+            LOG.warning(
+                "%d tracked operations could not be delivered to %s. They are kept in %s and sent "
+                "by the next resume or by `workbench runs sync`.",
+                self._finished,
+                redact(self._uri),
+                self._spool.root,
+            )
+        self._lock.release()
+        return self._finished
+
+    def _introduce(self, identity: RunIdentity) -> None:
+        if self._spool.is_new():
+            self._spool.params(identity.params)
+        note = {"mlflow.note.content": identity.description} if identity.description else {}
+        self._spool.tags({**identity.tags, **note})
+        self._spool.status("RUNNING")
+
+    def _deliver(self) -> None:
+        failures = 0
+        while time.monotonic() < self._deadline:
+            stopping = self._stop.is_set()
+            asked = self._asked
+            # Nothing may be in the store that a power loss can take from the journal.
+            written = self._spool.journal.secure()
+            complete = self._delivery.attempt() and written
+            with self._progress:
+                self._answered, self._complete = asked, complete
+                self._progress.notify_all()
+            if stopping and complete:
+                return
+            failures = 0 if complete else failures + 1
+            pause = min(self._settings.interval * 2 ** min(failures, 8), _LONGEST_PAUSE)
+            self._wake.wait(min(pause, 1.0) if stopping else pause)
+            if not self._stop.is_set():
+                self._wake.clear()
+
+
+def sync(run_dir: Path, tracking_uri: str | None = None, ended: RunStatus | None = None) -> int:
+    """Delivers what a run left behind; returns how many operations still remain.
+
+    ``tracking_uri`` is needed when the run's own held a password, which is never saved. ``ended``
+    is for a run whose process is known to be gone without a word (kill -9): its state becomes this
+    unless it had ended already.
+
+    Raises:
+        RequestError: the folder holds no tracked run, or its address cannot be used.
+        WorkbenchError: the run is going on in another process.
+    """
+    record = load_record(run_dir)
+    if record is None:
+        raise RequestError(f"{run_dir} holds no tracked run.")
+    uri = tracking_uri or record.tracking_uri
+    if "***" in uri:
+        raise RequestError(f"The password of {uri} is not saved: name the address once more.")
+    check_uri(uri)
+    lock = _lock(run_dir)
+    try:
+        spool = Spool(run_dir)
+        if ended is not None and last_status(run_dir) not in get_args(RunStatus):
+            spool.status(ended)
+        spool.journal.close()
+        delivery = Delivery(run_dir, uri, record)
+        delivery.attempt()
+        return delivery.remaining()
+    finally:
+        lock.release()
+
+
+def _record(
+    run_dir: Path, uri: str, artifact_root: Path | None, identity: RunIdentity
+) -> RunRecord:
+    record = load_record(run_dir)
+    fresh = RunRecord.new(identity, uri, artifact_root, time.time_ns() // 1_000_000)
+    if record is not None:
+        # The store may have moved since; the run itself stays the same.
+        fresh = replace(record, tracking_uri=fresh.tracking_uri, artifact_root=fresh.artifact_root)
+    save_record(run_dir, fresh)
+    return fresh
+
+
+def _lock(run_dir: Path) -> FileLock:
+    folder = tracking_dir(run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock", thread_local=False)
+    try:
+        lock.acquire(timeout=_LOCK_SECONDS)
+    except Timeout:
+        raise WorkbenchError(f"Another process is tracking {run_dir}.") from None
+    return lock

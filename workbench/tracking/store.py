@@ -1,0 +1,211 @@
+"""Where MLflow keeps runs: creating that place once, opening it, naming it without a password."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from filelock import FileLock, Timeout
+
+from workbench.errors import RequestError, WorkbenchError
+
+LOG = logging.getLogger(__name__)
+
+SQLITE = "sqlite:///"
+SERVER_SCHEMES = ("http", "https")
+DATABASE_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql")
+
+_LOCK_SECONDS = 180
+_USER_INFO = re.compile(r"(?<=://)([^:/@]*):(.*)@", re.DOTALL)
+_SECRET_FIELD = re.compile(r"(?i)([?&;][^=&;\s]*(?:pass|pwd|token|secret|key)[^=&;\s]*=)[^&;\s]*")
+
+
+def default_uri(workspace: Path) -> str:
+    """The workspace's own store: one SQLite file."""
+    return f"{SQLITE}{workspace.resolve() / 'mlflow.db'}"
+
+
+def default_artifact_root(workspace: Path) -> Path:
+    """Where runs of the workspace's own store keep their files."""
+    return workspace.resolve() / "mlartifacts"
+
+
+def check_uri(uri: str) -> None:
+    """Refuses addresses that MLflow 3 does not take.
+
+    Raises:
+        RequestError: no scheme, a plain folder, or an unknown scheme.
+    """
+    scheme = uri.partition("://")[0].partition("+")[0] if "://" in uri else ""
+    if scheme not in (*SERVER_SCHEMES, *DATABASE_SCHEMES):
+        raise RequestError(
+            f"Cannot track to {redact(uri)!r}: expected http(s)://HOST, "
+            "sqlite:////FOLDER/mlflow.db or postgresql://USER@HOST/DATABASE (MLflow 3 refuses plain folders)."
+        )
+
+
+def redact(uri: str) -> str:
+    """The address as people may see it: passwords and tokens replaced by ***."""
+    return _SECRET_FIELD.sub(r"\1***", _USER_INFO.sub(r"\1:***@", uri))
+
+
+def scrub(text: str, uri: str) -> str:
+    """A message about ``uri`` without its secrets, however a library quoted them."""
+    text = text.replace(uri, redact(uri))
+    found = _USER_INFO.search(uri)
+    for secret in {found[2], unquote(found[2])} - {""} if found else ():
+        text = text.replace(secret, "***")
+    return _SECRET_FIELD.sub(r"\1***", text)
+
+
+def summary(error: BaseException, uri: str) -> str:
+    """The first line of an error, shortened and without secrets."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return scrub(lines[0], uri)[:300]
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file behind an SQLite address; none for other stores and for a store in memory."""
+    if not uri.startswith(SQLITE):
+        return None
+    name = uri[len(SQLITE) :].partition("?")[0]
+    return Path(name).resolve() if name and name != ":memory:" else None
+
+
+def prepare_environment() -> None:
+    """Settings that MLflow reads from the environment; whatever a person set stays.
+
+    By default a client whose server is gone blocks 246 s per call, and setting a run's state
+    prints its address on stdout, which belongs to ``--json``.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+def open_store(uri: str, artifact_root: Path | None = None) -> Any:
+    """An ``MlflowClient`` for the address; a database that is fresh or old is brought up first.
+
+    Raises:
+        RequestError: an address that MLflow does not take.
+        WorkbenchError: a database made by a newer MLflow, or one that never becomes free.
+    """
+    check_uri(uri)
+    prepare_environment()
+    ensure_store(uri, artifact_root)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def ensure_store(uri: str, artifact_root: Path | None = None) -> None:
+    """Creates the tables or moves them to this MLflow's version, in one process at a time.
+
+    Several processes that open a fresh SQLite store at once destroy it. Servers care for their own
+    store; an SQLite file of an older version is copied aside before it is changed.
+
+    Raises:
+        RequestError: an address that MLflow does not take.
+        WorkbenchError: a database made by a newer MLflow, or one that never becomes free.
+    """
+    check_uri(uri)
+    if uri.startswith(SERVER_SCHEMES):
+        return
+    prepare_environment()
+    for chatty in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    with _creation_lock(uri):
+        _bring_up(uri, artifact_root)
+
+
+def get_or_create_experiment(client: Any, name: str, artifact_root: Path | None = None) -> str:
+    """The id of the experiment with this name, created if need be by whoever comes first.
+
+    ``artifact_root`` applies to database stores; a server decides by itself. An experiment that
+    was deleted comes back, because its name is taken for ever.
+    """
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        folder = hashlib.sha256(name.encode()).hexdigest()[:4]
+        place = None
+        if artifact_root is not None and not client.tracking_uri.startswith(SERVER_SCHEMES):
+            safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
+            place = (artifact_root.resolve() / f"{safe}-{folder}").as_uri()
+        try:
+            return str(client.create_experiment(name, artifact_location=place))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        experiment = client.get_experiment_by_name(name)
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return str(experiment.experiment_id)
+
+
+@contextmanager
+def _creation_lock(uri: str) -> Iterator[None]:
+    database = sqlite_path(uri)
+    if database is not None:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        path = database.with_name(database.name + ".lock")
+    else:
+        mark = hashlib.sha256(uri.encode()).hexdigest()[:16]
+        path = Path(tempfile.gettempdir()) / f"workbench-mlflow-{mark}.lock"
+    try:
+        with FileLock(path, timeout=_LOCK_SECONDS):
+            yield
+    except Timeout:
+        raise WorkbenchError(
+            f"Another process has been creating {redact(uri)} for {_LOCK_SECONDS} s ({path})."
+        ) from None
+
+
+def _bring_up(uri: str, artifact_root: Path | None) -> None:
+    import mlflow.store.db.utils as database
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    # A private engine, closed before the lock is given back: nothing half-open stays in the pool.
+    engine = database.create_sqlalchemy_engine_with_retry(uri)
+    try:
+        if not database._all_tables_exist(engine):
+            LOG.info("Creating the MLflow store %s.", redact(uri))
+            database._initialize_tables(engine)
+        elif (
+            version := database._get_schema_version(engine)
+        ) != database._get_latest_schema_revision():
+            _migrate(uri, engine, str(version))
+    finally:
+        engine.dispose()
+    # Writes the default experiment, whose place would else be relative to the current folder.
+    root = artifact_root or (sqlite_path(uri) or Path.cwd() / "mlflow.db").parent / "mlartifacts"
+    SqlAlchemyStore(uri, root.resolve().as_uri())
+
+
+def _migrate(uri: str, engine: Any, version: str) -> None:
+    import mlflow
+    import mlflow.store.db.utils as database
+
+    known = database.ScriptDirectory.from_config(database._get_alembic_config(db_url=""))
+    if version not in {revision.revision for revision in known.walk_revisions()}:
+        raise WorkbenchError(
+            f"The MLflow store {redact(uri)} was made by a newer MLflow than {mlflow.__version__}: "
+            "update mlflow, or name another --tracking-uri."
+        )
+    path = sqlite_path(uri)
+    if path is not None:
+        copy = path.with_name(f"{path.name}.{version}.bak")
+        shutil.copy2(path, copy)
+        LOG.warning("Moving the MLflow store %s to a new version; a copy is %s.", path, copy)
+    database._upgrade_db(engine)

@@ -1,0 +1,72 @@
+"""Addresses inside the MLflow UI, and the command that serves it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from workbench.errors import RequestError
+
+# Without these the server starts a job runner and a dozen children, and takes three times as long.
+SERVER_ENVIRONMENT = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+def run_address(base: str, experiment_id: str, run_id: str) -> str:
+    """One run's page."""
+    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def experiment_address(base: str, experiment_id: str, charts: bool = False) -> str:
+    """An experiment's runs, as a table or as charts."""
+    mode = "?compareRunsMode=CHART" if charts else ""
+    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs{mode}"
+
+
+def compare_address(base: str, experiment_ids: Sequence[str], run_ids: Sequence[str]) -> str:
+    """Several runs side by side."""
+    runs, experiments = _listed(run_ids), _listed(experiment_ids)
+    return f"{base.rstrip('/')}/#/compare-runs?runs={runs}&experiments={experiments}"
+
+
+def metric_address(
+    base: str,
+    experiment_ids: Sequence[str],
+    run_ids: Sequence[str],
+    metric: str,
+    log_axis: bool = True,
+) -> str:
+    """The curves of one metric over generated images, with a logarithmic value axis by default."""
+    return (
+        f"{base.rstrip('/')}/#/metric?runs={_listed(run_ids)}&metric={quote(json.dumps(metric))}"
+        f"&experiments={_listed(experiment_ids)}&plot_metric_keys={_listed([metric])}"
+        f"&x_axis=step&y_axis_scale={'log' if log_axis else 'linear'}"
+    )
+
+
+def server_command(
+    store_uri: str, artifact_root: Path, port: int, host: str = "127.0.0.1"
+) -> list[str]:
+    """The command line of an MLflow server (with UI) over a database store.
+
+    Run it with ``SERVER_ENVIRONMENT``. Bring a fresh store up with ``ensure_store`` first.
+
+    Raises:
+        RequestError: the store is a server itself.
+    """
+    if store_uri.startswith(("http://", "https://")):
+        raise RequestError("This store is a server already: open its address in a browser.")
+    return [
+        *(sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)),
+        *("--backend-store-uri", store_uri, "--artifacts-destination", str(artifact_root)),
+        *("--workers", "1"),
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return quote(json.dumps(list(names), separators=(",", ":")))
