@@ -12,6 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from workbench.errors import RequestError, WorkbenchError
 from workbench.plotting import (
     COLUMN_WIDTH,
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
 
 METRICS = {"eval/fid": "fid", "eval/alignment": "alignment"}
 CURVE_COLUMNS = ["run", "label", "kimg", "fid", "alignment"]
@@ -121,6 +126,7 @@ def plot(
     with paper_style():
         figure = new_figure(width, 0.72 * width)
         axes = figure.add_subplot()
+        axes.spines["right"].set_visible(False)
         runs = list(dict.fromkeys(frame["run"]))
         has_alignment = bool(frame["alignment"].notna().any())
         right = axes.twinx() if has_alignment else None
@@ -179,10 +185,7 @@ def _kimg_axis(axes: Axes, kimg: pd.Series[float]) -> None:
         axes.set_xticks([0])
         return
     low, high = positive[0], positive[-1]
-    # Every run's ends and the round numbers 1, 2, 5 x 10^n that lie between.
-    ticks = [t for t in LogLocator(10, (1, 2, 5)).tick_values(low, high) if low <= t <= high]
-    if len(ticks) > 6:
-        ticks = [t for t in LogLocator(10).tick_values(low, high) if low <= t <= high]
+    ticks = _round_ticks(low, high)
     if (kimg == 0).any():
         # Logarithmic from the first evaluation on; below it only the point 0 is ever drawn.
         axes.set_xscale("symlog", linthresh=low, linscale=0.3)
@@ -195,32 +198,52 @@ def _kimg_axis(axes: Axes, kimg: pd.Series[float]) -> None:
     minor = LogLocator(10, range(2, 10)).tick_values(low, high)
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(FixedLocator([t for t in minor if low <= t <= high]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{float(f'{value:.3g}'):g}"))
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+
+
+def _round_ticks(low: float, high: float) -> list[float]:
+    """Round numbers for a logarithmic axis: three to six of them, if the range has so many."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks: list[float] = []
+    for digits in ((1,), (1, 2, 5), (1, 2, 3, 5, 7), range(1, 10), np.arange(10, 100, 5) / 10):
+        found = [float(digit * 10.0**decade) for decade in decades for digit in digits]
+        inside = [tick for tick in found if low <= tick <= high]
+        if ticks and len(inside) > 6:
+            break
+        ticks = inside
+        if len(ticks) >= 3:
+            break
+    return ticks or [low, high]
 
 
 def _axis_break(axes: Axes, place: float) -> None:
     """Two strokes across the lower axis: what lies left of them is not to scale."""
-    slanted = [(-0.4, -1.0), (0.4, 1.0)]
-    where = {"transform": axes.get_xaxis_transform(), "clip_on": False, "linestyle": "none"}
-    axes.plot([place], [0], marker="s", markersize=3, color="white", zorder=5, **where)
-    for offset in (0.9, 1.1):
+    from matplotlib.transforms import ScaledTranslation
+
+    on_axis = axes.get_xaxis_transform()
+    look = {"clip_on": False, "linestyle": "none", "marker": [(-0.4, -1.0), (0.4, 1.0)]}
+    axes.plot(
+        [place], [0], "s", markersize=2.6, color="white", clip_on=False, zorder=5, transform=on_axis
+    )
+    for points in (-1.5, 1.5):
+        shift = ScaledTranslation(points / 72, 0, axes.figure.dpi_scale_trans)
         axes.plot(
-            [place * offset], [0], marker=slanted, markersize=7, color="black", zorder=6,
-            markeredgewidth=0.6, **where,
+            [place], [0], color="black", zorder=6, markersize=6, markeredgewidth=0.6,
+            transform=on_axis + shift, **look,
         )  # fmt: skip
 
 
 def _fid_axis(axes: Axes, values: Sequence[float]) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter
 
-    low, high = min(values) / 1.18, max(values) * 1.12
+    low, high = min(values), max(values)
+    margin = max(1.12, (high / low) ** 0.1)  # below: room for the name of the lowest level
+    low, high = low / margin, high * margin**0.5
     axes.set_yscale("log")
     axes.set_ylim(low, high)
-    steps = (1, 2, 5) if high / low > 4 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
-    ticks = [t for t in LogLocator(10, steps).tick_values(low, high) if low <= t <= high]
-    axes.yaxis.set_major_locator(FixedLocator(ticks))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_major_locator(FixedLocator(_round_ticks(low, high)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{float(f'{value:.3g}'):g}"))
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
     axes.set_ylabel("FID")
 
@@ -235,42 +258,58 @@ def _alignment_axis(right: Axes, axes: Axes, values: pd.Series[float], *, single
     right.tick_params(axis="y", colors=shade)
     right.spines["left"].set_visible(False)
     right.spines["right"].set_color(shade)
-    axes.spines["right"].set_visible(False)
     axes.set_zorder(right.get_zorder() + 1)
     axes.patch.set_visible(False)
 
 
 def _draw_levels(axes: Axes, levels: Sequence[Level]) -> None:
-    """Dashed lines, each with its name just above, at the end where no curve begins."""
+    """Dashed lines, each with its name just above or below it where least is hidden."""
     for level in levels:
         axes.axhline(level.fid, color=NEUTRAL, linewidth=0.7, linestyle=(0, (4, 2.5)), zorder=2)
-    for level, y in zip(levels, _spread(axes, [level.fid for level in levels]), strict=True):
-        text = axes.annotate(
-            level.text,
-            (0.985, y),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 1.5),
-            textcoords="offset points",
-            ha="right",
-            va="bottom",
-            fontsize=7,
-            color=NEUTRAL,
-            zorder=6,
+    if not levels:
+        return
+    axes.figure.draw_without_rendering()  # settles the layout, which decides what overlaps
+    ink = _ink(axes)
+    for level in levels:
+        text = axes.text(0, level.fid, level.text, fontsize=7, color=NEUTRAL, zorder=6, gid="level")
+        text.set_transform(axes.get_yaxis_transform())
+        best = min(
+            ((x, va) for va in ("bottom", "top") for x in np.linspace(0.99, 0.31, 18)),
+            key=lambda place: _hidden(text, *place, ink) + 0.5 * (1.0 - place[0]),
         )
-        text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.75})
+        box = _place(text, *best)
+        corners = np.linspace((box.x0, box.y0), (box.x1, box.y1), 20)
+        grid = np.array([(x, y) for x in corners[:, 0] for y in corners[:, 1]])
+        ink = np.vstack([ink, grid])
 
 
-def _spread(axes: Axes, values: Sequence[float]) -> list[float]:
-    """Label positions at the values, pushed up where two would overlap (values ascending)."""
-    low, high = (math.log(limit) for limit in axes.get_ylim())
-    figure = axes.get_figure()
-    inches = 0.75 * (figure.get_size_inches()[1] if figure is not None else 2.4)
-    room = (high - low) * 0.12 / inches  # 7 pt text with its margin is 0.12 in high
-    placed: list[float] = []
-    for value in values:
-        lowest = placed[-1] + room if placed else -math.inf
-        placed.append(max(math.log(value), lowest))
-    return [math.exp(place) for place in placed]
+def _ink(axes: Axes) -> NDArray[np.float64]:
+    """Points, in pixels, dense along everything drawn in the axes and on their twin, (N, 2)."""
+    dense = []
+    for part in axes.figure.axes:
+        for line in part.get_lines():
+            path = line.get_transform().transform_path(line.get_path())
+            dense.append(path.interpolated(200).vertices)
+    return np.vstack(dense)
+
+
+def _place(text: Text, x: float, va: str) -> Bbox:
+    """Put a level's name at an axes fraction, above or below its line; returns its box."""
+    text.set(x=x, ha="right", va=va)
+    gap = 1.5 if va == "bottom" else -2.0
+    from matplotlib.transforms import ScaledTranslation
+
+    shift = ScaledTranslation(0, gap / 72, text.figure.dpi_scale_trans)
+    text.set_transform(text.axes.get_yaxis_transform() + shift)
+    return text.get_window_extent()
+
+
+def _hidden(text: Text, x: float, va: str, ink: NDArray[np.float64]) -> float:
+    """How much ink the name would cover there, plus a little for standing below its line."""
+    box = _place(text, x, va).padded(2.0)
+    inside = (ink > (box.x0, box.y0)) & (ink < (box.x1, box.y1))
+    outside = text.axes.get_window_extent().y0 > box.y0
+    return float(inside.all(axis=1).sum()) + 0.3 * (va == "top") + 1e6 * outside
 
 
 def _read_results(path: Path) -> Mapping[str, Any]:

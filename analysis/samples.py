@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.errors import RequestError, WorkbenchError
-from workbench.evaluation.grids import check_grid, to_pixels
+from workbench.evaluation.grids import check_grid, to_pixels, wrap_words
 from workbench.plotting import FORMATS, TEXT_WIDTH, new_figure, paper_style, save_figure
 
 if TYPE_CHECKING:
@@ -42,12 +42,15 @@ def plot(
     """
     pixels = {caption: to_pixels(images) for caption, images in rows.items()}
     columns = check_grid({caption: len(images) for caption, images in pixels.items()}, prompts)
-    captions = {row: textwrap.fill(row, 14, break_long_words=False) for row in rows}
-    left = 0.08 + 0.065 * max(len(line) for text in captions.values() for line in text.split("\n"))
+    captions = {row: _caption(row) for row in rows}
+    widest = max(_points(line, 8) for text in captions.values() for line in text.split("\n"))
+    left = 0.1 + widest / 72
     gap = 0.04
     cell = (width - left) / columns - gap
-    # 7 pt DejaVu is about 0.055 in a character and 0.125 in a line.
-    headers = [textwrap.wrap(p, max(6, int(cell / 0.056)), break_long_words=False) for p in prompts]
+    headers = [
+        wrap_words(prompt, 72 * (cell + 0.5 * gap), lambda part: _points(part, 7))
+        for prompt in prompts
+    ]
     top = 0.125 * max((len(lines) for lines in headers), default=0) + 0.06
     heights = [cell * images.shape[1] / images.shape[2] for images in pixels.values()]
     height = top + sum(heights) + gap * len(heights)
@@ -71,6 +74,21 @@ def plot(
             bottom = (height - top + 0.04) / height
             figure.text(x, bottom, "\n".join(lines), ha="center", va="bottom", fontsize=7)
     return figure
+
+
+def _caption(row: str) -> str:
+    """A row's caption in short lines, broken after commas first: model, then its steps."""
+    parts = row.replace(", ", ",\n").split("\n")
+    return "\n".join(textwrap.fill(part, 16, break_long_words=False) for part in parts)
+
+
+def _points(text: str, size: float) -> float:
+    """Width in points of text of a size in points."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    font = FontProperties(family="DejaVu Sans")
+    return float(TextPath((0, 0), text, size=size, prop=font).get_extents().x1)
 
 
 def read_row(argument: str) -> tuple[str, NDArray[Any], list[str]]:

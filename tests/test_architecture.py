@@ -9,8 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "workbench"
 ROOMS = [
-    ("errors", "settings", "bundled"),
-    ("workspace",),
+    ("errors", "settings"),
+    ("bundled", "workspace"),
     ("flow",),
     ("teachers",),
     ("methods",),

@@ -1,3 +1,23 @@
 """Distil flow-matching text-to-image teachers into few-step generators."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
 __version__ = "0.1.0"
+
+_LAZY = {
+    "Conditioning": "workbench.teachers.base",
+    "RunConfig": "workbench.training.config",
+    "distill": "workbench.training.distill",
+}
+"""Public names by home; imported on first use, so that the command line starts quickly."""
+
+__all__ = ["Conditioning", "RunConfig", "__version__", "distill"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

@@ -19,7 +19,8 @@ ENVIRONMENT_VARIABLE = "WORKBENCH_EXPERIMENTS"
 class Experiment:
     """A question, what we expect, and the variants that answer it.
 
-    ``space`` is what ``workbench study run`` may change of the first variant. A variant's own ``experiment`` and ``variant`` fields are set from the names here.
+    ``space`` is what ``workbench study run`` may change of the first variant. A variant's own
+    ``experiment`` and ``variant`` fields are set from the names here.
     """
 
     name: str

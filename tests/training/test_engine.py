@@ -164,7 +164,7 @@ def test_nonfinite_updates_are_never_applied(tmp_path: Path) -> None:
         tmp_path,
         recorder,
     )
-    with pytest.raises(NonFiniteError, match="3 updates of .* in a row"):
+    with pytest.raises(NonFiniteError, match=r"3 updates of .* in a row"):
         engine.train()
     assert all(value.isfinite().all() for value in weights(engine))
     assert all(

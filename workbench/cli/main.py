@@ -28,7 +28,7 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback(
-    epilog="Example:  workbench run quickstart    |    Exit codes: 0 done, 1 failed, 2 wrong request"
+    epilog="Example:  workbench run quickstart  |  Exit codes: 0 done, 1 failed, 2 wrong request"
 )
 def root(
     version: Annotated[

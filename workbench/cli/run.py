@@ -152,5 +152,9 @@ def print_results(table: list[dict[str, Any]], title: str) -> None:
     )
 
 
+def _number(value: float) -> str:
+    return f"{value:.3g}" if value >= 1 else f"{value:.3f}"
+
+
 def _heading(score: str) -> str:
     return score.upper() if len(score) <= 3 else score

@@ -240,7 +240,7 @@ def _load(path: Path, recipe: ClassifierRecipe, recipe_hash: str) -> DigitsClass
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, Any] = file.metadata() or {}
-            classifier.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
+            classifier.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         classifier.accuracy = float(metadata["accuracy"])
     except (SafetensorError, OSError, RuntimeError, KeyError, ValueError):
         return None

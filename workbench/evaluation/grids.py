@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,7 +64,7 @@ def image_grid(
 
     font = ImageFont.load_default(max(11, round(0.15 * size)))
     gap, line = max(2, size // 24), round(1.25 * _extent("Ag", font)[1]) + 1
-    headers = [_wrapped(prompt, font, size) for prompt in prompts]
+    headers = [wrap_words(p, size, lambda part: _extent(part, font)[0]) for p in prompts]
     top = gap + line * max((len(header) for header in headers), default=0) + gap
     left = 2 * gap + max(_extent(part, font)[0] for row in pixels for part in row.split("\n"))
     heights = {row: round(size * p.shape[1] / p.shape[2]) for row, p in pixels.items()}
@@ -110,16 +110,14 @@ def _extent(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> tu
     return right - left, bottom - top
 
 
-def _wrapped(
-    text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: float
-) -> list[str]:
+def wrap_words(text: str, width: float, measure: Callable[[str], float]) -> list[str]:
     """Words in lines at most ``width`` wide; a longer word is shortened with an ellipsis."""
     lines: list[str] = []
     for word in text.split():
-        while _extent(word, font)[0] > width and len(word) > 2:
+        while measure(word) > width and len(word) > 2:
             word = word.rstrip("…")[:-1] + "…"
         joined = f"{lines[-1]} {word}" if lines else word
-        if lines and _extent(joined, font)[0] <= width:
+        if lines and measure(joined) <= width:
             lines[-1] = joined
         else:
             lines.append(word)

@@ -20,10 +20,8 @@ def draw_curve(run_dir: Path, target: Path) -> list[Path]:
     script = load_module(bundled_folder("analysis") / "fid_curves.py")
     curves = script.collect([run_dir])
     stem = target / "fid_against_kimg"
-    return [
-        *save_figure(script.plot(curves), stem),
-        save_frame(curves.frame, stem.with_suffix(".csv")),
-    ]
+    table = save_frame(curves.frame, stem.with_suffix(".csv"))
+    return [*save_figure(script.plot(curves), stem), table]
 
 
 def draw_samples(

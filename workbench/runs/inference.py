@@ -51,7 +51,7 @@ class LoadedModel:
             return samplers.of_teacher(self.network, steps)
         if steps > self.generator.steps:
             raise RequestError(
-                f"{self.name} was trained with {self.generator.steps} steps; it has no step {steps}."
+                f"{self.name} was trained with {self.generator.steps} steps, not with {steps}."
             )
         return samplers.of_student(self.network, self.generator, steps)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from workbench.errors import WorkbenchError
-from workbench.evaluation import Evaluator, Scores
+from workbench.evaluation import Evaluator, Sampler
 from workbench.flow import NoiseSource
 from workbench.methods import Batch, FewStepSampler, GeneratorConfig
 from workbench.teachers import PipelineTeacher, sample_teacher
@@ -105,11 +105,14 @@ class Measurement:
         self.encoded = _Encoded(samplers.teacher, evaluator.prompts)
 
     def row(self, model: SampledModel) -> Row:
-        def images(prompts: Sequence[str], start: int, count: int) -> Tensor:
+        def draw(prompts: Sequence[str], start: int, count: int) -> Tensor:
             return self.samplers.images(model, self.encoded.rows(prompts), start, count)
 
-        scores: Scores = self.evaluator.evaluate(
-            images, steps=model.steps, nfe=model.nfe, ranks=self.ranks
+        scores = self.evaluator.evaluate(
+            Sampler(draw, model.steps, model.nfe),
+            rank=self.ranks.rank,
+            world=self.ranks.world,
+            gather=self.ranks.gather,
         )
         return Row(
             model.name,

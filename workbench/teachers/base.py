@@ -1,4 +1,4 @@
-"""What can be distilled: a velocity, a latent shape and, for prompted teachers, an encoding of prompts."""
+"""What can be distilled: a velocity, a latent shape and, for prompts, their encoding."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Conditioning:
 
 @runtime_checkable
 class Teacher(Protocol):
-    """The least a teacher has. An ``nn.Module`` teacher is copied for the student and the fake score.
+    """The least a teacher has. An ``nn.Module`` is copied for the student and the fake score.
 
     ``velocity`` takes x_t (B, *latent_shape), t (B,) in [0, 1] with t = 1 pure noise, and the
     conditioning (or None), and returns the rectified-flow velocity eps - x_0, shaped like x_t.

@@ -1,10 +1,10 @@
 """MLflow behind a small Tracker whose base class is the no-op. Imports neither MLflow nor torch."""
 
 from workbench.tracking.base import InputData, RunIdentity, RunStatus, Tracker
-from workbench.tracking.delivery import RunRecord, load_record
 from workbench.tracking.environment import environment_tags, git_tags
 from workbench.tracking.mlflow_tracker import DeliverySettings, MlflowTracker, sync
 from workbench.tracking.query import RunRow, list_runs, metric_history
+from workbench.tracking.record import RunRecord, load_record
 from workbench.tracking.spool import Point, last_status, read_points
 from workbench.tracking.store import (
     check_uri,

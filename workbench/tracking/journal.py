@@ -108,7 +108,7 @@ def read_operations(path: Path, start: int = 0) -> Iterator[Operation]:
             try:
                 record = json.loads(line)
                 operation = Operation(record.pop("kind"), record.pop("time"), record, end)
-            except (ValueError, KeyError, AttributeError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 LOG.warning("%s: the line that ends at byte %d is unreadable; skipped.", path, end)
                 continue
             yield operation

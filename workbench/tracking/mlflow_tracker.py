@@ -15,7 +15,8 @@ from filelock import FileLock, Timeout
 
 from workbench.errors import RequestError, WorkbenchError, unknown_name
 from workbench.tracking.base import InputData, RunIdentity, RunStatus, Tracker
-from workbench.tracking.delivery import Delivery, RunRecord, load_record, save_record
+from workbench.tracking.delivery import Delivery
+from workbench.tracking.record import RunRecord, load_record, save_record
 from workbench.tracking.spool import Spool, last_status, tracking_dir
 from workbench.tracking.store import check_uri, redact
 from workbench.tracking.system_metrics import PREFIX, SystemSampler

@@ -49,7 +49,8 @@ def check_uri(uri: str) -> None:
     if scheme not in (*SERVER_SCHEMES, *DATABASE_SCHEMES):
         raise RequestError(
             f"Cannot track to {redact(uri)!r}: expected http(s)://HOST, "
-            "sqlite:////FOLDER/mlflow.db or postgresql://USER@HOST/DATABASE (MLflow 3 refuses plain folders)."
+            "sqlite:////FOLDER/mlflow.db or postgresql://USER@HOST/DATABASE "
+            "(MLflow 3 refuses plain folders)."
         )
 
 

@@ -1,0 +1,205 @@
+"""The journal and the spool on their own: no MLflow here."""
+
+from __future__ import annotations
+
+import math
+import resource
+from pathlib import Path
+
+import PIL.Image
+import pytest
+
+from workbench.errors import RequestError
+from workbench.tracking import InputData, Tracker, last_status, read_points
+from workbench.tracking.journal import (
+    Cursor,
+    Journal,
+    load_cursor,
+    read_operations,
+    save_cursor,
+)
+from workbench.tracking.spool import Spool, journal_path
+
+
+@pytest.mark.parametrize("torn", [b'{"kind":"metrics","ti', b"\0" * 200_000, b"x" * 65_536])
+def test_a_torn_last_line_is_dropped_and_writing_goes_on(tmp_path: Path, torn: bytes) -> None:
+    spool = Spool(tmp_path)
+    spool.metrics({"loss": 1.0}, 0)
+    spool.metrics({"loss": 2.0}, 128)
+    spool.journal.close()
+    with journal_path(tmp_path).open("ab") as file:
+        file.write(torn)
+    assert [p.step for p in read_points(tmp_path)] == [0, 128]
+
+    again = Spool(tmp_path)
+    again.metrics({"loss": 3.0}, 256)
+    assert [(p.step, p.value) for p in read_points(tmp_path)] == [(0, 1.0), (128, 2.0), (256, 3.0)]
+
+
+def test_a_journal_that_is_torn_from_its_first_byte_is_new(tmp_path: Path) -> None:
+    journal_path(tmp_path).parent.mkdir()
+    journal_path(tmp_path).write_bytes(b'{"kind":"par')
+    assert Spool(tmp_path).is_new()
+
+
+def test_reading_does_not_repair_what_another_process_is_writing(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.metrics({"loss": 1.0}, 0)
+    with journal_path(tmp_path).open("ab") as file:
+        file.write(b'{"kind"')
+    size = journal_path(tmp_path).stat().st_size
+    assert len(read_points(tmp_path)) == 1
+    assert journal_path(tmp_path).stat().st_size == size
+
+
+def test_a_damaged_line_costs_only_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spool = Spool(tmp_path)
+    spool.metrics({"loss": 1.0}, 0)
+    with journal_path(tmp_path).open("ab") as file:
+        file.write(b"\0\0garbage\n[1]\n")
+    spool.metrics({"loss": 2.0}, 1)
+    assert [p.value for p in read_points(tmp_path)] == [1.0, 2.0]
+    assert "unreadable" in caplog.text
+
+
+def test_offsets_lead_to_exactly_the_later_lines(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    for index in range(20):
+        journal.append("tags", index, {"values": {"ä" * index: "ü"}})
+    operations = list(read_operations(journal.path))
+    for index, operation in enumerate(operations):
+        rest = [later.time for later in read_operations(journal.path, operation.end)]
+        assert rest == list(range(index + 1, 20))
+
+
+def test_a_full_disk_loses_no_point(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spool = Spool(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        # A file that may not grow fails in the middle of a line, exactly as a full disk does.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        for step in range(40):
+            spool.metrics({"loss": float(step)}, step)
+        stuck = len(read_points(tmp_path))
+        complete = spool.journal.secure()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert 0 < stuck < 40
+    assert not complete
+    assert caplog.text.count("Cannot write") == 1
+
+    spool.metrics({"loss": 40.0}, 40)
+    assert spool.journal.secure()
+    assert [(p.step, p.value) for p in read_points(tmp_path)] == [(s, float(s)) for s in range(41)]
+
+
+def test_every_point_is_kept_once_with_its_first_value(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.metrics({"loss": 1.0, "speed": 350.0}, 128)
+    spool.metrics({"loss": 9.0}, 128)
+    again = Spool(tmp_path)
+    again.metrics({"loss": 9.0, "speed": 9.0, "eval/fid": 5.0}, 128)
+    kept = {(p.key, p.step): p.value for p in read_points(tmp_path)}
+    assert len(read_points(tmp_path)) == 3
+    assert kept == {("loss", 128): 1.0, ("speed", 128): 350.0, ("eval/fid", 128): 5.0}
+    assert [p.key for p in read_points(tmp_path, ["eval/fid"])] == ["eval/fid"]
+
+
+def test_numbers_come_back_exactly(tmp_path: Path) -> None:
+    values = [0.1, 1 / 3, 5e-324, 1.7976931348623157e308, -0.0, math.inf, -math.inf, math.nan]
+    spool = Spool(tmp_path)
+    for step, value in enumerate(values):
+        spool.metrics({"x": value}, step)
+    read = [p.value for p in read_points(tmp_path)]
+    assert [value.hex() for value in read] == [value.hex() for value in values]
+
+
+def test_the_next_step_continues_over_a_resume(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    assert spool.next_step("system/") == 0
+    spool.metrics({"system/cpu": 1.0, "loss": 1.0}, 0)
+    spool.metrics({"system/disk": 1.0}, 7)
+    spool.metrics({"loss": 1.0}, 1000)
+    assert Spool(tmp_path).next_step("system/") == 8
+
+
+def test_an_image_is_kept_once_and_an_artifact_as_it_was(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.image("grid/student", PIL.Image.new("RGB", (4, 4), "red"), 128)
+    again = Spool(tmp_path)
+    again.image("grid/student", PIL.Image.new("RGB", (4, 4), "blue"), 128)
+    [image] = (spool.root / "images").iterdir()
+    with PIL.Image.open(image) as kept:
+        assert kept.getpixel((0, 0)) == (255, 0, 0)
+
+    figure = tmp_path / "fid.csv"
+    for content in ("first", "first", "second", "first"):
+        figure.write_text(content)
+        again.artifact(figure, "figures")
+    files = [op for op in read_operations(journal_path(tmp_path)) if op.kind == "artifact"]
+    # Going back to an earlier content is a change too: the last one counts at the store.
+    contents = [(spool.root / op.body["file"]).read_text() for op in files]
+    assert contents == ["first", "second", "first"]
+
+
+def test_what_mlflow_would_refuse_is_refused_at_once(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    image = PIL.Image.new("RGB", (1, 1))
+    for name in ("", "a@b", "a//b", "/a", "a/../b", "a/", "x" * 251):
+        with pytest.raises(RequestError, match="name"):
+            spool.metrics({name: 1.0}, 0)
+        with pytest.raises(RequestError, match="name"):
+            spool.tags({name: "x"})
+        with pytest.raises(RequestError, match="name"):
+            spool.image(name, image, 0)
+    with pytest.raises(RequestError, match="negative"):
+        spool.metrics({"loss": 1.0}, -1)
+    with pytest.raises(RequestError, match="no such file"):
+        spool.artifact(tmp_path / "absent.png", "")
+    with pytest.raises(RequestError, match="inside"):
+        spool.artifact(Path(__file__), "../elsewhere")
+    assert spool.is_new()
+
+
+def test_the_last_status_counts(tmp_path: Path) -> None:
+    assert last_status(tmp_path) is None
+    spool = Spool(tmp_path)
+    spool.status("FAILED")
+    spool.status("RUNNING")
+    assert last_status(tmp_path) == "RUNNING"
+
+
+def test_a_cursor_comes_back_and_a_damaged_one_starts_over(tmp_path: Path) -> None:
+    path = tmp_path / "cursor.json"
+    assert load_cursor(path) is None
+    save_cursor(path, Cursor("abc", 10, 20))
+    assert load_cursor(path) == Cursor("abc", 10, 20)
+    for damage in ("", "{", "[]", '{"run_id": "abc", "more": 1}'):
+        path.write_text(damage)
+        assert load_cursor(path) is None
+
+
+def test_digests_tell_contents_apart() -> None:
+    import numpy
+
+    images = numpy.zeros((4, 8, 8), numpy.uint8)
+    data = InputData.of_images("digits", images, "code")
+    assert data.rows == 4
+    assert data.columns == {"image": "uint8[8, 8]"}
+    others = (images + 1, images.reshape(4, 4, 16), images.astype(numpy.int8))
+    assert data.digest not in {InputData.of_images("d", x, "code").digest for x in others}
+    prompts = InputData.of_prompts("p", ["one", "two"], "code")
+    assert prompts.digest != InputData.of_prompts("p", ["two", "one"], "code").digest
+    assert prompts.digest == InputData.of_prompts("q", ["one", "two"], "other").digest
+
+
+def test_the_base_tracker_does_nothing(tmp_path: Path) -> None:
+    tracker = Tracker()
+    tracker.log_metrics({"a@": 1.0}, -1)
+    tracker.log_image("a", PIL.Image.new("RGB", (1, 1)), 0)
+    tracker.log_artifact(tmp_path / "absent")
+    tracker.log_inputs(InputData.of_prompts("p", ["x"], "code"))
+    tracker.set_tags({"a": "b"})
+    assert tracker.flush()
+    assert tracker.finish("FINISHED") == 0
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,98 @@
+"""scikit-learn's handwritten digits as a text-to-image data set.
+
+1797 real 8 x 8 scans (Alpaydin & Kaynak 1998, UCI "Optical Recognition of Handwritten Digits"),
+enlarged to the size of an image, with prompts in several wordings for every digit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from workbench.errors import RequestError
+
+DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+WORDINGS = (
+    "a handwritten {word}",
+    "the digit {numeral}",
+    "a photo of the number {numeral}",
+    "a scan of the numeral {word}",
+    "{word} written by hand",
+    "number {word} in white ink",
+)
+"""How one asks for a digit; each occurs with all ten."""
+
+_LARGEST_PIXEL = 16.0
+
+
+def _worded(wording: str, label: int) -> str:
+    return wording.format(word=DIGIT_WORDS[label], numeral=label)
+
+
+PROMPTS: tuple[str, ...] = tuple(
+    _worded(wording, label) for label in range(10) for wording in WORDINGS
+)
+"""Every wording of every digit, 60 prompts, the wordings of a digit together."""
+
+
+def prompts_of(label: int) -> tuple[str, ...]:
+    """The wordings of one digit, 0-9."""
+    return PROMPTS[label * len(WORDINGS) : (label + 1) * len(WORDINGS)]
+
+
+def one_prompt_per_digit() -> list[str]:
+    """Ten prompts, for 0 to 9, the wordings taking turns."""
+    return [prompts_of(label)[label % len(WORDINGS)] for label in range(10)]
+
+
+def prompt_label(prompt: str) -> int:
+    """The digit that a prompt asks for, as a word or a numeral.
+
+    Raises:
+        RequestError: the prompt names no digit, or several.
+    """
+    named = set()
+    for word in re.findall(r"[a-z]+|[0-9]+", prompt.lower()):
+        if word in DIGIT_WORDS:
+            named.add(DIGIT_WORDS.index(word))
+        elif len(word) == 1 and word.isdigit():
+            named.add(int(word))
+    if len(named) != 1:
+        found = "no digit" if not named else "the digits " + ", ".join(map(str, sorted(named)))
+        raise RequestError(f"The prompt {prompt!r} names {found}; expected exactly one of 0-9.")
+    return named.pop()
+
+
+def load_digits_images(size: int = 32) -> tuple[Tensor, Tensor]:
+    """All 1797 digits, white on black, in the data set's own order.
+
+    Enlarged by bicubic interpolation: averaging a square of the result over its area gives the
+    scan's pixel back closely, and the strokes look like strokes.
+
+    Returns:
+        images float32 (1797, 3, size, size) in [0, 1]; labels int64 (1797,).
+    """
+    scans, labels = _scans()
+    enlarged = torch.nn.functional.interpolate(
+        scans[:, None], size=(size, size), mode="bicubic", align_corners=False
+    ).clamp(0, 1)
+    return enlarged.expand(-1, 3, -1, -1).contiguous(), labels.clone()
+
+
+def class_counts() -> dict[int, int]:
+    """How often each digit occurs in the real data."""
+    counts: Sequence[int] = torch.bincount(_scans()[1], minlength=10).tolist()
+    return dict(enumerate(counts))
+
+
+@cache
+def _scans() -> tuple[Tensor, Tensor]:
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits().images, load_digits().target
+    return torch.from_numpy(images / _LARGEST_PIXEL).float(), torch.from_numpy(labels).long()

@@ -1,0 +1,114 @@
+"""Distilling a teacher of one's own from Python: no pipeline, no workspace, no tracker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from workbench.errors import RequestError
+from workbench.flow.noise import NoiseSource
+from workbench.methods import Batch, FewStepSampler, GeneratorConfig
+from workbench.teachers.base import Conditioning, OwnVelocity, Teacher, VelocityNetwork
+from workbench.training.config import RunConfig, with_overrides
+from workbench.training.engine import Engine, Evaluate, Student
+from workbench.training.events import Listener
+from workbench.training.parallel import choose_device, joined_ranks
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """A few-step generator: the averaged network and the sampler it was trained with."""
+
+    network: VelocityNetwork
+    generator: GeneratorConfig
+    latent_shape: tuple[int, ...]
+
+    @torch.no_grad()
+    def sample(
+        self, count: int, seed: int = 0, steps: int | None = None, cond: Conditioning | None = None
+    ) -> Tensor:
+        """``count`` samples (count, *latent_shape), one network evaluation a step.
+
+        Sample i depends on the seed and i alone, whatever the count.
+
+        Args:
+            steps: the first so many of the generator's K; all by default.
+            cond: one row a sample, for a prompted teacher.
+        """
+        device = next(self.network.parameters()).device
+        batch = Batch(
+            start=0,
+            count=count,
+            cond=cond.to(device) if cond else None,
+            evaluations=steps or self.generator.steps,
+            noise=NoiseSource(seed),
+            latent_shape=self.latent_shape,
+            device=device,
+        )
+        return FewStepSampler(self.generator).sample(self.network, batch, "sample")
+
+
+def distill(
+    teacher: Teacher,
+    config: RunConfig | Sequence[str] = (),
+    *,
+    start: nn.Module | None = None,
+    prompts: Conditioning | None = None,
+    uncond: Conditioning | None = None,
+    folder: Path | None = None,
+    listener: Listener | None = None,
+    evaluate: Evaluate | None = None,
+) -> Distilled:
+    """Distil anything that has ``velocity(x_t, t, cond)`` and ``latent_shape``.
+
+    Args:
+        teacher: an ``nn.Module`` is copied as it is; its own weights are not modified. A teacher
+            without weights (a closed form, say) needs ``start``.
+        config: the run, or overrides of the default one ("training.kimg=100", ...).
+        start: a module with the same ``velocity``, where student and fake score start.
+        prompts: encoded prompts, drawn in random order, for a prompted teacher.
+        uncond: one row that encodes the empty prompt, needed for guidance other than 1.
+        folder: where checkpoints go; the same call resumes from them.
+
+    Raises:
+        RequestError: no velocity, no latent shape, nothing trainable to start from, or a wrong
+            configuration.
+    """
+    if not callable(getattr(teacher, "velocity", None)) or not hasattr(teacher, "latent_shape"):
+        raise RequestError(
+            f"{type(teacher).__name__} is no teacher: it needs velocity(x_t, t, cond) and "
+            "latent_shape."
+        )
+    source = start if start is not None else teacher
+    if not isinstance(source, nn.Module) or next(source.parameters(), None) is None:
+        raise RequestError(
+            f"{type(source).__name__} has no weights to start a student from: pass start=MODULE, "
+            "a torch module with the same velocity(x_t, t, cond)."
+        )
+    if not isinstance(config, RunConfig):
+        config = with_overrides(RunConfig(), config)
+    shape = tuple(teacher.latent_shape)
+    student = Student(_own(teacher), shape, prompts, uncond, OwnVelocity(source))
+    with joined_ranks() as ranks:
+        engine = Engine(config, student, ranks, folder, listener, evaluate)
+        engine.train()
+    return Distilled(engine.average.to(choose_device()), config.generator, shape)
+
+
+def _own(teacher: Teacher) -> OwnVelocity:
+    return OwnVelocity(teacher if isinstance(teacher, nn.Module) else _ClosedForm(teacher))
+
+
+class _ClosedForm(nn.Module):
+    """A teacher without weights as a module."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        super().__init__()
+        self.teacher = teacher
+
+    def velocity(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
+        return self.teacher.velocity(x_t, t, cond)
