@@ -12,18 +12,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from workbench.errors import RequestError, WorkbenchError
 from workbench.plotting import (
     COLUMN_WIDTH,
     FORMATS,
     NEUTRAL,
+    axis_break,
     color,
+    name_levels,
     new_figure,
     paler,
     paper_style,
+    round_ticks,
     save_figure,
     save_frame,
 )
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.text import Text
-    from matplotlib.transforms import Bbox
 
 METRICS = {"eval/fid": "fid", "eval/alignment": "alignment"}
 CURVE_COLUMNS = ["run", "label", "kimg", "fid", "alignment"]
@@ -138,41 +136,34 @@ def plot(
             axes.plot(fid["kimg"], fid["fid"], color=shade, label=label, zorder=4, **marks)
             if right is not None:
                 alignment = rows[rows["alignment"].notna()]
-                marks = {"marker": "s", "markersize": 2.2, "linewidth": 1.0, "clip_on": False}
+                marks = {"marker": "s", "markersize": 2.2, "linewidth": 1.0}
+                marks |= {"clip_on": False, "gid": f"alignment-{index}"}
                 right.plot(alignment["kimg"], alignment["alignment"], color=paler(shade), **marks)
         _kimg_axis(axes, frame["kimg"])
         shown = _distinct_levels(levels)
-        _fid_axis(axes, [*drawn["fid"], *(level.fid for level in shown)])
+        _fid_axis(axes, [*drawn["fid"], *shown.values()])
         if right is not None:
             _alignment_axis(right, axes, frame["alignment"], single=len(runs) == 1)
-        _draw_levels(axes, shown)
+        name_levels(axes, shown)
         if len(runs) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderaxespad=0.2)
     return figure
 
 
-class Level(NamedTuple):
-    """One horizontal line."""
-
-    text: str
-    fid: float
-
-
-def _distinct_levels(levels: pd.DataFrame | None) -> list[Level]:
-    """The teacher's levels, best first; runs that measured the same one share its line."""
+def _distinct_levels(levels: pd.DataFrame | None) -> dict[str, float]:
+    """Name and FID of the teacher's levels, best first; runs that measured the same share one."""
     if levels is None or levels.empty:
-        return []
+        return {}
     usable = levels[(levels["fid"] > 0) & (levels["fid"] < math.inf)]
     distinct = usable.drop_duplicates(["steps", "fid"]).sort_values("fid")
-    several = distinct["steps"].duplicated(keep=False)
-    return [
-        Level(
-            f"teacher, {int(row.steps)} step{'s' if row.steps != 1 else ''}"
-            + (f" ({row.label})" if several[row.Index] else ""),
-            float(row.fid),
-        )
-        for row in distinct.itertuples()
-    ]
+    named: dict[str, float] = {}
+    for label, steps, fid in zip(
+        distinct["label"], distinct["steps"], distinct["fid"], strict=True
+    ):
+        several = (distinct["steps"] == steps).sum() > 1
+        name = f"teacher, {steps:g} step{'s' if steps != 1 else ''}"
+        named[f"{name} ({label})" if several else name] = float(fid)
+    return named
 
 
 def _kimg_axis(axes: Axes, kimg: pd.Series[float]) -> None:
@@ -185,12 +176,12 @@ def _kimg_axis(axes: Axes, kimg: pd.Series[float]) -> None:
         axes.set_xticks([0])
         return
     low, high = positive[0], positive[-1]
-    ticks = _round_ticks(low, high)
+    ticks = round_ticks(low, high)
     if (kimg == 0).any():
         # Logarithmic from the first evaluation on; below it only the point 0 is ever drawn.
         axes.set_xscale("symlog", linthresh=low, linscale=0.3)
         axes.set_xlim(0, high * 1.04)
-        _axis_break(axes, 0.5 * low)
+        axis_break(axes, 0.5 * low)
         ticks = [0.0, *ticks]
     else:
         axes.set_xscale("log")
@@ -202,38 +193,6 @@ def _kimg_axis(axes: Axes, kimg: pd.Series[float]) -> None:
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
 
 
-def _round_ticks(low: float, high: float) -> list[float]:
-    """Round numbers for a logarithmic axis: three to six of them, if the range has so many."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks: list[float] = []
-    for digits in ((1,), (1, 2, 5), (1, 2, 3, 5, 7), range(1, 10), np.arange(10, 100, 5) / 10):
-        found = [float(digit * 10.0**decade) for decade in decades for digit in digits]
-        inside = [tick for tick in found if low <= tick <= high]
-        if ticks and len(inside) > 6:
-            break
-        ticks = inside
-        if len(ticks) >= 3:
-            break
-    return ticks or [low, high]
-
-
-def _axis_break(axes: Axes, place: float) -> None:
-    """Two strokes across the lower axis: what lies left of them is not to scale."""
-    from matplotlib.transforms import ScaledTranslation
-
-    on_axis = axes.get_xaxis_transform()
-    look = {"clip_on": False, "linestyle": "none", "marker": [(-0.4, -1.0), (0.4, 1.0)]}
-    axes.plot(
-        [place], [0], "s", markersize=2.6, color="white", clip_on=False, zorder=5, transform=on_axis
-    )
-    for points in (-1.5, 1.5):
-        shift = ScaledTranslation(points / 72, 0, axes.figure.dpi_scale_trans)
-        axes.plot(
-            [place], [0], color="black", zorder=6, markersize=6, markeredgewidth=0.6,
-            transform=on_axis + shift, **look,
-        )  # fmt: skip
-
-
 def _fid_axis(axes: Axes, values: Sequence[float]) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter
 
@@ -242,7 +201,7 @@ def _fid_axis(axes: Axes, values: Sequence[float]) -> None:
     low, high = low / margin, high * margin**0.5
     axes.set_yscale("log")
     axes.set_ylim(low, high)
-    axes.yaxis.set_major_locator(FixedLocator(_round_ticks(low, high)))
+    axes.yaxis.set_major_locator(FixedLocator(round_ticks(low, high)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{float(f'{value:.3g}'):g}"))
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
     axes.set_ylabel("FID")
@@ -260,56 +219,6 @@ def _alignment_axis(right: Axes, axes: Axes, values: pd.Series[float], *, single
     right.spines["right"].set_color(shade)
     axes.set_zorder(right.get_zorder() + 1)
     axes.patch.set_visible(False)
-
-
-def _draw_levels(axes: Axes, levels: Sequence[Level]) -> None:
-    """Dashed lines, each with its name just above or below it where least is hidden."""
-    for level in levels:
-        axes.axhline(level.fid, color=NEUTRAL, linewidth=0.7, linestyle=(0, (4, 2.5)), zorder=2)
-    if not levels:
-        return
-    axes.figure.draw_without_rendering()  # settles the layout, which decides what overlaps
-    ink = _ink(axes)
-    for level in levels:
-        text = axes.text(0, level.fid, level.text, fontsize=7, color=NEUTRAL, zorder=6, gid="level")
-        text.set_transform(axes.get_yaxis_transform())
-        best = min(
-            ((x, va) for va in ("bottom", "top") for x in np.linspace(0.99, 0.31, 18)),
-            key=lambda place: _hidden(text, *place, ink) + 0.5 * (1.0 - place[0]),
-        )
-        box = _place(text, *best)
-        corners = np.linspace((box.x0, box.y0), (box.x1, box.y1), 20)
-        grid = np.array([(x, y) for x in corners[:, 0] for y in corners[:, 1]])
-        ink = np.vstack([ink, grid])
-
-
-def _ink(axes: Axes) -> NDArray[np.float64]:
-    """Points, in pixels, dense along everything drawn in the axes and on their twin, (N, 2)."""
-    dense = []
-    for part in axes.figure.axes:
-        for line in part.get_lines():
-            path = line.get_transform().transform_path(line.get_path())
-            dense.append(path.interpolated(200).vertices)
-    return np.vstack(dense)
-
-
-def _place(text: Text, x: float, va: str) -> Bbox:
-    """Put a level's name at an axes fraction, above or below its line; returns its box."""
-    text.set(x=x, ha="right", va=va)
-    gap = 1.5 if va == "bottom" else -2.0
-    from matplotlib.transforms import ScaledTranslation
-
-    shift = ScaledTranslation(0, gap / 72, text.figure.dpi_scale_trans)
-    text.set_transform(text.axes.get_yaxis_transform() + shift)
-    return text.get_window_extent()
-
-
-def _hidden(text: Text, x: float, va: str, ink: NDArray[np.float64]) -> float:
-    """How much ink the name would cover there, plus a little for standing below its line."""
-    box = _place(text, x, va).padded(2.0)
-    inside = (ink > (box.x0, box.y0)) & (ink < (box.x1, box.y1))
-    outside = text.axes.get_window_extent().y0 > box.y0
-    return float(inside.all(axis=1).sum()) + 0.3 * (va == "top") + 1e6 * outside
 
 
 def _read_results(path: Path) -> Mapping[str, Any]:

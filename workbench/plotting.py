@@ -5,17 +5,24 @@ matplotlib and pandas are imported inside functions, so that importing this cost
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from workbench.errors import unknown_name
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
 
 COLUMN_WIDTH = 3.4
 """Width of one text column in inches."""
@@ -101,6 +108,91 @@ def new_figure(width: float = COLUMN_WIDTH, height: float | None = None) -> Figu
     figure = Figure(figsize=(width, height or width / 1.5), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def round_ticks(low: float, high: float) -> list[float]:
+    """Round numbers for a logarithmic axis: three to six of them, if the range has so many."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks: list[float] = []
+    for digits in ((1,), (1, 2, 5), (1, 2, 3, 5, 7), range(1, 10), np.arange(10, 100, 5) / 10):
+        found = [float(digit * 10.0**decade) for decade in decades for digit in digits]
+        inside = [tick for tick in found if low <= tick <= high]
+        if ticks and len(inside) > 6:
+            break
+        ticks = inside
+        if len(ticks) >= 3:
+            break
+    return ticks or [low, high]
+
+
+def axis_break(axes: Axes, place: float) -> None:
+    """Two strokes across the lower axis: what lies left of them is not to scale."""
+    from matplotlib.lines import Line2D
+    from matplotlib.transforms import ScaledTranslation
+
+    on_axis = axes.get_xaxis_transform()
+    gap = Line2D([place], [0], marker="s", markersize=2.6, color="white", zorder=5)
+    gap.set_transform(on_axis)
+    strokes = [gap]
+    for points in (-1.5, 1.5):
+        stroke = Line2D([place], [0], color="black", zorder=6, markersize=6, markeredgewidth=0.6)
+        stroke.set_marker([(-0.4, -1.0), (0.4, 1.0)])  # type: ignore[arg-type]
+        shift = ScaledTranslation(points / 72, 0, axes.figure.dpi_scale_trans)
+        stroke.set_transform(on_axis + shift)
+        strokes.append(stroke)
+    for part in strokes:
+        part.set_clip_on(False)
+        axes.add_artist(part)
+
+
+def name_levels(axes: Axes, levels: Mapping[str, float]) -> None:
+    """Dashed lines, each with its name just above or below it where least is hidden.
+
+    Call it last: the places depend on everything drawn and on the layout.
+    """
+    for level in levels.values():
+        axes.axhline(level, color=NEUTRAL, linewidth=0.7, linestyle=(0, (4, 2.5)), zorder=2)
+    figure = axes.get_figure(root=True)
+    if not levels or figure is None:
+        return
+    figure.draw_without_rendering()  # settles the layout, which decides what overlaps
+    ink = _ink(figure)
+    places = [(x, va) for va in ("bottom", "top") for x in np.linspace(0.99, 0.31, 18)]
+    for name, level in levels.items():
+        text = axes.text(0.0, level, name, fontsize=7, color=NEUTRAL, zorder=6)
+        costs = [_cost(axes, text, x, va, ink) for x, va in places]
+        box = _put(axes, text, *places[int(np.argmin(costs))])
+        across, up = np.linspace(box.x0, box.x1, 20), np.linspace(box.y0, box.y1, 20)
+        ink = np.vstack([ink, np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2)])
+
+
+def _ink(figure: Figure) -> NDArray[np.float64]:
+    """Points, in pixels, dense along every line of the figure, (N, 2)."""
+    dense = []
+    for axes in figure.axes:
+        for line in axes.get_lines():
+            path = line.get_transform().transform_path(line.get_path())
+            dense.append(np.asarray(path.interpolated(200).vertices))
+    return np.vstack(dense)
+
+
+def _put(axes: Axes, text: Text, x: float, va: str) -> Bbox:
+    """Move a level's name to a fraction of the width, above or below its line; returns its box."""
+    from matplotlib.transforms import ScaledTranslation
+
+    points = 1.5 if va == "bottom" else -2.0
+    shift = ScaledTranslation(0, points / 72, axes.figure.dpi_scale_trans)
+    text.set(x=x, horizontalalignment="right", verticalalignment=va)
+    text.set_transform(axes.get_yaxis_transform() + shift)
+    return text.get_window_extent()
+
+
+def _cost(axes: Axes, text: Text, x: float, va: str, ink: NDArray[np.float64]) -> float:
+    """How much ink the name would cover there; ties prefer the right end, above the line."""
+    box = _put(axes, text, x, va).padded(2.0)
+    inside = (ink > (box.x0, box.y0)) & (ink < (box.x1, box.y1))
+    outside = bool(axes.get_window_extent().y0 > box.y0)
+    return float(inside.all(axis=1).sum()) + 0.5 * (1 - x) + 0.3 * (va == "top") + 1e6 * outside
 
 
 def save_figure(

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import PIL.Image
 import pytest
+import tracking_victim
 
 import workbench.tracking.mlflow_tracker as tracker_module
 from workbench.errors import RequestError, WorkbenchError
@@ -84,6 +85,25 @@ def test_everything_a_run_says_is_in_the_store_once(
         assert image.size == (300, 40)
 
 
+def test_images_are_named_as_mlflow_names_them(
+    track: Callable[..., MlflowTracker], stored: Callable[..., Any]
+) -> None:
+    image = PIL.Image.new("RGB", (300, 40), "red")
+    tracker = track()
+    tracker.log_image("grid/student", image, 128)
+    tracker.finish("FINISHED")
+    run = stored()
+    ours = run.files("images")
+    run.client.log_image(run.run_id, image, key="grid/student", step=128)
+    theirs = set(run.files("images")) - set(ours)
+
+    def pattern(name: str) -> str:
+        return re.sub(r"timestamp\+\d{13}\+[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "T", name)
+
+    assert sorted(map(pattern, ours)) == sorted(map(pattern, theirs))
+    assert all("+T" in pattern(name) for name in ours)
+
+
 def test_data_sets_are_inputs_that_mlflow_can_trace_back(
     track: Callable[..., MlflowTracker], stored: Callable[..., Any]
 ) -> None:
@@ -136,47 +156,8 @@ def test_a_resume_continues_the_same_run(
     assert len(run.client.search_runs([run.run.info.experiment_id])) == 1
 
 
-_VICTIM = """
-    import os, signal, sys
-    from pathlib import Path
-    import PIL.Image
-    import workbench.tracking.delivery as delivery
-    from workbench.tracking import *
-
-    workspace, start, moment, counted = Path(sys.argv[1]), *map(int, sys.argv[2:4]), sys.argv[4]
-    die = lambda: os.kill(os.getpid(), signal.SIGKILL)
-    seen = 0
-
-    def counting(name):
-        original = getattr(delivery, name)
-        def counted_call(*args):
-            global seen
-            seen += 1
-            if seen == moment:
-                die()
-            return original(*args)
-        setattr(delivery, name, counted_call)
-
-    if counted != "step":
-        counting(counted)
-    tracker = MlflowTracker(
-        workspace / "run", default_uri(workspace), default_artifact_root(workspace),
-        RunIdentity("digits", "sid-0", {"a": "1"}), DeliverySettings(0.01, 60.0, 0.01),
-    )
-    for step in range(start, 60):
-        tracker.log_metrics({"loss": 1 / (step + 1), "perf": os.getpid() + step}, step)
-        tracker.log_image("grid", PIL.Image.new("RGB", (2, 2)), step // 20 * 20)
-        if step % 10 == 9:
-            tracker.flush(60)
-        if counted == "step" and step == moment:
-            die()
-    sys.exit(tracker.finish("FINISHED"))
-"""
-
-
-def _victim(workspace: Path, start: int, moment: int, counted: str) -> int:
-    arguments = [str(workspace), str(start), str(moment), counted]
-    command = [sys.executable, "-c", textwrap.dedent(_VICTIM), *arguments]
+def _killed(workspace: Path, counted: str, moment: int) -> int:
+    command = [sys.executable, tracking_victim.__file__, str(workspace), counted, str(moment)]
     return subprocess.run(command, check=False, timeout=120).returncode
 
 
@@ -189,12 +170,18 @@ def _victim(workspace: Path, start: int, moment: int, counted: str) -> int:
     ],
 )
 def test_after_kill_nine_and_a_resume_every_point_is_there_once(
-    workspace: Path, stored: Callable[..., Any], counted: str, moment: int
+    track: Callable[..., MlflowTracker],
+    stored: Callable[..., Any],
+    workspace: Path,
+    counted: str,
+    moment: int,
 ) -> None:
-    assert _victim(workspace, 0, moment, counted) == -signal.SIGKILL
+    assert _killed(workspace, counted, moment) == -signal.SIGKILL
     reached = max((p.step for p in read_points(workspace / "run", ["loss"])), default=0)
-    checkpoint = max(0, reached - 15)
-    assert _victim(workspace, checkpoint, -1, "step") == 0
+    tracker = track(settings=DeliverySettings(0.01, 60.0, 0.01))
+    # From the last checkpoint, some steps back: those are trained and logged a second time.
+    tracking_victim.train(tracker, max(0, reached - 15))
+    assert tracker.finish("FINISHED") == 0
 
     run = stored()
     assert run.points("loss") == [(step, 1 / (step + 1)) for step in range(60)]
@@ -350,14 +337,27 @@ def test_a_deleted_run_comes_back_and_a_lost_store_is_filled_again(
 
 
 def test_system_metrics_have_mlflows_names_and_one_growing_step(
-    track: Callable[..., MlflowTracker], stored: Callable[..., Any], workspace: Path
+    track: Callable[..., MlflowTracker],
+    stored: Callable[..., Any],
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    offered: list[int] = []
+    keep = Spool.metrics
+
+    def offer(spool: Spool, values: Mapping[str, float], step: int) -> None:
+        offered.append(step)
+        keep(spool, values, step)
+
+    monkeypatch.setattr(Spool, "metrics", offer)
     for _ in range(2):
         tracker = track(settings=DeliverySettings(0.05, 60.0, 0.02))
         before = len(read_points(workspace / "run"))
         while len(read_points(workspace / "run")) < before + 24:
             time.sleep(0.02)
         tracker.finish("KILLED")
+    # A step offered twice would be dropped, and with it the sample.
+    assert offered == list(range(len(offered)))
 
     from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
     from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
@@ -406,7 +406,8 @@ def test_a_dead_server_is_warned_of_once_and_no_password_is_told(
     for _ in range(4):
         assert not tracker.flush(30)
     assert tracker.finish("FINISHED") > 0
-    assert caplog.text.count("kept, sent later") == 1
+    said = [record.getMessage() for record in caplog.records if str(port) in record.getMessage()]
+    assert sum("kept, sent later" in message for message in said) == 1
 
     saved = "".join(path.read_text() for path in (tmp_path / "run").rglob("*") if path.is_file())
     assert "hunter2" not in saved + caplog.text

@@ -16,7 +16,7 @@ WorkspaceOption = Annotated[
     Path | None,
     typer.Option(
         "--workspace",
-        help="Folder of teachers, runs and tracking store [default: ./.workbench].",
+        help="Folder of teachers, runs and tracking store (default: ./.workbench).",
         envvar="WORKBENCH_WORKSPACE",
         show_default=False,
         rich_help_panel=PLACES,
@@ -26,7 +26,7 @@ TrackingOption = Annotated[
     str | None,
     typer.Option(
         "--tracking-uri",
-        help="MLflow store [default: SQLite in the workspace].",
+        help="MLflow store (default: SQLite in the workspace).",
         envvar="MLFLOW_TRACKING_URI",
         show_default=False,
         rich_help_panel=PLACES,

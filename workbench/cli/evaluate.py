@@ -22,7 +22,7 @@ def evaluate(
     steps: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated [default: the student's K; 50,20,4].", rich_help_panel=WHAT
+            help="Comma-separated (default: the student's K; 50,20,4).", rich_help_panel=WHAT
         ),
     ] = None,
     metrics: Annotated[
@@ -42,15 +42,15 @@ def evaluate(
     from workbench.cli.building import ensure_with_bar
     from workbench.cli.run import print_results
     from workbench.errors import RequestError, unknown_name
-    from workbench.evaluation import METRICS
+    from workbench.evaluation import DIGITS_METRICS
     from workbench.runs import evaluate_model, load_model
     from workbench.training.config import EvaluationConfig
     from workbench.workspace import open_workspace
 
     wanted = [name.strip() for name in metrics.split(",") if name.strip()]
     for name in wanted:
-        if name not in METRICS:
-            raise unknown_name("metric", name, METRICS)
+        if name not in DIGITS_METRICS:
+            raise unknown_name("metric", name, DIGITS_METRICS)
     try:
         counts = [int(part) for part in steps.split(",")] if steps else None
     except ValueError:
@@ -62,13 +62,9 @@ def evaluate(
     loaded = load_model(place, model)
     settings = EvaluationConfig(seed=seed, cfg_scale=cfg_scale, samples=samples)
     say(f"Measuring {loaded.name} with {samples} samples.")
-    rows = evaluate_model(place, loaded, counts or loaded.default_steps, settings)
-    table = [_only(row.as_dict(), wanted, list(METRICS)) for row in rows]
+    rows = evaluate_model(place, loaded, counts or loaded.default_steps, settings, wanted)
+    table = [row.as_dict() for row in rows]
     if json_output:
         print_json({"model": loaded.name, "table": table})
     else:
         print_results(table, loaded.name)
-
-
-def _only(row: dict[str, object], wanted: list[str], metrics: list[str]) -> dict[str, object]:
-    return {key: value for key, value in row.items() if key not in metrics or key in wanted}

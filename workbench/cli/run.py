@@ -36,7 +36,7 @@ def run(
         str, typer.Argument(help="Experiment by name, or the config.json that a run saved.")
     ],
     variant: Annotated[
-        str | None, typer.Option(help="[default: the first]", rich_help_panel=WHAT)
+        str | None, typer.Option(help="(default: the first)", rich_help_panel=WHAT)
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -64,6 +64,7 @@ def run(
     json_output: JsonOption = False,
 ) -> None:
     """Distil a teacher: trains, tracks, evaluates and draws; the same command resumes."""
+    from workbench.cli.building import find_with_bar
     from workbench.cli.progress import TerminalListener
     from workbench.runs import RunRequest, execute
     from workbench.tracking import default_uri
@@ -75,7 +76,7 @@ def run(
         _show_plan(config, place, json_output)
         return
     uri = tracking_uri or default_uri(place.root)
-    request = RunRequest(config, place, uri, nproc, fresh, TerminalListener, say)
+    request = RunRequest(config, place, uri, nproc, fresh, TerminalListener, find_with_bar, say)
     outcome = execute(request)
     if json_output:
         print_json(outcome.results)

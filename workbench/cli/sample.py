@@ -22,11 +22,11 @@ def sample(
     model: Annotated[str, typer.Argument(help="Run (any unambiguous beginning) or teacher.")],
     prompt: Annotated[
         list[str] | None,
-        typer.Option(help="Repeatable [default: one per digit].", rich_help_panel=WHAT),
+        typer.Option(help="Repeatable (default: one per digit).", rich_help_panel=WHAT),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="[default: the student's K, or 50]", rich_help_panel=WHAT),
+        typer.Option(min=1, help="(default: the student's K, or 50)", rich_help_panel=WHAT),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.", rich_help_panel=WHAT)] = 0,
     cfg_scale: Annotated[

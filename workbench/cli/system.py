@@ -37,7 +37,7 @@ def ui(
         default_artifact_root,
         default_uri,
         ensure_store,
-        experiment_url,
+        experiment_address,
     )
     from workbench.workspace import open_workspace
 
@@ -48,7 +48,7 @@ def ui(
         say(f"The store is a server already: open {uri}")
         return
     ensure_store(uri, None if tracking_uri else default_artifact_root(place.root))
-    address = experiment_url(base, uri, experiment) if experiment else base
+    address = experiment_address(base, uri, experiment) if experiment else base
     say(f"MLflow UI:  {address}   (Ctrl-C stops it)")
     environment = {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

@@ -12,8 +12,8 @@ from workbench.cli.common import (
     WorkspaceOption,
     print_json,
     print_table,
-    say,
 )
+from workbench.cli.sample import sample as draw_samples
 
 app = typer.Typer(name="teachers", no_args_is_help=True, help="List, build and sample teachers.")
 
@@ -39,10 +39,13 @@ def build(
     json_output: JsonOption = False,
 ) -> None:
     """Pretrain an embedded teacher, unless its recipe has been built before."""
-    from workbench.cli.building import build_with_bar
+    from workbench.cli.building import building_bar
+    from workbench.teachers import build_teacher
     from workbench.workspace import open_workspace
 
-    folder = build_with_bar(name, open_workspace(workspace).teachers)
+    place = open_workspace(workspace)
+    with building_bar() as show:
+        folder = build_teacher(name, place.teachers, show)
     if json_output:
         print_json({"teacher": name, "folder": str(folder)})
     else:
@@ -53,28 +56,14 @@ def build(
 def sample(
     teacher: Annotated[str, typer.Argument(help="Name, folder or hub id.")] = "digits-sana",
     prompt: Annotated[
-        list[str] | None, typer.Option(help="Repeatable [default: one per digit].")
+        list[str] | None, typer.Option(help="Repeatable (default: one per digit).")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Euler steps.")] = 50,
-    cfg_scale: Annotated[float, typer.Option(help="Guidance; 1 = off.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
+    cfg_scale: Annotated[float, typer.Option(help="Guidance; 1 = off.")] = 1.0,
     out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("teacher.png"),
     workspace: WorkspaceOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Draw samples of a teacher into one PNG."""
-    from workbench.cli.building import ensure_with_bar
-    from workbench.runs import sample_images, save_grid
-    from workbench.training.config import EvaluationConfig
-    from workbench.workspace import open_workspace
-
-    place = open_workspace(workspace)
-    ensure_with_bar(teacher, place.teachers)
-    settings = EvaluationConfig(seed=seed, cfg_scale=cfg_scale)
-    images = sample_images(place, teacher, prompt or [], settings, steps)
-    save_grid(images, out)
-    if json_output:
-        print_json({"teacher": teacher, "steps": steps, "file": str(out)})
-    else:
-        say(f"{len(images.prompts)} images, {steps} Euler steps:")
-        typer.echo(out)
+    """Draw samples of a teacher into one captioned PNG."""
+    draw_samples(teacher, prompt, steps, seed, cfg_scale, out, workspace, json_output)

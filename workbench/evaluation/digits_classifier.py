@@ -184,14 +184,14 @@ def train(
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
         for epoch in range(recipe.epochs):
             order = noise.permutation(f"classifier/order/{epoch}", len(targets))
-            for batch in order.split(recipe.batch_size):
+            for batch in torch.split(order, recipe.batch_size):
                 loss = nn.functional.cross_entropy(
                     classifier(inputs[batch]),
                     targets[batch],
                     label_smoothing=recipe.label_smoothing,
                 )
                 optimiser.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 schedule.step()
         classifier.eval().requires_grad_(False)
@@ -224,9 +224,9 @@ def _save(path: Path, classifier: DigitsClassifier) -> None:
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"weights": weights_hash(classifier), "accuracy": repr(classifier.accuracy)}
+    known = {"weights": weights_hash(classifier), "accuracy": classifier.accuracy}
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(classifier.state_dict(), partial, metadata=metadata)
+    save_file(classifier.state_dict(), partial, metadata={"classifier": json.dumps(known)})
     partial.replace(path)
 
 
@@ -239,11 +239,10 @@ def _load(path: Path, recipe: ClassifierRecipe, recipe_hash: str) -> DigitsClass
     classifier = DigitsClassifier(recipe, recipe_hash)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata: dict[str, Any] = file.metadata() or {}
+            known: dict[str, Any] = json.loads(file.metadata()["classifier"])
             classifier.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-        classifier.accuracy = float(metadata["accuracy"])
-    except (SafetensorError, OSError, RuntimeError, KeyError, ValueError):
+        classifier.accuracy = float(known["accuracy"])
+        intact = known["weights"] == weights_hash(classifier)
+    except (SafetensorError, OSError, RuntimeError, KeyError, ValueError, TypeError):
         return None
-    if metadata.get("weights") != weights_hash(classifier):
-        return None
-    return classifier.eval().requires_grad_(False)
+    return classifier.eval().requires_grad_(False) if intact else None

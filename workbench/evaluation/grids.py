@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -105,9 +106,9 @@ def check_grid(lengths: Mapping[str, int], prompts: Sequence[str]) -> int:
     return columns
 
 
-def _extent(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> tuple[float, float]:
+def _extent(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> tuple[int, int]:
     left, top, right, bottom = font.getbbox(text)
-    return right - left, bottom - top
+    return math.ceil(right - left), math.ceil(bottom - top)
 
 
 def wrap_words(text: str, width: float, measure: Callable[[str], float]) -> list[str]:

@@ -1,0 +1,23 @@
+"""Runs: from a configuration to results, and back to models."""
+
+from __future__ import annotations
+
+from workbench.runs.folder import RunFolder, all_runs, find_run, run_folder
+from workbench.runs.inference import LoadedModel, evaluate_model, load_model, sample_model
+from workbench.runs.session import RunOutcome, RunRequest, execute
+from workbench.runs.summary import summary
+
+__all__ = [
+    "LoadedModel",
+    "RunFolder",
+    "RunOutcome",
+    "RunRequest",
+    "all_runs",
+    "evaluate_model",
+    "execute",
+    "find_run",
+    "load_model",
+    "run_folder",
+    "sample_model",
+    "summary",
+]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench.bundled import bundled_folder, load_module
 
@@ -13,15 +13,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def draw_curve(run_dir: Path, target: Path) -> list[Path]:
+def draw_curve(run_dir: Path, table: Sequence[Mapping[str, Any]], target: Path) -> list[Path]:
     """FID against kimg with the teacher's levels: PNG, SVG and the CSV behind them."""
     from workbench.plotting import save_figure, save_frame
+    from workbench.tracking import read_points
 
     script = load_module(bundled_folder("analysis") / "fid_curves.py")
-    curves = script.collect([run_dir])
+    label = run_dir.name
+    frame = script.collect({label: read_points(run_dir)})
+    levels = script.teacher_levels({label: {"table": table}})
     stem = target / "fid_against_kimg"
-    table = save_frame(curves.frame, stem.with_suffix(".csv"))
-    return [*save_figure(script.plot(curves), stem), table]
+    csv = save_frame(frame, stem.with_suffix(".csv"))
+    return [*save_figure(script.plot(frame, levels), stem), csv]
 
 
 def draw_samples(

@@ -90,10 +90,17 @@ def evaluate_model(
     model: LoadedModel,
     steps: Sequence[int],
     settings: EvaluationConfig,
+    metrics: Sequence[str],
 ) -> list[Row]:
-    """One row for each number of steps."""
+    """One row for each number of steps.
+
+    Raises:
+        RequestError: unknown metric, or more steps than the student has.
+    """
     ranks = Ranks(0, 1, choose_device())
-    evaluator = digits_evaluator(workspace.cache, settings)
+    evaluator = digits_evaluator(
+        workspace.cache, settings.samples, settings.seed, settings.batch_size, metrics
+    )
     samplers = Samplers(model.teacher, settings, ranks.device)
     measurement = Measurement(evaluator, samplers, ranks)
     return [measurement.row(model.at(count, samplers)) for count in steps]

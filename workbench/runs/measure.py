@@ -130,10 +130,11 @@ class _Encoded:
     def __init__(self, teacher: PipelineTeacher, prompts: Sequence[str]) -> None:
         distinct = list(dict.fromkeys(prompts))
         self.index = {prompt: row for row, prompt in enumerate(distinct)}
-        self.table = teacher.encode(distinct)
+        self.table: Conditioning = teacher.encode(distinct)
 
     def rows(self, prompts: Sequence[str]) -> Conditioning:
-        return self.table.select(torch.tensor([self.index[prompt] for prompt in prompts]))
+        rows = torch.tensor([self.index[prompt] for prompt in prompts])
+        return self.table.select(rows)
 
 
 def final_table(

@@ -19,15 +19,15 @@ from workbench.runs.folder import RunFolder, run_folder
 from workbench.runs.measure import Measurement, Row, SampledModel, Samplers, final_table
 from workbench.runs.signals import stop_on_signals
 from workbench.runs.tracking import TrackerListener, open_tracker
-from workbench.teachers import PipelineTeacher, ensure_teacher, load_teacher
+from workbench.teachers import PipelineTeacher, find_teacher, load_teacher
 from workbench.teachers.base import VelocityNetwork
-from workbench.teachers.digits import PROMPTS
+from workbench.teachers.digits import PROMPTS, load_digits_images, one_prompt_per_digit
 from workbench.tracking import InputData, RunStatus, Tracker
 from workbench.training.config import RunConfig
 from workbench.training.engine import Engine, InterruptedRunError, Student
 from workbench.training.events import Listener, Listeners, StopFlag
 from workbench.training.parallel import Ranks, joined_ranks, launch
-from workbench.workspace import Workspace, exclusive, open_workspace, write_json
+from workbench.workspace import Workspace, exclusive, write_json
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,12 @@ class RunRequest:
     """What a person asks for. Nothing here but ``config`` changes a result."""
 
     config: RunConfig
-    workspace: Path
+    workspace: Workspace
     tracking_uri: str
     nproc: int = 1
     fresh: bool = False
     make_listener: Callable[[], Listener] = Listener
+    find_teacher: Callable[[str, Path], Path] = find_teacher
     say: Callable[[str], None] = lambda message: None
 
 
@@ -60,7 +61,7 @@ def execute(request: RunRequest) -> RunOutcome:
         WorkbenchError: the run failed or was interrupted; the same request resumes it.
     """
     config = request.config
-    workspace = open_workspace(request.workspace)
+    workspace = request.workspace
     folder = run_folder(workspace, config)
     Ranks(0, request.nproc, torch.device("cpu")).share(config.training.batch_size)
     with exclusive(folder.lock, f"Run {folder.name}"):
@@ -69,7 +70,7 @@ def execute(request: RunRequest) -> RunOutcome:
         results = folder.results()
         if results is not None:
             return RunOutcome(folder, results, trained=False)
-        ensure_teacher(config.teacher, workspace.teachers, request.say)
+        request.find_teacher(config.teacher, workspace.teachers)
         folder.prepare(config)
         job = _Job(config, workspace, folder, request.tracking_uri, request.make_listener)
         launch(_run_on_ranks, request.nproc, job)
@@ -127,10 +128,13 @@ class _Session:
     ) -> None:
         self.job, self.config, self.ranks = job, job.config, ranks
         self.teacher, self.tracker, self.stop = teacher, tracker, stop
-        self.evaluator = digits_evaluator(job.workspace.cache, self.config.evaluation)
+        settings = self.config.evaluation
+        self.evaluator = digits_evaluator(
+            job.workspace.cache, settings.samples, settings.seed, settings.batch_size
+        )
         self.samplers = Samplers(teacher, self.config.evaluation, ranks.device)
         self.measurement = Measurement(self.evaluator, self.samplers, ranks)
-        self.grid_prompts = self.evaluator.grid_prompts(self.config.evaluation.grid_columns)
+        self.grid_prompts = one_prompt_per_digit()
         self.grid_cond = teacher.encode(self.grid_prompts)
         prompts = teacher.encode(PROMPTS)
         student = Student(teacher.network, teacher.latent_shape, prompts, teacher.uncond())
@@ -146,8 +150,10 @@ class _Session:
         )
         tracker.log_artifact(job.folder.config_file)
         tracker.log_inputs(InputData.of_prompts("prompts", PROMPTS, "workbench.teachers.digits"))
-        for data in self.evaluator.inputs():
-            tracker.log_inputs(data)
+        images, _ = load_digits_images()
+        tracker.log_inputs(
+            InputData.of_images("digits", images.numpy(), "sklearn.datasets", "evaluation")
+        )
 
     def run(self) -> None:
         """Train, measure, draw, and write the results last: their file says that all is done."""
@@ -173,7 +179,8 @@ class _Session:
             "table": [row.as_dict() for row in rows],
         }
         self.listeners.on_metrics(state.nimg, _table_metrics(rows))
-        self._draw(results, pictures)
+        files = self._draw([row.as_dict() for row in rows], pictures)
+        results["figures"] = [str(file) for file in files]
         write_json(self.job.folder.results_file, results)
         self.tracker.log_artifact(self.job.folder.results_file)
 
@@ -205,15 +212,16 @@ class _Session:
     def _images(self, model: SampledModel) -> Tensor:
         return self.samplers.images(model, self.grid_cond, 0, len(self.grid_prompts)).cpu()
 
-    def _draw(self, results: dict[str, Any], rows: Mapping[str, Tensor]) -> None:
+    def _draw(self, table: list[dict[str, Any]], rows: Mapping[str, Tensor]) -> list[Path]:
         folder = self.job.folder
+        pictures = {caption: images.numpy() for caption, images in rows.items()}
         files = [
-            *draw_curve(folder.path, results["table"], folder.figures),
-            *draw_samples(rows, self.grid_prompts, folder.figures),
+            *draw_curve(folder.path, table, folder.figures),
+            *draw_samples(pictures, self.grid_prompts, folder.figures),
         ]
         for file in files:
             self.tracker.log_artifact(file, "figures")
-        results["figures"] = [str(file) for file in files]
+        return files
 
 
 def _table_metrics(rows: Sequence[Row]) -> dict[str, float]:

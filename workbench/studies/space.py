@@ -51,8 +51,8 @@ class Choice:
     values: tuple[Value, ...]
 
     def suggest(self, trial: Trial, key: str) -> Value:
-        chosen: Value = trial.suggest_categorical(key, self.values)
-        return chosen
+        index = trial.suggest_categorical(key, list(range(len(self.values))))
+        return self.values[index]
 
     def extremes(self) -> tuple[Value, ...]:
         return self.values

@@ -1,0 +1,55 @@
+"""Teachers: frozen text-to-image networks as one velocity, and the embedded one built here."""
+
+from __future__ import annotations
+
+from workbench.teachers.base import (
+    Conditioning,
+    OwnVelocity,
+    PromptedTeacher,
+    Teacher,
+    VelocityNetwork,
+)
+from workbench.teachers.build import build_from_recipe, recipe_folder
+from workbench.teachers.catalog import (
+    KNOWN_TEACHERS,
+    TeacherSpec,
+    build_teacher,
+    built_folder,
+    ensure_teacher,
+    find_teacher,
+    load_teacher,
+    teacher_overview,
+)
+from workbench.teachers.families import FAMILIES
+from workbench.teachers.family import Family
+from workbench.teachers.guidance import guided_velocity
+from workbench.teachers.pipeline import PipelineTeacher, load_pipeline_teacher
+from workbench.teachers.pretrain import Progress
+from workbench.teachers.recipe import TinyRecipe
+from workbench.teachers.sampling import sample_teacher
+
+__all__ = [
+    "FAMILIES",
+    "KNOWN_TEACHERS",
+    "Conditioning",
+    "Family",
+    "OwnVelocity",
+    "PipelineTeacher",
+    "Progress",
+    "PromptedTeacher",
+    "Teacher",
+    "TeacherSpec",
+    "TinyRecipe",
+    "VelocityNetwork",
+    "build_from_recipe",
+    "build_teacher",
+    "built_folder",
+    "ensure_teacher",
+    "find_teacher",
+    "guided_velocity",
+    "load_pipeline_teacher",
+    "load_teacher",
+    "recipe_folder",
+    "sample_teacher",
+    "teacher_overview",
+]

@@ -20,7 +20,9 @@ class AutoencoderRecipe(FrozenConfig):
     batch_size: int = Field(64, ge=1)
     lr: float = Field(4e-3, gt=0, description="peak of a one-cycle schedule")
     latent_noise: float = Field(0.05, ge=0, description="added before decoding: a smooth decoder")
-    moment_weight: float = Field(0.01, ge=0, description="pull of each channel to mean 0, variance 1")
+    moment_weight: float = Field(
+        0.01, ge=0, description="pull of each channel to mean 0, variance 1"
+    )
 
 
 class TextRecipe(FrozenConfig):

@@ -48,8 +48,10 @@ class Delivery:
         """Sends all it can; true when nothing is left. A store in trouble is warned of once."""
         if not self._guarded("store", self._open):
             return False
-        rows = self._guarded("rows", lambda: self._drain(files=False))
-        return self._guarded("files", lambda: self._drain(files=True)) and rows
+        # Files never hold back rows; when rows do not pass, trying files only costs a timeout.
+        return self._guarded("rows", lambda: self._drain(files=False)) and self._guarded(
+            "files", lambda: self._drain(files=True)
+        )
 
     def remaining(self) -> int:
         """Operations that are written down but not delivered."""

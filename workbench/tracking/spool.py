@@ -122,8 +122,9 @@ class Spool:
             if step in self._images.get(key, ()):
                 return
             now = _now()
-            # MlflowClient.log_image draws a random uuid; a fixed one makes sending again harmless.
-            mark = uuid.uuid5(uuid.NAMESPACE_OID, f"{key}@{step}@{now}")
+            # Drawn here and written down, not at each sending as MlflowClient.log_image does:
+            # sending again then replaces the file instead of adding one.
+            mark = uuid.uuid4()
             name = f"{key.replace('/', '~')}+step+{step}+timestamp+{now}+{mark}.png"
             target = self.root / "images" / name
             target.parent.mkdir(exist_ok=True)

@@ -174,24 +174,35 @@ def _creation_lock(uri: str) -> Iterator[None]:
 
 
 def _bring_up(uri: str, artifact_root: Path | None) -> None:
+    path = sqlite_path(uri)
+    root = artifact_root or (path or Path.cwd() / "mlflow.db").parent / "mlartifacts"
+    if path is None or path.exists():
+        _create_or_migrate(uri, root)
+        return
+    # Made aside and renamed: a process killed in the middle leaves no half-made store.
+    LOG.info("Creating the MLflow store %s.", path)
+    aside = path.with_name(path.name + ".new")
+    aside.unlink(missing_ok=True)
+    _create_or_migrate(f"{SQLITE}{aside}", root)
+    aside.replace(path)
+
+
+def _create_or_migrate(uri: str, artifact_root: Path) -> None:
     import mlflow.store.db.utils as database
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    # A private engine, closed before the lock is given back: nothing half-open stays in the pool.
     engine = database.create_sqlalchemy_engine_with_retry(uri)
     try:
-        if not database._all_tables_exist(engine):
-            LOG.info("Creating the MLflow store %s.", redact(uri))
+        version = database._get_schema_version(engine)
+        if version is None:
             database._initialize_tables(engine)
-        elif (
-            version := database._get_schema_version(engine)
-        ) != database._get_latest_schema_revision():
+        elif version != database._get_latest_schema_revision():
             _migrate(uri, engine, str(version))
     finally:
         engine.dispose()
     # Writes the default experiment, whose place would else be relative to the current folder.
-    root = artifact_root or (sqlite_path(uri) or Path.cwd() / "mlflow.db").parent / "mlartifacts"
-    SqlAlchemyStore(uri, root.resolve().as_uri())
+    store = SqlAlchemyStore(uri, artifact_root.resolve().as_uri())
+    store.engine.dispose()
 
 
 def _migrate(uri: str, engine: Any, version: str) -> None:

@@ -62,7 +62,6 @@ class EvaluationConfig(FrozenConfig):
     teacher_steps: tuple[int, ...] = Field((50, 20, 4), description="Euler steps of the teacher")
     student_steps: tuple[int, ...] = Field((4, 2, 1), description="generator steps of the student")
     cfg_scale: float = Field(1.0, description="guidance of the teacher's samples")
-    grid_columns: int = Field(10, ge=1, le=64, description="prompts in a sample grid")
 
     @field_validator("teacher_steps", "student_steps")
     @classmethod

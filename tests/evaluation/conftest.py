@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from workbench.evaluation import DigitsClassifier, load_or_train
+from workbench.teachers.digits import load_digits_images
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace cache that holds the trained classifier."""
+    folder = tmp_path_factory.mktemp("cache")
+    load_or_train(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def classifier(cache_dir: Path) -> DigitsClassifier:
+    return load_or_train(cache_dir)
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[Tensor, Tensor]:
+    """Images (1797, 3, 32, 32) and labels (1797,)."""
+    return load_digits_images()
+
+
+@pytest.fixture
+def random() -> torch.Generator:
+    return torch.Generator().manual_seed(0)

@@ -1,0 +1,74 @@
+"""Names, folders and what is neither."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from workbench.errors import RequestError
+from workbench.teachers import (
+    KNOWN_TEACHERS,
+    build_teacher,
+    built_folder,
+    find_teacher,
+    load_teacher,
+    teacher_overview,
+)
+
+
+def test_an_unknown_name_gets_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="Did you mean 'digits-sana'"):
+        load_teacher("digit-sana", tmp_path)
+
+
+@pytest.mark.parametrize("reference", ["./nowhere/teacher", "/nowhere", "a/b/c"])
+def test_a_path_that_is_no_folder_is_called_one(reference: str, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="is no folder"):
+        find_teacher(reference, tmp_path)
+
+
+def test_a_file_is_no_teacher(tmp_path: Path) -> None:
+    file = tmp_path / "teacher"
+    file.write_text("")
+    with pytest.raises(RequestError, match="is no folder"):
+        find_teacher(str(file), tmp_path)
+
+
+def test_only_embedded_teachers_are_built(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="not built here"):
+        build_teacher("sana-0.6b-512", tmp_path)
+    with pytest.raises(RequestError, match="Did you mean 'digits-sana'"):
+        build_teacher("digits-sanna", tmp_path)
+
+
+def test_the_overview_starts_nothing(tmp_path: Path) -> None:
+    rows = teacher_overview(tmp_path)
+    assert [row["name"] for row in rows] == list(KNOWN_TEACHERS)
+    assert rows[0]["source"] == "not built yet"
+    assert built_folder("digits-sana", tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_built_teacher_is_found(tmp_path: Path) -> None:
+    recipe = KNOWN_TEACHERS["digits-sana"].recipe
+    assert recipe is not None
+    folder = tmp_path / f"digits-sana-{recipe.hash}"
+    folder.mkdir()
+    (folder / "model_index.json").write_text("{}")
+    assert built_folder("digits-sana", tmp_path) == folder
+    assert teacher_overview(tmp_path)[0]["source"] == str(folder)
+
+
+def test_embedded_specs_tell_the_truth() -> None:
+    """Parameters, latents and resolution of the catalogue are those of the recipe's network."""
+    from workbench.teachers.families import FAMILIES
+    from workbench.teachers.tiny import tiny_sana_pipeline
+
+    for spec in KNOWN_TEACHERS.values():
+        if spec.recipe is not None:
+            pipeline = tiny_sana_pipeline(spec.recipe, ["a b"])
+            family = FAMILIES[type(pipeline).__name__]
+            assert sum(p.numel() for p in pipeline.transformer.parameters()) == spec.parameters
+            assert family.latent_shape(pipeline) == spec.latent_shape
+            assert family.resolution(pipeline) == spec.resolution

@@ -1,0 +1,169 @@
+"""What every family of teachers promises, held against the stock pipeline itself."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from workbench.flow import NoiseSource, uniform_times
+from workbench.teachers import (
+    FAMILIES,
+    Conditioning,
+    PipelineTeacher,
+    load_pipeline_teacher,
+    sample_teacher,
+)
+
+PROMPTS = ["the digit 7", "a handwritten two", "zero written by hand"]
+
+
+@pytest.fixture(params=sorted(FAMILIES))
+def teacher(request: pytest.FixtureRequest) -> PipelineTeacher:
+    fixtures = {"SanaPipeline": "digits_teacher"}
+    found: PipelineTeacher = request.getfixturevalue(fixtures[request.param])
+    return found
+
+
+def noise_for(teacher: PipelineTeacher, count: int) -> Tensor:
+    return NoiseSource(5).normal("contract", 0, count, teacher.latent_shape)
+
+
+def stock(teacher: PipelineTeacher, noise: Tensor, cfg_scale: float, output: str) -> Tensor:
+    """The unmodified diffusers pipeline, called as its user would."""
+    arguments = {
+        **teacher.call_arguments,
+        "num_inference_steps": 4,
+        "sigmas": uniform_times(4)[:-1].tolist(),
+        "guidance_scale": cfg_scale,
+        "output_type": output,
+    }
+    images: Tensor = teacher.pipeline(**{**arguments, "prompt": PROMPTS, "latents": noise}).images
+    return images
+
+
+@pytest.mark.parametrize("cfg_scale", [1.0, 4.5])
+def test_sampling_reproduces_the_stock_pipeline(teacher: PipelineTeacher, cfg_scale: float) -> None:
+    noise = noise_for(teacher, len(PROMPTS))
+    cond, uncond = teacher.encode(PROMPTS), teacher.uncond()
+    ours = sample_teacher(teacher.network, cond, uncond, noise, 4, cfg_scale)
+    theirs = stock(teacher, noise, cfg_scale, "latent")
+    assert theirs.abs().max() > 0.1
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_guidance_changes_the_samples(teacher: PipelineTeacher) -> None:
+    noise = noise_for(teacher, len(PROMPTS))
+    off, on = (stock(teacher, noise, scale, "latent") for scale in (1.0, 4.5))
+    assert (off - on).abs().max() > 1e-2
+
+
+def test_decoding_reproduces_the_stock_pipeline(teacher: PipelineTeacher) -> None:
+    noise = noise_for(teacher, len(PROMPTS))
+    latents = stock(teacher, noise, 1.0, "latent")
+    images = teacher.decode(latents)
+    assert images.shape == (len(PROMPTS), 3, teacher.resolution, teacher.resolution)
+    assert images.dtype == torch.float32
+    assert 0 <= images.min() < images.max() <= 1
+    torch.testing.assert_close(images, stock(teacher, noise, 1.0, "pt"), atol=1e-5, rtol=0)
+
+
+def test_a_reloaded_teacher_is_the_same_bit_for_bit(
+    teacher: PipelineTeacher, tmp_path: Path
+) -> None:
+    teacher.pipeline.save_pretrained(tmp_path)
+    (tmp_path / "teacher.json").write_bytes((teacher.folder / "teacher.json").read_bytes())
+    again = load_pipeline_teacher("again", tmp_path)
+    x_t, t = noise_for(teacher, 3), torch.tensor([1.0, 0.5, 0.01])
+    ours, theirs = (
+        one.velocity(x_t, t, one.encode(PROMPTS)) for one in (teacher, again)
+    )
+    assert torch.equal(ours, theirs)
+    assert torch.equal(teacher.uncond()["embeds"], again.uncond()["embeds"])
+
+
+def test_a_prompt_means_the_same_at_any_batch_size(teacher: PipelineTeacher) -> None:
+    many = [f"{prompt} number {i % 10}" for i in range(70) for prompt in PROMPTS][:130]
+    together, alone = teacher.encode(many), teacher.encode([many[97]])
+    assert len(together) == len(many)
+    for name, tensor in alone.tensors.items():
+        torch.testing.assert_close(together[name][97:98], tensor, atol=1e-5, rtol=1e-5)
+
+
+def test_different_prompts_differ(teacher: PipelineTeacher) -> None:
+    cond = teacher.encode(PROMPTS)
+    x_t, t = noise_for(teacher, 1).expand(3, *teacher.latent_shape), torch.full((3,), 0.7)
+    velocity = teacher.velocity(x_t, t, cond)
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        assert (velocity[i] - velocity[j]).abs().max() > 1e-3
+
+
+def test_the_empty_prompt_is_one_row_that_is_attended_to(teacher: PipelineTeacher) -> None:
+    uncond = teacher.uncond()
+    assert len(uncond) == 1
+    assert uncond.tensors.keys() == teacher.encode(PROMPTS).tensors.keys()
+    assert uncond["mask"].sum() > 0
+
+
+def test_the_teacher_is_frozen_but_lets_gradients_through(teacher: PipelineTeacher) -> None:
+    x_t = noise_for(teacher, 3).requires_grad_()
+    teacher.velocity(x_t, torch.rand(3), teacher.encode(PROMPTS)).square().sum().backward()
+    assert x_t.grad is not None
+    assert x_t.grad.abs().sum() > 0
+    assert not any(p.requires_grad or p.grad is not None for p in teacher.network.parameters())
+
+
+def test_training_a_copy_leaves_the_teacher_alone(teacher: PipelineTeacher) -> None:
+    x_t, t, cond = noise_for(teacher, 3), torch.rand(3), teacher.encode(PROMPTS)
+    before = teacher.velocity(x_t, t, cond)
+    student = copy.deepcopy(teacher.network).requires_grad_(True)
+    assert torch.equal(student(x_t, t, cond), before)
+    student(x_t, t, cond).square().mean().backward()
+    torch.optim.SGD(student.parameters(), lr=1.0).step()
+    assert not torch.equal(student(x_t, t, cond), before)
+    assert torch.equal(teacher.velocity(x_t, t, cond), before)
+
+
+def test_half_precision_weights_answer_in_float32(teacher: PipelineTeacher) -> None:
+    x_t, t, cond = noise_for(teacher, 3), torch.rand(3), teacher.encode(PROMPTS)
+    exact = teacher.velocity(x_t, t, cond)
+    half = copy.deepcopy(teacher.network).to(torch.bfloat16)
+    mixed = copy.deepcopy(teacher.network)
+    mixed.autocast_dtype = torch.bfloat16
+    for network in (half, mixed):
+        velocity = network(x_t, t, cond)
+        assert velocity.dtype == torch.float32
+        assert not torch.equal(velocity, exact)
+        torch.testing.assert_close(velocity, exact, atol=0.1, rtol=0.1)
+
+
+def test_blocks_are_the_transformer_s_layers(teacher: PipelineTeacher) -> None:
+    assert len(list(teacher.network.blocks())) == teacher.pipeline.transformer.config.num_layers
+
+
+def test_checkpointed_gradients_are_the_same(teacher: PipelineTeacher) -> None:
+    x_t, t, cond = noise_for(teacher, 3), torch.rand(3), teacher.encode(PROMPTS)
+    gradients = []
+    for checkpointing in (False, True):
+        network = copy.deepcopy(teacher.network).requires_grad_(True).train()
+        if checkpointing:
+            network.enable_gradient_checkpointing()
+        network(x_t, t, cond).square().mean().backward()
+        gradients.append([p.grad for p in network.parameters() if p.grad is not None])
+    assert len(gradients[0]) > 10
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_padding_does_not_reach_the_velocity(digits_teacher: PipelineTeacher) -> None:
+    cond = digits_teacher.encode(PROMPTS)
+    padding = (cond["mask"] == 0)[..., None]
+    assert padding.any()
+    spoilt = Conditioning(
+        {"embeds": cond["embeds"] + 3.0 * padding, "mask": cond["mask"]},
+    )
+    x_t, t = noise_for(digits_teacher, 3), torch.rand(3)
+    ours, theirs = (digits_teacher.velocity(x_t, t, c) for c in (cond, spoilt))
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)

@@ -1,0 +1,93 @@
+"""Can this machine run the workbench? Each finding says what to do if not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+from workbench.errors import WorkbenchError
+from workbench.tracking import default_artifact_root, default_uri, ensure_store, redact
+from workbench.workspace import Workspace, open_workspace
+
+_PACKAGES = ("torch", "diffusers", "transformers", "mlflow", "optuna")
+_LEAST_DISK_GIB = 2.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding."""
+
+    name: str
+    passed: bool
+    finding: str
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def run_checks(workspace: Path | None, tracking_uri: str | None) -> list[Check]:
+    """Everything that a run needs, checked by using it.
+
+    Raises:
+        RequestError: the workspace itself cannot be opened.
+    """
+    place = open_workspace(workspace)
+    return list(_checks(place, tracking_uri))
+
+
+def _checks(place: Workspace, tracking_uri: str | None) -> Iterator[Check]:
+    yield Check("versions", True, ", ".join(f"{p} {metadata.version(p)}" for p in _PACKAGES))
+    yield _attempt("device", _device)
+    yield _attempt("image operators", _image_operators)
+    free = shutil.disk_usage(place.root).free / 2**30
+    enough = free >= _LEAST_DISK_GIB
+    advice = "" if enough else f"; at least {_LEAST_DISK_GIB:g} GiB are needed"
+    yield Check("disk", enough, f"{free:.1f} GiB free at {place.root}{advice}")
+    yield _attempt("tracking store", lambda: _store(place, tracking_uri))
+    yield _attempt("teachers", lambda: _teachers(place))
+
+
+def _attempt(name: str, check: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, check())
+    except (WorkbenchError, OSError, RuntimeError, ImportError) as error:
+        return Check(name, False, str(error).splitlines()[0])
+
+
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        index = torch.cuda.current_device()
+        memory = torch.cuda.get_device_properties(index).total_memory / 2**30
+        precision = "bf16" if torch.cuda.is_bf16_supported() else "fp32 only"
+        return f"{torch.cuda.get_device_name(index)}, {memory:.0f} GiB, {precision}"
+    return (
+        f"CPU, {os.cpu_count()} cores ({torch.get_num_threads()} threads): fit for the tiny teacher"
+    )
+
+
+def _image_operators() -> str:
+    from workbench.teachers._torchvision import prepare_torchvision
+
+    prepare_torchvision()
+    import torchvision
+
+    return f"torchvision {torchvision.__version__} imports"
+
+
+def _store(place: Workspace, tracking_uri: str | None) -> str:
+    if tracking_uri is None:
+        ensure_store(default_uri(place.root), default_artifact_root(place.root))
+        return f"{default_uri(place.root)} answers"
+    ensure_store(tracking_uri)
+    return f"{redact(tracking_uri)} answers"
+
+
+def _teachers(place: Workspace) -> str:
+    built = [folder.name for folder in sorted(place.teachers.glob("*")) if folder.is_dir()]
+    return ", ".join(built) if built else "none built yet; the first run builds digits-sana"

@@ -1,0 +1,82 @@
+"""Builds an embedded teacher once for each recipe and keeps it in the workspace."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import torch
+
+from workbench.teachers.digits import PROMPTS, WORDINGS, load_digits_images
+from workbench.teachers.folder import MODEL_INDEX, TeacherNotes, quiet_libraries
+from workbench.teachers.pretrain import (
+    Progress,
+    PromptedLatents,
+    pretrain,
+    silent,
+    train_autoencoder,
+)
+from workbench.teachers.recipe import TinyRecipe
+
+
+def recipe_folder(name: str, recipe: TinyRecipe, teachers_dir: Path) -> Path:
+    """Where the teacher of a recipe is kept, built or not."""
+    return Path(teachers_dir) / f"{name}-{recipe.hash}"
+
+
+def is_built(folder: Path) -> bool:
+    """Folders appear whole, by a rename, so one that exists is complete."""
+    return (folder / MODEL_INDEX).is_file()
+
+
+def build_from_recipe(
+    name: str, recipe: TinyRecipe, teachers_dir: Path, show: Progress = silent
+) -> Path:
+    """The folder of the teacher, built now unless it is there; safe against a second process.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    from filelock import FileLock
+
+    folder = recipe_folder(name, recipe, teachers_dir)
+    if is_built(folder):
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.partial")
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if not is_built(folder):
+            shutil.rmtree(partial, ignore_errors=True)  # of a build that was killed
+            shutil.rmtree(folder, ignore_errors=True)
+            build_tiny_sana(recipe, partial, show)
+            partial.rename(folder)
+    return folder
+
+
+def build_tiny_sana(recipe: TinyRecipe, folder: Path, show: Progress = silent) -> None:
+    """Train a small SanaPipeline on the digits and save it; torch's random state is left alone."""
+    from workbench.teachers.sana import SanaFamily
+    from workbench.teachers.tiny import tiny_sana_arguments, tiny_sana_pipeline
+
+    began = time.perf_counter()
+    family, stored = SanaFamily(), tiny_sana_arguments(recipe)
+    images, labels = load_digits_images(recipe.image_size)
+    with torch.random.fork_rng(devices=[]), quiet_libraries():
+        torch.manual_seed(recipe.seed)
+        pipeline = tiny_sana_pipeline(recipe, PROMPTS)
+        arguments = family.call_arguments(pipeline, stored)
+        train_autoencoder(pipeline.vae, images, recipe.autoencoder, show)
+        with torch.no_grad():
+            latents = [family.encode_images(pipeline, part) for part in images.split(256)]
+            prompts = family.encode(pipeline, PROMPTS, arguments)
+            empty = family.uncond(pipeline, arguments)
+        data = PromptedLatents(
+            torch.cat(latents), labels, prompts.cat([prompts, empty]), len(WORDINGS)
+        )
+        pretrain(family.network(pipeline), data, recipe.pretraining, show)
+        pipeline.save_pretrained(folder)
+    seconds = time.perf_counter() - began
+    TeacherNotes(stored, {"recipe": recipe.model_dump(mode="json"), "seconds": seconds}).save(
+        folder
+    )

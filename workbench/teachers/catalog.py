@@ -1,0 +1,187 @@
+"""Teachers by name, folder or hub id."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench.errors import RequestError, unknown_name
+from workbench.teachers.recipe import TinyRecipe
+
+if TYPE_CHECKING:
+    import torch
+
+    from workbench.teachers.pipeline import PipelineTeacher
+    from workbench.teachers.pretrain import Progress
+
+
+@dataclass(frozen=True)
+class TeacherSpec:
+    """A teacher known by name: either built here from a recipe or downloaded from the hub."""
+
+    name: str
+    description: str
+    parameters: int
+    resolution: int
+    latent_shape: tuple[int, int, int]
+    recipe: TinyRecipe | None = None
+    hub_id: str | None = None
+
+
+KNOWN_TEACHERS: Mapping[str, TeacherSpec] = {
+    spec.name: spec
+    for spec in (
+        TeacherSpec(
+            "digits-sana",
+            "scikit-learn's handwritten digits, trained here in minutes",
+            325_508,
+            32,
+            (4, 4, 4),
+            recipe=TinyRecipe(),
+        ),
+        TeacherSpec(
+            "sana-0.6b-512",
+            "SANA 0.6B at 512 px",
+            592_000_000,
+            512,
+            (32, 16, 16),
+            hub_id="Efficient-Large-Model/Sana_600M_512px_diffusers",
+        ),
+        TeacherSpec(
+            "sana-1.6b-512",
+            "SANA 1.6B at 512 px",
+            1_604_000_000,
+            512,
+            (32, 16, 16),
+            hub_id="Efficient-Large-Model/Sana_1600M_512px_diffusers",
+        ),
+        TeacherSpec(
+            "sana-1.6b-1024",
+            "SANA 1.6B at 1024 px",
+            1_604_000_000,
+            1024,
+            (32, 32, 32),
+            hub_id="Efficient-Large-Model/Sana_1600M_1024px_diffusers",
+        ),
+    )
+}
+"""Name -> teacher."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def load_teacher(
+    reference: str,
+    teachers_dir: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> PipelineTeacher:
+    """A teacher by name, folder or hub id, in float32 unless told; embedded ones are built first.
+
+    Raises:
+        RequestError: no such teacher, a damaged or unsupported one, or a hub that refuses or
+            cannot be reached; says the way out.
+    """
+    import torch
+
+    from workbench.teachers.pipeline import load_pipeline_teacher
+
+    folder = find_teacher(reference, teachers_dir)
+    return load_pipeline_teacher(reference, folder, device, dtype or torch.float32)
+
+
+def find_teacher(reference: str, teachers_dir: Path, show: Progress | None = None) -> Path:
+    """The local folder of a teacher: built if embedded, downloaded if on the hub.
+
+    Raises:
+        RequestError: as :func:`load_teacher`, except for damage, which only loading finds.
+    """
+    spec = KNOWN_TEACHERS.get(reference)
+    if spec is not None and spec.recipe is not None:
+        return build_teacher(reference, teachers_dir, show)
+    local = Path(reference).expanduser()
+    if spec is None and local.is_dir():
+        return local
+    hub_id = spec.hub_id if spec is not None else reference
+    if hub_id is not None and _HUB_ID.fullmatch(hub_id):
+        from workbench.teachers.hub import download
+
+        return download(hub_id)
+    if "/" in reference or local.exists():
+        raise RequestError(f"The teacher {reference!r} is no folder.")
+    raise unknown_name("teacher", reference, KNOWN_TEACHERS)
+
+
+def ensure_teacher(
+    reference: str, teachers_dir: Path, say: Callable[[str], None] = lambda line: None
+) -> Path:
+    """Like :func:`find_teacher`, telling a person in lines what takes long."""
+    last = ""
+
+    def show(stage: str, done: int, total: int) -> None:
+        nonlocal last
+        line = f"Building the teacher {reference}: {stage} {10 * (10 * done // total)} %"
+        if line != last:
+            say(line)
+        last = line
+
+    return find_teacher(reference, teachers_dir, show)
+
+
+def build_teacher(name: str, teachers_dir: Path, show: Progress | None = None) -> Path:
+    """The folder of an embedded teacher, pretrained now unless its recipe has been built before.
+
+    Args:
+        show: told (what is being done, steps done, steps in all) after every step.
+
+    Raises:
+        RequestError: unknown, or not an embedded one.
+    """
+    from workbench.teachers.build import build_from_recipe
+    from workbench.teachers.pretrain import silent
+
+    embedded = {key: spec for key, spec in KNOWN_TEACHERS.items() if spec.recipe is not None}
+    if name not in embedded:
+        if name in KNOWN_TEACHERS:
+            raise RequestError(
+                f"The teacher {name!r} is not built here but downloaded when it is used. "
+                f"Built here: {', '.join(embedded)}."
+            )
+        raise unknown_name("embedded teacher", name, embedded)
+    recipe = embedded[name].recipe
+    assert recipe is not None
+    return build_from_recipe(name, recipe, teachers_dir, show or silent)
+
+
+def built_folder(name: str, teachers_dir: Path) -> Path | None:
+    """The folder of an embedded teacher if it is built, else None; starts nothing."""
+    from workbench.teachers.build import is_built, recipe_folder
+
+    spec = KNOWN_TEACHERS.get(name)
+    if spec is None or spec.recipe is None:
+        return None
+    folder = recipe_folder(name, spec.recipe, teachers_dir)
+    return folder if is_built(folder) else None
+
+
+def teacher_overview(teachers_dir: Path) -> list[dict[str, object]]:
+    """One row a known teacher, for a table."""
+    return [
+        {
+            "name": spec.name,
+            "parameters": spec.parameters,
+            "resolution": spec.resolution,
+            "latent": " x ".join(map(str, spec.latent_shape)),
+            "source": spec.hub_id or _state(spec.name, teachers_dir),
+            "description": spec.description,
+        }
+        for spec in KNOWN_TEACHERS.values()
+    ]
+
+
+def _state(name: str, teachers_dir: Path) -> str:
+    folder = built_folder(name, teachers_dir)
+    return str(folder) if folder else "not built yet"

@@ -1,0 +1,202 @@
+"""A saved pipeline's folder: checked before it is loaded, so that errors name the file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import RequestError, unknown_name
+from workbench.teachers.families import FAMILIES
+from workbench.teachers.family import Family
+
+MODEL_INDEX = "model_index.json"
+NOTES = "teacher.json"
+
+_TRUSTED_LIBRARIES = ("diffusers", "transformers")
+_CONFIGS = ("config.json", "scheduler_config.json", "tokenizer_config.json")
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
+_WEIGHTS = ".safetensors"
+_INDEX = ".safetensors.index.json"
+_BLOB = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class TeacherNotes:
+    """What a pipeline's own files cannot say, kept beside them in teacher.json.
+
+    Attributes:
+        call: arguments of the stock pipeline's call with which it behaves as the teacher does.
+        origin: where the weights come from (recipe, seconds of training), for people.
+    """
+
+    call: Mapping[str, Any] = field(default_factory=dict)
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        content = {"call": dict(self.call), "origin": dict(self.origin)}
+        (folder / NOTES).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    @staticmethod
+    def load(folder: Path) -> TeacherNotes:
+        """The folder's notes, empty when it has none.
+
+        Raises:
+            RequestError: the file is damaged.
+        """
+        if not (folder / NOTES).exists():
+            return TeacherNotes()
+        content = read_json(folder / NOTES)
+        return TeacherNotes(content.get("call", {}), content.get("origin", {}))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        RequestError: the file is missing, unreadable or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RequestError(f"The teacher folder {path.parent} has no {path.name}.") from None
+    except (OSError, ValueError) as error:
+        raise RequestError(f"The teacher's file {path} is damaged: {error}.") from None
+    if not isinstance(content, dict):
+        raise RequestError(f"The teacher's file {path} is damaged: it holds no JSON object.")
+    return content
+
+
+def family_of(model_index: Path) -> Family:
+    """The family of the pipeline class that a model_index.json names.
+
+    Raises:
+        RequestError: damaged, or a class that is not supported; lists those that are.
+    """
+    name = read_json(model_index).get("_class_name")
+    if name not in FAMILIES:
+        raise unknown_name("pipeline class", str(name), FAMILIES)
+    return FAMILIES[name]
+
+
+def check_folder(folder: Path) -> Family:
+    """The family of a pipeline folder whose every component is present and whole.
+
+    Weights must be safetensors, because other formats can run code when they are read; only
+    classes of diffusers and transformers are accepted, for the same reason.
+
+    Raises:
+        RequestError: names the file that is missing or damaged, or the unsupported class.
+    """
+    index = folder / MODEL_INDEX
+    family = family_of(index)
+    entries = read_json(index)
+    for name in family.components:
+        library, kind = (*(entries.get(name) or ()), None, None)[:2]
+        if kind is None:
+            raise RequestError(f"{index} names no {name}; a {family.pipeline_class} needs one.")
+        if library not in _TRUSTED_LIBRARIES:
+            raise RequestError(
+                f"{index} takes the {name} from {library!r}; only classes of diffusers and "
+                "transformers are loaded, because others would run code of that folder."
+            )
+        _check_component(folder / name)
+    return family
+
+
+def _check_component(component: Path) -> None:
+    if not component.is_dir():
+        raise RequestError(f"The teacher folder {component.parent} has no folder {component.name}.")
+    config = next((name for name in _CONFIGS if (component / name).exists()), None)
+    if config is None:
+        raise RequestError(f"{component} has none of {', '.join(_CONFIGS)}.")
+    read_json(component / config)
+    if config == "tokenizer_config.json":
+        present = [name for name in _VOCABULARIES if (component / name).exists()]
+        if not present:
+            raise RequestError(f"{component} has none of {', '.join(_VOCABULARIES)}.")
+        for name in present:
+            if name.endswith(".json"):
+                read_json(component / name)
+    elif config == "config.json":
+        _check_weights(component)
+
+
+def _check_weights(component: Path) -> None:
+    for index in component.glob(f"*{_INDEX}"):
+        for shard in sorted(set(read_json(index).get("weight_map", {}).values())):
+            if not (component / shard).exists():
+                raise RequestError(f"The teacher's file {component / shard} is missing.")
+    files = sorted(component.glob(f"*{_WEIGHTS}"))
+    if not files:
+        raise RequestError(
+            f"{component} has no {_WEIGHTS} file. Other weight formats are not read, because "
+            "they can run code; convert them with save_pretrained(safe_serialization=True)."
+        )
+    for file in files:
+        stored_keys(file)
+
+
+def stored_keys(file: Path) -> set[str]:
+    """Names of the tensors in a safetensors file; reads its header alone.
+
+    Raises:
+        RequestError: the header is damaged or does not fit the file's length.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as content:
+            return set(content.keys())
+    except (OSError, SafetensorError) as error:
+        raise RequestError(f"The teacher's file {file} is damaged: {error}.") from None
+
+
+def content_fingerprint(folder: Path, components: tuple[str, ...]) -> str:
+    """Short hash of everything that is loaded from a pipeline folder, weights included.
+
+    In the hub's cache a weight file links to one named by its SHA-256, which is used as it is.
+    """
+    files = [folder / MODEL_INDEX, folder / NOTES]
+    for name in components:
+        files += [path for path in sorted((folder / name).rglob("*")) if path.is_file()]
+    digest = hashlib.sha256()
+    for path in files:
+        if path.exists():
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{_file_hash(path)}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def _file_hash(path: Path) -> str:
+    blob = path.resolve().name
+    if path.is_symlink() and _BLOB.fullmatch(blob):
+        return blob
+    if path.name == NOTES:  # how long the build took changes nothing
+        return hashlib.sha256(json.dumps(read_json(path).get("call")).encode()).hexdigest()
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep diffusers' and transformers' progress bars and notices off the terminal."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    modules: tuple[Any, ...] = (diffusers_logging, transformers_logging)
+    before = [(module.get_verbosity(), module.is_progress_bar_enabled()) for module in modules]
+    for module in modules:
+        module.set_verbosity_error()
+        module.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for module, (verbosity, bars) in zip(modules, before, strict=True):
+            module.set_verbosity(verbosity)
+            if bars:
+                module.enable_progress_bar()

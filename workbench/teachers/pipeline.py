@@ -1,0 +1,129 @@
+"""A diffusers pipeline as a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.errors import RequestError
+from workbench.teachers._torchvision import prepare_torchvision
+from workbench.teachers.base import Conditioning
+from workbench.teachers.family import Family
+from workbench.teachers.folder import (
+    TeacherNotes,
+    check_folder,
+    content_fingerprint,
+    quiet_libraries,
+    stored_keys,
+)
+
+_ENCODE_BATCH = 64
+_WEIGHT_FILES = "*.safetensors"
+
+
+class PipelineTeacher:
+    """A frozen text-to-image pipeline whose transformer is a rectified-flow velocity.
+
+    ``copy.deepcopy(teacher.network)`` makes a student or a fake score.
+
+    Attributes:
+        name: what it was asked for as.
+        pipeline: the diffusers pipeline itself.
+        network: its transformer, frozen.
+        call_arguments: with these the stock pipeline's call behaves as this teacher does.
+        latent_shape: of one sample.
+        resolution: height and width of its images in pixels.
+    """
+
+    def __init__(self, name: str, pipeline: Any, family: Family, folder: Path) -> None:
+        self.name, self.pipeline, self.family, self.folder = name, pipeline, family, folder
+        for component in pipeline.components.values():
+            if isinstance(component, torch.nn.Module):
+                component.eval().requires_grad_(False)
+        self.network = family.network(pipeline)
+        self.call_arguments = family.call_arguments(pipeline, TeacherNotes.load(folder).call)
+        self.latent_shape = family.latent_shape(pipeline)
+        self.resolution = family.resolution(pipeline)
+
+    def velocity(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
+        """eps - x_0, float32 (B, *latent_shape), from x_t of that shape and t (B,) in [0, 1]."""
+        velocity: Tensor = self.network(x_t, t, cond)
+        return velocity
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Prompts to conditioning rows, in order, as the stock pipeline encodes them."""
+        if not prompts:
+            raise ValueError("encode needs at least one prompt")
+        parts = [
+            self.family.encode(self.pipeline, prompts[i : i + _ENCODE_BATCH], self.call_arguments)
+            for i in range(0, len(prompts), _ENCODE_BATCH)
+        ]
+        return Conditioning.cat(parts)
+
+    @torch.no_grad()
+    def uncond(self) -> Conditioning:
+        """The empty prompt, one row."""
+        return self.family.uncond(self.pipeline, self.call_arguments)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, *latent_shape) to images, float32 (B, 3, H, W) in [0, 1]."""
+        return self.family.decode(self.pipeline, latents)
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] to latents, float32 (B, *latent_shape)."""
+        return self.family.encode_images(self.pipeline, images)
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the network."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Short hash of the files it was loaded from, weights included."""
+        return content_fingerprint(self.folder, self.family.components)
+
+
+def load_pipeline_teacher(
+    name: str,
+    folder: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> PipelineTeacher:
+    """The teacher in a folder that ``save_pretrained`` wrote.
+
+    Raises:
+        RequestError: a file is missing or damaged, or the pipeline's class is not supported.
+    """
+    family = check_folder(folder)
+    prepare_torchvision()
+    with quiet_libraries():
+        try:
+            pipeline = family.pipeline_type().from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, local_files_only=True
+            )
+        except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise RequestError(f"Cannot load the teacher in {folder}: {reason}") from error
+        _check_complete(pipeline.transformer, folder / "transformer")
+        pipeline = pipeline.to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    return PipelineTeacher(name, pipeline, family, folder)
+
+
+def _check_complete(module: Any, component: Path) -> None:
+    """Weights that a file lacks would silently be random."""
+    stored = set[str]().union(*(stored_keys(file) for file in component.glob(_WEIGHT_FILES)))
+    absent = sorted(set(module.state_dict()) - stored)
+    if absent:
+        raise RequestError(
+            f"The weights in {component} lack {len(absent)} tensors, first {absent[0]!r}."
+        )
