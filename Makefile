@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+export GOMP_SPINCOUNT ?= 2000
 
 .PHONY: quickstart test check install clean
 

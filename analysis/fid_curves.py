@@ -129,16 +129,7 @@ def plot(
         has_alignment = bool(frame["alignment"].notna().any())
         right = axes.twinx() if has_alignment else None
         for index, run in enumerate(runs):
-            rows = frame[frame["run"] == run].sort_values("kimg")
-            shade, label = color(index), str(rows["label"].iloc[0])
-            marks = {"marker": "o", "clip_on": False, "gid": f"fid-{index}"}
-            fid = rows[rows["fid"].notna()]
-            axes.plot(fid["kimg"], fid["fid"], color=shade, label=label, zorder=4, **marks)
-            if right is not None:
-                alignment = rows[rows["alignment"].notna()]
-                marks = {"marker": "s", "markersize": 2.2, "linewidth": 1.0}
-                marks |= {"clip_on": False, "gid": f"alignment-{index}"}
-                right.plot(alignment["kimg"], alignment["alignment"], color=paler(shade), **marks)
+            _draw_run(axes, right, frame[frame["run"] == run].sort_values("kimg"), index)
         _kimg_axis(axes, frame["kimg"])
         shown = _distinct_levels(levels)
         _fid_axis(axes, [*drawn["fid"], *shown.values()])
@@ -148,6 +139,16 @@ def plot(
         if len(runs) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderaxespad=0.2)
     return figure
+
+
+def _draw_run(axes: Axes, right: Axes | None, rows: pd.DataFrame, index: int) -> None:
+    shade, label = color(index), str(rows["label"].iloc[0])
+    fid, alignment = rows[rows["fid"].notna()], rows[rows["alignment"].notna()]
+    (line,) = axes.plot(fid["kimg"], fid["fid"], "o-", color=shade, label=label, zorder=4)
+    line.set(clip_on=False, gid=f"fid-{index}")
+    if right is not None:
+        (line,) = right.plot(alignment["kimg"], alignment["alignment"], "s-", color=paler(shade))
+        line.set(clip_on=False, gid=f"alignment-{index}", linewidth=1.0, markersize=2.2)
 
 
 def _distinct_levels(levels: pd.DataFrame | None) -> dict[str, float]:

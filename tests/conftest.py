@@ -1,4 +1,4 @@
-"""The tiny teacher that tests share: a real SanaPipeline, trained for seconds instead of minutes."""
+"""The tiny teacher that tests share: a real SanaPipeline, trained for seconds, not minutes."""
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ def small_recipe() -> TinyRecipe:
 
 
 @pytest.fixture(scope="session")
-def digits_teacher_dir(
-    small_recipe: TinyRecipe, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def digits_teacher_dir(small_recipe: TinyRecipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the tiny teacher's pipeline. Read it only: every test shares it."""
     shared = os.environ.get(SHARED_FOLDER)
     where = Path(shared) if shared else tmp_path_factory.mktemp("teachers")

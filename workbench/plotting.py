@@ -136,7 +136,7 @@ def axis_break(axes: Axes, place: float) -> None:
     strokes = [gap]
     for points in (-1.5, 1.5):
         stroke = Line2D([place], [0], color="black", zorder=6, markersize=6, markeredgewidth=0.6)
-        stroke.set_marker([(-0.4, -1.0), (0.4, 1.0)])  # type: ignore[arg-type]
+        stroke.set_marker([(-0.4, -1.0), (0.4, 1.0)])
         shift = ScaledTranslation(points / 72, 0, axes.figure.dpi_scale_trans)
         stroke.set_transform(on_axis + shift)
         strokes.append(stroke)

@@ -39,17 +39,29 @@ def hub_server(repositories: dict[str, Path], gated: set[str]) -> Iterator[tuple
             if name not in repositories:
                 return self.fail(401, "RepoNotFound")
             if is_api:
-                return self.send(self.info(name), body)
+                answer = self.tree(name) if "tree" in parts else self.info(name)
+                return self.send(json.dumps(answer).encode(), body)
             file = repositories[name] / "/".join(parts[4:])
             if not file.is_file():
                 return self.fail(404, "EntryNotFound")
             return self.send(file.read_bytes(), body)
 
-        def info(self, name: str) -> bytes:
+        def info(self, name: str) -> dict[str, object]:
+            siblings = [{"rfilename": entry["path"]} for entry in self.tree(name)]
+            return {"id": name, "sha": COMMIT, "siblings": siblings}
+
+        def tree(self, name: str) -> list[dict[str, object]]:
             root = repositories[name]
-            files = [p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()]
-            siblings = [{"rfilename": file} for file in sorted(files)]
-            return json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode()
+            return [
+                {
+                    "type": "file",
+                    "path": file.relative_to(root).as_posix(),
+                    "size": file.stat().st_size,
+                    "oid": hashlib.sha1(file.read_bytes()).hexdigest(),
+                }
+                for file in sorted(root.rglob("*"))
+                if file.is_file()
+            ]
 
         def send(self, content: bytes, body: bool) -> None:
             self.send_response(200)

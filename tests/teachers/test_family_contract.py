@@ -78,9 +78,7 @@ def test_a_reloaded_teacher_is_the_same_bit_for_bit(
     (tmp_path / "teacher.json").write_bytes((teacher.folder / "teacher.json").read_bytes())
     again = load_pipeline_teacher("again", tmp_path)
     x_t, t = noise_for(teacher, 3), torch.tensor([1.0, 0.5, 0.01])
-    ours, theirs = (
-        one.velocity(x_t, t, one.encode(PROMPTS)) for one in (teacher, again)
-    )
+    ours, theirs = (one.velocity(x_t, t, one.encode(PROMPTS)) for one in (teacher, again))
     assert torch.equal(ours, theirs)
     assert torch.equal(teacher.uncond()["embeds"], again.uncond()["embeds"])
 

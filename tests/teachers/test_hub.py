@@ -57,9 +57,7 @@ def ask(home: Path, endpoint: str, offline: bool, *references: str) -> dict[str,
 
 
 @pytest.mark.timeout(240)
-def test_the_hub(
-    digits_teacher: PipelineTeacher, digits_teacher_dir: Path, tmp_path: Path
-) -> None:
+def test_the_hub(digits_teacher: PipelineTeacher, digits_teacher_dir: Path, tmp_path: Path) -> None:
     foreign, empty = tmp_path / "foreign", tmp_path / "empty"
     foreign.mkdir()
     empty.mkdir()

@@ -12,6 +12,7 @@ import importlib.util
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,16 +34,18 @@ def prepare_torchvision() -> None:
         return
     if _compiled_operators_load(Path(spec.origin).parent):
         return
-    library = torch.library.Library("torchvision", "DEF")
+    libraries: Any = torch.library  # untyped in torch
+    library = libraries.Library("torchvision", "DEF")
     for schema in _SCHEMAS:
         library.define(schema)
     _declared.append(library)
 
 
 def _compiled_operators_load(package: Path) -> bool:
+    operators: Any = torch.ops
     for compiled in (*package.glob("_C*.so"), *package.glob("_C*.pyd")):
         try:
-            torch.ops.load_library(str(compiled))
+            operators.load_library(str(compiled))
         except OSError:
             continue
-    return hasattr(torch.ops.torchvision, "nms")
+    return hasattr(operators.torchvision, "nms")

@@ -68,7 +68,7 @@ def build_tiny_sana(recipe: TinyRecipe, folder: Path, show: Progress = silent) -
         arguments = family.call_arguments(pipeline, stored)
         train_autoencoder(pipeline.vae, images, recipe.autoencoder, show)
         with torch.no_grad():
-            latents = [family.encode_images(pipeline, part) for part in images.split(256)]
+            latents = [family.encode_images(pipeline, part) for part in torch.split(images, 256)]
             prompts = family.encode(pipeline, PROMPTS, arguments)
             empty = family.uncond(pipeline, arguments)
         data = PromptedLatents(

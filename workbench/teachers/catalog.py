@@ -37,7 +37,7 @@ KNOWN_TEACHERS: Mapping[str, TeacherSpec] = {
         TeacherSpec(
             "digits-sana",
             "scikit-learn's handwritten digits, trained here in minutes",
-            325_508,
+            257_796,
             32,
             (4, 4, 4),
             recipe=TinyRecipe(),

@@ -78,9 +78,9 @@ def family_of(model_index: Path) -> Family:
     Raises:
         RequestError: damaged, or a class that is not supported; lists those that are.
     """
-    name = read_json(model_index).get("_class_name")
+    name = str(read_json(model_index).get("_class_name"))
     if name not in FAMILIES:
-        raise unknown_name("pipeline class", str(name), FAMILIES)
+        raise unknown_name("pipeline class", name, FAMILIES)
     return FAMILIES[name]
 
 
@@ -173,11 +173,12 @@ def content_fingerprint(folder: Path, components: tuple[str, ...]) -> str:
 
 
 def _file_hash(path: Path) -> str:
+    if path.name == NOTES:  # how long the build took changes nothing
+        call = json.dumps(read_json(path).get("call"), sort_keys=True)
+        return hashlib.sha256(call.encode()).hexdigest()
     blob = path.resolve().name
     if path.is_symlink() and _BLOB.fullmatch(blob):
         return blob
-    if path.name == NOTES:  # how long the build took changes nothing
-        return hashlib.sha256(json.dumps(read_json(path).get("call")).encode()).hexdigest()
     with path.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 

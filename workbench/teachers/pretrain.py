@@ -1,4 +1,4 @@
-"""Training of the embedded teachers: an autoencoder by reconstruction, a velocity by flow matching."""
+"""Training of embedded teachers: an autoencoder by reconstruction, a velocity by flow matching."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def train_autoencoder(vae: Any, images: Tensor, recipe: AutoencoderRecipe, show:
         show("autoencoder", step + 1, recipe.steps)
     vae.eval().requires_grad_(False)
     with torch.no_grad():
-        spread = torch.cat([vae.encode(part).latent for part in signals.split(256)]).std()
+        spread = torch.cat([vae.encode(part).latent for part in torch.split(signals, 256)]).std()
     vae.register_to_config(scaling_factor=1 / spread.item())
 
 

@@ -1,4 +1,4 @@
-"""Everything that decides an embedded teacher, as data: its hash names the folder it is cached in."""
+"""Everything that decides an embedded teacher, as data: its hash names the folder it is kept in."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TransformerRecipe(FrozenConfig):
     """A small SanaTransformer2DModel."""
 
     heads: int = Field(4, ge=1, description="of 16 channels each")
-    layers: int = Field(4, ge=1)
+    layers: int = Field(3, ge=1)
     mlp_ratio: float = Field(2.5, gt=0)
 
 

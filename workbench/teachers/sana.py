@@ -1,11 +1,10 @@
-"""SANA (Xie et al. 2024, arXiv 2410.10629): a linear-attention transformer that predicts velocity."""
+"""SANA (Xie et al. 2024, arXiv 2410.10629): a linear-attention transformer, predicts velocity."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from workbench.teachers.base import Conditioning, VelocityNetwork
@@ -75,7 +74,8 @@ class SanaFamily(Family):
     def encode_images(self, pipeline: Any, images: Tensor) -> Tensor:
         vae = pipeline.vae
         encoded: Tensor = vae.encode((2 * images - 1).to(vae.dtype)).latent
-        return (encoded * vae.config.scaling_factor).to(torch.float32)
+        scaled: Tensor = encoded * vae.config.scaling_factor
+        return scaled.float()
 
 
 def _encoding(arguments: CallArguments) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,22 +63,16 @@ def _tokenizer(prompts: Sequence[str], tokens: int) -> Any:
     # Each word also at a beginning and after a space, wherever the prompts have it.
     words = sorted({word for prompt in prompts for word in prompt.split()})
     bpe.train_from_iterator([*prompts, *words, *(f" {word}" for word in words)], trainer)
-    learnt = _learnt(bpe)
+    learnt: dict[str, Any] = json.loads(bpe.to_str())["model"]
+    merges: Any = [tuple(pair) for pair in learnt["merges"]]
     return GemmaTokenizer(
         vocab=learnt["vocab"],
-        merges=[tuple(pair) for pair in learnt["merges"]],
+        merges=merges,
         # Without it the empty prompt would have an all-zero mask.
         add_bos_token=True,
         padding_side="right",
         model_max_length=tokens,
     )
-
-
-def _learnt(bpe: Any) -> dict[str, Any]:
-    import json
-
-    model: dict[str, Any] = json.loads(bpe.to_str())["model"]
-    return model
 
 
 def _text_encoder(recipe: TinyRecipe, vocabulary: int) -> Any:
@@ -99,7 +94,8 @@ def _text_encoder(recipe: TinyRecipe, vocabulary: int) -> Any:
         eos_token_id=_SPECIAL_TOKENS.index("<eos>"),
         bos_token_id=_SPECIAL_TOKENS.index("<bos>"),
     )
-    return Gemma2Model(config).eval().requires_grad_(False)
+    encoder: Any = Gemma2Model(config)
+    return encoder.eval().requires_grad_(False)
 
 
 def _autoencoder(recipe: TinyRecipe) -> Any:
