@@ -17,6 +17,7 @@ from workbench.teachers import (
     load_pipeline_teacher,
     sample_teacher,
 )
+from workbench.teachers.folder import TeacherNotes
 
 PROMPTS = ["the digit 7", "a handwritten two", "zero written by hand"]
 
@@ -165,3 +166,20 @@ def test_padding_does_not_reach_the_velocity(digits_teacher: PipelineTeacher) ->
     x_t, t = noise_for(digits_teacher, 3), torch.rand(3)
     ours, theirs = (digits_teacher.velocity(x_t, t, c) for c in (cond, spoilt))
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_an_instruction_prefixes_prompts_but_not_the_empty_one(
+    digits_teacher: PipelineTeacher, tmp_path: Path
+) -> None:
+    """As large SANA models use it ("complex human instruction"), against the stock pipeline."""
+    TeacherNotes(
+        {**digits_teacher.call_arguments, "complex_human_instruction": ["the number", "of a"]}
+    ).save(tmp_path)
+    instructed = PipelineTeacher("x", digits_teacher.pipeline, digits_teacher.family, tmp_path)
+    assert not torch.equal(
+        instructed.encode(PROMPTS)["embeds"], digits_teacher.encode(PROMPTS)["embeds"]
+    )
+    assert torch.equal(instructed.uncond()["embeds"], digits_teacher.uncond()["embeds"])
+    noise, cond = noise_for(instructed, len(PROMPTS)), instructed.encode(PROMPTS)
+    ours = sample_teacher(instructed.network, cond, instructed.uncond(), noise, 4, 4.5)
+    torch.testing.assert_close(ours, stock(instructed, noise, 4.5, "latent"), atol=1e-5, rtol=0)

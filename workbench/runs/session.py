@@ -64,13 +64,13 @@ def execute(request: RunRequest) -> RunOutcome:
     workspace = request.workspace
     folder = run_folder(workspace, config)
     Ranks(0, request.nproc, torch.device("cpu")).share(config.training.batch_size)
+    request.find_teacher(config.teacher, workspace.teachers)
     with exclusive(folder.lock, f"Run {folder.name}"):
         if request.fresh and (kept := folder.set_aside()):
             request.say(f"The earlier run is kept as {kept.name}.")
         results = folder.results()
         if results is not None:
             return RunOutcome(folder, results, trained=False)
-        request.find_teacher(config.teacher, workspace.teachers)
         folder.prepare(config)
         job = _Job(config, workspace, folder, request.tracking_uri, request.make_listener)
         launch(_run_on_ranks, request.nproc, job)

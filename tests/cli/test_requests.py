@@ -1,0 +1,129 @@
+"""What a wrong request gets: one clear line, exit code 2, nothing changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Workbench, inside
+
+
+@pytest.fixture
+def workbench(workbench: Workbench, monkeypatch: pytest.MonkeyPatch, capfd) -> Workbench:
+    """The same commands in this process: a start of Python and torch takes seconds."""
+    return inside(workbench, monkeypatch, capfd)
+
+
+COMMANDS = [
+    ["run"],
+    ["evaluate"],
+    ["sample"],
+    ["teachers", "list"],
+    ["teachers", "build"],
+    ["teachers", "sample"],
+    ["runs", "list"],
+    ["runs", "sync"],
+    ["experiments", "list"],
+    ["study", "run"],
+    ["ui"],
+    ["doctor"],
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "quikstart"], "Unknown experiment 'quikstart'. Did you mean 'quickstart'?"),
+        (["run", "quickstart", "--variant", "x"], "Unknown variant of quickstart 'x'"),
+        (["run", "quickstart", "--set", "training.bach_size=3"], "Did you mean 'training.batch_s"),
+        (["run", "quickstart", "--set", "method.t_range=[0.9,0.1]"], "0 <= low < high <= 1"),
+        (["run", "quickstart", "--set", "generator.steps=0"], "generator.steps"),
+        (["run", "quickstart", "--nproc", "3"], "128 is not divisible by 3 ranks"),
+        (["run", "quickstart", "--teacher", "digits-sanna"], "Did you mean 'digits-sana'?"),
+        (["run", "missing.json"], "missing.json"),
+        (["evaluate", "nothing"], "Unknown run or teacher 'nothing'"),
+        (["evaluate", "digits-sana", "--metrics", "fidd"], "Unknown metric 'fidd'. Did you mean"),
+        (["evaluate", "digits-sana", "--steps", "four"], "expected numbers like 4,2,1"),
+        (["evaluate", "digits-sana", "--steps", "0"], "at least 1"),
+        (["sample", "nothing"], "Unknown run or teacher"),
+        (["teachers", "build", "digits"], "Unknown embedded teacher 'digits'. Did you mean"),
+        (["study", "run", "nothing"], "Unknown experiment"),
+    ],
+)
+def test_one_line_and_exit_code_2(workbench: Workbench, arguments: list[str], message: str) -> None:
+    answer = workbench(*arguments, code=2)
+    assert message in answer.stderr
+    assert answer.stderr.count("\n") == 1
+    assert answer.stdout == ""
+    assert not list(workbench.workspace.glob("runs/*/*"))
+
+
+def test_a_damaged_teacher_is_named(workbench: Workbench, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(workbench.teacher, broken)
+    (weights,) = (broken / "transformer").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-50])
+    answer = workbench("run", "quickstart", "--teacher", str(broken), code=2)
+    assert weights.name in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_workspace_of_another_version(workbench: Workbench) -> None:
+    workbench.workspace.mkdir()
+    (workbench.workspace / "workspace.json").write_text(json.dumps({"version": 99}))
+    answer = workbench("runs", "list", code=2)
+    assert "has version 99; this workbench reads version 1" in answer.stderr
+
+
+def test_a_foreign_folder_is_left_alone(workbench: Workbench) -> None:
+    workbench.workspace.mkdir()
+    (workbench.workspace / "thesis.tex").write_text("precious")
+    assert "is not a workspace" in workbench("run", "quickstart", code=2).stderr
+    assert [path.name for path in workbench.workspace.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_explains_with_an_example(workbench: Workbench, command: list[str]) -> None:
+    text = workbench(*command, "--help").stdout
+    assert f"Example:  workbench {' '.join(command)}" in text
+
+
+def test_help_imports_nothing_heavy() -> None:
+    import subprocess
+    import sys
+
+    program = (
+        "import sys; from workbench.cli.main import app; "
+        "print([m for m in ('torch', 'pydantic', 'mlflow', 'numpy', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_dry_run_shows_and_starts_nothing(workbench: Workbench) -> None:
+    plan = workbench.json(
+        "run", "quickstart", "--seed", "3", "--set", "method.sid_alpha=1.2", "--dry-run"
+    )
+    assert (plan["seed"], plan["method"]["sid_alpha"]) == (3, 1.2)
+    assert not list(workbench.workspace.glob("runs/*"))
+
+
+def test_json_is_the_only_thing_on_stdout(workbench: Workbench) -> None:
+    assert {row["name"] for row in workbench.json("teachers", "list")} >= {"digits-sana"}
+    assert workbench.json("runs", "list") == []
+    assert "quickstart" in {row["name"] for row in workbench.json("experiments", "list")}
+    checks = {row["name"]: row["passed"] for row in workbench.json("doctor")}
+    assert checks["tracking store"]
+    assert checks["image operators"]
+
+
+def test_saved_settings_are_the_same_run(workbench: Workbench, tmp_path: Path) -> None:
+    file = tmp_path / "saved.json"
+    plan = workbench.json(*workbench.quick("--dry-run", "--seed", "4"))
+    file.write_text(json.dumps(plan))
+    assert workbench.json("run", str(file), "--dry-run") == plan

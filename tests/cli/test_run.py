@@ -1,0 +1,172 @@
+"""The main job, whole: trained, tracked, resumed, evaluated, drawn."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from tests.cli.conftest import Workbench
+from workbench.tracking import default_uri, list_runs, metric_history
+from workbench.training.checkpoint import load_modules
+
+KEYS = ("eval/fid", "eval/alignment", "best/fid", "train/generator_loss", "perf/images_per_s")
+
+
+def final_weights(run: Path, teacher) -> dict[str, torch.Tensor]:
+    import copy
+
+    networks = {
+        role: copy.deepcopy(teacher.network)
+        for role in ("generator", "generator_ema", "fake_score")
+    }
+    load_modules(max(run.glob("checkpoints/nimg-*")), networks)
+    return {
+        f"{role}/{name}": value
+        for role, network in networks.items()
+        for name, value in network.state_dict().items()
+    }
+
+
+def points_in_mlflow(workbench: Workbench) -> dict[str, list[int]]:
+    uri = default_uri(workbench.workspace)
+    (run,) = list_runs(uri, "quickstart")
+    history = metric_history(uri, run.run_id)
+    keys = [key for key in history["key"].unique() if not key.startswith("system/")]
+    return {key: sorted(history.loc[history["key"] == key, "step"]) for key in keys}
+
+
+def test_a_finished_run_has_everything(finished: Workbench) -> None:
+    run = finished.only_run()
+    results = json.loads((run / "results.json").read_text())
+    rows = {(row["model"], row["steps"]): row for row in results["table"]}
+    assert set(rows) == {("teacher", 4), ("student", 4), ("student", 1)}
+    assert all(row["nfe"] == row["steps"] for row in rows.values())
+    assert rows["teacher", 4]["fingerprint"]["samples"] == 200
+    assert results["nimg"] == 1600
+
+    (tracked,) = list_runs(default_uri(finished.workspace), "quickstart")
+    assert tracked.status == "FINISHED"
+    assert tracked.params["training.batch_size"] == "32"
+    tags = tracked.tags
+    assert (tags["method"], tags["variant"], tags["seed"]) == ("sid", "default", "0")
+    steps = points_in_mlflow(finished)
+    assert steps["eval/fid"] == steps["eval/alignment"] == steps["best/fid"] == [0, 800, 1600]
+    assert steps["train/generator_loss"] == list(range(160, 1601, 160))
+    assert steps["perf/images_per_s"] == steps["train/generator_loss"]
+
+    for name in ("fid_against_kimg.png", "fid_against_kimg.svg", "samples.png"):
+        assert (run / "figures" / name).stat().st_size > 5000
+    with PIL.Image.open(run / "figures" / "samples.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 30
+    csv = (run / "figures" / "fid_against_kimg.csv").read_text().splitlines()
+    assert len(csv) == 1 + 3
+
+
+def test_running_again_recalls_and_fresh_keeps_the_old(finished: Workbench) -> None:
+    again = finished(*finished.quick())
+    assert "finished before" in again.stderr
+    assert "student" in again.stdout
+
+
+def test_evaluate_sample_and_list_the_finished_run(finished: Workbench, tmp_path: Path) -> None:
+    run = finished.only_run()
+    stored = json.loads((run / "results.json").read_text())["table"]
+    measured = finished.json("evaluate", "quickstart", "--samples", "200", "--steps", "4")["table"]
+    student = next(row for row in stored if (row["model"], row["steps"]) == ("student", 4))
+    assert measured[0]["fid"] == pytest.approx(student["fid"], rel=1e-9)
+    assert measured[0]["fingerprint"]["id"] == student["fingerprint"]["id"]
+
+    one, two = tmp_path / "one.png", tmp_path / "two.png"
+    for out in (one, two):
+        finished(
+            "sample", "quickstart", "--prompt", "the digit 3", "--seed", "5", "--out", str(out)
+        )
+    assert one.read_bytes() == two.read_bytes()
+
+    (row,) = finished.json("runs", "list")
+    assert (row["state"], row["kimg"]) == ("FINISHED", 1.6)
+    assert row["fid"] == pytest.approx(student["fid"])
+
+
+@pytest.mark.parametrize("nimg", [0, 480, 1280])
+def test_kill_9_changes_nothing(
+    nimg: int, workbench: Workbench, finished: Workbench, digits_teacher
+) -> None:
+    """Killed at a moment of its own choosing, the same command ends with the same bits."""
+    arguments = workbench.quick()
+    killed = workbench.signal_when(arguments, workbench.nimg_reached(nimg), signal.SIGKILL)
+    assert killed.returncode == -signal.SIGKILL
+    workbench(*arguments)
+    expected = final_weights(finished.only_run(), digits_teacher)
+    ours = final_weights(workbench.only_run(), digits_teacher)
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)
+    points, reference = points_in_mlflow(workbench), points_in_mlflow(finished)
+    assert {key: points[key] for key in KEYS} == {key: reference[key] for key in KEYS}
+    assert all(max(Counter(steps).values()) == 1 for steps in points.values())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_checkpoint_and_end_killed(workbench: Workbench, number: signal.Signals) -> None:
+    arguments = workbench.quick()
+    stopped = workbench.signal_when(arguments, workbench.nimg_reached(320), number)
+    assert stopped.returncode == 1
+    assert "The same command continues" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    (tracked,) = list_runs(default_uri(workbench.workspace), "quickstart")
+    assert tracked.status == "KILLED"
+    (row,) = workbench.json("runs", "list")
+    assert row["state"] == "KILLED"
+
+
+def test_two_processes_never_share_a_run(workbench: Workbench) -> None:
+    arguments = workbench.quick()
+    process = workbench.start(*arguments)
+    reached = workbench.nimg_reached(0)
+    while not reached():
+        assert process.poll() is None
+    second = workbench(*arguments, code=2)
+    assert "already running in another process" in second.stderr
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=100)
+
+
+def test_two_ranks_reach_the_same_place(workbench: Workbench, finished: Workbench) -> None:
+    workbench(*workbench.quick("--nproc", "2"))
+    ours, alone = (
+        json.loads((w.only_run() / "results.json").read_text())["table"]
+        for w in (workbench, finished)
+    )
+    for row, other in zip(ours, alone, strict=True):
+        assert row["fid"] == pytest.approx(other["fid"], rel=0.05)
+    points, reference = points_in_mlflow(workbench), points_in_mlflow(finished)
+    assert points["eval/fid"] == reference["eval/fid"]
+
+
+def test_fresh_keeps_the_old_run(workbench: Workbench) -> None:
+    settings = ("training.kimg=0.16", "evaluation.samples=50")
+    workbench(*workbench.quick(settings=settings))
+    before = workbench.only_run()
+    again = workbench(*workbench.quick("--fresh", "--json", settings=settings))
+    assert json.loads(again.stdout)["nimg"] == 160
+    assert before.with_name(f"{before.name}~1").is_dir()
+    assert before.is_dir()
+
+
+def test_an_unreachable_tracker_never_stops_training(workbench: Workbench) -> None:
+    settings = ("training.kimg=0.16", "evaluation.samples=50")
+    nowhere = ("--tracking-uri", "http://127.0.0.1:9", "--json")
+    results = workbench(*workbench.quick(*nowhere, settings=settings))
+    assert json.loads(results.stdout)["nimg"] == 160
+    # Later, with a store that answers, everything arrives.
+    uri = default_uri(workbench.workspace)
+    workbench("runs", "sync", "--tracking-uri", uri)
+    assert points_in_mlflow(workbench)["eval/fid"] == [0, 160]
+    (tracked,) = list_runs(uri, "quickstart")
+    assert tracked.status == "FINISHED"
