@@ -25,41 +25,43 @@ def register(app: typer.Typer) -> None:
 
 def ui(
     experiment: Annotated[
-        str | None, typer.Option(help="Print the address of this experiment.")
+        str | None, typer.Option(help="Start on this experiment's charts.")
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="To listen on.")] = 5000,
     host: Annotated[str, typer.Option(help="Loopback by default.")] = "127.0.0.1",
     workspace: WorkspaceOption = None,
     tracking_uri: TrackingOption = None,
 ) -> None:
-    """Open the MLflow UI on the workspace's store; Ctrl-C stops it."""
+    """Serve the MLflow UI on the workspace's store; Ctrl-C stops it."""
     from workbench.tracking import (
+        SERVER_ENVIRONMENT,
         default_artifact_root,
         default_uri,
         ensure_store,
-        experiment_address,
+        server_command,
     )
     from workbench.workspace import open_workspace
 
     place = open_workspace(workspace)
     uri = tracking_uri or default_uri(place.root)
-    base = f"http://{host}:{port}"
-    if uri.startswith(("http://", "https://")):
-        say(f"The store is a server already: open {uri}")
-        return
-    ensure_store(uri, None if tracking_uri else default_artifact_root(place.root))
-    address = experiment_address(base, uri, experiment) if experiment else base
-    say(f"MLflow UI:  {address}   (Ctrl-C stops it)")
-    environment = {
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri),
-        *("--host", host, "--port", str(port), "--workers", "1"),
-        *("--default-artifact-root", str(default_artifact_root(place.root))),
-    ]
-    os.execve(sys.executable, command, {**os.environ, **environment})
+    artifacts = default_artifact_root(place.root)
+    command = server_command(uri, artifacts, port, host)
+    address = _address(f"http://{host}:{port}", uri, experiment)
+    ensure_store(uri, artifacts)
+    say(f"MLflow UI in about 10 s:  {address}   (Ctrl-C stops it)")
+    os.execve(sys.executable, command, {**os.environ, **SERVER_ENVIRONMENT})
+
+
+def _address(base: str, uri: str, experiment: str | None) -> str:
+    from workbench.errors import RequestError
+    from workbench.tracking import experiment_address, list_runs
+
+    if experiment is None:
+        return base
+    runs = list_runs(uri, experiment, limit=1)
+    if not runs:
+        raise RequestError(f"Experiment {experiment!r} has no tracked run yet.")
+    return experiment_address(base, runs[0].experiment_id, charts=True)
 
 
 def doctor(
