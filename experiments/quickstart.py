@@ -2,13 +2,13 @@
 
 from workbench.registry import Experiment
 from workbench.studies import Choice, Real
-from workbench.training.config import RunConfig
+from workbench.training.config import RunConfig, TrainingConfig
 
 EXPERIMENT = Experiment(
     name="quickstart",
     question="Does four-step SiD work out of the box on a small flow-matching teacher?",
     hypothesis="At four steps the student is much nearer to the data than the teacher is.",
-    variants={"default": RunConfig()},
+    variants={"default": RunConfig(training=TrainingConfig(kimg=38.4))},
     space={
         "training.optimizers.generator.lr": Real(1e-4, 2e-3, log=True),
         "training.optimizers.fake_score.lr": Real(1e-4, 2e-3, log=True),

@@ -21,6 +21,7 @@ ROOMS = [
     ("studies",),
     ("registry",),
     ("cli",),
+    ("__main__",),
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 HEAVY = {

@@ -89,7 +89,7 @@ def exclusive(path: Path, holder: str) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, timeout=0)
+    lock = FileLock(path, timeout=1)  # longer than a look at the state takes
     try:
         lock.acquire()
     except Timeout:

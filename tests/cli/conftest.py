@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from workbench.evaluation import load_or_train
+from workbench.workspace import open_workspace
 
 QUICK = (
     "training.kimg=1.6",
@@ -118,22 +122,45 @@ class InsideWorkbench(Workbench):
         return subprocess.CompletedProcess(arguments, ended, out, error)
 
 
-def inside(
-    workbench: Workbench, monkeypatch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]
+@pytest.fixture(scope="session")
+def evaluation_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits classifier, trained once for all workspaces of these tests."""
+    cache = tmp_path_factory.mktemp("evaluation") / "cache"
+    load_or_train(cache)
+    return cache
+
+
+@pytest.fixture
+def workbench(
+    tmp_path: Path,
+    digits_teacher_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> InsideWorkbench:
-    same = InsideWorkbench(workbench.workspace, workbench.teacher)
-    same.monkeypatch, same.capture = monkeypatch, capture
+    """An empty workspace; commands run in this process, ``start`` makes one of their own."""
+    same = InsideWorkbench(tmp_path / "workspace", digits_teacher_dir)
+    same.monkeypatch, same.capture = monkeypatch, capfd
     return same
 
 
 @pytest.fixture
-def workbench(tmp_path: Path, digits_teacher_dir: Path) -> Workbench:
-    return Workbench(tmp_path / "workspace", digits_teacher_dir)
+def prepared(workbench: InsideWorkbench, evaluation_cache: Path) -> InsideWorkbench:
+    """A workspace that has evaluated before: the classifier need not be trained again."""
+    open_workspace(workbench.workspace)
+    shutil.copytree(evaluation_cache, workbench.workspace / "cache")
+    return workbench
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, digits_teacher_dir: Path) -> Workbench:
-    """A workspace with one finished run; read it only."""
+    """A workspace with one finished run, from nothing, in a process of its own; read it only."""
     workbench = Workbench(tmp_path_factory.mktemp("finished") / "workspace", digits_teacher_dir)
     workbench(*workbench.quick())
+    return workbench
+
+
+@pytest.fixture
+def inside_finished(finished: Workbench, workbench: InsideWorkbench) -> InsideWorkbench:
+    """Commands in this process on the finished run's workspace."""
+    workbench.workspace = finished.workspace
     return workbench

@@ -8,14 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Workbench, inside
-
-
-@pytest.fixture
-def workbench(workbench: Workbench, monkeypatch: pytest.MonkeyPatch, capfd) -> Workbench:
-    """The same commands in this process: a start of Python and torch takes seconds."""
-    return inside(workbench, monkeypatch, capfd)
-
+from tests.cli.conftest import InsideWorkbench
 
 COMMANDS = [
     ["run"],
@@ -53,7 +46,9 @@ COMMANDS = [
         (["study", "run", "nothing"], "Unknown experiment"),
     ],
 )
-def test_one_line_and_exit_code_2(workbench: Workbench, arguments: list[str], message: str) -> None:
+def test_one_line_and_exit_code_2(
+    workbench: InsideWorkbench, arguments: list[str], message: str
+) -> None:
     answer = workbench(*arguments, code=2)
     assert message in answer.stderr
     assert answer.stderr.count("\n") == 1
@@ -61,7 +56,7 @@ def test_one_line_and_exit_code_2(workbench: Workbench, arguments: list[str], me
     assert not list(workbench.workspace.glob("runs/*/*"))
 
 
-def test_a_damaged_teacher_is_named(workbench: Workbench, tmp_path: Path) -> None:
+def test_a_damaged_teacher_is_named(workbench: InsideWorkbench, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(workbench.teacher, broken)
     (weights,) = (broken / "transformer").glob("*.safetensors")
@@ -71,14 +66,14 @@ def test_a_damaged_teacher_is_named(workbench: Workbench, tmp_path: Path) -> Non
     assert "Traceback" not in answer.stderr
 
 
-def test_a_workspace_of_another_version(workbench: Workbench) -> None:
+def test_a_workspace_of_another_version(workbench: InsideWorkbench) -> None:
     workbench.workspace.mkdir()
     (workbench.workspace / "workspace.json").write_text(json.dumps({"version": 99}))
     answer = workbench("runs", "list", code=2)
     assert "has version 99; this workbench reads version 1" in answer.stderr
 
 
-def test_a_foreign_folder_is_left_alone(workbench: Workbench) -> None:
+def test_a_foreign_folder_is_left_alone(workbench: InsideWorkbench) -> None:
     workbench.workspace.mkdir()
     (workbench.workspace / "thesis.tex").write_text("precious")
     assert "is not a workspace" in workbench("run", "quickstart", code=2).stderr
@@ -86,7 +81,7 @@ def test_a_foreign_folder_is_left_alone(workbench: Workbench) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_help_explains_with_an_example(workbench: Workbench, command: list[str]) -> None:
+def test_help_explains_with_an_example(workbench: InsideWorkbench, command: list[str]) -> None:
     text = workbench(*command, "--help").stdout
     assert f"Example:  workbench {' '.join(command)}" in text
 
@@ -105,7 +100,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_dry_run_shows_and_starts_nothing(workbench: Workbench) -> None:
+def test_dry_run_shows_and_starts_nothing(workbench: InsideWorkbench) -> None:
     plan = workbench.json(
         "run", "quickstart", "--seed", "3", "--set", "method.sid_alpha=1.2", "--dry-run"
     )
@@ -113,7 +108,7 @@ def test_dry_run_shows_and_starts_nothing(workbench: Workbench) -> None:
     assert not list(workbench.workspace.glob("runs/*"))
 
 
-def test_json_is_the_only_thing_on_stdout(workbench: Workbench) -> None:
+def test_json_is_the_only_thing_on_stdout(workbench: InsideWorkbench) -> None:
     assert {row["name"] for row in workbench.json("teachers", "list")} >= {"digits-sana"}
     assert workbench.json("runs", "list") == []
     assert "quickstart" in {row["name"] for row in workbench.json("experiments", "list")}
@@ -122,7 +117,7 @@ def test_json_is_the_only_thing_on_stdout(workbench: Workbench) -> None:
     assert checks["image operators"]
 
 
-def test_saved_settings_are_the_same_run(workbench: Workbench, tmp_path: Path) -> None:
+def test_saved_settings_are_the_same_run(workbench: InsideWorkbench, tmp_path: Path) -> None:
     file = tmp_path / "saved.json"
     plan = workbench.json(*workbench.quick("--dry-run", "--seed", "4"))
     file.write_text(json.dumps(plan))

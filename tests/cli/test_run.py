@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 import torch
 
-from tests.cli.conftest import Workbench
+from tests.cli.conftest import InsideWorkbench, Workbench
 from workbench.tracking import default_uri, list_runs, metric_history
 from workbench.training.checkpoint import load_modules
 
@@ -69,13 +69,16 @@ def test_a_finished_run_has_everything(finished: Workbench) -> None:
     assert len(csv) == 1 + 3
 
 
-def test_running_again_recalls_and_fresh_keeps_the_old(finished: Workbench) -> None:
-    again = finished(*finished.quick())
+def test_running_again_recalls_the_results(inside_finished: InsideWorkbench) -> None:
+    again = inside_finished(*inside_finished.quick())
     assert "finished before" in again.stderr
     assert "student" in again.stdout
 
 
-def test_evaluate_sample_and_list_the_finished_run(finished: Workbench, tmp_path: Path) -> None:
+def test_evaluate_sample_and_list_the_finished_run(
+    inside_finished: InsideWorkbench, tmp_path: Path
+) -> None:
+    finished = inside_finished
     run = finished.only_run()
     stored = json.loads((run / "results.json").read_text())["table"]
     measured = finished.json("evaluate", "quickstart", "--samples", "200", "--steps", "4")["table"]
@@ -97,76 +100,78 @@ def test_evaluate_sample_and_list_the_finished_run(finished: Workbench, tmp_path
 
 @pytest.mark.parametrize("nimg", [0, 480, 1280])
 def test_kill_9_changes_nothing(
-    nimg: int, workbench: Workbench, finished: Workbench, digits_teacher
+    nimg: int, prepared: InsideWorkbench, finished: Workbench, digits_teacher
 ) -> None:
     """Killed at a moment of its own choosing, the same command ends with the same bits."""
-    arguments = workbench.quick()
-    killed = workbench.signal_when(arguments, workbench.nimg_reached(nimg), signal.SIGKILL)
+    arguments = prepared.quick()
+    killed = prepared.signal_when(arguments, prepared.nimg_reached(nimg), signal.SIGKILL)
     assert killed.returncode == -signal.SIGKILL
-    workbench(*arguments)
+    prepared(*arguments)
     expected = final_weights(finished.only_run(), digits_teacher)
-    ours = final_weights(workbench.only_run(), digits_teacher)
+    ours = final_weights(prepared.only_run(), digits_teacher)
     assert all(torch.equal(ours[name], expected[name]) for name in expected)
-    points, reference = points_in_mlflow(workbench), points_in_mlflow(finished)
+    points, reference = points_in_mlflow(prepared), points_in_mlflow(finished)
     assert {key: points[key] for key in KEYS} == {key: reference[key] for key in KEYS}
     assert all(max(Counter(steps).values()) == 1 for steps in points.values())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_checkpoint_and_end_killed(workbench: Workbench, number: signal.Signals) -> None:
-    arguments = workbench.quick()
-    stopped = workbench.signal_when(arguments, workbench.nimg_reached(320), number)
+def test_signals_checkpoint_and_end_killed(
+    prepared: InsideWorkbench, number: signal.Signals
+) -> None:
+    arguments = prepared.quick()
+    stopped = prepared.signal_when(arguments, prepared.nimg_reached(320), number)
     assert stopped.returncode == 1
     assert "The same command continues" in stopped.stderr
     assert "Traceback" not in stopped.stderr
-    (tracked,) = list_runs(default_uri(workbench.workspace), "quickstart")
+    (tracked,) = list_runs(default_uri(prepared.workspace), "quickstart")
     assert tracked.status == "KILLED"
-    (row,) = workbench.json("runs", "list")
+    (row,) = prepared.json("runs", "list")
     assert row["state"] == "KILLED"
 
 
-def test_two_processes_never_share_a_run(workbench: Workbench) -> None:
-    arguments = workbench.quick()
-    process = workbench.start(*arguments)
-    reached = workbench.nimg_reached(0)
+def test_two_processes_never_share_a_run(prepared: InsideWorkbench) -> None:
+    arguments = prepared.quick()
+    process = prepared.start(*arguments)
+    reached = prepared.nimg_reached(0)
     while not reached():
         assert process.poll() is None
-    second = workbench(*arguments, code=2)
+    second = prepared(*arguments, code=2)
     assert "already running in another process" in second.stderr
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=100)
 
 
-def test_two_ranks_reach_the_same_place(workbench: Workbench, finished: Workbench) -> None:
-    workbench(*workbench.quick("--nproc", "2"))
+def test_two_ranks_reach_the_same_place(prepared: InsideWorkbench, finished: Workbench) -> None:
+    prepared(*prepared.quick("--nproc", "2"))
     ours, alone = (
         json.loads((w.only_run() / "results.json").read_text())["table"]
-        for w in (workbench, finished)
+        for w in (prepared, finished)
     )
     for row, other in zip(ours, alone, strict=True):
         assert row["fid"] == pytest.approx(other["fid"], rel=0.05)
-    points, reference = points_in_mlflow(workbench), points_in_mlflow(finished)
+    points, reference = points_in_mlflow(prepared), points_in_mlflow(finished)
     assert points["eval/fid"] == reference["eval/fid"]
 
 
-def test_fresh_keeps_the_old_run(workbench: Workbench) -> None:
+def test_fresh_keeps_the_old_run(prepared: InsideWorkbench) -> None:
     settings = ("training.kimg=0.16", "evaluation.samples=50")
-    workbench(*workbench.quick(settings=settings))
-    before = workbench.only_run()
-    again = workbench(*workbench.quick("--fresh", "--json", settings=settings))
+    prepared(*prepared.quick(settings=settings))
+    before = prepared.only_run()
+    again = prepared(*prepared.quick("--fresh", "--json", settings=settings))
     assert json.loads(again.stdout)["nimg"] == 160
     assert before.with_name(f"{before.name}~1").is_dir()
     assert before.is_dir()
 
 
-def test_an_unreachable_tracker_never_stops_training(workbench: Workbench) -> None:
+def test_an_unreachable_tracker_never_stops_training(prepared: InsideWorkbench) -> None:
     settings = ("training.kimg=0.16", "evaluation.samples=50")
     nowhere = ("--tracking-uri", "http://127.0.0.1:9", "--json")
-    results = workbench(*workbench.quick(*nowhere, settings=settings))
+    results = prepared(*prepared.quick(*nowhere, settings=settings))
     assert json.loads(results.stdout)["nimg"] == 160
     # Later, with a store that answers, everything arrives.
-    uri = default_uri(workbench.workspace)
-    workbench("runs", "sync", "--tracking-uri", uri)
-    assert points_in_mlflow(workbench)["eval/fid"] == [0, 160]
+    uri = default_uri(prepared.workspace)
+    prepared("runs", "sync", "--tracking-uri", uri)
+    assert points_in_mlflow(prepared)["eval/fid"] == [0, 160]
     (tracked,) = list_runs(uri, "quickstart")
     assert tracked.status == "FINISHED"

@@ -86,14 +86,19 @@ def test_what_a_killed_build_left_is_replaced(tmp_path: Path) -> None:
     folder = recipe_folder("x", MINUTE, tmp_path)
     partial = folder.with_name(f".{folder.name}.partial")
     partial.mkdir(parents=True)
-    (partial / "model_index.json").write_text("half")
+    (partial / "stale.json").write_text("half")
+    build_from_recipe("x", MINUTE, tmp_path)
+    assert not (folder / "stale.json").exists()
+    assert not partial.exists()
 
+
+def test_an_interrupted_build_leaves_no_teacher(tmp_path: Path) -> None:
     def cut_off(stage: str, done: int, total: int) -> None:
         raise KeyboardInterrupt
 
+    folder = recipe_folder("x", MINUTE, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         build_from_recipe("x", MINUTE, tmp_path, cut_off)
     assert not folder.exists()
     build_from_recipe("x", MINUTE, tmp_path)
     assert load_pipeline_teacher("x", folder).latent_shape == (4, 4, 4)
-    assert not partial.exists()

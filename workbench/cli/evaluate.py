@@ -44,7 +44,7 @@ def evaluate(
     from workbench.errors import RequestError, unknown_name
     from workbench.evaluation import DIGITS_METRICS
     from workbench.runs import evaluate_model, load_model
-    from workbench.training.config import EvaluationConfig
+    from workbench.training.config import evaluation_settings
     from workbench.workspace import open_workspace
 
     wanted = [name.strip() for name in metrics.split(",") if name.strip()]
@@ -60,7 +60,7 @@ def evaluate(
     place = open_workspace(workspace)
     ensure_with_bar(model, place.teachers)
     loaded = load_model(place, model)
-    settings = EvaluationConfig(seed=seed, cfg_scale=cfg_scale, samples=samples)
+    settings = evaluation_settings({"seed": seed, "cfg_scale": cfg_scale, "samples": samples})
     say(f"Measuring {loaded.name} with {samples} samples.")
     rows = evaluate_model(place, loaded, counts or loaded.default_steps, settings, wanted)
     table = [row.as_dict() for row in rows]

@@ -52,8 +52,9 @@ class TerminalListener(Listener):
             total=progress.total_nimg,
             rate=progress.images_per_s,
         )
-        if progress.nimg >= progress.total_nimg:
-            self.bar.stop()
+
+    def on_end(self) -> None:
+        self.bar.stop()
 
     def on_metrics(self, nimg: int, values: Mapping[str, float]) -> None:
         scores = {k.removeprefix("eval/"): v for k, v in values.items() if k.startswith("eval/")}

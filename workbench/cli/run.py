@@ -66,13 +66,14 @@ def run(
     """Distil a teacher: trains, tracks, evaluates and draws; the same command resumes."""
     from workbench.cli.building import find_with_bar
     from workbench.cli.progress import TerminalListener
-    from workbench.runs import RunRequest, execute
+    from workbench.runs import RunRequest, check_request, execute
     from workbench.tracking import default_uri
     from workbench.workspace import open_workspace
 
     config = _resolve(experiment, variant, seed, teacher, set_ or [])
     place = open_workspace(workspace)
     if dry_run:
+        check_request(config, nproc)
         _show_plan(config, place, json_output)
         return
     uri = tracking_uri or default_uri(place.root)
@@ -113,7 +114,9 @@ def _show_plan(config: RunConfig, workspace: Workspace, json_output: bool) -> No
         return
     folder = run_folder(workspace, config)
     print_table(["setting", "value"], [list(pair) for pair in config.flat().items()])
-    state = "would resume" if folder.checkpoints.exists() else "would start"
+    state = "would start"
+    if folder.checkpoints.exists():
+        state = "is finished:" if folder.results_file.exists() else "would resume"
     typer.echo(f"{state} {folder.path} ({config.total_nimg} images)")
 
 
@@ -141,10 +144,7 @@ def print_results(table: list[dict[str, Any]], title: str) -> None:
                 str(row["model"]),
                 str(row["steps"]),
                 str(row["nfe"]),
-                *(
-                    f"{row[score]:.3g}" if row[score] >= 1 else f"{row[score]:.3f}"
-                    for score in scores
-                ),
+                *(_number(row[score]) for score in scores),
                 f"{row['ms_per_image']:.2f}",
             ]
             for row in table

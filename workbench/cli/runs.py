@@ -62,15 +62,24 @@ def sync(
     from workbench.tracking import sync as deliver
     from workbench.workspace import open_workspace
 
-    left = {
-        folder.name: deliver(folder.path, tracking_uri)
-        for folder in all_runs(open_workspace(workspace))
-    }
+    rows: list[dict[str, Any]] = []
+    for folder in all_runs(open_workspace(workspace)):
+        try:
+            left, problem = deliver(folder.path, tracking_uri), ""
+        except WorkbenchError as error:  # the others are delivered all the same
+            left, problem = -1, str(error)
+        rows.append({"run": folder.name, "undelivered": left, "problem": problem})
     if json_output:
-        print_json(left)
+        print_json(rows)
     else:
-        print_table(["run", "still undelivered"], [[k, str(v)] for k, v in left.items()])
-    if any(left.values()):
+        print_table(
+            ["run", "undelivered", "problem"],
+            [
+                [row["run"], "-" if row["problem"] else str(row["undelivered"]), row["problem"]]
+                for row in rows
+            ],
+        )
+    if any(row["undelivered"] for row in rows):
         raise WorkbenchError("The tracking store did not take everything; try again later.")
 
 

@@ -41,7 +41,7 @@ def sample(
     from workbench.evaluation import image_grid
     from workbench.runs import load_model, sample_model
     from workbench.teachers.digits import one_prompt_per_digit
-    from workbench.training.config import EvaluationConfig
+    from workbench.training.config import evaluation_settings
     from workbench.workspace import open_workspace
 
     place = open_workspace(workspace)
@@ -49,7 +49,7 @@ def sample(
     loaded = load_model(place, model)
     count = steps or loaded.default_steps[0]
     prompts = prompt or one_prompt_per_digit()
-    settings = EvaluationConfig(seed=seed, cfg_scale=cfg_scale)
+    settings = evaluation_settings({"seed": seed, "cfg_scale": cfg_scale})
     images = sample_model(loaded, prompts, count, settings)
     out.parent.mkdir(parents=True, exist_ok=True)
     image_grid({f"{count} steps": images}, prompts).save(out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from workbench.runs.folder import RunFolder, all_runs, find_run, run_folder
 from workbench.runs.inference import LoadedModel, evaluate_model, load_model, sample_model
-from workbench.runs.session import RunOutcome, RunRequest, execute
+from workbench.runs.session import RunOutcome, RunRequest, check_request, execute
 from workbench.runs.summary import summary
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "RunOutcome",
     "RunRequest",
     "all_runs",
+    "check_request",
     "evaluate_model",
     "execute",
     "find_run",

@@ -89,21 +89,26 @@ def find_run(workspace: Workspace, reference: str) -> RunFolder:
     Raises:
         RequestError: no such run (names the nearest), or several.
     """
+    matches = matching_runs(workspace, reference)
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        names = ", ".join(run.name for run in matches)
+        raise RequestError(f"{reference!r} names several runs: {names}.")
+    raise unknown_name("run", reference, (run.name for run in all_runs(workspace)))
+
+
+def matching_runs(workspace: Workspace, reference: str) -> list[RunFolder]:
+    """The runs that a reference may mean; see :func:`find_run`."""
     if (Path(reference) / "config.json").is_file():
-        return RunFolder(Path(reference).resolve())
+        return [RunFolder(Path(reference).resolve())]
     runs = {run.name: run for run in all_runs(workspace)}
     if reference in runs:
-        return runs[reference]
-    matches = [
+        return [runs[reference]]
+    return [
         run
         for name, run in runs.items()
         if name.startswith(reference)
         or name.split("/")[1].startswith(reference)
         or name.endswith(f"-{reference}")
     ]
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        names = ", ".join(run.name for run in matches)
-        raise RequestError(f"{reference!r} names several runs: {names}.")
-    raise unknown_name("run", reference, runs)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import RequestError, WorkbenchError, unknown_name
 from workbench.evaluation import digits_evaluator
-from workbench.runs.folder import all_runs, find_run
+from workbench.runs.folder import all_runs, find_run, matching_runs
 from workbench.runs.measure import Measurement, Row, SampledModel, Samplers
 from workbench.teachers import KNOWN_TEACHERS, PipelineTeacher, load_teacher
 from workbench.training.checkpoint import latest_checkpoint, load_modules
@@ -53,6 +52,10 @@ class LoadedModel:
             raise RequestError(
                 f"{self.name} was trained with {self.generator.steps} steps, not with {steps}."
             )
+        if samplers.settings.cfg_scale != 1.0:
+            raise RequestError(
+                f"{self.name} is a student: guidance was distilled into it. Drop --cfg-scale."
+            )
         return samplers.of_student(self.network, self.generator, steps)
 
 
@@ -64,16 +67,13 @@ def load_model(workspace: Workspace, reference: str) -> LoadedModel:
         WorkbenchError: the run has no whole checkpoint yet.
     """
     device = choose_device()
-    if reference in KNOWN_TEACHERS or (Path(reference) / "model_index.json").exists():
+    if reference in KNOWN_TEACHERS or not matching_runs(workspace, reference):
+        if reference not in KNOWN_TEACHERS and "/" not in reference:
+            known = [*KNOWN_TEACHERS, *(run.name for run in all_runs(workspace))]
+            raise unknown_name("run or teacher", reference, known)
         teacher = load_teacher(reference, workspace.teachers, device=device)
         return LoadedModel(reference, teacher, teacher.network, None)
-    try:
-        run = find_run(workspace, reference)
-    except RequestError as error:
-        if "several" in str(error):
-            raise
-        known = [*KNOWN_TEACHERS, *(run.name for run in all_runs(workspace))]
-        raise unknown_name("run or teacher", reference, known) from None
+    run = find_run(workspace, reference)
     config = run.config()
     teacher = load_teacher(config.teacher, workspace.teachers, device=device)
     network = deepcopy(teacher.network).float()

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workbench.errors import WorkbenchError
 from workbench.evaluation import Evaluator, Sampler
 from workbench.flow import NoiseSource
 from workbench.methods import Batch, FewStepSampler, GeneratorConfig
 from workbench.teachers import PipelineTeacher, sample_teacher
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.training.config import EvaluationConfig, RunConfig
+from workbench.training.engine import InterruptedRunError
 from workbench.training.parallel import Ranks
 
 SampleLatents = Callable[[Conditioning, int, int], Tensor]
@@ -142,17 +142,27 @@ def final_table(
     config: RunConfig,
     teacher: VelocityNetwork,
     student: VelocityNetwork,
+    known: Row | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Row]:
-    """Teacher and student at every step count that the configuration asks for."""
+    """Teacher and student at every step count that the configuration asks for.
+
+    Args:
+        known: a row that has just been measured on the same weights.
+    """
     samplers, settings = measurement.samplers, config.evaluation
     models = [samplers.of_teacher(teacher, steps) for steps in settings.teacher_steps]
     models += [
-        samplers.of_student(student, config.generator, steps) for steps in settings.student_steps
+        samplers.of_student(student, config.generator, steps) for steps in config.student_steps
     ]
     rows = []
     for model in models:
+        if known is not None and (model.name, model.steps) == (known.model, known.steps):
+            rows.append(known)
+            continue
         if measurement.ranks.any(should_stop()):
-            raise WorkbenchError("Interrupted during the final evaluation; the weights are safe.")
+            raise InterruptedRunError(
+                "Stopped during the final evaluation; the same command measures again."
+            )
         rows.append(measurement.row(model))
     return rows

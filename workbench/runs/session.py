@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,7 +62,7 @@ def execute(request: RunRequest) -> RunOutcome:
     config = request.config
     workspace = request.workspace
     folder = run_folder(workspace, config)
-    Ranks(0, request.nproc, torch.device("cpu")).share(config.training.batch_size)
+    check_request(config, request.nproc)
     request.find_teacher(config.teacher, workspace.teachers)
     with exclusive(folder.lock, f"Run {folder.name}"):
         if request.fresh and (kept := folder.set_aside()):
@@ -78,6 +77,15 @@ def execute(request: RunRequest) -> RunOutcome:
     if results is None:
         raise WorkbenchError(f"Run {folder.name} ended without results.")
     return RunOutcome(folder, results, trained=True)
+
+
+def check_request(config: RunConfig, nproc: int) -> None:
+    """Refuse what is known to be impossible before anything is written.
+
+    Raises:
+        RequestError: the batch does not divide by the ranks.
+    """
+    Ranks(0, nproc, torch.device("cpu")).share(config.training.batch_size)
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,10 @@ def _run_on_ranks(job: _Job) -> None:
         listener = job.make_listener() if ranks.is_main else Listener()
         with _tracked(job, ranks) as tracker:
             teacher = load_teacher(job.config.teacher, job.workspace.teachers, device=ranks.device)
-            _Session(job, ranks, teacher, tracker, listener, stop).run()
+            try:
+                _Session(job, ranks, teacher, tracker, listener, stop).run()
+            finally:
+                listener.on_end()
 
 
 @contextmanager
@@ -137,7 +148,14 @@ class _Session:
         self.grid_prompts = one_prompt_per_digit()
         self.grid_cond = teacher.encode(self.grid_prompts)
         prompts = teacher.encode(PROMPTS)
-        student = Student(teacher.network, teacher.latent_shape, prompts, teacher.uncond())
+        student = Student(
+            teacher.network,
+            teacher.latent_shape,
+            prompts,
+            teacher.uncond(),
+            fingerprint=teacher.fingerprint,
+        )
+        self.last_row: Row | None = None
         self.listeners = Listeners(listener, TrackerListener(tracker))
         self.engine = Engine(
             self.config,
@@ -157,13 +175,13 @@ class _Session:
 
     def run(self) -> None:
         """Train, measure, draw, and write the results last: their file says that all is done."""
-        began = time.perf_counter()
         state = self.engine.train()
         rows = final_table(
             self.measurement,
             self.config,
             self.engine.networks.teacher,
             self.engine.average,
+            self.last_row,
             lambda: self.stop.requested,
         )
         pictures = self._grid_rows()
@@ -173,7 +191,7 @@ class _Session:
             "run": self.job.folder.name,
             "teacher": {"name": self.config.teacher, "fingerprint": self.teacher.fingerprint},
             "nimg": state.nimg,
-            "seconds": time.perf_counter() - began,
+            "training_seconds": state.seconds,
             "best": {"fid": state.best, "nimg": state.best_nimg},
             "skipped_updates": state.skipped,
             "table": [row.as_dict() for row in rows],
@@ -192,7 +210,8 @@ class _Session:
         if self.ranks.is_main:
             grid = image_grid({"student": images}, self.grid_prompts)
             self.tracker.log_image("samples/student", grid, nimg)
-        return self.measurement.row(model).scores
+        self.last_row = self.measurement.row(model)
+        return self.last_row.scores
 
     def _grid_rows(self) -> dict[str, Tensor]:
         """Teacher at its largest step count and student at K: the same prompts and noise."""

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.errors import WorkbenchError, unknown_name
+from workbench.errors import RequestError, WorkbenchError, unknown_name
 from workbench.runs import RunRequest, execute
 from workbench.studies.space import SearchSpace, check_space, suggest
 from workbench.training.config import RunConfig
+from workbench.training.engine import InterruptedRunError
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -24,6 +25,10 @@ class StudySpec:
     base: RunConfig
     space: SearchSpace
     objective: str = "fid"
+
+
+class _Refused(Exception):  # noqa: N818
+    """Carries a RequestError past ``catch``: what is wrong for one trial is wrong for all."""
 
 
 def storage_url(workspace: Path) -> str:
@@ -69,13 +74,21 @@ def run_study(
         config = config.model_copy(
             update={"experiment": f"study-{spec.name}", "variant": f"trial{trial.number}"}
         )
-        outcome = execute(replace(request, config=config))
+        try:
+            outcome = execute(replace(request, config=config))
+        except InterruptedRunError as error:
+            raise KeyboardInterrupt from error  # not this trial's failure: the study stops
+        except RequestError as error:
+            raise _Refused(str(error)) from error
         trial.set_user_attr("run", outcome.folder.name)
         score = _score(outcome.results["table"], config.generator.steps, spec.objective)
         report(trial.number, score)
         return score
 
-    study.optimize(objective, n_trials=trials, catch=(WorkbenchError,))
+    try:
+        study.optimize(objective, n_trials=trials, catch=(WorkbenchError,))
+    except _Refused as error:
+        raise RequestError(str(error)) from error
     return study
 
 

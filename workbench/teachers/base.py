@@ -9,6 +9,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from workbench.errors import RequestError
+
 
 @dataclass(frozen=True)
 class Conditioning:
@@ -116,11 +118,14 @@ class VelocityNetwork(nn.Module):
         """Trade compute for memory in every block.
 
         Raises:
-            ValueError: the wrapped module does not support it.
+            RequestError: the wrapped module does not support it.
         """
         enable = getattr(self.module, "enable_gradient_checkpointing", None)
         if enable is None:
-            raise ValueError(f"{type(self.module).__name__} has no gradient checkpointing")
+            raise RequestError(
+                f"{type(self.module).__name__} has no gradient checkpointing; set "
+                "training.gradient_checkpointing=false."
+            )
         enable()
 
 
@@ -128,5 +133,10 @@ class OwnVelocity(VelocityNetwork):
     """Wraps a bring-your-own module that already speaks ``velocity(x_t, t, cond)``."""
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
-        velocity: Tensor = self.module.velocity(x_t, t, cond)  # type: ignore[operator]
+        weights = next(self.module.parameters(), x_t).dtype
+        if cond is not None:
+            cond = cond.map(lambda x: x.to(weights) if x.is_floating_point() else x)
+        velocity: Tensor = self.module.velocity(  # type: ignore[operator]
+            x_t.to(weights), t.to(weights), cond
+        )
         return velocity

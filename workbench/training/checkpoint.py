@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,13 +80,12 @@ def save_checkpoint(
     """
     final = checkpoint_path(folder, int(progress["nimg"]))
     partial = folder / f".partial-{final.name}"
-    problem = ""
+    problem = ranks.from_main(_prepare(folder, partial) if ranks.is_main else "")
+    if problem:
+        raise CheckpointError(f"Could not write checkpoint {final}: {problem}")
     try:
-        if ranks.is_main:
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(partial, ignore_errors=True)
-        ranks.barrier()
-        save(stateful.state(), checkpoint_id=partial, no_dist=ranks.world == 1)
+        with _single_process_is_meant():
+            save(stateful.state(), checkpoint_id=partial, no_dist=ranks.world == 1)
         if ranks.is_main:
             _write_manifest(partial, progress)
             shutil.rmtree(final, ignore_errors=True)
@@ -101,9 +102,17 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, stateful: Stateful) -> dict[str, Any]:
-    """Restore everything from one verified checkpoint and return its progress record."""
+    """Restore everything from one verified checkpoint and return its progress record.
+
+    Raises:
+        CheckpointError: it holds other tensors than these, or cannot be read.
+    """
     state = stateful.state()
-    load(state, checkpoint_id=path, no_dist=not torch.distributed.is_initialized())
+    try:
+        with _single_process_is_meant():
+            load(state, checkpoint_id=path, no_dist=not torch.distributed.is_initialized())
+    except (OSError, CheckpointException, RuntimeError, KeyError, ValueError) as error:
+        raise CheckpointError(f"Cannot restore checkpoint {path}: {_first_line(error)}") from error
     stateful.restore(state)
     progress: dict[str, Any] = read_manifest(path)["progress"]
     return progress
@@ -116,11 +125,13 @@ def load_modules(path: Path, modules: Mapping[str, nn.Module]) -> None:
 
 def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Path | None:
     """The newest whole checkpoint; each newer one that is damaged is reported to ``warn``."""
-    for path in sorted(folder.glob("nimg-*"), reverse=True):
+    paths = sorted(folder.glob("nimg-*"), reverse=True)
+    for index, path in enumerate(paths):
         problem = damage(path)
         if problem is None:
             return path
-        warn(f"Checkpoint {path.name} is damaged ({problem}); using the one before it.")
+        way_out = "using the one before it" if index + 1 < len(paths) else "starting from 0 kimg"
+        warn(f"Checkpoint {path.name} is damaged ({problem}); {way_out}.")
     return None
 
 
@@ -142,9 +153,12 @@ def damage(path: Path) -> str | None:
 
 
 def prune_checkpoints(folder: Path, keep: int, best_nimg: int | None) -> None:
-    """Delete all but the last ``keep`` checkpoints and the best one, and leftovers."""
-    protected = {checkpoint_path(folder, best_nimg)} if best_nimg is not None else set()
-    for path in sorted(folder.glob("nimg-*"))[:-keep]:
+    """Delete all but the last ``keep`` whole checkpoints and the best one, and leftovers."""
+    whole = [path for path in sorted(folder.glob("nimg-*")) if damage(path) is None]
+    protected = set(whole[-keep:])
+    if best_nimg is not None:
+        protected.add(checkpoint_path(folder, best_nimg))
+    for path in folder.glob("nimg-*"):
         if path not in protected:
             shutil.rmtree(path)
     for leftover in folder.glob(".partial-*"):
@@ -154,6 +168,16 @@ def prune_checkpoints(folder: Path, keep: int, best_nimg: int | None) -> None:
 def read_manifest(path: Path) -> dict[str, Any]:
     manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     return manifest
+
+
+def _prepare(folder: Path, partial: Path) -> str:
+    """Make room for a partial checkpoint; what went wrong, or nothing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        return _first_line(error)
+    return ""
 
 
 def _write_manifest(partial: Path, progress: Mapping[str, Any]) -> None:
@@ -171,6 +195,14 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _single_process_is_meant() -> Iterator[None]:
+    """torch warns at every checkpoint of one process, even where that was asked for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
 
 
 def _first_line(error: BaseException) -> str:

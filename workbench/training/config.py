@@ -59,14 +59,18 @@ class EvaluationConfig(FrozenConfig):
     samples: int = Field(2000, ge=2, description="images per score")
     seed: int = Field(0, ge=0, description="of the evaluation noise, apart from the run's seed")
     batch_size: int = Field(250, ge=1)
-    teacher_steps: tuple[int, ...] = Field((50, 20, 4), description="Euler steps of the teacher")
-    student_steps: tuple[int, ...] = Field((4, 2, 1), description="generator steps of the student")
+    teacher_steps: tuple[int, ...] = Field(
+        (50, 20, 4), min_length=1, description="Euler steps of the teacher"
+    )
+    student_steps: tuple[int, ...] | None = Field(
+        None, min_length=1, description="generator steps of the student; none = K, K/2, ..., 1"
+    )
     cfg_scale: float = Field(1.0, description="guidance of the teacher's samples")
 
     @field_validator("teacher_steps", "student_steps")
     @classmethod
-    def _positive(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
-        if any(step < 1 for step in steps):
+    def _positive(cls, steps: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if any(step < 1 for step in steps or ()):
             raise ValueError("every step count must be at least 1")
         return steps
 
@@ -92,7 +96,7 @@ class RunConfig(FrozenConfig):
                 f"method {self.method.name!r} trains {sorted(roles)}, but training.optimizers "
                 f"names {sorted(given)}"
             )
-        too_many = [k for k in self.evaluation.student_steps if k > self.generator.steps]
+        too_many = [k for k in self.student_steps if k > self.generator.steps]
         if too_many:
             raise ValueError(
                 f"evaluation.student_steps {too_many} exceed generator.steps = "
@@ -106,10 +110,32 @@ class RunConfig(FrozenConfig):
         batch = self.training.batch_size
         return math.ceil(round(self.training.kimg * 1000, 6) / batch) * batch
 
+    @property
+    def student_steps(self) -> tuple[int, ...]:
+        """The step counts at which the student is measured, K and its halves unless set."""
+        if self.evaluation.student_steps is not None:
+            return self.evaluation.student_steps
+        halves = [self.generator.steps]
+        while halves[-1] > 1:
+            halves.append(halves[-1] // 2)
+        return tuple(halves)
+
     def fingerprint(self) -> str:
         """Eight hex digits of the content: equal exactly for equal settings."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+        return _short_hash(self.model_dump(mode="json"))
+
+    def recipe_fingerprint(self) -> str:
+        """Eight hex digits of what decides the weights at a given number of images."""
+        return _short_hash(
+            {
+                "seed": self.seed,
+                "generator": self.generator.model_dump(mode="json"),
+                "method": self.method.model_dump(mode="json"),
+                "training": self.training.model_dump(
+                    mode="json", exclude={"kimg", "micro_batch_size", "max_nonfinite"}
+                ),
+            }
+        )
 
     def flat(self) -> dict[str, str]:
         """Dotted key -> value as text, for parameter tables."""
@@ -160,9 +186,26 @@ def validated(values: Mapping[str, Any]) -> RunConfig:
         raise _readable(error) from None
 
 
+def evaluation_settings(values: Mapping[str, Any]) -> EvaluationConfig:
+    """Evaluation settings from plain values.
+
+    Raises:
+        RequestError: as :func:`validated`.
+    """
+    try:
+        return EvaluationConfig.model_validate(values)
+    except ValidationError as error:
+        raise _readable(error) from None
+
+
 def known_keys() -> list[str]:
     """Every dotted key that a configuration has by default."""
     return sorted(RunConfig().flat())
+
+
+def _short_hash(value: object) -> str:
+    canonical = json.dumps(value, sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
 def _parse(text: str) -> Any:

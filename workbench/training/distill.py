@@ -14,9 +14,10 @@ from workbench.flow.noise import NoiseSource
 from workbench.methods import Batch, FewStepSampler, GeneratorConfig
 from workbench.teachers.base import Conditioning, OwnVelocity, Teacher, VelocityNetwork
 from workbench.training.config import RunConfig, with_overrides
+from workbench.training.ema import averaged_copy
 from workbench.training.engine import Engine, Evaluate, Student
 from workbench.training.events import Listener
-from workbench.training.parallel import choose_device, joined_ranks
+from workbench.training.parallel import joined_ranks, whole_state
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,9 @@ def distill(
     with joined_ranks() as ranks:
         engine = Engine(config, student, ranks, folder, listener, evaluate)
         engine.train()
-    return Distilled(engine.average.to(choose_device()), config.generator, shape)
+        network = averaged_copy(OwnVelocity(source)).to(ranks.device)
+        network.load_state_dict(whole_state(engine.average))
+    return Distilled(network, config.generator, shape)
 
 
 def _own(teacher: Teacher) -> OwnVelocity:

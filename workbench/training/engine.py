@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from workbench.errors import WorkbenchError
+from workbench.errors import RequestError, WorkbenchError
 from workbench.flow.noise import NoiseSource
 from workbench.methods import Batch, Networks, Phase, make_method
 from workbench.teachers.base import Conditioning, VelocityNetwork
@@ -22,6 +22,7 @@ from workbench.training.checkpoint import (
     latest_checkpoint,
     load_checkpoint,
     prune_checkpoints,
+    read_manifest,
     save_checkpoint,
 )
 from workbench.training.config import AdamConfig, RunConfig
@@ -52,20 +53,25 @@ class TrainingState:
     skipped: int = 0
     skipped_in_a_row: dict[str, int] = field(default_factory=dict)
     sums: dict[str, float] = field(default_factory=dict)
-    iterations_summed: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
     best: float | None = None
     best_nimg: int | None = None
 
 
 @dataclass(frozen=True)
 class Student:
-    """What is distilled from what: the teacher's network, where the student starts, the prompts."""
+    """What is distilled from what: the teacher's network, where the student starts, the prompts.
+
+    ``fingerprint`` identifies the teacher's weights: a checkpoint continues with no other.
+    """
 
     teacher: VelocityNetwork
     latent_shape: tuple[int, ...]
     prompts: Conditioning | None = None
     uncond: Conditioning | None = None
     start: VelocityNetwork | None = None
+    fingerprint: str = ""
 
 
 class Engine:
@@ -104,6 +110,7 @@ class Engine:
             role: _adam(network, config.training.optimizers[role])
             for role, network in self.networks.trained.items()
         }
+        self.identity = f"{config.recipe_fingerprint()}/{student.fingerprint}"
         self.state = TrainingState()
         self.stop = stop or StopFlag()
         self._clock = _Clock()
@@ -140,7 +147,11 @@ class Engine:
         return self.state
 
     def resume(self) -> bool:
-        """Restore the newest whole checkpoint; False if there is none."""
+        """Restore the newest whole checkpoint; False if there is none.
+
+        Raises:
+            RequestError: it was made by another recipe or from another teacher.
+        """
         found: Path | None = None
         if self.folder is not None and self.ranks.is_main:
             found = latest_checkpoint(
@@ -149,7 +160,14 @@ class Engine:
         found = self.ranks.from_main(found)
         if found is None:
             return False
-        self.state = TrainingState(**load_checkpoint(found, self._stateful()))
+        written_by = read_manifest(found)["progress"].get("identity")
+        if written_by != self.identity:
+            raise RequestError(
+                f"The checkpoints in {self.folder} belong to another recipe or teacher "
+                f"({written_by}, not {self.identity}). Use another folder, or start afresh."
+            )
+        progress = load_checkpoint(found, self._stateful())
+        self.state = TrainingState(**{k: v for k, v in progress.items() if k != "identity"})
         return True
 
     def _build_networks(self, student: Student) -> tuple[Networks, VelocityNetwork]:
@@ -164,14 +182,15 @@ class Engine:
             network.train(False)  # dropout would make phi and psi differ where they are equal
             if settings.gradient_checkpointing:
                 network.enable_gradient_checkpointing()
+            self.ranks.shard(network)  # before the next copy: whole ones may not fit together
             return network
 
         start = student.start or student.teacher
         teacher = prepared(student.teacher, trainable=False)
         trained = {role: prepared(start, trainable=True) for role in self.method.roles}
-        average = averaged_copy(trained["generator"])
-        for network in (teacher, average, *trained.values()):
-            self.ranks.shard(network)
+        average = averaged_copy(start).to(device)
+        average.autocast_dtype = autocast
+        self.ranks.shard(average)
         uncond = student.uncond.to(device) if student.uncond else None
         return Networks(teacher, trained, uncond), average
 
@@ -188,8 +207,9 @@ class Engine:
                 decay = ema_decay(settings.batch_size, settings.ema_halflife_kimg * 1000)
                 update_ema(self.average, self.networks.generator, decay)
         self.state.nimg += self.config.training.batch_size
-        self.state.iterations_summed += 1
-        self._clock.stop(self.config.training.batch_size, self._evaluation_count())
+        self.state.seconds += self._clock.stop(
+            self.config.training.batch_size, self._evaluation_count()
+        )
 
     def _update(self, phase: Phase, evaluations: int) -> bool:
         """Accumulate a phase's gradient and step its optimiser, unless it is not finite."""
@@ -211,6 +231,7 @@ class Engine:
             self.state.skipped_in_a_row[phase.role] = 0
             for name, value in zip(metrics, reduced, strict=True):
                 self.state.sums[name] = self.state.sums.get(name, 0.0) + value
+                self.state.counts[name] = self.state.counts.get(name, 0) + 1
         else:
             self._skip(phase.role, dict(zip(metrics, reduced, strict=True)))
         optimizer.zero_grad(set_to_none=True)
@@ -267,10 +288,9 @@ class Engine:
         return improved
 
     def _log(self) -> None:
-        count = self.state.iterations_summed
-        means = {name: total / count for name, total in self.state.sums.items()}
+        means = {name: total / self.state.counts[name] for name, total in self.state.sums.items()}
         means["train/skipped_updates"] = float(self.state.skipped)
-        self.state.sums, self.state.iterations_summed = {}, 0
+        self.state.sums, self.state.counts = {}, {}
         self.listener.on_metrics(self.state.nimg, {**means, **self._clock.read()})
 
     def _checkpoint(self, must: bool = False) -> None:
@@ -278,7 +298,8 @@ class Engine:
         if self.folder is None:
             return
         try:
-            path = save_checkpoint(self.folder, self._stateful(), asdict(self.state), self.ranks)
+            progress = {**asdict(self.state), "identity": self.identity}
+            path = save_checkpoint(self.folder, self._stateful(), progress, self.ranks)
         except CheckpointError as error:
             if must:
                 raise
@@ -306,9 +327,9 @@ class Engine:
         return Progress(self.state.nimg, self.config.total_nimg, self._clock.images_per_s)
 
     def _evaluation_count(self) -> int:
-        return self.networks.teacher.evaluations + sum(
-            network.evaluations for network in self.networks.trained.values()
-        )
+        """Network evaluations so far on all ranks, which do equal work."""
+        networks = (self.networks.teacher, *self.networks.trained.values())
+        return self.ranks.world * sum(network.evaluations for network in networks)
 
 
 class _Clock:
@@ -325,14 +346,17 @@ class _Clock:
     def start(self) -> None:
         self._began = time.perf_counter()
 
-    def stop(self, images: int, evaluations: int) -> None:
-        self.seconds += time.perf_counter() - self._began
+    def stop(self, images: int, evaluations: int) -> float:
+        """Count an iteration; its seconds."""
+        seconds = time.perf_counter() - self._began
+        self.seconds += seconds
         self.images += images
         self.images_per_s = self.images / self.seconds
         self._evaluations = evaluations
+        return seconds
 
     def read(self) -> dict[str, float]:
-        """Images a second and network evaluations an image since the last reading (per rank)."""
+        """Images a second and network evaluations an image since the last reading."""
         per_image = (self._evaluations - self._evaluations_read) / max(1, self.images)
         values = {"perf/images_per_s": self.images_per_s, "perf/nfe_per_image": per_image}
         self._evaluations_read, self.images, self.seconds = self._evaluations, 0, 0.0

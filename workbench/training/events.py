@@ -36,6 +36,9 @@ class Listener:
 
     def on_warning(self, nimg: int, message: str) -> None: ...
 
+    def on_end(self) -> None:
+        """The run ends, however it does."""
+
 
 class Listeners(Listener):
     """Several listeners as one."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
@@ -19,6 +24,8 @@ from workbench.errors import RequestError, WorkbenchError
 from workbench.teachers.base import VelocityNetwork
 
 ResultT = TypeVar("ResultT")
+
+_SECONDS_TO_CHECKPOINT = 600  # how long ranks may take to end politely
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,12 @@ class Ranks:
         fully_shard(network, reshard_after_forward=True)
 
 
+def whole_state(network: nn.Module) -> dict[str, Any]:
+    """The unsharded weights, on every rank."""
+    options = StateDictOptions(full_state_dict=True)
+    return get_model_state_dict(network, options=options)
+
+
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The l2 norm of all gradients over all shards, a scalar."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -149,12 +162,42 @@ def launch(function: Callable[..., ResultT], nproc: int, *arguments: Any) -> Res
         rdzv_endpoint="localhost:0",
         max_restarts=0,
         monitor_interval=0.1,
+        shutdown_timeout=_SECONDS_TO_CHECKPOINT,
     )
-    try:
-        results: dict[int, ResultT] = elastic_launch(config, function)(*arguments)
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        raise WorkbenchError(f"Rank {rank} failed: {failure.message}") from error
-    except SignalException as error:
-        raise WorkbenchError(f"Interrupted by {error.sigval.name}.") from None
+    with tempfile.TemporaryDirectory() as reports:
+        try:
+            results: dict[int, ResultT] = elastic_launch(config, _reporting)(
+                function, Path(reports), arguments
+            )
+        except (ChildFailedError, SignalException) as error:
+            raise _cause(error, Path(reports)) from error
     return results[0]
+
+
+def _reporting(
+    function: Callable[..., ResultT], reports: Path, arguments: tuple[Any, ...]
+) -> ResultT:
+    """A rank's whole life: errors meant for people are written down for the parent."""
+    # Out of the terminal's process group: Ctrl-C would reach the ranks twice, from the terminal
+    # and from the launcher, and the second one means "now".
+    os.setsid()
+    try:
+        return function(*arguments)
+    except WorkbenchError as error:
+        report = {"message": str(error), "exit_code": error.exit_code}
+        (reports / os.environ["RANK"]).write_text(json.dumps(report), encoding="utf-8")
+        sys.exit(error.exit_code)
+
+
+def _cause(error: Exception, reports: Path) -> WorkbenchError:
+    """What the ranks said themselves, else which rank died of what."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    for file in sorted(reports.iterdir()):
+        report = json.loads(file.read_text(encoding="utf-8"))
+        kind = RequestError if report["exit_code"] == RequestError.exit_code else WorkbenchError
+        return kind(report["message"])
+    if isinstance(error, ChildFailedError):
+        rank, failure = error.get_first_failure()
+        return WorkbenchError(f"Rank {rank} failed: {failure.message}")
+    return WorkbenchError(f"Interrupted: {error}.")
