@@ -10,6 +10,7 @@ import torch
 
 from tests.helpers import EMPTY, SmallVelocity, labels
 from workbench.errors import RequestError
+from workbench.methods import Loss, Phase
 from workbench.teachers.base import OwnVelocity
 from workbench.training.checkpoint import damage, load_modules
 from workbench.training.config import (
@@ -260,3 +261,58 @@ def test_adam_is_as_published() -> None:
     group = engine.optimizers["generator"].param_groups[0]
     assert (group["lr"], group["betas"], group["eps"]) == (0.25, (0.0, 0.999), 1e-8)
     assert AdamConfig().beta1 == 0
+
+
+def test_damaged_checkpoints_take_no_place(tmp_path: Path) -> None:
+    """With one kept, a damaged newer one must not push out the only whole one."""
+    settings = ("schedule.keep_checkpoints=1", "schedule.checkpoint_kimg=0.4")
+    stop = StopFlag()
+
+    class StopSoon(Listener):
+        def on_iteration(self, progress) -> None:
+            stop.requested = progress.nimg >= 448
+
+    Engine(config(*settings, kimg=0.4), student(), ALONE, tmp_path).train()
+    newer = tmp_path / "nimg-000000000799"
+    newer.mkdir()
+    with pytest.raises(InterruptedRunError):
+        Engine(config(*settings), student(), ALONE, tmp_path, StopSoon(), stop=stop).train()
+    resumed = Engine(config(*settings), student(), ALONE, tmp_path)
+    assert resumed.resume()
+    assert resumed.state.nimg == 448
+
+
+def test_a_checkpoint_continues_only_its_own_recipe(tmp_path: Path) -> None:
+    Engine(config(), student(), ALONE, tmp_path).train()
+    for other in ("method.sid_alpha=1.2", "seed=5", "training.batch_size=32"):
+        with pytest.raises(RequestError, match="another recipe or teacher"):
+            Engine(config(other), student(), ALONE, tmp_path).train()
+    longer = Engine(config("training.kimg=1.6"), student(), ALONE, tmp_path)
+    assert longer.resume()
+
+
+def test_means_are_over_applied_updates(tmp_path: Path) -> None:
+    """One broken iteration in an interval leaves the mean of the healthy ones."""
+    logged: dict[str, float] = {}
+
+    class Watch(Listener):
+        def on_metrics(self, nimg: int, values: Mapping[str, float]) -> None:
+            logged.update(values)
+
+    def run(broken: bool) -> float:
+        engine = Engine(config("schedule.log_kimg=0.8"), student(), ALONE, listener=Watch())
+        phases = engine.method.phases()
+        calls = iter(range(10_000))
+
+        def fake_score(networks, batch):
+            loss = phases[0].loss(networks, batch)
+            poison = float("nan") if broken and next(calls) % 5 == 4 else 1.0
+            ones = {name: torch.tensor(poison) for name in loss.metrics}
+            return Loss(loss.value * poison, ones)
+
+        engine.method.phases = lambda: (Phase("fake_score", fake_score), phases[1])
+        engine.train()
+        return logged["train/fake_score_loss"]
+
+    assert run(broken=False) == run(broken=True) == 1.0
+    assert logged["train/skipped_updates"] == 10

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.training.test_engine import config, labels
-from workbench.errors import WorkbenchError
+from workbench.errors import RequestError, WorkbenchError
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.training.engine import Engine, Student
 from workbench.training.events import Listener
@@ -66,6 +66,16 @@ def fail_on_rank_one() -> None:
         if ranks.rank == 1:
             raise ValueError("rank one has a reason")
         ranks.barrier()
+
+
+def refuse() -> None:
+    with joined_ranks():
+        raise RequestError("the request itself was wrong")
+
+
+def test_a_refused_request_stays_one() -> None:
+    with pytest.raises(RequestError, match=r"^the request itself was wrong$"):
+        launch(refuse, 2)
 
 
 def assert_close(left, right) -> None:

@@ -42,6 +42,12 @@ JsonOption = Annotated[
 ]
 
 
+def own_command() -> str:
+    """How a person called this program, so that a command to copy works as it is."""
+    called = Path(sys.argv[0])
+    return str(called) if called.name == "workbench" and called.exists() else "workbench"
+
+
 def print_error(message: str) -> None:
     """One line on stderr."""
     sys.stderr.write(f"Error: {message}\n")

@@ -11,6 +11,7 @@ from workbench.cli.common import (
     JsonOption,
     TrackingOption,
     WorkspaceOption,
+    own_command,
     print_json,
     print_table,
     say,
@@ -127,7 +128,8 @@ def _show_outcome(outcome: RunOutcome, workspace: Workspace) -> None:
     print_results(results["table"], str(results["run"]))
     for figure in results["figures"]:
         typer.echo(figure)
-    typer.echo(f"Compare runs in the browser:  workbench ui --workspace {workspace.root}")
+    command = f"{own_command()} ui --workspace {workspace.root} --experiment"
+    typer.echo(f"Compare runs in the browser:  {command} {outcome.folder.path.parent.name}")
 
 
 def print_results(table: list[dict[str, Any]], title: str) -> None:

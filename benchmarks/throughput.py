@@ -1,0 +1,88 @@
+"""Distillation throughput on the embedded teacher's architecture, as a ratio within one run.
+
+    python benchmarks/throughput.py
+
+An iteration's time is compared with the time of its network evaluations alone (the same numbers of
+forward and backward passes of the bare transformer at the same batch), so the ratio is what the
+engine, the losses, the optimisers and the noise add. Weights are random: only time is measured.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from workbench.flow import NoiseSource
+from workbench.teachers import TinyRecipe
+from workbench.teachers._torchvision import prepare_torchvision
+from workbench.teachers.digits import PROMPTS
+from workbench.teachers.sana import SanaFamily
+from workbench.training.config import RunConfig, with_overrides
+from workbench.training.engine import Engine, Student
+from workbench.training.parallel import Ranks, choose_device
+
+ITERATIONS = 24
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """The median of the work's times, in seconds."""
+    work()
+    times = []
+    for _ in range(ITERATIONS):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return sorted(times)[len(times) // 2]
+
+
+def main() -> None:
+    prepare_torchvision()
+    from workbench.teachers.tiny import tiny_sana_arguments, tiny_sana_pipeline
+
+    recipe, family, device = TinyRecipe(), SanaFamily(), choose_device()
+    pipeline, arguments = tiny_sana_pipeline(recipe, PROMPTS), tiny_sana_arguments(recipe)
+    with torch.no_grad():
+        prompts = family.encode(pipeline, PROMPTS, arguments)
+    network, shape = family.network(pipeline), family.latent_shape(pipeline)
+    # k = 2 in every iteration: 2 k + 3 = 7 evaluations, 4 of them with a backward pass.
+    settings = ["generator.steps=2", "generator.noise=fresh"]
+    config = with_overrides(RunConfig(), settings)
+    engine = Engine(config, Student(network, shape, prompts), Ranks(0, 1, device))
+    object.__setattr__(engine, "noise", _AlwaysTwo(config.seed))
+    iteration = seconds(engine._iterate)
+
+    batch = config.training.batch_size
+    bare = engine.networks.generator
+    x = torch.randn(batch, *shape, device=device)
+    t = torch.rand(batch, device=device)
+    cond = prompts.select(torch.arange(batch) % len(prompts)).to(device)
+
+    def forward() -> None:
+        with torch.no_grad():
+            bare(x, t, cond)
+
+    def to_weights() -> None:
+        bare(x, t, cond).sum().backward()
+
+    frozen = engine.networks.teacher
+    source = x.clone().requires_grad_(True)
+
+    def to_input() -> None:
+        frozen(source, t, cond).sum().backward()
+
+    # Fake score: 2 forward, 1 to its weights. Generator: 1 forward, 1 to its weights, 2 to inputs.
+    alone = 3 * seconds(forward) + 2 * seconds(to_weights) + 2 * seconds(to_input)
+    print(f"iteration {1e3 * iteration:.0f} ms, {batch / iteration:.0f} images/s at k = 2")
+    print(f"its network evaluations alone {1e3 * alone:.0f} ms")
+    print(f"ratio {iteration / alone:.2f}")
+
+
+class _AlwaysTwo(NoiseSource):
+    def integer(self, stream: str, index: int, high: int) -> int:
+        return 2
+
+
+if __name__ == "__main__":
+    main()
