@@ -42,7 +42,8 @@ def main() -> None:
     from workbench.teachers.tiny import tiny_sana_arguments, tiny_sana_pipeline
 
     recipe, family, device = TinyRecipe(), SanaFamily(), choose_device()
-    pipeline, arguments = tiny_sana_pipeline(recipe, PROMPTS), tiny_sana_arguments(recipe)
+    pipeline = tiny_sana_pipeline(recipe, PROMPTS)
+    arguments = family.call_arguments(pipeline, tiny_sana_arguments(recipe))
     with torch.no_grad():
         prompts = family.encode(pipeline, PROMPTS, arguments)
     network, shape = family.network(pipeline), family.latent_shape(pipeline)

@@ -106,7 +106,9 @@ class VelocityNetwork(nn.Module):
         with torch.autocast(
             x_t.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
         ):
-            return self.predict(x_t, t, cond).float()
+            velocity = self.predict(x_t, t, cond).float()
+        # FSDP2 hangs its backward hook on the output, which an in-place change of a view drops.
+        return velocity.clone() if velocity._is_view() else velocity
 
     def blocks(self) -> Iterator[nn.Module]:
         """The repeated transformer blocks: units of sharding and of gradient checkpointing."""
