@@ -100,5 +100,5 @@ def test_two_ranks_follow_one(tmp_path: Path) -> None:
 
 
 def test_a_failing_rank_is_one_clear_error() -> None:
-    with pytest.raises(WorkbenchError, match="Rank 1 failed"):
+    with pytest.raises(WorkbenchError, match="Rank 1 failed: ValueError: rank one has a reason"):
         launch(fail_on_rank_one, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -82,7 +83,7 @@ class PromptedTeacher(Teacher, Protocol):
         ...
 
 
-class VelocityNetwork(nn.Module):
+class VelocityNetwork(nn.Module, ABC):
     """A trainable rectified-flow velocity network, the only kind of module the engine handles.
 
     Subclasses implement :meth:`predict` in the network's own terms (time scale, packing, masks).
@@ -97,9 +98,9 @@ class VelocityNetwork(nn.Module):
         self.autocast_dtype: torch.dtype | None = None
         self.evaluations = 0
 
+    @abstractmethod
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
         """Velocity eps - x_0 (B, ...) from x_t (B, ...) and t (B,)."""
-        raise NotImplementedError
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
         self.evaluations += x_t.shape[0]

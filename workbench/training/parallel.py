@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -133,10 +134,9 @@ def joined_ranks() -> Iterator[Ranks]:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local))
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield Ranks(dist.get_rank(), world, device)
-    finally:
-        dist.destroy_process_group()
+    yield Ranks(dist.get_rank(), world, device)
+    # Not after an error: this rank must report its own before its peers notice that it left.
+    dist.destroy_process_group()
 
 
 def launch(function: Callable[..., ResultT], nproc: int, *arguments: Any) -> ResultT:
@@ -184,13 +184,23 @@ def _reporting(
     try:
         return function(*arguments)
     except WorkbenchError as error:
-        report = {"message": str(error), "exit_code": error.exit_code}
-        (reports / os.environ["RANK"]).write_text(json.dumps(report), encoding="utf-8")
+        _report(reports, str(error), error.exit_code)
         sys.exit(error.exit_code)
+    except Exception as error:
+        text = f"Rank {os.environ['RANK']} failed: {type(error).__name__}: {error}"
+        _report(reports, text, WorkbenchError.exit_code)
+        raise
+
+
+def _report(reports: Path, message: str, exit_code: int) -> None:
+    """Named by the time: what fails first is the cause, its peers only lose their connection."""
+    report = {"message": message, "exit_code": exit_code}
+    name = f"{time.time_ns():020d}-{os.environ['RANK']}"
+    (reports / name).write_text(json.dumps(report), encoding="utf-8")
 
 
 def _cause(error: Exception, reports: Path) -> WorkbenchError:
-    """What the ranks said themselves, else which rank died of what."""
+    """What the first rank to fail said, else which rank died of what."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     for file in sorted(reports.iterdir()):
