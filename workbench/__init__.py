@@ -9,7 +9,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 # Waiting threads of GNU OpenMP spin for long by default, which on a shared machine steals the
-# core from the thread they wait for (measured: 4 times slower with two processes, no gain alone).
+# core from the thread they wait for (two processes: 1.8 times slower; alone: no gain measured).
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 _LAZY = {

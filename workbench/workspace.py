@@ -35,10 +35,6 @@ class Workspace:
     def cache(self) -> Path:
         return self.root / "cache"
 
-    @property
-    def figures(self) -> Path:
-        return self.root / "figures"
-
 
 def open_workspace(root: Path | None = None) -> Workspace:
     """The workspace at ``root``, else at $WORKBENCH_WORKSPACE, else ./.workbench; made if absent.

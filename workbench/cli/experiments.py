@@ -18,7 +18,12 @@ def list_(json_output: JsonOption = False) -> None:
     if json_output:
         print_json(
             [
-                {"name": e.name, "question": e.question, "variants": list(e.variants)}
+                {
+                    "name": e.name,
+                    "question": e.question,
+                    "hypothesis": e.hypothesis,
+                    "variants": list(e.variants),
+                }
                 for e in experiments
             ]
         )

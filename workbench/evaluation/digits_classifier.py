@@ -191,7 +191,7 @@ def train(
                     label_smoothing=recipe.label_smoothing,
                 )
                 optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                torch.autograd.backward(loss)
                 optimiser.step()
                 schedule.step()
         classifier.eval().requires_grad_(False)

@@ -65,8 +65,9 @@ def sid_loss(
 ) -> Tensor:
     """Mean of w(t) sum[(f_phi - f_psi) ((f_phi - x_g) - a (f_phi - f_psi))]; a scalar.
 
-    SiD (arXiv 2404.04057), eq. 23, in x_0 terms. Nothing but w is detached: the gradient reaches
-    the generator through x_g and through the input of both networks.
+    The loss of SiD (arXiv 2404.04057) in x_0 terms, as arXiv 2509.25127 uses it. Nothing but w is
+    detached: the gradient reaches the generator through x_g and through the input of both
+    networks.
 
     Args:
         x_g: generator samples (B, ...).

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from workbench.errors import RequestError, WorkbenchError, unknown_name
 from workbench.evaluation import digits_evaluator
 from workbench.runs.folder import all_runs, find_run, matching_runs
-from workbench.runs.measure import Measurement, Row, SampledModel, Samplers
+from workbench.runs.measure import EncodedPrompts, Measurement, Row, SampledModel, Samplers
 from workbench.teachers import KNOWN_TEACHERS, PipelineTeacher, load_teacher
 from workbench.training.checkpoint import latest_checkpoint, load_modules
 from workbench.training.config import EvaluationConfig
@@ -102,7 +102,8 @@ def evaluate_model(
         workspace.cache, settings.samples, settings.seed, settings.batch_size, metrics
     )
     samplers = Samplers(model.teacher, settings, ranks.device)
-    measurement = Measurement(evaluator, samplers, ranks)
+    encoded = EncodedPrompts(model.teacher, evaluator.prompts)
+    measurement = Measurement(evaluator, samplers, encoded, ranks)
     return [measurement.row(model.at(count, samplers)) for count in steps]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,17 +63,17 @@ class Samplers:
     ) -> None:
         self.teacher, self.settings, self.device = teacher, settings, device
         self.noise = NoiseSource(settings.seed)
+        self.uncond = teacher.uncond().to(device)
 
     def of_teacher(self, network: VelocityNetwork, steps: int) -> SampledModel:
         """Euler from pure noise."""
         scale = self.settings.cfg_scale
-        uncond = self.teacher.uncond().to(self.device)
 
         def sample(cond: Conditioning, start: int, count: int) -> Tensor:
             noise = self.noise.normal(
                 f"{_NOISE}/step0", start, count, self.teacher.latent_shape
             ).to(self.device)
-            return sample_teacher(network, cond, uncond, noise, steps, scale)
+            return sample_teacher(network, cond, self.uncond, noise, steps, scale)
 
         return SampledModel("teacher", steps, steps * (1 if scale in (0.0, 1.0) else 2), sample)
 
@@ -100,9 +100,11 @@ class Samplers:
 class Measurement:
     """An evaluator bound to a teacher: samples in, table rows out, sharded over ranks."""
 
-    def __init__(self, evaluator: Evaluator, samplers: Samplers, ranks: Ranks) -> None:
-        self.evaluator, self.samplers, self.ranks = evaluator, samplers, ranks
-        self.encoded = _Encoded(samplers.teacher, evaluator.prompts)
+    def __init__(
+        self, evaluator: Evaluator, samplers: Samplers, encoded: EncodedPrompts, ranks: Ranks
+    ) -> None:
+        self.evaluator, self.samplers = evaluator, samplers
+        self.encoded, self.ranks = encoded, ranks
 
     def row(self, model: SampledModel) -> Row:
         def draw(prompts: Sequence[str], start: int, count: int) -> Tensor:
@@ -124,10 +126,10 @@ class Measurement:
         )
 
 
-class _Encoded:
-    """Each distinct prompt encoded once."""
+class EncodedPrompts:
+    """Each distinct prompt encoded once, for training, evaluation and grids alike."""
 
-    def __init__(self, teacher: PipelineTeacher, prompts: Sequence[str]) -> None:
+    def __init__(self, teacher: PipelineTeacher, prompts: Iterable[str]) -> None:
         distinct = list(dict.fromkeys(prompts))
         self.index = {prompt: row for row, prompt in enumerate(distinct)}
         self.table: Conditioning = teacher.encode(distinct)

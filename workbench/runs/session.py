@@ -15,7 +15,14 @@ from workbench.errors import WorkbenchError
 from workbench.evaluation import digits_evaluator, image_grid
 from workbench.runs.figures import draw_curve, draw_samples
 from workbench.runs.folder import RunFolder, run_folder
-from workbench.runs.measure import Measurement, Row, SampledModel, Samplers, final_table
+from workbench.runs.measure import (
+    EncodedPrompts,
+    Measurement,
+    Row,
+    SampledModel,
+    Samplers,
+    final_table,
+)
 from workbench.runs.signals import stop_on_signals
 from workbench.runs.tracking import TrackerListener, open_tracker
 from workbench.teachers import PipelineTeacher, find_teacher, load_teacher
@@ -144,15 +151,15 @@ class _Session:
             job.workspace.cache, settings.samples, settings.seed, settings.batch_size
         )
         self.samplers = Samplers(teacher, self.config.evaluation, ranks.device)
-        self.measurement = Measurement(self.evaluator, self.samplers, ranks)
+        encoded = EncodedPrompts(teacher, [*PROMPTS, *self.evaluator.prompts])
+        self.measurement = Measurement(self.evaluator, self.samplers, encoded, ranks)
         self.grid_prompts = one_prompt_per_digit()
-        self.grid_cond = teacher.encode(self.grid_prompts)
-        prompts = teacher.encode(PROMPTS)
+        self.grid_cond = encoded.rows(self.grid_prompts)
         student = Student(
             teacher.network,
             teacher.latent_shape,
-            prompts,
-            teacher.uncond(),
+            encoded.rows(PROMPTS),
+            self.samplers.uncond,
             fingerprint=teacher.fingerprint,
         )
         self.last_row: Row | None = None

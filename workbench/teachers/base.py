@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -139,7 +139,4 @@ class OwnVelocity(VelocityNetwork):
         weights = next(self.module.parameters(), x_t).dtype
         if cond is not None:
             cond = cond.map(lambda x: x.to(weights) if x.is_floating_point() else x)
-        velocity: Tensor = self.module.velocity(  # type: ignore[operator]
-            x_t.to(weights), t.to(weights), cond
-        )
-        return velocity
+        return cast(Teacher, self.module).velocity(x_t.to(weights), t.to(weights), cond)

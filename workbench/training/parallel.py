@@ -85,10 +85,6 @@ class Ranks:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def barrier(self) -> None:
-        if self.world > 1:
-            dist.barrier()
-
     def shard(self, network: VelocityNetwork) -> None:
         """Shard a network in place, one unit a transformer block (FSDP2, ZeRO-3)."""
         if self.world == 1:
