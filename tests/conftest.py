@@ -3,41 +3,91 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from workbench.teachers import PipelineTeacher, TinyRecipe, build_from_recipe, load_pipeline_teacher
 from workbench.teachers.recipe import (
-    AutoencoderRecipe,
+    AutoencoderDCRecipe,
+    AutoencoderKLRecipe,
+    ClipT5Recipe,
     FlowMatchingRecipe,
-    TextRecipe,
-    TransformerRecipe,
+    FluxRecipe,
+    FluxTransformerRecipe,
+    GemmaRecipe,
+    SanaRecipe,
+    SanaTransformerRecipe,
+    SD3Recipe,
+    SD3TransformerRecipe,
+    SprintRecipe,
 )
 
 SHARED_FOLDER = "WORKBENCH_TEST_TEACHERS"
 """Environment variable: a folder that keeps the teacher between test sessions."""
 
 
-@pytest.fixture(scope="session")
-def small_recipe() -> TinyRecipe:
-    return TinyRecipe(
-        autoencoder=AutoencoderRecipe(steps=120, batch_size=32, channels=(8, 8, 16, 32)),
-        text=TextRecipe(layers=1),
-        transformer=TransformerRecipe(heads=2, layers=2),
+BRIEF = FlowMatchingRecipe(steps=60, batch_size=32, warmup_steps=5, ema_decay=0.9)
+"""Enough for prompts and times to matter; for tests that do not look at quality."""
+
+_DC = AutoencoderDCRecipe(steps=30, batch_size=16, channels=(8, 8, 16, 32))
+_KL = AutoencoderKLRecipe(steps=30, batch_size=16, channels=(8, 16, 16))
+
+SMALL_RECIPES: dict[str, TinyRecipe] = {
+    "SanaPipeline": SanaRecipe(
+        autoencoder=AutoencoderDCRecipe(steps=120, batch_size=32, channels=(8, 8, 16, 32)),
+        text=GemmaRecipe(layers=1),
+        transformer=SanaTransformerRecipe(heads=2, layers=2),
         pretraining=FlowMatchingRecipe(steps=150, batch_size=64, warmup_steps=10, ema_decay=0.9),
-    )
+    ),
+    "SanaSprintPipeline": SprintRecipe(
+        autoencoder=_DC,
+        text=GemmaRecipe(layers=1),
+        transformer=SanaTransformerRecipe(heads=2, layers=2),
+        pretraining=BRIEF.model_copy(update={"interpolant": "trigflow", "target": "trigflow"}),
+    ),
+    "StableDiffusion3Pipeline": SD3Recipe(
+        autoencoder=_KL,
+        text=ClipT5Recipe(clip_width=16, t5_width=32),
+        transformer=SD3TransformerRecipe(
+            heads=2, layers=2, qk_norm=True, dual_attention_layers=(0,)
+        ),
+        pretraining=BRIEF,
+    ),
+    "FluxPipeline": FluxRecipe(
+        autoencoder=_KL,
+        text=ClipT5Recipe(clip_width=16, t5_width=32),
+        transformer=FluxTransformerRecipe(heads=2, double_layers=1, single_layers=1),
+        pretraining=BRIEF,
+    ),
+}
+"""A teacher of seconds for every family, by pipeline class."""
 
 
 @pytest.fixture(scope="session")
-def digits_teacher_dir(small_recipe: TinyRecipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the tiny teacher's pipeline. Read it only: every test shares it."""
+def teacher_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Pipeline class -> folder of its tiny teacher. Read them only: every test shares them."""
     shared = os.environ.get(SHARED_FOLDER)
     where = Path(shared) if shared else tmp_path_factory.mktemp("teachers")
-    return build_from_recipe("tests-sana", small_recipe, where)
+    return lambda name: build_from_recipe(f"tests-{name}", SMALL_RECIPES[name], where)
+
+
+@pytest.fixture(scope="session", params=sorted(SMALL_RECIPES))
+def family_teacher(
+    request: pytest.FixtureRequest, teacher_folders: Callable[[str], Path]
+) -> PipelineTeacher:
+    """The tiny teacher of every family in turn. Frozen; copy its network before training it."""
+    return load_pipeline_teacher(request.param, teacher_folders(request.param))
+
+
+@pytest.fixture(scope="session")
+def digits_teacher_dir(teacher_folders: Callable[[str], Path]) -> Path:
+    """The folder of the tiny SANA teacher."""
+    return teacher_folders("SanaPipeline")
 
 
 @pytest.fixture(scope="session")
 def digits_teacher(digits_teacher_dir: Path) -> PipelineTeacher:
-    """The tiny teacher. Its weights are frozen; copy its network before training it."""
+    """The tiny SANA teacher. Its weights are frozen; copy its network before training it."""
     return load_pipeline_teacher("tests-sana", digits_teacher_dir)

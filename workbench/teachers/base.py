@@ -89,14 +89,22 @@ class VelocityNetwork(nn.Module, ABC):
     Subclasses implement :meth:`predict` in the network's own terms (time scale, packing, masks).
     Inputs and outputs are float32 whatever the precision of the weights; ``autocast_dtype``
     turns on mixed precision for the network alone. ``evaluations`` counts samples, not calls,
-    so that a guided evaluation of B samples counts 2 B.
+    so that a guided evaluation of B samples counts 2 B. ``distilled_guidance`` is the scale fed
+    to a network that takes guidance as an input (FLUX, SANA-Sprint); None where it takes none.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, distilled_guidance: float | None = None) -> None:
         super().__init__()
         self.module = module
+        self.distilled_guidance = distilled_guidance
         self.autocast_dtype: torch.dtype | None = None
         self.evaluations = 0
+
+    def guidance_input(self, t: Tensor) -> Tensor | None:
+        """The embedded guidance of a batch, float32 (B,) like t, or None."""
+        if self.distilled_guidance is None:
+            return None
+        return torch.full_like(t, self.distilled_guidance, dtype=torch.float32)
 
     @abstractmethod
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:

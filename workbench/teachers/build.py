@@ -49,22 +49,22 @@ def build_from_recipe(
         if not is_built(folder):
             shutil.rmtree(partial, ignore_errors=True)  # of a build that was killed
             shutil.rmtree(folder, ignore_errors=True)
-            build_tiny_sana(recipe, partial, show)
+            build_tiny(recipe, partial, show)
             partial.rename(folder)
     return folder
 
 
-def build_tiny_sana(recipe: TinyRecipe, folder: Path, show: Progress = silent) -> None:
-    """Train a small SanaPipeline on the digits and save it; torch's random state is left alone."""
-    from workbench.teachers.sana import SanaFamily
-    from workbench.teachers.tiny import tiny_sana_arguments, tiny_sana_pipeline
+def build_tiny(recipe: TinyRecipe, folder: Path, show: Progress = silent) -> None:
+    """Train a small pipeline on the digits and save it; torch's random state is left alone."""
+    from workbench.teachers.families import FAMILIES
+    from workbench.teachers.tiny import tiny_arguments, tiny_pipeline
 
     began = time.perf_counter()
-    family, stored = SanaFamily(), tiny_sana_arguments(recipe)
+    family, stored = FAMILIES[recipe.pipeline], tiny_arguments(recipe)
     images, labels = load_digits_images(recipe.image_size)
     with torch.random.fork_rng(devices=[]), quiet_libraries():
         torch.manual_seed(recipe.seed)
-        pipeline = tiny_sana_pipeline(recipe, PROMPTS)
+        pipeline = tiny_pipeline(recipe, PROMPTS)
         arguments = family.call_arguments(pipeline, stored)
         train_autoencoder(pipeline.vae, images, recipe.autoencoder, show)
         with torch.no_grad():
@@ -74,7 +74,7 @@ def build_tiny_sana(recipe: TinyRecipe, folder: Path, show: Progress = silent) -
         data = PromptedLatents(
             torch.cat(latents), labels, prompts.cat([prompts, empty]), len(WORDINGS)
         )
-        pretrain(family.network(pipeline), data, recipe.pretraining, show)
+        pretrain(family.network(pipeline, arguments), data, recipe.pretraining, show)
         pipeline.save_pretrained(folder)
     seconds = time.perf_counter() - began
     TeacherNotes(stored, {"recipe": recipe.model_dump(mode="json"), "seconds": seconds}).save(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import RequestError, unknown_name
+from workbench.teachers.embedded import embedded_teachers
 from workbench.teachers.recipe import TinyRecipe
 
 if TYPE_CHECKING:
@@ -31,17 +32,21 @@ class TeacherSpec:
     hub_id: str | None = None
 
 
-KNOWN_TEACHERS: Mapping[str, TeacherSpec] = {
-    spec.name: spec
-    for spec in (
+def _embedded() -> list[TeacherSpec]:
+    return [
         TeacherSpec(
-            "digits-sana",
-            "scikit-learn's handwritten digits, trained here in minutes",
-            257_796,
-            32,
-            (4, 4, 4),
-            recipe=TinyRecipe(),
-        ),
+            name,
+            f"{teacher.description} (as {teacher.stands_for})",
+            teacher.parameters,
+            teacher.recipe.image_size,
+            teacher.latent_shape,
+            recipe=teacher.recipe,
+        )
+        for name, teacher in embedded_teachers().items()
+    ]
+
+
+_HUB = (
         TeacherSpec(
             "sana-0.6b-512",
             "SANA 0.6B at 512 px",
@@ -66,8 +71,9 @@ KNOWN_TEACHERS: Mapping[str, TeacherSpec] = {
             (32, 32, 32),
             hub_id="Efficient-Large-Model/Sana_1600M_1024px_diffusers",
         ),
-    )
-}
+)
+
+KNOWN_TEACHERS: Mapping[str, TeacherSpec] = {spec.name: spec for spec in (*_embedded(), *_HUB)}
 """Name -> teacher."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from workbench.teachers.family import Family
-from workbench.teachers.sana import SanaFamily
+from workbench.teachers.flux import FluxFamily
+from workbench.teachers.sana import SanaFamily, SprintFamily
+from workbench.teachers.sd3 import SD3Family
 
-FAMILIES: Mapping[str, Family] = {family.pipeline_class: family for family in (SanaFamily(),)}
+_ALL: tuple[Family, ...] = (SanaFamily(), SprintFamily(), SD3Family(), FluxFamily())
+
+FAMILIES: Mapping[str, Family] = {family.pipeline_class: family for family in _ALL}
 """``_class_name`` in a pipeline's model_index.json -> its family."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from workbench.errors import RequestError
 from workbench.teachers.base import Conditioning, VelocityNetwork
 
 CallArguments = Mapping[str, Any]
@@ -20,11 +21,19 @@ class Family(ABC):
 
     ``pipeline`` is a loaded diffusers pipeline of the class :attr:`pipeline_class`, untyped
     because diffusers is not imported here. ``arguments`` are its call's defaults, overridden by
-    those stored with the teacher.
+    those stored with the teacher; ``height`` and ``width`` are always set in them.
+
+    Attributes:
+        pipeline_class: the diffusers class.
+        components: what a folder must hold.
+        text_components: those of them that only encode prompts, free to go once that is done.
+        encoding_arguments: those of the call's arguments that decide an encoding.
     """
 
     pipeline_class: str
     components: tuple[str, ...]
+    text_components: tuple[str, ...]
+    encoding_arguments: tuple[str, ...]
 
     def pipeline_type(self) -> Any:
         """The diffusers class."""
@@ -32,23 +41,49 @@ class Family(ABC):
 
         return getattr(diffusers, self.pipeline_class)
 
+    def stock_arguments(self) -> dict[str, Any]:
+        """The defaults of the stock pipeline's call."""
+        signature = inspect.signature(self.pipeline_type().__call__).parameters.values()
+        return {p.name: p.default for p in signature if p.default is not p.empty}
+
     def call_arguments(self, pipeline: Any, stored: CallArguments) -> CallArguments:
-        """The stock call's own defaults, overridden by what is stored with a teacher."""
-        signature = inspect.signature(type(pipeline).__call__).parameters.values()
-        defaults = {p.name: p.default for p in signature if p.default is not p.empty}
-        return {**defaults, **stored}
+        """The stock call's own defaults, overridden by what is stored with a teacher.
+
+        Raises:
+            RequestError: the stored image is not square, or of a size the latents cannot have.
+        """
+        defaults = self.stock_arguments()
+        size = self.native_resolution(pipeline)
+        arguments = {**defaults, "height": size, "width": size, **stored}
+        if arguments["height"] != arguments["width"]:
+            raise RequestError(
+                f"Images of {arguments['height']} x {arguments['width']} pixels are asked for; "
+                "only square ones are distilled."
+            )
+        multiple = self.pixels_per_patch(pipeline)
+        if arguments["height"] % multiple:
+            nearest = max(1, round(arguments["height"] / multiple)) * multiple
+            raise RequestError(
+                f"This teacher cannot make images of {arguments['height']} pixels: its "
+                f"autoencoder and patches need a multiple of {multiple}. Nearest: {nearest}."
+            )
+        return arguments
 
     @abstractmethod
-    def network(self, pipeline: Any) -> VelocityNetwork:
+    def native_resolution(self, pipeline: Any) -> int:
+        """Height and width in pixels of the images that the transformer was made for."""
+
+    @abstractmethod
+    def pixels_per_patch(self, pipeline: Any) -> int:
+        """Image sizes must be multiples of this: the VAE's factor times the patch size."""
+
+    @abstractmethod
+    def network(self, pipeline: Any, arguments: CallArguments) -> VelocityNetwork:
         """The pipeline's transformer as a rectified-flow velocity."""
 
     @abstractmethod
-    def latent_shape(self, pipeline: Any) -> tuple[int, ...]:
-        """Shape of one sample's latents at the teacher's own resolution."""
-
-    @abstractmethod
-    def resolution(self, pipeline: Any) -> int:
-        """Height and width of its images in pixels."""
+    def latent_shape(self, pipeline: Any, arguments: CallArguments) -> tuple[int, int, int]:
+        """Shape (C, H, W) of one sample's latents at the arguments' resolution."""
 
     @abstractmethod
     def encode(
@@ -60,6 +95,18 @@ class Family(ABC):
     def uncond(self, pipeline: Any, arguments: CallArguments) -> Conditioning:
         """One row: the empty prompt, as the stock pipeline encodes its negative prompt."""
 
+    def cut_prompts(
+        self, pipeline: Any, prompts: Sequence[str], arguments: CallArguments
+    ) -> list[int]:
+        """Which prompts are so long that no text encoder sees their ends."""
+        tokenizers = [getattr(pipeline, name) for name in self.text_components]
+        cut = set(range(len(prompts)))
+        for tokenizer in tokenizers:
+            if hasattr(tokenizer, "model_max_length"):
+                limit = min(tokenizer.model_max_length, arguments["max_sequence_length"])
+                cut &= set(longer_than(limit, tokenizer, prompts))
+        return sorted(cut)
+
     @abstractmethod
     def decode(self, pipeline: Any, latents: Tensor) -> Tensor:
         """Latents (B, *latent_shape) to float32 images (B, 3, H, W) in [0, 1]."""
@@ -67,3 +114,9 @@ class Family(ABC):
     @abstractmethod
     def encode_images(self, pipeline: Any, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] to latents (B, *latent_shape)."""
+
+
+def longer_than(limit: int, tokenizer: Any, texts: Sequence[str]) -> list[int]:
+    """Which texts have more tokens than the limit, special ones counted."""
+    tokens = tokenizer(list(texts), add_special_tokens=True)["input_ids"]
+    return [place for place, row in enumerate(tokens) if len(row) > limit]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.errors import RequestError
+from workbench.errors import RequestError, WorkbenchError
 from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.base import Conditioning
-from workbench.teachers.family import Family
+from workbench.teachers.family import CallArguments, Family
 from workbench.teachers.folder import (
     TeacherNotes,
     check_folder,
@@ -40,15 +41,23 @@ class PipelineTeacher:
         resolution: height and width of its images in pixels.
     """
 
-    def __init__(self, name: str, pipeline: Any, family: Family, folder: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        pipeline: Any,
+        family: Family,
+        folder: Path,
+        call: CallArguments | None = None,
+    ) -> None:
         self.name, self.pipeline, self.family, self.folder = name, pipeline, family, folder
         for component in pipeline.components.values():
             if isinstance(component, torch.nn.Module):
                 component.eval().requires_grad_(False)
-        self.network = family.network(pipeline)
-        self.call_arguments = family.call_arguments(pipeline, TeacherNotes.load(folder).call)
-        self.latent_shape = family.latent_shape(pipeline)
-        self.resolution = family.resolution(pipeline)
+        stored = {**TeacherNotes.load(folder).call, **(call or {})}
+        self.call_arguments = family.call_arguments(pipeline, stored)
+        self.resolution: int = self.call_arguments["height"]
+        self.network = family.network(pipeline, self.call_arguments)
+        self.latent_shape = family.latent_shape(pipeline, self.call_arguments)
 
     def velocity(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
         """eps - x_0, float32 (B, *latent_shape), from x_t of that shape and t (B,) in [0, 1]."""
@@ -60,6 +69,7 @@ class PipelineTeacher:
         """Prompts to conditioning rows, in order, as the stock pipeline encodes them."""
         if not prompts:
             raise ValueError("encode needs at least one prompt")
+        self._need_text_encoders()
         parts = [
             self.family.encode(self.pipeline, prompts[i : i + _ENCODE_BATCH], self.call_arguments)
             for i in range(0, len(prompts), _ENCODE_BATCH)
@@ -69,7 +79,27 @@ class PipelineTeacher:
     @torch.no_grad()
     def uncond(self) -> Conditioning:
         """The empty prompt, one row."""
+        self._need_text_encoders()
         return self.family.uncond(self.pipeline, self.call_arguments)
+
+    def cut_prompts(self, prompts: Sequence[str]) -> list[int]:
+        """Which prompts are too long for the encoders, which drop their ends."""
+        self._need_text_encoders()
+        return self.family.cut_prompts(self.pipeline, prompts, self.call_arguments)
+
+    def release_text_encoders(self) -> None:
+        """Free the memory of tokenizers and text encoders; nothing can be encoded afterwards."""
+        self.pipeline.register_modules(**dict.fromkeys(self.family.text_components))
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _need_text_encoders(self) -> None:
+        if all(getattr(self.pipeline, name) is None for name in self.family.text_components):
+            raise WorkbenchError(
+                f"The text encoders of {self.name} are not loaded or have been freed: encode every "
+                "prompt before, or load the teacher with text=True."
+            )
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -97,18 +127,26 @@ def load_pipeline_teacher(
     folder: Path,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    call: CallArguments | None = None,
+    text: bool = True,
 ) -> PipelineTeacher:
     """The teacher in a folder that ``save_pretrained`` wrote.
 
+    Args:
+        call: arguments of the stock call, over those stored with the teacher (a height, say).
+        text: False leaves out the text encoders, where every encoding is stored already.
+
     Raises:
-        RequestError: a file is missing or damaged, or the pipeline's class is not supported.
+        RequestError: a file is missing or damaged, the pipeline's class is not supported, or
+            images of the asked-for size are impossible.
     """
     family = check_folder(folder)
     prepare_torchvision()
+    left_out = {} if text else dict.fromkeys(family.text_components)
     with quiet_libraries():
         try:
             pipeline = family.pipeline_type().from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, local_files_only=True
+                folder, dtype=dtype, use_safetensors=True, local_files_only=True, **left_out
             )
         except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())
@@ -116,7 +154,7 @@ def load_pipeline_teacher(
         _check_complete(pipeline.transformer, folder / "transformer")
         pipeline = pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
-    return PipelineTeacher(name, pipeline, family, folder)
+    return PipelineTeacher(name, pipeline, family, folder, call)
 
 
 def _check_complete(module: Any, component: Path) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workbench.flow import get_interpolant, loss_weight
 from workbench.teachers.base import Conditioning, VelocityNetwork
-from workbench.teachers.recipe import AutoencoderRecipe, FlowMatchingRecipe
+from workbench.teachers.recipe import FlowMatchingRecipe, ReconstructionRecipe
+from workbench.teachers.vae import raw_latents
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, steps done, steps in all)."""
@@ -22,11 +24,14 @@ def silent(stage: str, done: int, total: int) -> None:
     """The progress callback that shows nothing."""
 
 
-def train_autoencoder(vae: Any, images: Tensor, recipe: AutoencoderRecipe, show: Progress) -> None:
+def train_autoencoder(
+    vae: Any, images: Tensor, recipe: ReconstructionRecipe, show: Progress
+) -> None:
     """Reconstruction of images (N, 3, H, W) in [0, 1]; latents drawn to mean 0 and variance 1.
 
-    The exact scale is written to the configuration as ``scaling_factor``. Draws from torch's
-    global random state; leaves the autoencoder frozen.
+    The exact scale is written to the configuration as ``scaling_factor``, and the exact mean as
+    ``shift_factor`` where the autoencoder has one. Draws from torch's global random state;
+    leaves the autoencoder frozen.
     """
     signals = 2 * images - 1
     optimizer = torch.optim.Adam(vae.parameters(), recipe.lr)
@@ -35,7 +40,7 @@ def train_autoencoder(vae: Any, images: Tensor, recipe: AutoencoderRecipe, show:
     )
     for step in range(recipe.steps):
         batch = signals[torch.randint(len(signals), (recipe.batch_size,))]
-        latents = vae.encode(batch).latent
+        latents = raw_latents(vae, batch)
         noisy = latents + recipe.latent_noise * torch.randn_like(latents)
         error = (vae.decode(noisy).sample - batch).square().mean()
         variance, mean = torch.var_mean(latents, dim=(0, 2, 3))
@@ -47,8 +52,10 @@ def train_autoencoder(vae: Any, images: Tensor, recipe: AutoencoderRecipe, show:
         show("autoencoder", step + 1, recipe.steps)
     vae.eval().requires_grad_(False)
     with torch.no_grad():
-        spread = torch.cat([vae.encode(part).latent for part in torch.split(signals, 256)]).std()
-    vae.register_to_config(scaling_factor=1 / spread.item())
+        latents = torch.cat([raw_latents(vae, part) for part in torch.split(signals, 256)])
+    vae.register_to_config(scaling_factor=1 / latents.std().item())
+    if getattr(vae.config, "shift_factor", None) is not None:
+        vae.register_to_config(shift_factor=latents.mean().item())
 
 
 @dataclass(frozen=True)
@@ -79,11 +86,14 @@ class PromptedLatents:
 def pretrain(
     network: VelocityNetwork, data: PromptedLatents, recipe: FlowMatchingRecipe, show: Progress
 ) -> None:
-    """Conditional flow matching, E || v(x_t, t, c) - (eps - x_0) ||^2 (arXiv 2210.02747, eq. 14).
+    """Conditional flow matching, E w(t) || v(x_t, t, c) - (eps - x_0) ||^2 (arXiv 2210.02747, eq. 14).
 
-    t is logit-normal (arXiv 2403.03206, section 3.1). The network ends with the weights'
-    exponential moving average, frozen. Draws from torch's global random state.
+    t is logit-normal (arXiv 2403.03206, section 3.1); w(t) makes it the loss of the recipe's
+    interpolant and target. A network that takes guidance as an input learns to ignore it. The
+    network ends with the weights' exponential moving average, frozen. Draws from torch's global
+    random state.
     """
+    distilled_guidance = network.distilled_guidance
     network.requires_grad_(True).train()
     average = deepcopy(network).requires_grad_(False)
     optimizer = torch.optim.Adam(network.parameters(), recipe.lr, betas=(0.9, recipe.beta2))
@@ -93,7 +103,10 @@ def pretrain(
         t = torch.sigmoid(recipe.t_mean + recipe.t_std * torch.randn(len(x0)))
         eps = torch.randn_like(x0)
         at = t.view(-1, *[1] * (x0.ndim - 1))
-        loss = (network((1 - at) * x0 + at * eps, t, cond) - (eps - x0)).square().mean()
+        if distilled_guidance is not None:
+            network.distilled_guidance = torch.empty(()).uniform_(*recipe.guidance_range).item()
+        error = (network((1 - at) * x0 + at * eps, t, cond) - (eps - x0)).square()
+        loss = (velocity_weight(t, recipe) * error.flatten(1).mean(1)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -101,8 +114,22 @@ def pretrain(
         _follow(average, network, min(recipe.ema_decay, (step + 1) / (step + 10)))
         show("flow matching", step + 1, recipe.steps)
     network.load_state_dict(average.state_dict())
-    network.evaluations = 0
+    network.evaluations, network.distilled_guidance = 0, distilled_guidance
     network.eval().requires_grad_(False)
+
+
+def velocity_weight(t: Tensor, recipe: FlowMatchingRecipe) -> Tensor:
+    """The weight (B,) that turns the velocity's squared error into that of the recipe's target.
+
+    Every target's error is the error of x0_hat times a factor in t (``flow.loss_weight``).
+
+    Raises:
+        RequestError: unknown interpolant or target.
+    """
+    path = get_interpolant(recipe.interpolant)
+    wanted = loss_weight(path.coefficients(path.from_rectified(t)), recipe.target)
+    given = loss_weight(get_interpolant("rectified_flow").coefficients(t), "velocity")
+    return wanted / given
 
 
 def _lr_factor(step: int, recipe: FlowMatchingRecipe) -> float:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from workbench.settings import FrozenConfig
 
 
-class AutoencoderRecipe(FrozenConfig):
-    """A small AutoencoderDC: factor 8, trained by reconstruction from slightly noisy latents."""
+class ReconstructionRecipe(FrozenConfig):
+    """Training of a small autoencoder by reconstruction from slightly noisy latents."""
 
     latent_channels: int = Field(4, ge=1)
-    channels: tuple[int, int, int, int] = Field((16, 16, 32, 64), description="of each resolution")
-    layers: tuple[int, int, int, int] = Field((0, 1, 1, 1), description="residual blocks of each")
     steps: int = Field(400, ge=1)
     batch_size: int = Field(64, ge=1)
     lr: float = Field(4e-3, gt=0, description="peak of a one-cycle schedule")
@@ -25,7 +24,22 @@ class AutoencoderRecipe(FrozenConfig):
     )
 
 
-class TextRecipe(FrozenConfig):
+class AutoencoderDCRecipe(ReconstructionRecipe):
+    """A small AutoencoderDC, factor 8: a scale, no shift."""
+
+    channels: tuple[int, int, int, int] = Field((16, 16, 32, 64), description="of each resolution")
+    layers: tuple[int, int, int, int] = Field((0, 1, 1, 1), description="residual blocks of each")
+
+
+class AutoencoderKLRecipe(ReconstructionRecipe):
+    """A small AutoencoderKL, a factor of 2 for every resolution after the first: scale and shift."""
+
+    channels: tuple[int, ...] = Field(
+        (16, 32, 32), min_length=2, description="of each resolution, multiples of 8"
+    )
+
+
+class GemmaRecipe(FrozenConfig):
     """A small frozen Gemma-2 with random weights, and its tokenizer's padded length."""
 
     width: int = Field(64, ge=16, multiple_of=16)
@@ -33,7 +47,20 @@ class TextRecipe(FrozenConfig):
     tokens: int = Field(8, ge=2, description="padded length, beginning-of-sequence token included")
 
 
-class TransformerRecipe(FrozenConfig):
+class ClipT5Recipe(FrozenConfig):
+    """Small frozen CLIP text models and a T5 encoder with random weights.
+
+    One CLIP (FLUX) or two of the same size (SD3); T5 is as wide as all of them together.
+    """
+
+    clip_width: int = Field(32, ge=16, multiple_of=16)
+    t5_width: int = Field(64, ge=16, multiple_of=16)
+    layers: int = Field(2, ge=2)
+    clip_tokens: int = Field(10, ge=4, description="padded length, both ends included")
+    t5_tokens: int = Field(8, ge=2, description="padded length, end included")
+
+
+class SanaTransformerRecipe(FrozenConfig):
     """A small SanaTransformer2DModel."""
 
     heads: int = Field(4, ge=1, description="of 16 channels each")
@@ -41,9 +68,33 @@ class TransformerRecipe(FrozenConfig):
     mlp_ratio: float = Field(2.5, gt=0)
 
 
-class FlowMatchingRecipe(FrozenConfig):
-    """Pretraining by flow matching (Lipman et al. 2023; logit-normal t: Esser et al. 2024)."""
+class SD3TransformerRecipe(FrozenConfig):
+    """A small SD3Transformer2DModel; patches of 2 x 2 latents."""
 
+    heads: int = Field(4, ge=1, description="of 16 channels each")
+    layers: int = Field(3, ge=1)
+    qk_norm: bool = Field(False, description="SD3.5 normalises queries and keys")
+    dual_attention_layers: tuple[int, ...] = Field((), description="SD3.5-Medium's first layers")
+
+
+class FluxTransformerRecipe(FrozenConfig):
+    """A small FluxTransformer2DModel with guidance as an input."""
+
+    heads: int = Field(4, ge=1, description="of 16 channels each")
+    double_layers: int = Field(2, ge=1)
+    single_layers: int = Field(2, ge=1)
+
+
+class FlowMatchingRecipe(FrozenConfig):
+    """Pretraining by flow matching (Lipman et al. 2023; logit-normal t: Esser et al. 2024).
+
+    ``interpolant`` and ``target`` say in whose terms the loss is written: SANA-Sprint's teachers
+    learn TrigFlow's velocity (Lu & Song 2024, arXiv 2410.11081) through the rectified-flow
+    velocity that their network is.
+    """
+
+    interpolant: str = Field("rectified_flow", description="a name of flow.INTERPOLANTS")
+    target: str = Field("velocity", description="a name of flow.TARGETS")
     steps: int = Field(2000, ge=1)
     batch_size: int = Field(128, ge=1)
     lr: float = Field(2e-3, gt=0, description="peak; linear warm-up, then cosine to zero")
@@ -51,19 +102,19 @@ class FlowMatchingRecipe(FrozenConfig):
     beta2: float = Field(0.99, ge=0, lt=1)
     ema_decay: float = Field(0.995, ge=0, lt=1)
     prompt_dropout: float = Field(0.1, ge=0, le=1, description="share trained on the empty prompt")
-    t_mean: float = Field(0.0, description="of logit t")
+    t_mean: float = Field(0.0, description="of logit t, rectified flow's t")
     t_std: float = Field(1.0, gt=0, description="of logit t")
+    guidance_range: tuple[float, float] = Field(
+        (1.0, 5.0), description="of the guidance fed to networks that take one"
+    )
 
 
-class TinyRecipe(FrozenConfig):
-    """The recipe of an embedded SANA teacher on scikit-learn's digits."""
+class _Recipe(FrozenConfig):
+    """What every family's recipe has."""
 
-    revision: int = Field(1, description="of the code that carries the recipe out")
+    revision: int = Field(2, description="of the code that carries the recipe out")
     seed: int = Field(0, ge=0)
     image_size: int = Field(32, ge=32, multiple_of=32)
-    autoencoder: AutoencoderRecipe = AutoencoderRecipe()
-    text: TextRecipe = TextRecipe()
-    transformer: TransformerRecipe = TransformerRecipe()
     pretraining: FlowMatchingRecipe = FlowMatchingRecipe()
 
     @property
@@ -71,3 +122,45 @@ class TinyRecipe(FrozenConfig):
         """Ten hex digits of the content."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+
+
+class SanaRecipe(_Recipe):
+    """A small SanaPipeline."""
+
+    pipeline: Literal["SanaPipeline"] = "SanaPipeline"
+    autoencoder: AutoencoderDCRecipe = AutoencoderDCRecipe()
+    text: GemmaRecipe = GemmaRecipe()
+    transformer: SanaTransformerRecipe = SanaTransformerRecipe()
+
+
+class SprintRecipe(_Recipe):
+    """A small SanaSprintPipeline: normalised queries and keys, unscaled time, guidance embedded."""
+
+    pipeline: Literal["SanaSprintPipeline"] = "SanaSprintPipeline"
+    autoencoder: AutoencoderDCRecipe = AutoencoderDCRecipe()
+    text: GemmaRecipe = GemmaRecipe()
+    transformer: SanaTransformerRecipe = SanaTransformerRecipe()
+
+
+class SD3Recipe(_Recipe):
+    """A small StableDiffusion3Pipeline, of SD3's kind or SD3.5's."""
+
+    pipeline: Literal["StableDiffusion3Pipeline"] = "StableDiffusion3Pipeline"
+    autoencoder: AutoencoderKLRecipe = AutoencoderKLRecipe()
+    text: ClipT5Recipe = ClipT5Recipe()
+    transformer: SD3TransformerRecipe = SD3TransformerRecipe()
+
+
+class FluxRecipe(_Recipe):
+    """A small FluxPipeline."""
+
+    pipeline: Literal["FluxPipeline"] = "FluxPipeline"
+    autoencoder: AutoencoderKLRecipe = AutoencoderKLRecipe()
+    text: ClipT5Recipe = ClipT5Recipe()
+    transformer: FluxTransformerRecipe = FluxTransformerRecipe()
+
+
+TinyRecipe = Annotated[
+    SanaRecipe | SprintRecipe | SD3Recipe | FluxRecipe, Field(discriminator="pipeline")
+]
+"""The recipe of an embedded teacher on scikit-learn's digits, of any family."""

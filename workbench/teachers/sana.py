@@ -1,31 +1,48 @@
-"""SANA (Xie et al. 2024, arXiv 2410.10629): a linear-attention transformer, predicts velocity."""
+"""SANA (arXiv 2410.10629) and SANA-Sprint (arXiv 2503.09641): linear-attention transformers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from workbench.teachers import vae
 from workbench.teachers.base import Conditioning, VelocityNetwork
-from workbench.teachers.family import CallArguments, Family
+from workbench.teachers.family import CallArguments, Family, longer_than
 
-_STEPS = 1000.0  # the network's time runs from 0 to 1000
+_STEPS = 1000.0  # a SanaPipeline's time runs from 0 to 1000, a SanaSprintPipeline's from 0 to 1
 
 
 class SanaVelocity(VelocityNetwork):
-    """SanaTransformer2DModel, called exactly as SanaPipeline calls it."""
+    """SanaTransformer2DModel, called exactly as its pipeline calls it.
+
+    Sprint's TrigFlow is outside the network: inside it is a rectified-flow velocity at
+    t = sin s / (sin s + cos s), which is the map of ``flow.TrigFlow`` to rectified flow.
+
+    Args:
+        time_scale: the network's time at t = 1.
+        distilled_guidance: the scale that is fed to a network with an embedded guidance.
+    """
+
+    def __init__(
+        self, module: nn.Module, time_scale: float, distilled_guidance: float | None = None
+    ) -> None:
+        super().__init__(module, distilled_guidance)
+        self.time_scale = time_scale
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
         if cond is None:
             raise ValueError("A SANA network needs a conditioning; use uncond() for no prompt.")
         config: Any = self.module.config
         weights: Any = self.module.dtype
+        guidance = self.guidance_input(t)
         velocity: Tensor = self.module(
             x_t.to(weights),
             encoder_hidden_states=cond["embeds"].to(weights),
             encoder_attention_mask=cond["mask"],
-            timestep=_STEPS * t * config.timestep_scale,
+            timestep=self.time_scale * t,
+            guidance=None if guidance is None else guidance * config.guidance_embeds_scale,
             return_dict=False,
         )[0]
         # Some checkpoints also predict a variance, in a second half that samplers drop.
@@ -37,47 +54,67 @@ class SanaFamily(Family):
 
     pipeline_class = "SanaPipeline"
     components = ("tokenizer", "text_encoder", "vae", "transformer", "scheduler")
+    text_components = ("tokenizer", "text_encoder")
+    encoding_arguments = ("clean_caption", "max_sequence_length", "complex_human_instruction")
 
-    def network(self, pipeline: Any) -> VelocityNetwork:
-        return SanaVelocity(pipeline.transformer)
+    def network(self, pipeline: Any, arguments: CallArguments) -> VelocityNetwork:
+        transformer = pipeline.transformer
+        return SanaVelocity(transformer, _STEPS * transformer.config.timestep_scale)
 
-    def latent_shape(self, pipeline: Any) -> tuple[int, ...]:
-        config = pipeline.transformer.config
-        return (config.in_channels, config.sample_size, config.sample_size)
-
-    def resolution(self, pipeline: Any) -> int:
+    def native_resolution(self, pipeline: Any) -> int:
         size: int = pipeline.transformer.config.sample_size * pipeline.vae_scale_factor
         return size
+
+    def pixels_per_patch(self, pipeline: Any) -> int:
+        pixels: int = pipeline.vae_scale_factor * pipeline.transformer.config.patch_size
+        return pixels
+
+    def latent_shape(self, pipeline: Any, arguments: CallArguments) -> tuple[int, int, int]:
+        side = arguments["height"] // pipeline.vae_scale_factor
+        return (pipeline.transformer.config.in_channels, side, side)
 
     def encode(
         self, pipeline: Any, prompts: Sequence[str], arguments: CallArguments
     ) -> Conditioning:
         embeds, mask, _, _ = pipeline.encode_prompt(
-            list(prompts), do_classifier_free_guidance=False, **_encoding(arguments)
+            list(prompts), do_classifier_free_guidance=False, **self._encoding(arguments)
         )
         return Conditioning({"embeds": embeds, "mask": mask})
+
+    def cut_prompts(
+        self, pipeline: Any, prompts: Sequence[str], arguments: CallArguments
+    ) -> list[int]:
+        instruction = "\n".join(arguments["complex_human_instruction"] or ())
+        limit = arguments["max_sequence_length"]
+        if instruction:
+            limit += len(pipeline.tokenizer.encode(instruction)) - 2
+        texts = pipeline._text_preprocessing(list(prompts), arguments["clean_caption"])
+        return longer_than(limit, pipeline.tokenizer, [instruction + text for text in texts])
+
+    def _encoding(self, arguments: CallArguments) -> dict[str, Any]:
+        return {name: arguments[name] for name in self.encoding_arguments}
 
     def uncond(self, pipeline: Any, arguments: CallArguments) -> Conditioning:
-        # As the negative prompt, because the pipeline encodes that one without the instruction.
-        _, _, embeds, mask = pipeline.encode_prompt(
-            "", do_classifier_free_guidance=True, negative_prompt="", **_encoding(arguments)
-        )
-        return Conditioning({"embeds": embeds, "mask": mask})
+        # The stock pipeline encodes its negative prompt without the instruction.
+        return self.encode(pipeline, [""], {**arguments, "complex_human_instruction": None})
 
     def decode(self, pipeline: Any, latents: Tensor) -> Tensor:
-        vae = pipeline.vae
-        scaled = latents.to(vae.dtype) / vae.config.scaling_factor
-        decoded = vae.decode(scaled, return_dict=False)[0]
-        images: Tensor = pipeline.image_processor.postprocess(decoded, output_type="pt")
-        return images.float()
+        return vae.decode(pipeline.vae, pipeline.image_processor, latents)
 
     def encode_images(self, pipeline: Any, images: Tensor) -> Tensor:
-        vae = pipeline.vae
-        encoded: Tensor = vae.encode((2 * images - 1).to(vae.dtype)).latent
-        scaled: Tensor = encoded * vae.config.scaling_factor
-        return scaled.float()
+        return vae.encode(pipeline.vae, images)
 
 
-def _encoding(arguments: CallArguments) -> dict[str, Any]:
-    names = ("clean_caption", "max_sequence_length", "complex_human_instruction")
-    return {name: arguments[name] for name in names}
+class SprintFamily(SanaFamily):
+    """Teachers saved as a SanaSprintPipeline: unscaled time, guidance as an input."""
+
+    pipeline_class = "SanaSprintPipeline"
+
+    def network(self, pipeline: Any, arguments: CallArguments) -> VelocityNetwork:
+        return SanaVelocity(pipeline.transformer, 1.0, arguments["guidance_scale"])
+
+    def encode(
+        self, pipeline: Any, prompts: Sequence[str], arguments: CallArguments
+    ) -> Conditioning:
+        embeds, mask = pipeline.encode_prompt(list(prompts), **self._encoding(arguments))
+        return Conditioning({"embeds": embeds, "mask": mask})

@@ -1,107 +1,160 @@
-"""The parts of a small, real SanaPipeline. Weights are random: pretraining is elsewhere."""
+"""Small, real pipelines of every family. Weights are random: pretraining is elsewhere."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
+from workbench.teachers import tiny_text
 from workbench.teachers._torchvision import prepare_torchvision
-from workbench.teachers.recipe import TinyRecipe
+from workbench.teachers.recipe import (
+    AutoencoderDCRecipe,
+    AutoencoderKLRecipe,
+    FluxRecipe,
+    SanaRecipe,
+    SD3Recipe,
+    SprintRecipe,
+    TinyRecipe,
+)
 
 _HEAD_WIDTH = 16
-_SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")  # Gemma's order: pad 0, bos 2
+_PATCH = 2
+_STEPS = 50  # Euler steps of a tiny teacher, unless told
 
 
-def tiny_sana_pipeline(recipe: TinyRecipe, prompts: Sequence[str]) -> Any:
-    """A SanaPipeline of the recipe's size, its tokenizer trained on the prompts.
+def tiny_pipeline(recipe: TinyRecipe, prompts: Sequence[str]) -> Any:
+    """A pipeline of the recipe's class and size, its tokenizers trained on the prompts.
 
     Draws from torch's global random state.
     """
     prepare_torchvision()
+    match recipe:
+        case SanaRecipe():
+            return _sana(recipe, prompts)
+        case SprintRecipe():
+            return _sprint(recipe, prompts)
+        case SD3Recipe():
+            return _sd3(recipe, prompts)
+        case FluxRecipe():
+            return _flux(recipe, prompts)
+
+
+def tiny_arguments(recipe: TinyRecipe) -> dict[str, Any]:
+    """What the stock pipeline's call must be told to behave as the tiny teacher does."""
+    size = {"height": recipe.image_size, "width": recipe.image_size}
+    match recipe:
+        case SanaRecipe() | SprintRecipe():
+            prompt = {
+                "use_resolution_binning": False,
+                "max_sequence_length": recipe.text.tokens,
+                "complex_human_instruction": None,
+            }
+        case SD3Recipe() | FluxRecipe():
+            prompt = {"max_sequence_length": recipe.text.t5_tokens}
+    return {**size, **prompt, "num_inference_steps": _STEPS, "guidance_scale": 1.0}
+
+
+def _sana(recipe: SanaRecipe, prompts: Sequence[str]) -> Any:
     from diffusers import FlowMatchEulerDiscreteScheduler, SanaPipeline
 
-    tokenizer = _tokenizer(prompts, recipe.text.tokens)
+    tokenizer, text_encoder = tiny_text.gemma(recipe.text, prompts)
     return SanaPipeline(
         tokenizer=tokenizer,
-        text_encoder=_text_encoder(recipe, len(tokenizer)),
-        vae=_autoencoder(recipe),
-        transformer=_transformer(recipe),
+        text_encoder=text_encoder,
+        vae=_autoencoder_dc(recipe.autoencoder),
+        transformer=_sana_transformer(recipe),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
     )
 
 
-def tiny_sana_arguments(recipe: TinyRecipe) -> dict[str, Any]:
-    """What SanaPipeline's call must be told to behave as the tiny teacher does."""
-    return {
-        "height": recipe.image_size,
-        "width": recipe.image_size,
-        "use_resolution_binning": False,
-        "max_sequence_length": recipe.text.tokens,
-        "complex_human_instruction": None,
-        "num_inference_steps": 50,
-        "guidance_scale": 1.0,
-    }
+def _sprint(recipe: SprintRecipe, prompts: Sequence[str]) -> Any:
+    from diffusers import SanaSprintPipeline, SCMScheduler
 
-
-def _tokenizer(prompts: Sequence[str], tokens: int) -> Any:
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-    from transformers import GemmaTokenizer
-
-    bpe = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
-    bpe.normalizer = normalizers.Replace(" ", "▁")
-    # Gemma's own pre-tokenizer would let merges cross words and swallow whole prompts.
-    bpe.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
-    bpe.decoder = decoders.Replace("▁", " ")
-    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + list("0123456789")
-    trainer = trainers.BpeTrainer(
-        vocab_size=1024,
-        special_tokens=[*_SPECIAL_TOKENS, *(f"<0x{byte:02X}>" for byte in range(256))],
-        initial_alphabet=letters,
-        show_progress=False,
-    )
-    # Each word also at a beginning and after a space, wherever the prompts have it.
-    words = sorted({word for prompt in prompts for word in prompt.split()})
-    bpe.train_from_iterator([*prompts, *words, *(f" {word}" for word in words)], trainer)
-    learnt: dict[str, Any] = json.loads(bpe.to_str())["model"]
-    merges: Any = [tuple(pair) for pair in learnt["merges"]]
-    return GemmaTokenizer(
-        vocab=learnt["vocab"],
-        merges=merges,
-        # Without it the empty prompt would have an all-zero mask.
-        add_bos_token=True,
-        padding_side="right",
-        model_max_length=tokens,
+    tokenizer, text_encoder = tiny_text.gemma(recipe.text, prompts)
+    return SanaSprintPipeline(
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        vae=_autoencoder_dc(recipe.autoencoder),
+        transformer=_sana_transformer(
+            recipe, guidance_embeds=True, qk_norm="rms_norm_across_heads"
+        ),
+        scheduler=SCMScheduler(sigma_data=0.5, prediction_type="trigflow"),
     )
 
 
-def _text_encoder(recipe: TinyRecipe, vocabulary: int) -> Any:
-    from transformers import Gemma2Config, Gemma2Model
-
-    heads = recipe.text.width // _HEAD_WIDTH
-    config = Gemma2Config(
-        vocab_size=vocabulary,
-        hidden_size=recipe.text.width,
-        intermediate_size=2 * recipe.text.width,
-        num_hidden_layers=recipe.text.layers,
-        num_attention_heads=heads,
-        num_key_value_heads=max(1, heads // 2),
-        head_dim=_HEAD_WIDTH,
-        query_pre_attn_scalar=_HEAD_WIDTH,
-        max_position_embeddings=512,
-        sliding_window=512,
-        pad_token_id=_SPECIAL_TOKENS.index("<pad>"),
-        eos_token_id=_SPECIAL_TOKENS.index("<eos>"),
-        bos_token_id=_SPECIAL_TOKENS.index("<bos>"),
+def _sd3(recipe: SD3Recipe, prompts: Sequence[str]) -> Any:
+    from diffusers import (
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
     )
-    encoder: Any = Gemma2Model(config)
-    return encoder.eval().requires_grad_(False)
+
+    parts, text = recipe.transformer, recipe.text
+    tokenizer, text_encoder = tiny_text.clip(text, prompts, projected=True)
+    tokenizer_2, text_encoder_2 = tiny_text.clip(text, prompts, projected=True)
+    tokenizer_3, text_encoder_3 = tiny_text.t5(text, prompts)
+    side = recipe.image_size // _factor(recipe.autoencoder)
+    transformer = SD3Transformer2DModel(
+        sample_size=side,
+        patch_size=_PATCH,
+        in_channels=recipe.autoencoder.latent_channels,
+        out_channels=recipe.autoencoder.latent_channels,
+        num_layers=parts.layers,
+        attention_head_dim=_HEAD_WIDTH,
+        num_attention_heads=parts.heads,
+        joint_attention_dim=text.t5_width,
+        caption_projection_dim=parts.heads * _HEAD_WIDTH,
+        pooled_projection_dim=2 * text.clip_width,
+        pos_embed_max_size=side // _PATCH,
+        dual_attention_layers=parts.dual_attention_layers,
+        qk_norm="rms_norm" if parts.qk_norm else None,
+    )
+    return StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
+        vae=_autoencoder_kl(recipe.autoencoder, recipe.image_size),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        text_encoder_2=text_encoder_2,
+        tokenizer_2=tokenizer_2,
+        text_encoder_3=text_encoder_3,
+        tokenizer_3=tokenizer_3,
+    )
 
 
-def _autoencoder(recipe: TinyRecipe) -> Any:
+def _flux(recipe: FluxRecipe, prompts: Sequence[str]) -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+    parts, text = recipe.transformer, recipe.text
+    tokenizer, text_encoder = tiny_text.clip(text, prompts, projected=False)
+    tokenizer_2, text_encoder_2 = tiny_text.t5(text, prompts)
+    packed = recipe.autoencoder.latent_channels * _PATCH**2
+    transformer = FluxTransformer2DModel(
+        in_channels=packed,
+        out_channels=packed,
+        num_layers=parts.double_layers,
+        num_single_layers=parts.single_layers,
+        attention_head_dim=_HEAD_WIDTH,
+        num_attention_heads=parts.heads,
+        joint_attention_dim=text.t5_width,
+        pooled_projection_dim=text.clip_width,
+        guidance_embeds=True,
+        axes_dims_rope=(4, 6, 6),
+    )
+    return FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
+        vae=_autoencoder_kl(recipe.autoencoder, recipe.image_size),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        text_encoder_2=text_encoder_2,
+        tokenizer_2=tokenizer_2,
+        transformer=transformer,
+    )
+
+
+def _autoencoder_dc(parts: AutoencoderDCRecipe) -> Any:
     from diffusers import AutoencoderDC
 
-    parts = recipe.autoencoder
     no_scales: tuple[tuple[int, ...], ...] = ((), (), (), ())
     return AutoencoderDC(
         in_channels=3,
@@ -110,12 +163,40 @@ def _autoencoder(recipe: TinyRecipe) -> Any:
         decoder_block_out_channels=parts.channels,
         encoder_layers_per_block=parts.layers,
         decoder_layers_per_block=parts.layers,
+        encoder_block_types="ResBlock",
+        decoder_block_types="ResBlock",
         encoder_qkv_multiscales=no_scales,
         decoder_qkv_multiscales=no_scales,
+        scaling_factor=1.0,
     )
 
 
-def _transformer(recipe: TinyRecipe) -> Any:
+def _autoencoder_kl(parts: AutoencoderKLRecipe, image_size: int) -> Any:
+    from diffusers import AutoencoderKL
+
+    stages = len(parts.channels)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * stages,
+        up_block_types=("UpDecoderBlock2D",) * stages,
+        block_out_channels=parts.channels,
+        layers_per_block=1,
+        latent_channels=parts.latent_channels,
+        norm_num_groups=8,
+        sample_size=image_size,
+        scaling_factor=1.0,
+        shift_factor=0.0,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        mid_block_add_attention=False,
+    )
+
+
+def _factor(parts: AutoencoderKLRecipe) -> int:
+    factor: int = 2 ** (len(parts.channels) - 1)
+    return factor
+
+
+def _sana_transformer(recipe: SanaRecipe | SprintRecipe, **kind: Any) -> Any:
     from diffusers import SanaTransformer2DModel
 
     parts, width = recipe.transformer, recipe.transformer.heads * _HEAD_WIDTH
@@ -133,4 +214,5 @@ def _transformer(recipe: TinyRecipe) -> Any:
         sample_size=recipe.image_size // 8,
         patch_size=1,
         interpolation_scale=1,
+        **kind,
     )

@@ -1,0 +1,98 @@
+"""FLUX.1 (Black Forest Labs 2024): packed latents, rotary positions, guidance as an input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.teachers import vae
+from workbench.teachers.base import Conditioning, VelocityNetwork
+from workbench.teachers.family import CallArguments, Family
+
+_PATCH = 2  # latents are packed 2 x 2 outside the transformer
+
+
+def pack(latents: Tensor) -> Tensor:
+    """Latents (B, C, H, W) as tokens (B, H/2 * W/2, 4 C), the order of FluxPipeline."""
+    return torch.nn.functional.pixel_unshuffle(latents, _PATCH).flatten(2).mT.contiguous()
+
+
+def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
+    """The inverse of :func:`pack`: tokens (B, H/2 * W/2, 4 C) to latents (B, C, H, W)."""
+    folded = tokens.mT.unflatten(2, (height // _PATCH, width // _PATCH))
+    return torch.nn.functional.pixel_shuffle(folded, _PATCH)
+
+
+def image_positions(height: int, width: int, device: torch.device) -> Tensor:
+    """(0, row, column) of every token of latents H x W, float32 (H/2 * W/2, 3)."""
+    rows, columns = (torch.arange(size // _PATCH, device=device) for size in (height, width))
+    zero = torch.zeros(1, device=device, dtype=rows.dtype)
+    return torch.cartesian_prod(zero, rows, columns).float()
+
+
+class FluxVelocity(VelocityNetwork):
+    """FluxTransformer2DModel, called exactly as FluxPipeline calls it: once for each sample."""
+
+    def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
+        if cond is None:
+            raise ValueError("A FLUX network needs a conditioning; use uncond() for no prompt.")
+        weights: Any = self.module.dtype
+        height, width = x_t.shape[-2:]
+        embeds = cond["embeds"].to(weights)
+        velocity: Tensor = self.module(
+            hidden_states=pack(x_t.to(weights)),
+            timestep=t,  # the network itself multiplies by 1000
+            guidance=self.guidance_input(t),
+            pooled_projections=cond["pooled"].to(weights),
+            encoder_hidden_states=embeds,
+            txt_ids=x_t.new_zeros(embeds.shape[1], 3),
+            img_ids=image_positions(height, width, x_t.device),
+            return_dict=False,
+        )[0]
+        return unpack(velocity, height, width)
+
+
+class FluxFamily(Family):
+    """Teachers saved as a FluxPipeline."""
+
+    pipeline_class = "FluxPipeline"
+    text_components = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2")
+    components = (*text_components, "vae", "transformer", "scheduler")
+    encoding_arguments = ("max_sequence_length",)
+
+    def network(self, pipeline: Any, arguments: CallArguments) -> VelocityNetwork:
+        transformer = pipeline.transformer
+        guided = transformer.config.guidance_embeds
+        return FluxVelocity(transformer, arguments["guidance_scale"] if guided else None)
+
+    def native_resolution(self, pipeline: Any) -> int:
+        size: int = pipeline.default_sample_size * pipeline.vae_scale_factor
+        return size
+
+    def pixels_per_patch(self, pipeline: Any) -> int:
+        pixels: int = pipeline.vae_scale_factor * _PATCH
+        return pixels
+
+    def latent_shape(self, pipeline: Any, arguments: CallArguments) -> tuple[int, int, int]:
+        side = arguments["height"] // pipeline.vae_scale_factor
+        return (pipeline.transformer.config.in_channels // _PATCH**2, side, side)
+
+    def encode(
+        self, pipeline: Any, prompts: Sequence[str], arguments: CallArguments
+    ) -> Conditioning:
+        embeds, pooled, _ = pipeline.encode_prompt(
+            list(prompts), None, max_sequence_length=arguments["max_sequence_length"]
+        )
+        return Conditioning({"embeds": embeds, "pooled": pooled})
+
+    def uncond(self, pipeline: Any, arguments: CallArguments) -> Conditioning:
+        return self.encode(pipeline, [""], arguments)
+
+    def decode(self, pipeline: Any, latents: Tensor) -> Tensor:
+        return vae.decode(pipeline.vae, pipeline.image_processor, latents)
+
+    def encode_images(self, pipeline: Any, images: Tensor) -> Tensor:
+        return vae.encode(pipeline.vae, images)

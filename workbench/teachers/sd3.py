@@ -1,0 +1,85 @@
+"""Stable Diffusion 3 and 3.5 (Esser et al. 2024, arXiv 2403.03206): joint attention, velocity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from workbench.teachers import vae
+from workbench.teachers.base import Conditioning, VelocityNetwork
+from workbench.teachers.family import CallArguments, Family
+
+_STEPS = 1000.0  # the network's time runs from 0 to 1000
+
+
+class SD3Velocity(VelocityNetwork):
+    """SD3Transformer2DModel, called exactly as StableDiffusion3Pipeline calls it."""
+
+    def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
+        if cond is None:
+            raise ValueError("An SD3 network needs a conditioning; use uncond() for no prompt.")
+        weights: Any = self.module.dtype
+        velocity: Tensor = self.module(
+            hidden_states=x_t.to(weights),
+            timestep=_STEPS * t,
+            encoder_hidden_states=cond["embeds"].to(weights),
+            pooled_projections=cond["pooled"].to(weights),
+            return_dict=False,
+        )[0]
+        return velocity
+
+
+class SD3Family(Family):
+    """Teachers saved as a StableDiffusion3Pipeline."""
+
+    pipeline_class = "StableDiffusion3Pipeline"
+    text_components = (
+        "tokenizer",
+        "tokenizer_2",
+        "tokenizer_3",
+        "text_encoder",
+        "text_encoder_2",
+        "text_encoder_3",
+    )
+    components = (*text_components, "vae", "transformer", "scheduler")
+    encoding_arguments = ("clip_skip", "max_sequence_length")
+
+    def network(self, pipeline: Any, arguments: CallArguments) -> VelocityNetwork:
+        return SD3Velocity(pipeline.transformer)
+
+    def native_resolution(self, pipeline: Any) -> int:
+        size: int = pipeline.transformer.config.sample_size * pipeline.vae_scale_factor
+        return size
+
+    def pixels_per_patch(self, pipeline: Any) -> int:
+        pixels: int = pipeline.vae_scale_factor * pipeline.transformer.config.patch_size
+        return pixels
+
+    def latent_shape(self, pipeline: Any, arguments: CallArguments) -> tuple[int, int, int]:
+        side = arguments["height"] // pipeline.vae_scale_factor
+        return (pipeline.transformer.config.in_channels, side, side)
+
+    def encode(
+        self, pipeline: Any, prompts: Sequence[str], arguments: CallArguments
+    ) -> Conditioning:
+        embeds, _, pooled, _ = pipeline.encode_prompt(
+            list(prompts),
+            None,
+            None,
+            do_classifier_free_guidance=False,
+            clip_skip=arguments["clip_skip"],
+            max_sequence_length=arguments["max_sequence_length"],
+        )
+        return Conditioning({"embeds": embeds, "pooled": pooled})
+
+    def uncond(self, pipeline: Any, arguments: CallArguments) -> Conditioning:
+        # The stock pipeline encodes its negative prompt without skipping CLIP's last layers.
+        return self.encode(pipeline, [""], {**arguments, "clip_skip": None})
+
+    def decode(self, pipeline: Any, latents: Tensor) -> Tensor:
+        return vae.decode(pipeline.vae, pipeline.image_processor, latents)
+
+    def encode_images(self, pipeline: Any, images: Tensor) -> Tensor:
+        return vae.encode(pipeline.vae, images)
