@@ -101,6 +101,9 @@ class GeneratorConfig(FrozenConfig):
     steps: int = Field(4, ge=1, le=1000, description="K, the number of generator steps")
     noise: str = Field("fresh", description="noise of each step: fresh, fixed or ddim")
     flow_shift: float = Field(1.0, gt=0, description="shift of the step times; 1 = none")
+    distilled_guidance: float = Field(
+        1.0, description="guidance fed to a student that takes one as an input (FLUX, SANA-Sprint)"
+    )
 
     @field_validator("noise")
     @classmethod
