@@ -1,6 +1,7 @@
 """FID and alignment against generated images, with the teacher's levels as lines.
 
 python analysis/fid_curves.py --run-dir .workbench/runs/quickstart/... --out figures/fid
+python analysis/fid_curves.py --experiment nine_teachers --out figures/nine_teachers
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from workbench.plotting import (
     COLUMN_WIDTH,
     FORMATS,
     NEUTRAL,
+    TEXT_WIDTH,
     axis_break,
     color,
     name_levels,
@@ -28,6 +30,7 @@ from workbench.plotting import (
     save_frame,
 )
 from workbench.tracking.spool import Point, read_points
+from workbench.workspace import open_workspace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,6 +110,34 @@ def read_runs(run_dirs: Sequence[Path], labels: Sequence[str] = ()) -> Curves:
     return Curves(collect(points, names), teacher_levels(results, names))
 
 
+def read_experiment(workspace: Path, experiment: str) -> Curves:
+    """The runs of an experiment in a workspace, labelled by variant, in the experiment's order.
+
+    Raises:
+        RequestError: no run of that experiment has an evaluation yet.
+    """
+    folders = sorted((workspace / "runs" / experiment).glob("*/config.json"))
+    configs = {file.parent: json.loads(file.read_text(encoding="utf-8")) for file in folders}
+    begun = {
+        folder: str(config["variant"])
+        for folder, config in configs.items()
+        if "~" not in folder.name and read_points(folder, METRICS)
+    }
+    if not begun:
+        raise RequestError(f"{workspace} holds no evaluated run of {experiment!r} yet.")
+    order = _variants_of(experiment)
+    folders = sorted(begun, key=lambda f: (order.get(begun[f], len(order)), begun[f], f.name))
+    return read_runs(folders, [begun[folder] for folder in folders])
+
+
+def _variants_of(experiment: str) -> dict[str, int]:
+    """Variant -> place in the experiment's file; empty if the file is gone."""
+    from workbench.registry import load_experiments
+
+    found = load_experiments().get(experiment)
+    return {name: place for place, name in enumerate(found.variants)} if found else {}
+
+
 def plot(
     frame: pd.DataFrame, levels: pd.DataFrame | None = None, *, width: float = COLUMN_WIDTH
 ) -> Figure:
@@ -118,31 +149,95 @@ def plot(
     Raises:
         RequestError: there is no finite positive FID to draw.
     """
-    drawn = frame[(frame["fid"] > 0) & (frame["fid"] < math.inf)]
-    if drawn.empty:
-        raise RequestError("There is no finite FID above 0 to draw.")
+    _check_drawable(frame)
     with paper_style():
         figure = new_figure(width, 0.72 * width)
         axes = figure.add_subplot()
-        axes.spines["right"].set_visible(False)
-        runs = list(dict.fromkeys(frame["run"]))
-        has_alignment = bool(frame["alignment"].notna().any())
-        right = axes.twinx() if has_alignment else None
-        for index, run in enumerate(runs):
-            _draw_run(axes, right, frame[frame["run"] == run].sort_values("kimg"), index)
-        _kimg_axis(axes, frame["kimg"])
-        shown = _distinct_levels(levels)
-        _fid_axis(axes, [*drawn["fid"], *shown.values()])
-        if right is not None:
-            _alignment_axis(right, axes, frame["alignment"], single=len(runs) == 1)
-        name_levels(axes, shown)
-        if len(runs) > 1:
+        right = _draw_panel(axes, frame, levels)
+        _label_axes(axes, right, single=frame["run"].nunique() == 1)
+        name_levels(axes, _distinct_levels(levels))
+        if frame["run"].nunique() > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderaxespad=0.2)
     return figure
 
 
-def _draw_run(axes: Axes, right: Axes | None, rows: pd.DataFrame, index: int) -> None:
-    shade, label = color(index), str(rows["label"].iloc[0])
+def plot_panels(
+    frame: pd.DataFrame,
+    levels: pd.DataFrame | None = None,
+    *,
+    width: float = TEXT_WIDTH,
+    columns: int = 3,
+) -> Figure:
+    """Figure 4: one panel a label, the runs of a label (its seeds) in one colour.
+
+    Raises:
+        RequestError: there is no finite positive FID to draw.
+    """
+    _check_drawable(frame)
+    labels = list(dict.fromkeys(frame["label"]))
+    rows = -(-len(labels) // columns)
+    with paper_style():
+        figure = new_figure(width, 0.29 * width * rows)
+        for place, label in enumerate(labels):
+            axes = figure.add_subplot(rows, columns, place + 1)
+            own = None if levels is None else levels[levels["label"] == label]
+            right = _draw_panel(axes, frame[frame["label"] == label], own, one_color=True)
+            axes.set_title(label)
+            _label_axes(axes, right, single=True)
+            if place % columns:
+                axes.set_ylabel("")
+            if right is not None and place % columns < columns - 1 and place < len(labels) - 1:
+                right.set_ylabel("")
+            if place + columns < len(labels):
+                axes.set_xlabel("")
+        for axes, label in zip(_left_axes(figure), labels, strict=True):
+            own = None if levels is None else levels[levels["label"] == label]
+            name_levels(axes, _distinct_levels(own))
+    return figure
+
+
+def _left_axes(figure: Figure) -> list[Axes]:
+    return [axes for axes in figure.axes if axes.get_title()]
+
+
+def _check_drawable(frame: pd.DataFrame) -> None:
+    if frame[(frame["fid"] > 0) & (frame["fid"] < math.inf)].empty:
+        raise RequestError("There is no finite FID above 0 to draw.")
+
+
+def _draw_panel(
+    axes: Axes, frame: pd.DataFrame, levels: pd.DataFrame | None, *, one_color: bool = False
+) -> Axes | None:
+    """Curves and axes of one panel; returns the right axis if there is an alignment to show."""
+    axes.spines["right"].set_visible(False)
+    runs = list(dict.fromkeys(frame["run"]))
+    right = axes.twinx() if bool(frame["alignment"].notna().any()) else None
+    for index, run in enumerate(runs):
+        shade = 0 if one_color else index
+        _draw_run(axes, right, frame[frame["run"] == run].sort_values("kimg"), index, shade)
+    _kimg_axis(axes, frame["kimg"])
+    drawn = frame[(frame["fid"] > 0) & (frame["fid"] < math.inf)]
+    _fid_axis(axes, [*drawn["fid"], *_distinct_levels(levels).values()])
+    if right is not None:
+        _alignment_axis(right, axes, frame["alignment"])
+    return right
+
+
+def _label_axes(axes: Axes, right: Axes | None, *, single: bool) -> None:
+    axes.set_xlabel("generated images (thousands)")
+    axes.set_ylabel("FID")
+    if right is None:
+        return
+    shade = paler(color(0), 0.7) if single else NEUTRAL
+    right.set_ylabel("prompt alignment (pale)", color=shade)
+    right.tick_params(axis="y", colors=shade)
+    right.spines["right"].set_color(shade)
+
+
+def _draw_run(
+    axes: Axes, right: Axes | None, rows: pd.DataFrame, index: int, color_index: int
+) -> None:
+    shade, label = color(color_index), str(rows["label"].iloc[0])
     fid, alignment = rows[rows["fid"].notna()], rows[rows["alignment"].notna()]
     (line,) = axes.plot(fid["kimg"], fid["fid"], "o-", color=shade, label=label, zorder=4)
     line.set(clip_on=False, gid=f"fid-{index}")
@@ -170,7 +265,6 @@ def _distinct_levels(levels: pd.DataFrame | None) -> dict[str, float]:
 def _kimg_axis(axes: Axes, kimg: pd.Series[float]) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator
 
-    axes.set_xlabel("generated images (thousands)")
     positive = sorted(kimg[kimg > 0])
     if not positive:
         axes.set_xlim(-1, 1)
@@ -205,19 +299,14 @@ def _fid_axis(axes: Axes, values: Sequence[float]) -> None:
     axes.yaxis.set_major_locator(FixedLocator(round_ticks(low, high)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{float(f'{value:.3g}'):g}"))
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
-    axes.set_ylabel("FID")
 
 
-def _alignment_axis(right: Axes, axes: Axes, values: pd.Series[float], *, single: bool) -> None:
+def _alignment_axis(right: Axes, axes: Axes, values: pd.Series[float]) -> None:
     """The right axis: from a round number below the lowest value up to 1."""
     lowest = float(values.min())
     bottom = max(0.0, math.floor((lowest - 0.02) * 10) / 10)
     right.set_ylim(bottom, max(1.0, float(values.max())))
-    shade = paler(color(0), 0.7) if single else NEUTRAL
-    right.set_ylabel("prompt alignment (pale)", color=shade)
-    right.tick_params(axis="y", colors=shade)
     right.spines["left"].set_visible(False)
-    right.spines["right"].set_color(shade)
     axes.set_zorder(right.get_zorder() + 1)
     axes.patch.set_visible(False)
 
@@ -237,15 +326,23 @@ def _read_results(path: Path) -> Mapping[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--run-dir", nargs="+", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--label", nargs="+", default=[], help="one for each run")
+    wanted = parser.add_mutually_exclusive_group(required=True)
+    wanted.add_argument("--run-dir", nargs="+", type=Path, metavar="DIR")
+    wanted.add_argument("--experiment", help="its runs in the workspace, one panel a variant")
+    parser.add_argument("--workspace", type=Path, default=None, help="(default: ./.workbench)")
+    parser.add_argument("--label", nargs="+", default=[], help="one for each --run-dir")
     parser.add_argument("--out", type=Path, default=Path("fid_curves"), help="path, no suffix")
     parser.add_argument("--format", default="png,svg", help=f"any of {','.join(FORMATS)}")
     parser.add_argument("--csv", action="store_true", help="also write the numbers as CSV")
     options = parser.parse_args(arguments)
     try:
-        curves = read_runs(options.run_dir, options.label)
-        written = save_figure(plot(*curves), options.out, options.format.split(","))
+        if options.experiment:
+            curves = read_experiment(open_workspace(options.workspace).root, options.experiment)
+            figure = plot_panels(*curves)
+        else:
+            curves = read_runs(options.run_dir, options.label)
+            figure = plot(*curves)
+        written = save_figure(figure, options.out, options.format.split(","))
         if options.csv:
             stem = options.out
             written.append(save_frame(curves.frame, stem.with_name(stem.name + ".csv")))

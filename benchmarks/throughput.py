@@ -15,9 +15,9 @@ from collections.abc import Callable
 import torch
 
 from workbench.flow import NoiseSource
-from workbench.teachers import TinyRecipe
 from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.digits import PROMPTS
+from workbench.teachers.recipe import SanaRecipe
 from workbench.teachers.sana import SanaFamily
 from workbench.training.config import RunConfig, with_overrides
 from workbench.training.engine import Engine, Student
@@ -39,14 +39,15 @@ def seconds(work: Callable[[], object]) -> float:
 
 def main() -> None:
     prepare_torchvision()
-    from workbench.teachers.tiny import tiny_sana_arguments, tiny_sana_pipeline
+    from workbench.teachers.tiny import tiny_arguments, tiny_pipeline
 
-    recipe, family, device = TinyRecipe(), SanaFamily(), choose_device()
-    pipeline = tiny_sana_pipeline(recipe, PROMPTS)
-    arguments = family.call_arguments(pipeline, tiny_sana_arguments(recipe))
+    recipe, family, device = SanaRecipe(), SanaFamily(), choose_device()
+    pipeline = tiny_pipeline(recipe, PROMPTS)
+    arguments = family.call_arguments(pipeline, tiny_arguments(recipe))
     with torch.no_grad():
         prompts = family.encode(pipeline, PROMPTS, arguments)
-    network, shape = family.network(pipeline), family.latent_shape(pipeline)
+    network = family.network(pipeline, arguments)
+    shape = family.latent_shape(pipeline, arguments)
     # k = 2 in every iteration: 2 k + 3 = 7 evaluations, 4 of them with a backward pass.
     settings = ["generator.steps=2", "generator.noise=fresh"]
     config = with_overrides(RunConfig(), settings)

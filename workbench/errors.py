@@ -18,6 +18,10 @@ class RequestError(WorkbenchError):
     exit_code = 2
 
 
+class InterruptedRunError(WorkbenchError):
+    """The run was asked to stop and has kept what it did; the same request continues."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> RequestError:
     """The error for a name outside a fixed set: names the set and the nearest member."""
     names = sorted(known)

@@ -8,12 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from workbench.teachers import TinyRecipe, build_from_recipe, load_pipeline_teacher, recipe_folder
-from workbench.teachers.recipe import AutoencoderRecipe, FlowMatchingRecipe, TransformerRecipe
+from workbench.teachers import build_from_recipe, load_pipeline_teacher, recipe_folder
+from workbench.teachers.recipe import (
+    AutoencoderDCRecipe,
+    FlowMatchingRecipe,
+    SanaRecipe,
+    SanaTransformerRecipe,
+)
 
-MINUTE = TinyRecipe(
-    autoencoder=AutoencoderRecipe(steps=2, batch_size=4, channels=(8, 8, 8, 8)),
-    transformer=TransformerRecipe(heads=1, layers=1),
+MINUTE = SanaRecipe(
+    autoencoder=AutoencoderDCRecipe(steps=2, batch_size=4, channels=(8, 8, 8, 8)),
+    transformer=SanaTransformerRecipe(heads=1, layers=1),
     pretraining=FlowMatchingRecipe(steps=2, batch_size=4),
 )
 
@@ -38,8 +43,8 @@ class Shown:
     ],
 )
 def test_another_recipe_is_another_folder(changed: dict[str, object], tmp_path: Path) -> None:
-    other = TinyRecipe.model_validate({**MINUTE.model_dump(), **changed})
-    same = TinyRecipe.model_validate_json(MINUTE.model_dump_json())
+    other = SanaRecipe.model_validate({**MINUTE.model_dump(), **changed})
+    same = SanaRecipe.model_validate_json(MINUTE.model_dump_json())
     assert recipe_folder("x", other, tmp_path) != recipe_folder("x", MINUTE, tmp_path)
     assert recipe_folder("x", same, tmp_path) == recipe_folder("x", MINUTE, tmp_path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from workbench.teachers import (
     load_teacher,
     teacher_overview,
 )
+from workbench.teachers.embedded import embedded_teachers, load_embedded
+from workbench.teachers.families import FAMILIES
+from workbench.teachers.tiny import tiny_arguments, tiny_pipeline
 
 
 def test_an_unknown_name_gets_the_nearest(tmp_path: Path) -> None:
@@ -45,7 +49,7 @@ def test_only_embedded_teachers_are_built(tmp_path: Path) -> None:
 def test_the_overview_starts_nothing(tmp_path: Path) -> None:
     rows = teacher_overview(tmp_path)
     assert [row["name"] for row in rows] == list(KNOWN_TEACHERS)
-    assert rows[0]["source"] == "not built yet"
+    assert [row["source"] for row in rows if row["name"] == "digits-sana"] == ["not built yet"]
     assert built_folder("digits-sana", tmp_path) is None
     assert list(tmp_path.iterdir()) == []
 
@@ -57,18 +61,41 @@ def test_a_built_teacher_is_found(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "model_index.json").write_text("{}")
     assert built_folder("digits-sana", tmp_path) == folder
-    assert teacher_overview(tmp_path)[0]["source"] == str(folder)
+    sources = {row["name"]: row["source"] for row in teacher_overview(tmp_path)}
+    assert sources["digits-sana"] == str(folder)
 
 
-def test_embedded_specs_tell_the_truth() -> None:
+@pytest.mark.parametrize("name", sorted(embedded_teachers()))
+def test_embedded_specs_tell_the_truth(name: str) -> None:
     """Parameters, latents and resolution of the catalogue are those of the recipe's network."""
-    from workbench.teachers.families import FAMILIES
-    from workbench.teachers.tiny import tiny_sana_pipeline
+    teacher, spec = embedded_teachers()[name], KNOWN_TEACHERS[name]
+    pipeline = tiny_pipeline(teacher.recipe, ["a b"])
+    family = FAMILIES[type(pipeline).__name__]
+    arguments = family.call_arguments(pipeline, tiny_arguments(teacher.recipe))
+    assert sum(p.numel() for p in pipeline.transformer.parameters()) == spec.parameters
+    assert family.latent_shape(pipeline, arguments) == spec.latent_shape
+    assert arguments["height"] == spec.resolution
 
-    for spec in KNOWN_TEACHERS.values():
-        if spec.recipe is not None:
-            pipeline = tiny_sana_pipeline(spec.recipe, ["a b"])
-            family = FAMILIES[type(pipeline).__name__]
-            assert sum(p.numel() for p in pipeline.transformer.parameters()) == spec.parameters
-            assert family.latent_shape(pipeline) == spec.latent_shape
-            assert family.resolution(pipeline) == spec.resolution
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("description = ", "Cannot read"),
+        ("description = 'x'\nstands_for = 'y'\nparameters = 1\n", "recipe: Field required"),
+        (
+            "description = 'x'\nstands_for = 'y'\nparameters = 1\n[recipe]\npipeline = 'Nope'\n",
+            "'SanaPipeline', 'SanaSprintPipeline'",
+        ),
+        (
+            "description = 'x'\nstands_for = 'y'\nparameters = 1\n[recipe]\n"
+            "pipeline = 'SanaPipeline'\nseeds = 3\n",
+            "recipe.SanaPipeline.seeds: Extra inputs",
+        ),
+    ],
+)
+def test_a_recipe_file_that_is_none_says_why(content: str, problem: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(content)
+    with pytest.raises(RequestError, match=re.escape(problem)) as caught:
+        load_embedded(file)
+    assert str(file) in str(caught.value)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.teachers import Conditioning, VelocityNetwork
-from workbench.teachers.pretrain import PromptedLatents, pretrain, silent
+from workbench.teachers.pretrain import PromptedLatents, pretrain, silent, velocity_weight
 from workbench.teachers.recipe import FlowMatchingRecipe
 
 
@@ -24,8 +24,30 @@ class PointwiseVelocity(VelocityNetwork):
         return velocity
 
 
-def test_two_gaussian_classes_are_learnt() -> None:
+def test_the_weight_makes_it_the_loss_of_trigflow() -> None:
+    """SANA-Sprint's: || F - (cos(s) eps - sin(s) x_0) ||^2, F as the stock pipeline computes it."""
+    generator = torch.Generator().manual_seed(0)
+    x0, eps, velocity = (torch.randn(64, 5, generator=generator).double() for _ in range(3))
+    t = torch.rand(64, generator=generator).double()
+    at, angle = t[:, None], torch.atan2(t, 1 - t)[:, None]
+    x_t = (1 - at) * x0 + at * eps
+    scale = torch.sqrt(at**2 + (1 - at) ** 2)
+    # pipeline_sana_sprint.py's conversion of the network's output.
+    stock = ((1 - 2 * at) * x_t + (1 - 2 * at + 2 * at**2) * velocity) / scale
+    direct = (stock - (angle.cos() * eps - angle.sin() * x0)).square().sum(1)
+    recipe = FlowMatchingRecipe(interpolant="trigflow", target="trigflow")
+    ours = velocity_weight(t, recipe) * (velocity - (eps - x0)).square().sum(1)
+    torch.testing.assert_close(ours, direct)
+    assert torch.equal(velocity_weight(t, FlowMatchingRecipe()), torch.ones_like(t))
+
+
+@pytest.mark.parametrize("target", ["velocity", "trigflow"])
+def test_two_gaussian_classes_are_learnt(target: str) -> None:
     """Data N(+-2, 0.1^2) by label: the exact velocity is known in closed form."""
+    path = {"velocity": "rectified_flow", "trigflow": "trigflow"}[target]
+    recipe = FlowMatchingRecipe(
+        interpolant=path, target=target, steps=800, lr=1e-2, batch_size=256
+    )
     torch.manual_seed(0)
     labels = torch.arange(4000) % 2
     means = 4.0 * labels[:, None] - 2
@@ -33,7 +55,7 @@ def test_two_gaussian_classes_are_learnt() -> None:
         means + 0.1 * torch.randn(4000, 2), labels, Conditioning({"label": torch.arange(3)}), 1
     )
     network = PointwiseVelocity()
-    pretrain(network, data, FlowMatchingRecipe(steps=800, lr=1e-2, batch_size=256), silent)
+    pretrain(network, data, recipe, silent)
     assert not any(p.requires_grad for p in network.parameters())
     assert network.evaluations == 0
 

@@ -12,13 +12,15 @@ from workbench.cli.common import (
     TrackingOption,
     WorkspaceOption,
     own_command,
+    print_error,
     print_json,
     print_table,
     say,
 )
+from workbench.errors import InterruptedRunError, RequestError, WorkbenchError
 
 if TYPE_CHECKING:
-    from workbench.runs import RunOutcome
+    from workbench.runs import RunOutcome, RunRequest
     from workbench.training.config import RunConfig
     from workbench.workspace import Workspace
 
@@ -37,7 +39,7 @@ def run(
         str, typer.Argument(help="Experiment by name, or the config.json that a run saved.")
     ],
     variant: Annotated[
-        str | None, typer.Option(help="(default: the first)", rich_help_panel=WHAT)
+        str | None, typer.Option(help="(default: all, one after the other)", rich_help_panel=WHAT)
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -67,23 +69,55 @@ def run(
     """Distil a teacher: trains, tracks, evaluates and draws; the same command resumes."""
     from workbench.cli.building import find_with_bar
     from workbench.cli.progress import TerminalListener
-    from workbench.runs import RunRequest, check_request, execute
+    from workbench.runs import RunRequest, check_request
     from workbench.tracking import default_uri
     from workbench.workspace import open_workspace
 
-    config = _resolve(experiment, variant, seed, teacher, set_ or [])
+    configs = _resolve(experiment, variant, seed, teacher, set_ or [])
     place = open_workspace(workspace)
     if dry_run:
-        check_request(config, nproc)
-        _show_plan(config, place, json_output)
+        for config in configs:
+            check_request(config, nproc)
+        _show_plan(configs, place, json_output)
         return
     uri = tracking_uri or default_uri(place.root)
-    request = RunRequest(config, place, uri, nproc, fresh, TerminalListener, find_with_bar, say)
-    outcome = execute(request)
+    requests = [
+        RunRequest(config, place, uri, nproc, fresh, TerminalListener, find_with_bar, say)
+        for config in configs
+    ]
+    outcomes = _execute_all(requests)
     if json_output:
-        print_json(outcome.results)
-        return
-    _show_outcome(outcome, place)
+        results = [outcome.results for outcome in outcomes]
+        print_json(results[0] if len(requests) == 1 else {"runs": results})
+    else:
+        _show_outcomes(outcomes, place)
+    if len(outcomes) < len(requests):
+        done, all_ = len(outcomes), len(requests)
+        raise WorkbenchError(f"{done} of {all_} variants are done; the same command continues.")
+
+
+def _execute_all(requests: list[RunRequest]) -> list[RunOutcome]:
+    """One after the other; with several, one that fails is reported and the rest still run.
+
+    Raises:
+        RequestError: the request itself is wrong.
+        WorkbenchError: the only one failed, or one was interrupted.
+    """
+    from workbench.runs import execute
+
+    outcomes = []
+    for place, request in enumerate(requests, 1):
+        if len(requests) > 1:
+            say(f"[{place}/{len(requests)}] {request.config.variant} on {request.config.teacher}")
+        try:
+            outcomes.append(execute(request))
+        except (RequestError, InterruptedRunError):
+            raise
+        except WorkbenchError as error:
+            if len(requests) == 1:
+                raise
+            print_error(f"{request.config.variant}: {error}")
+    return outcomes
 
 
 def _resolve(
@@ -92,44 +126,60 @@ def _resolve(
     seed: int | None,
     teacher: str | None,
     assignments: list[str],
-) -> RunConfig:
+) -> list[RunConfig]:
+    """The chosen variant, or every one, with the person's changes."""
     from workbench.registry import get_experiment
     from workbench.training.config import load_config, with_overrides
 
     if experiment.endswith(".json"):
-        config = load_config(Path(experiment))
+        configs = [load_config(Path(experiment))]
     else:
-        config = get_experiment(experiment).variant(variant)
+        found = get_experiment(experiment)
+        names = list(found.variants) if variant is None else [variant]
+        configs = [found.variant(name) for name in names]
     if seed is not None:
         assignments = [*assignments, f"seed={seed}"]
     if teacher is not None:
         assignments = [*assignments, f"teacher={teacher}"]
-    return with_overrides(config, assignments)
+    return [with_overrides(config, assignments) for config in configs]
 
 
-def _show_plan(config: RunConfig, workspace: Workspace, json_output: bool) -> None:
+def _show_plan(configs: list[RunConfig], workspace: Workspace, json_output: bool) -> None:
     from workbench.runs import run_folder
 
     if json_output:
-        print_json(config.model_dump(mode="json"))
+        plans = [config.model_dump(mode="json") for config in configs]
+        print_json(plans[0] if len(plans) == 1 else {"runs": plans})
         return
-    folder = run_folder(workspace, config)
-    print_table(["setting", "value"], [list(pair) for pair in config.flat().items()])
-    state = "would start"
-    if folder.checkpoints.exists():
-        state = "is finished:" if folder.results_file.exists() else "would resume"
-    typer.echo(f"{state} {folder.path} ({config.total_nimg} images)")
+    flat = [config.flat() for config in configs]
+    keys = [key for key in flat[0] if all(f.get(key) == flat[0][key] for f in flat)]
+    print_table(["setting", "value"], [[key, flat[0][key]] for key in keys])
+    for config, settings in zip(configs, flat, strict=True):
+        own = ", ".join(f"{key}={value}" for key, value in settings.items() if key not in keys)
+        folder = run_folder(workspace, config)
+        state = "would start"
+        if folder.checkpoints.exists():
+            state = "is finished:" if folder.results_file.exists() else "would resume"
+        typer.echo(f"{state} {folder.path} ({config.total_nimg} images){own and f'  {own}'}")
 
 
-def _show_outcome(outcome: RunOutcome, workspace: Workspace) -> None:
-    results = outcome.results
-    if not outcome.trained:
-        say("This run was finished before; --fresh starts over. Its results:")
-    print_results(results["table"], str(results["run"]))
-    for figure in results["figures"]:
+def _show_outcomes(outcomes: list[RunOutcome], workspace: Workspace) -> None:
+    from workbench.runs.figures import draw_panels
+
+    for outcome in outcomes:
+        if not outcome.trained:
+            say(f"{outcome.folder.name} was finished before; --fresh starts over. Its results:")
+        print_results(outcome.results["table"], str(outcome.results["run"]))
+    if not outcomes:
+        return
+    experiment = outcomes[0].folder.path.parent.name
+    figures = [figure for outcome in outcomes for figure in outcome.results["figures"]]
+    if len(outcomes) > 1:
+        figures = [str(file) for file in draw_panels(workspace, experiment)]
+    for figure in figures:
         typer.echo(figure)
     command = f"{own_command()} ui --workspace {workspace.root} --experiment"
-    typer.echo(f"Compare runs in the browser:  {command} {outcome.folder.path.parent.name}")
+    typer.echo(f"Compare runs in the browser:  {command} {experiment}")
 
 
 def print_results(table: list[dict[str, Any]], title: str) -> None:

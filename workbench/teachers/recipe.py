@@ -35,8 +35,10 @@ class AutoencoderKLRecipe(ReconstructionRecipe):
     """A small AutoencoderKL, a factor of 2 for every resolution after the first: scale and shift."""
 
     channels: tuple[int, ...] = Field(
-        (16, 32, 32), min_length=2, description="of each resolution, multiples of 8"
+        (8, 16, 16, 32), min_length=2, description="of each resolution, multiples of 8"
     )
+    steps: int = Field(300, ge=1)
+    batch_size: int = Field(32, ge=1)
 
 
 class GemmaRecipe(FrozenConfig):
