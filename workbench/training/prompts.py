@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,10 +12,20 @@ from workbench.flow.noise import NoiseSource
 from workbench.teachers.base import Conditioning
 
 
+class PromptRows(Protocol):
+    """Encoded prompts, in memory (``Conditioning``) or on disk (``StoredPrompts``)."""
+
+    def __len__(self) -> int: ...
+
+    def select(self, index: Tensor, /) -> Conditioning:
+        """Rows by an int64 index (any order, repeats allowed)."""
+        ...
+
+
 class PromptStream:
     """Endless shuffled passes over encoded prompts; the data position is the sample index."""
 
-    def __init__(self, encoded: Conditioning, noise: NoiseSource) -> None:
+    def __init__(self, encoded: PromptRows, noise: NoiseSource) -> None:
         self.encoded = encoded
         self._order = lru_cache(maxsize=2)(
             lambda epoch: noise.permutation(f"prompts/{epoch}", len(encoded))

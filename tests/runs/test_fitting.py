@@ -1,0 +1,95 @@
+"""What would make a run fit: the first of ever more modest settings that does."""
+
+from __future__ import annotations
+
+import pytest
+
+from workbench.runs.fitting import Device, Teacher, Wish, as_text, first_that_fits, needed
+from workbench.teachers import PipelineTeacher
+from workbench.teachers.architecture import Architecture
+from workbench.training.config import RunConfig, with_overrides
+
+CONFIG = with_overrides(RunConfig(), ["training.batch_size=64"])
+CHECKPOINTING = "training.gradient_checkpointing=true"
+BF16 = (
+    "training.precision=bf16",
+    "training.optimizers.generator.eps=1e-4",
+    "training.optimizers.fake_score.eps=1e-4",
+)
+
+
+@pytest.fixture(scope="module")
+def teacher(digits_teacher: PipelineTeacher) -> Teacher:
+    return Teacher(
+        Architecture.in_folder(digits_teacher.folder), digits_teacher.parameters, 1000, 2000
+    )
+
+
+def wish_for(teacher: Teacher, memory: int, *, shared: bool = False) -> Wish | None:
+    return first_that_fits(teacher, CONFIG, 1, Device("test", memory, shared))
+
+
+def test_the_mildest_change_that_fits_is_taken(teacher: Teacher) -> None:
+    steps = [
+        (CHECKPOINTING,),
+        (CHECKPOINTING, "training.micro_batch_size=16"),
+        (CHECKPOINTING, "training.micro_batch_size=4"),
+        (CHECKPOINTING, "training.micro_batch_size=1"),
+        (CHECKPOINTING, "training.micro_batch_size=1", *BF16),
+    ]
+    sizes = [needed(teacher, with_overrides(CONFIG, step), 1).total for step in steps]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] < needed(teacher, CONFIG, 1).total
+    for step, size in zip(steps, sizes, strict=True):
+        wish = wish_for(teacher, size)
+        assert wish is not None
+        assert (wish.assignments, wish.ranks, wish.estimate.total) == (step, 1, size)
+
+
+def test_more_devices_help_only_if_each_has_its_own_memory(teacher: Teacher) -> None:
+    smallest = (CHECKPOINTING, "training.micro_batch_size=1", *BF16)
+    alone = needed(teacher, with_overrides(CONFIG, smallest), 1).total
+    adapted = needed(teacher, with_overrides(CONFIG, [*smallest, 'training.lora={"rank": 64}']), 1)
+    below = min(alone, adapted.total) - 1
+    wish = wish_for(teacher, below)
+    assert wish is not None
+    assert wish.ranks > 1
+    assert wish.estimate.total <= below
+    assert wish_for(teacher, below, shared=True) is None
+    assert wish_for(teacher, 1000) is None
+
+
+def test_settings_that_are_there_already_are_not_wished_for(teacher: Teacher) -> None:
+    config = with_overrides(CONFIG, [CHECKPOINTING, "training.micro_batch_size=4"])
+    size = needed(teacher, with_overrides(config, ["training.micro_batch_size=1"]), 1).total
+    wish = first_that_fits(teacher, config, 1, Device("test", size, shared=False))
+    assert wish is not None
+    assert wish.assignments == ("training.micro_batch_size=1",)
+
+
+def test_what_is_held_beside_the_roles(teacher: Teacher) -> None:
+    """The source and the autoencoder in float32; unconverted adapters work on the source itself."""
+    lora = with_overrides(CONFIG, ["training.lora={}"])
+    whole, autoencoder = 4 * (teacher.transformer + teacher.autoencoder), 4 * teacher.autoencoder
+    assert teacher.held_bytes(CONFIG, 1) == whole
+    assert teacher.held_bytes(lora, 1) == autoencoder
+    assert teacher.held_bytes(lora, 2) == whole
+    assert teacher.held_bytes(with_overrides(lora, [BF16[0]]), 1) == whole
+
+
+def test_the_device_here_shares_memory_among_its_ranks() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("CPU only")
+    one, four = Device.here(1), Device.here(4)
+    assert four.memory == pytest.approx(one.memory / 4, rel=0.2)
+    assert one.shared
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(300_000, "0.3 MiB"), (3 * 2**30, "3.0 GiB"), (400 * 2**30, "400 GiB")],
+)
+def test_sizes_read_well(size: int, text: str) -> None:
+    assert as_text(size) == text

@@ -1,0 +1,270 @@
+"""Where a run's prompts come from: embedded, a text, JSONL or Parquet file, or a HF dataset."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from workbench.errors import RequestError, unknown_name
+from workbench.settings import FrozenConfig
+from workbench.teachers.digits import PROMPTS
+
+EMBEDDED = "digits"
+HUB = "hf:"
+LIKELY_COLUMNS = ("prompt", "caption", "text")
+"""Looked for in this order where no column is named."""
+_SAVED_DATASET = ("state.json", "dataset_dict.json")  # written by save_to_disk
+
+Row = tuple[str, Any]
+"""(where it stands, for errors; its value)."""
+
+
+class PromptsConfig(FrozenConfig):
+    """Which prompts a run trains on."""
+
+    source: str = Field(
+        EMBEDDED,
+        min_length=1,
+        description="digits; FILE.txt, .jsonl or .parquet; or hf:NAME, hf:FOLDER (HF datasets)",
+    )
+    column: str | None = Field(
+        None, description="where a source has columns; none = the first of prompt, caption, text"
+    )
+    limit: int | None = Field(None, ge=1, description="only the first so many; none = all")
+    split: str | None = Field(None, description="of an hf: source; none = train, or the only one")
+    revision: str | None = Field(None, description="of an hf: source on the hub; none = newest")
+    streaming: bool = Field(False, description="read an hf: source without storing it first")
+
+    @model_validator(mode="after")
+    def _options_apply(self) -> PromptsConfig:
+        if not self.source.startswith(HUB):
+            given = [name for name in ("split", "revision", "streaming") if getattr(self, name)]
+            if given:
+                raise ValueError(f"{given[0]} applies to hf: sources only, not to {self.source!r}")
+        if self.column is not None and (
+            self.source == EMBEDDED or Path(self.source).suffix.lower() == ".txt"
+        ):
+            raise ValueError(f"the source {self.source!r} has no columns")
+        return self
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts in the source's order, repeats kept; ``dropped`` counts empty ones."""
+
+    source: str
+    prompts: tuple[str, ...]
+    dropped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Short hash of the prompts in their order, wherever they came from."""
+        digest = hashlib.sha256()
+        for prompt in self.prompts:
+            digest.update(hashlib.sha256(prompt.encode()).digest())
+        return digest.hexdigest()[:16]
+
+
+def read_prompts(config: PromptsConfig) -> PromptSet:
+    """All prompts of a source, up to the limit; fewer than the limit are fine.
+
+    Raises:
+        RequestError: no such source, file, column or split, an unknown file type, text that is
+            not UTF-8 or no text, or nothing but empty prompts; names the place.
+    """
+    prompts: list[str] = []
+    dropped = 0
+    for where, value in _rows(config):
+        if config.limit is not None and len(prompts) == config.limit:
+            break
+        text = _checked(where, value)
+        if text.strip():
+            prompts.append(text)
+        else:
+            dropped += 1
+    if not prompts:
+        found = f"only {dropped} empty ones" if dropped else "nothing"
+        raise RequestError(f"The prompt source {config.source!r} holds no prompts: {found}.")
+    return PromptSet(config.source, tuple(prompts), dropped)
+
+
+def _checked(where: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise RequestError(f"{where} holds {type(value).__name__}, not text: {str(value)[:60]!r}.")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise RequestError(f"{where} holds half a character (a lone surrogate).") from None
+    return value
+
+
+def _rows(config: PromptsConfig) -> Iterator[Row]:
+    if config.source == EMBEDDED:
+        return ((f"prompt {number}", prompt) for number, prompt in enumerate(PROMPTS, 1))
+    if config.source.startswith(HUB):
+        return _dataset_rows(config)
+    path = Path(config.source).expanduser()
+    kind = path.suffix.lower()
+    if path.is_dir():
+        raise RequestError(
+            f"The prompt source {config.source!r} is a folder. For a Hugging Face dataset in it "
+            f"write prompts.source={HUB}{config.source}."
+        )
+    if not path.is_file():
+        if kind not in _READERS and "/" not in config.source:
+            raise unknown_name("prompt source", config.source, _KNOWN_SOURCES)
+        raise RequestError(f"There is no prompt file {config.source!r}.")
+    if kind not in _READERS:
+        raise unknown_name("type of prompt file", kind or path.name, _READERS)
+    return _READERS[kind](path, config.column)
+
+
+def _text_rows(path: Path, column: str | None) -> Iterator[Row]:
+    """One prompt a line."""
+    return _lines(path)
+
+
+def _json_rows(path: Path, column: str | None) -> Iterator[Row]:
+    """One JSON object a line."""
+    for where, line in _lines(path):
+        if not line.strip():
+            yield where, None
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise RequestError(f"{where} is not JSON: {error}.") from None
+        if not isinstance(row, dict):
+            raise RequestError(
+                f'{where} is not a JSON object like {{"prompt": "..."}}: {line.strip()[:60]!r}.'
+            )
+        column = _column(column, row, where)
+        yield where, row[column]
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Lines without their ends, each with its place."""
+    with path.open("rb") as content:
+        for number, line in enumerate(content, 1):
+            where = f"{path} line {number}"
+            try:
+                yield where, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                raise RequestError(
+                    f"{where} is not UTF-8 (byte {error.start + 1}: 0x{line[error.start]:02x}). "
+                    "Save the file as UTF-8."
+                ) from None
+
+
+def _parquet_rows(path: Path, column: str | None) -> Iterator[Row]:
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path) as file:
+            column = _column(column, file.schema_arrow.names, str(path))
+            number = 0
+            for batch in file.iter_batches(columns=[column]):
+                for value in batch.column(0).to_pylist():
+                    number += 1
+                    yield f"{path} row {number}", value
+    except UnicodeDecodeError:
+        raise RequestError(f"{path} column {column!r} is not UTF-8.") from None
+    except (pyarrow.ArrowException, OSError) as error:
+        raise RequestError(f"Cannot read {path} as Parquet: {_one_line(error)}.") from None
+
+
+def _dataset_rows(config: PromptsConfig) -> Iterator[Row]:
+    """A Hugging Face dataset: on the hub, saved with save_to_disk, or a folder of data files."""
+    name = config.source.removeprefix(HUB)
+    folder = Path(name).expanduser()
+    if folder.is_dir() and config.revision is not None:
+        raise RequestError(f"{name} is a folder: prompts.revision applies to the hub only.")
+    with _dataset_errors(name):
+        dataset = _load_dataset(name, folder, config)
+        names = dataset.column_names
+        if names is None:  # a stream of files that name their columns row by row
+            names = list(next(iter(dataset.take(1)), {}))
+        column = _column(config.column, names, f"The dataset {name}")
+        for number, row in enumerate(dataset.select_columns([column]), 1):
+            yield f"The dataset {name} row {number}", row[column]
+
+
+def _load_dataset(name: str, folder: Path, config: PromptsConfig) -> Any:
+    import datasets
+
+    if any((folder / file).is_file() for file in _SAVED_DATASET):
+        if config.streaming:
+            raise RequestError(f"{name} is on this disk already: drop prompts.streaming.")
+        loaded = datasets.load_from_disk(str(folder))
+    else:
+        where = str(folder) if folder.is_dir() else name
+        loaded = datasets.load_dataset(where, revision=config.revision, streaming=config.streaming)
+    splits = loaded if isinstance(loaded, Mapping) else {str(loaded.split or "train"): loaded}
+    return splits[_split(config.split, list(splits))]
+
+
+@contextmanager
+def _dataset_errors(name: str) -> Iterator[None]:
+    """What the datasets library raises, as one line; no bars of its own."""
+    import datasets
+
+    bars = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise RequestError(f"Cannot read the dataset {name!r}: {_one_line(error)}") from error
+    finally:
+        if bars:
+            datasets.enable_progress_bars()
+
+
+def _split(asked: str | None, splits: list[str]) -> str:
+    if asked is None and len(splits) == 1:
+        return splits[0]
+    wanted = asked or "train"
+    if wanted not in splits:
+        raise unknown_name("split of the dataset", wanted, splits)
+    return wanted
+
+
+def _column(asked: str | None, columns: Iterable[str], where: str) -> str:
+    """The named column, else the likeliest."""
+    names = list(columns)
+    if asked is not None:
+        if asked not in names:
+            raise RequestError(f"{where}: {unknown_name('column', asked, names)}")
+        return asked
+    for name in LIKELY_COLUMNS:
+        if name in names:
+            return name
+    raise RequestError(
+        f"{where} has none of the columns {', '.join(LIKELY_COLUMNS)}. Set prompts.column to one "
+        f"of: {', '.join(names) or 'none there'}."
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+_READERS: Mapping[str, Callable[[Path, str | None], Iterator[Row]]] = {
+    ".txt": _text_rows,
+    ".jsonl": _json_rows,
+    ".parquet": _parquet_rows,
+}
+_KNOWN_SOURCES = (EMBEDDED, *(f"FILE{kind}" for kind in _READERS), f"{HUB}NAME", f"{HUB}FOLDER")

@@ -1,0 +1,298 @@
+"""Encoded prompts on disk: each prompt once for each text encoder, memory-mapped when read.
+
+A store is a folder of sealed safetensors shards: a shard that was cut off or damaged shows it, and
+its prompts count as not encoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workbench.errors import RequestError, WorkbenchError
+from workbench.teachers.base import Conditioning
+from workbench.teachers.family import CallArguments
+from workbench.teachers.folder import (
+    MODEL_INDEX,
+    TeacherNotes,
+    component_fingerprint,
+    family_of,
+    quiet_libraries,
+)
+from workbench.teachers.pipeline import PipelineTeacher
+from workbench.teachers.pretrain import Progress, silent
+from workbench.teachers.sealed import open_sealed, seal_of, write_sealed
+
+ENCODE_BATCH = 64
+"""Every call of the encoder gets so many prompts: kernels, and so bits, depend on the shape."""
+
+_MOST_ROWS = 4096
+_PROMPT, _CUT = "prompt_sha256", "cut"  # beside the encoder's own tensors
+_UNCOND = "uncond"
+
+
+def text_identity(
+    folder: Path, dtype: torch.dtype = torch.float32, call: CallArguments | None = None
+) -> str:
+    """Short hash of all that decides a teacher's encodings, known before anything is loaded.
+
+    These are the files of tokenizers and text encoders, the arguments of the encoding and the
+    precision, not the transformer: teachers that share their encoders share their encodings.
+
+    Raises:
+        RequestError: the folder holds no supported pipeline.
+    """
+    family = family_of(folder / MODEL_INDEX)
+    stored = {**family.stock_arguments(), **TeacherNotes.load(folder).call, **(call or {})}
+    facts = {
+        "family": family.pipeline_class,
+        "files": component_fingerprint(folder, family.text_components),
+        "arguments": {name: stored[name] for name in family.encoding_arguments},
+        "dtype": str(dtype),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class StoredPrompts:
+    """The encodings of N prompts, in order; ``select`` copies the rows it is asked for alone."""
+
+    def __init__(self, table: _Table, places: NDArray[np.int64]) -> None:
+        self._table, self._places = table, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def select(self, index: Tensor) -> Conditioning:
+        """Rows by an int64 index (any order, repeats allowed)."""
+        return self._table.gather(self._places[index.numpy()])
+
+    def cut(self) -> list[int]:
+        """Which of the prompts were too long for the encoder and lost their ends."""
+        flagged = [shard[_CUT].numpy() for shard in self._table.shards]
+        return np.flatnonzero(np.concatenate(flagged)[self._places]).tolist()
+
+
+class TextStore:
+    """The encodings of one text encoder in one folder.
+
+    Reading sees the shards that were whole when the store was opened or last refreshed. Several
+    ranks may :meth:`encode` their shares at once; two *runs* hold :meth:`locked` in turn.
+
+    Args:
+        folder: named by :func:`text_identity`; made when something is written.
+        shard_bytes: about how much one file holds, and an interrupted encoding loses at most.
+    """
+
+    def __init__(self, folder: Path, shard_bytes: int = 128 * 2**20) -> None:
+        self.folder, self.shard_bytes = folder, shard_bytes
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look again at what is on disk."""
+        files = sorted(self.folder.glob("shard-*.safetensors"))
+        shards = [shard for shard in map(open_sealed, files) if shard is not None]
+        self._table = _Table(shards)
+        self._uncond = open_sealed(self._uncond_file)
+
+    @contextmanager
+    def locked(self, timeout: float = -1.0) -> Iterator[bool]:
+        """Whether this process alone may write; waits up to ``timeout`` seconds (-1: for ever)."""
+        from filelock import FileLock, Timeout
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / ".lock", timeout=timeout)
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        try:
+            self.refresh()
+            yield True
+        finally:
+            lock.release()
+
+    def sweep(self) -> int:
+        """Delete what is damaged or was cut off; returns how many shards. Only while locked."""
+        for partial in self.folder.glob(".*.partial"):
+            partial.unlink()
+        damaged = [file for file in self.folder.glob("*.safetensors") if open_sealed(file) is None]
+        for file in damaged:
+            file.unlink()
+            seal_of(file).unlink(missing_ok=True)
+        return len(damaged)
+
+    @property
+    def _uncond_file(self) -> Path:
+        return self.folder / f"{_UNCOND}.safetensors"
+
+    def has_uncond(self) -> bool:
+        return self._uncond is not None
+
+    def missing(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts that are not stored, each once, in order of appearance."""
+        hashes = prompt_hashes(prompts)
+        absent = np.flatnonzero(self._table.find(hashes) < 0)
+        _, first = np.unique(hashes[absent], return_index=True)
+        return [prompts[place] for place in absent[np.sort(first)]]
+
+    def encode(
+        self,
+        teacher: PipelineTeacher,
+        prompts: Sequence[str],
+        rank: int = 0,
+        world: int = 1,
+        show: Progress = silent,
+    ) -> None:
+        """Encode this rank's share of prompts, and the empty prompt unless it is stored.
+
+        Every rank must pass the same prompts (those that are :meth:`missing`). The encodings are
+        the same bits at any ``world``, and after any interruption. Call :meth:`refresh` when all
+        ranks are done.
+
+        Args:
+            show: told after every call of the encoder; what it raises stops the encoding, and
+                whole shards stay.
+
+        Raises:
+            RequestError: the disk has no room for all of them.
+            WorkbenchError: a shard could not be written.
+        """
+        with quiet_libraries():
+            if self._uncond is None:
+                row = teacher.uncond()
+                write_sealed(self._uncond_file, _on_cpu(row))
+                self._uncond = open_sealed(self._uncond_file)
+            row_bytes = sum(tensor.nbytes for tensor in self.uncond().tensors.values())
+            self._check_room(len(prompts), row_bytes)
+            size = _rows_per_shard(len(prompts), self.shard_bytes // row_bytes, world)
+            mine = [prompts[i : i + size] for i in range(rank * size, len(prompts), world * size)]
+            total, done = sum(map(len, mine)), 0
+            for part in mine:
+                encoded: list[Conditioning] = []
+                for batch in _batches(part):
+                    encoded.append(_encoded(teacher, batch))
+                    done += len(batch)
+                    show("encoding prompts", done, total)
+                self._write_shard(part, Conditioning.cat(encoded), teacher.cut_prompts(part))
+
+    def view(self, prompts: Sequence[str]) -> StoredPrompts:
+        """Encodings of these prompts, in order; nothing is read yet.
+
+        Raises:
+            WorkbenchError: some are not stored.
+        """
+        places = self._table.find(prompt_hashes(prompts))
+        absent = np.flatnonzero(places < 0)
+        if len(absent):
+            raise WorkbenchError(
+                f"{len(absent)} of {len(prompts)} prompts are not encoded in {self.folder}, first "
+                f"{prompts[absent[0]]!r}."
+            )
+        return StoredPrompts(self._table, places)
+
+    def rows(self, prompts: Sequence[str]) -> Conditioning:
+        """Encodings of these prompts, in order, copied."""
+        return self.view(prompts).select(torch.arange(len(prompts)))
+
+    def uncond(self) -> Conditioning:
+        """The empty prompt as guidance wants it, one row.
+
+        Raises:
+            WorkbenchError: it is not stored.
+        """
+        if self._uncond is None:
+            raise WorkbenchError(f"The empty prompt is not encoded in {self.folder}.")
+        return Conditioning(self._uncond).map(torch.clone)
+
+    def _write_shard(self, prompts: Sequence[str], encoded: Conditioning, cut: list[int]) -> None:
+        hashes = prompt_hashes(prompts)
+        flags = torch.zeros(len(prompts), dtype=torch.uint8)
+        flags[cut] = 1
+        table = torch.from_numpy(hashes.view(np.uint8).reshape(len(prompts), -1).copy())
+        name = hashlib.sha256(hashes.tobytes()).hexdigest()[:16]
+        tensors = {**encoded.tensors, _PROMPT: table, _CUT: flags}
+        write_sealed(self.folder / f"shard-{name}.safetensors", tensors)
+
+    def _check_room(self, prompts: int, row_bytes: int) -> None:
+        free = shutil.disk_usage(self.folder).free
+        if prompts * row_bytes > free:
+            raise RequestError(
+                f"Encoding {prompts} prompts takes {prompts * row_bytes / 2**30:.1f} GiB, but "
+                f"{self.folder} has {free / 2**30:.1f} GiB left. Set prompts.limit to at most "
+                f"{free // row_bytes}, or use another --workspace."
+            )
+
+
+class _Table:
+    """Whole shards as one table, looked up by the hash of the prompt."""
+
+    def __init__(self, shards: Sequence[Mapping[str, Tensor]]) -> None:
+        self.shards = shards
+        lengths = [len(shard[_PROMPT]) for shard in shards]
+        self._starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        parts = [shard[_PROMPT].numpy().reshape(-1).view("S32") for shard in shards]
+        hashes = np.concatenate(parts) if parts else np.empty(0, "S32")
+        self._order = np.argsort(hashes, kind="stable")
+        self._sorted = hashes[self._order]
+
+    def find(self, hashes: NDArray[np.bytes_]) -> NDArray[np.int64]:
+        """Row of each hash, -1 where there is none."""
+        if not len(self._sorted):
+            return np.full(len(hashes), -1, np.int64)
+        near = np.minimum(np.searchsorted(self._sorted, hashes), len(self._sorted) - 1)
+        return np.where(self._sorted[near] == hashes, self._order[near], -1)
+
+    def gather(self, rows: NDArray[np.int64]) -> Conditioning:
+        """Rows of all shards, joined in the order asked for."""
+        owners = np.searchsorted(self._starts, rows, side="right") - 1
+        example = self.shards[int(owners[0])] if len(rows) else self.shards[0]
+        names = [name for name in example if name not in (_PROMPT, _CUT)]
+        out = {name: example[name].new_empty(len(rows), *example[name].shape[1:]) for name in names}
+        for owner in np.unique(owners):
+            wanted = np.flatnonzero(owners == owner)
+            inside = torch.from_numpy(rows[wanted] - self._starts[owner])
+            for name in names:
+                out[name][torch.from_numpy(wanted)] = self.shards[owner][name][inside]
+        return Conditioning(out)
+
+
+def prompt_hashes(prompts: Iterable[str]) -> NDArray[np.bytes_]:
+    """SHA-256 of each prompt's UTF-8 text, as an array of 32-byte strings."""
+    joined = b"".join(hashlib.sha256(prompt.encode()).digest() for prompt in prompts)
+    return np.frombuffer(joined, "S32")
+
+
+def _encoded(teacher: PipelineTeacher, batch: Sequence[str]) -> Conditioning:
+    """A batch of any size, encoded in the one shape that every batch has."""
+    filled = [*batch, *[batch[-1]] * (ENCODE_BATCH - len(batch))]
+    rows = teacher.encode(filled).select(slice(len(batch)))
+    return Conditioning(_on_cpu(rows))
+
+
+def _on_cpu(rows: Conditioning) -> dict[str, Tensor]:
+    return {name: tensor.cpu().contiguous() for name, tensor in rows.tensors.items()}
+
+
+def _batches(prompts: Sequence[str]) -> Iterator[list[str]]:
+    remaining = iter(prompts)
+    while batch := list(islice(remaining, ENCODE_BATCH)):
+        yield batch
+
+
+def _rows_per_shard(prompts: int, fitting: int, world: int) -> int:
+    """Whole batches, at most as many as fit a shard, and the same number of shards a rank."""
+    most = min(_MOST_ROWS, max(ENCODE_BATCH, fitting))
+    shards = max(1, -(-prompts // most))
+    shards = -(-shards // world) * world
+    return max(1, -(-prompts // (shards * ENCODE_BATCH))) * ENCODE_BATCH
