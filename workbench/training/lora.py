@@ -1,0 +1,304 @@
+"""LoRA (Hu et al. 2021, arXiv 2106.09685): several adapters over one frozen copy of a network.
+
+An adapted layer computes W x + scale B A x with W frozen; B starts at zero, so that every adapter
+starts as the network itself. peft holds the layers. Which adapter is on is decided here
+and only here: each network turns its own on for the length of its forward pass, a checkpointed
+block turns the same one on again when it is recomputed, and at all other times all are off.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from workbench.errors import RequestError, unknown_name
+from workbench.flow.noise import NoiseSource
+from workbench.teachers._torchvision import prepare_torchvision
+from workbench.teachers.base import Conditioning, VelocityNetwork
+from workbench.training.config import LoraConfig
+
+
+class AdapterBase(nn.Module):
+    """A network's module with named adapters in it, all off.
+
+    Its weights are frozen and share the source's memory until they are moved or converted; the
+    source itself is left as it is. Adapters are float32 in any precision of the base.
+
+    Raises:
+        RequestError: the source has no layers that ``settings.targets`` names.
+    """
+
+    def __init__(self, source: VelocityNetwork, settings: LoraConfig, names: Sequence[str]) -> None:
+        super().__init__()
+        self.settings = settings
+        targets = adapted_layers(source, settings.targets)
+        self.module = _sharing_memory(source.module)
+        self.peft_config = _inject(self.module, settings, targets, names)
+        self._layers: dict[str, Any] = {path: self.module.get_submodule(path) for path in targets}
+        # One list for all layers, changed in place. Not peft's set_adapter: it clears requires_grad
+        # of what it turns off, and between forward and backward that silently loses gradients.
+        self._on: list[str] = []
+        for layer in self._layers.values():
+            layer._active_adapter = self._on
+        self.requires_grad_(False)
+        self.train(False)  # dropout would make phi and psi differ where they are equal
+
+    def forward(self, call: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        """Run a network's own forward. Sharding hangs its hooks here, once for all networks."""
+        return call(*inputs)
+
+    def convert(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move and convert the base; adapters move too and stay float32."""
+        self.to(device=device, dtype=dtype)
+        for layer in self._layers.values():
+            layer.lora_A.float()
+            layer.lora_B.float()
+            # Autocast makes the dtypes meet; peft's own cast would keep a copy of each input.
+            layer.cast_input_dtype_enabled = False
+
+    @contextmanager
+    def active(self, name: str | None) -> Iterator[None]:
+        """One adapter on, or none, until the block ends."""
+        before = self._on[:]
+        self._on[:] = [] if name is None else [name]
+        try:
+            yield
+        finally:
+            self._on[:] = before
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute each block with the adapter that was on when it first ran.
+
+        Raises:
+            RequestError: the module cannot be told how to recompute.
+        """
+        enable = getattr(self.module, "enable_gradient_checkpointing", None)
+        keyword = "gradient_checkpointing_func"
+        if enable is None or keyword not in inspect.signature(enable).parameters:
+            raise RequestError(
+                f"{type(self.module).__name__} has no gradient checkpointing that takes {keyword}, "
+                "which adapters need; set training.gradient_checkpointing=false."
+            )
+
+        def recomputed(block: nn.Module, *inputs: Any) -> Any:
+            name = self._on[0] if self._on else None
+
+            def run(*inputs: Any) -> Any:
+                with self.active(name):
+                    return block(*inputs)
+
+            return checkpoint(run, *inputs, use_reentrant=False)
+
+        enable(**{keyword: recomputed})
+
+    def weights_of(self, name: str) -> nn.Module:
+        """One adapter's matrices as a module tree, named as diffusers names them in files."""
+        root = nn.Module()
+        for path, layer in self._layers.items():
+            node = root
+            for part in path.split("."):
+                if part not in node._modules:
+                    node.add_module(part, nn.Module())
+                node = node.get_submodule(part)
+            node.add_module("lora_A", layer.lora_A[name])
+            node.add_module("lora_B", layer.lora_B[name])
+        return root
+
+    @torch.no_grad()
+    def initialize(self, name: str, noise: NoiseSource) -> None:
+        """A drawn from N(0, 1 / (3 fan_in)), peft's variance, by address; B = 0."""
+        for path, layer in self._layers.items():
+            a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+            drawn = noise.normal(f"lora/{name}/{path}", 0, len(a), a.shape[1:])
+            a.copy_(drawn * (3 * a[0].numel()) ** -0.5)
+            b.zero_()
+
+    def fused(self, name: str) -> nn.Module:
+        """A copy of the plain module, W + scale B A in place of W; needs whole weights."""
+        module = copy.deepcopy(self.module)
+        for path in self._layers:
+            layer: Any = module.get_submodule(path)
+            layer.merge(adapter_names=[name])
+            module.set_submodule(path, layer.get_base_layer())
+        del module.peft_config
+        return module
+
+
+class AdapterNetwork(VelocityNetwork):
+    """A network of a family, computed by an :class:`AdapterBase` with one adapter on, or none.
+
+    Combined with the family's own class by :func:`adapter_network`. Parameters and state are the
+    adapter's alone; without one, the parameters are the base's.
+    """
+
+    base: AdapterBase
+    adapter_name: str | None
+    adapter: nn.Module
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
+        with self.base.active(self.adapter_name):
+            velocity: Tensor = self.base(super().forward, x_t, t, cond)
+        return velocity
+
+    def enable_gradient_checkpointing(self) -> None:
+        self.base.enable_gradient_checkpointing()
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        if self.adapter_name is not None:
+            yield from super().named_parameters(prefix, recurse, remove_duplicate)
+            return
+        whole = f"{prefix}.module" if prefix else "module"
+        for name, value in self.module.named_parameters(whole, recurse, remove_duplicate):
+            if ".lora_A." not in name and ".lora_B." not in name:
+                yield name.replace(".base_layer.", "."), value
+
+
+def adapter_network(source: VelocityNetwork, base: AdapterBase, name: str | None) -> AdapterNetwork:
+    """``source`` with its module replaced by the base's, and with its own adapter (none: off)."""
+    network: Any = copy.deepcopy(source, {id(source.module): base.module})
+    network.__class__ = _adapter_class(type(source))
+    # Seen as a plain attribute, not as a part: the base's weights belong to no single role.
+    del network._modules["module"]
+    network.__dict__.update(module=base.module, base=base, adapter_name=name)
+    if name is not None:
+        network.adapter = base.weights_of(name)
+    network.evaluations = 0
+    adapted: AdapterNetwork = network
+    return adapted
+
+
+@cache
+def _adapter_class(family: type[VelocityNetwork]) -> type[AdapterNetwork]:
+    return type(f"Adapter{family.__name__}", (AdapterNetwork, family), {"__module__": __name__})
+
+
+def adapted_layers(source: VelocityNetwork, targets: str | Sequence[str]) -> list[str]:
+    """Names of the layers that get an adapter, in the module's order.
+
+    "blocks": each linear layer of the transformer blocks, 1 x 1 convolutions among them (in SANA
+    they are the feed-forward layers). A tuple of names: the layers whose name is, or ends with,
+    one of them.
+
+    Raises:
+        RequestError: nothing is found, or a name that no layer ends with.
+    """
+    layers = {name: m for name, m in source.module.named_modules() if _is_adaptable(m)}
+    kind = type(source.module).__name__
+    if isinstance(targets, str):
+        inside = {id(module) for block in source.blocks() for module in block.modules()}
+        found = [name for name, m in layers.items() if id(m) in inside and _is_linear(m)]
+        if not found:
+            raise RequestError(
+                f"{kind} has no linear layers in transformer blocks; name the layers to adapt in "
+                "training.lora.targets."
+            )
+        return found
+    for target in targets:
+        if not any(_ends_with(name, target) for name in layers):
+            known = {name if len(layers) < 20 else _role_name(name) for name in layers}
+            raise unknown_name(f"layer of {kind} in training.lora.targets", target, known)
+    return [name for name in layers if any(_ends_with(name, target) for target in targets)]
+
+
+def merged_network(network: VelocityNetwork) -> VelocityNetwork:
+    """A full network of the same velocity: a copy with the adapter, if any, fused in."""
+    if not isinstance(network, AdapterNetwork):
+        return copy.deepcopy(network)
+    if network.adapter_name is None:
+        raise ValueError("The base of adapters has no adapter to fuse.")
+    kept: dict[int, Any] = {id(part): part for part in (network.base, network.module)}
+    plain: Any = copy.deepcopy(network, kept)
+    for name in ("module", "base", "adapter_name"):
+        del plain.__dict__[name]
+    del plain.adapter
+    plain.__class__ = type(network).__mro__[2]
+    plain.module = network.base.fused(network.adapter_name)
+    full: VelocityNetwork = plain
+    return full
+
+
+def merged(network: VelocityNetwork) -> nn.Module:
+    """The plain module (a diffusers transformer, say) of the same velocity, for export."""
+    return merged_network(network).module
+
+
+def save_adapter(network: VelocityNetwork, folder: Path, pipeline_type: Any) -> None:
+    """Write the adapter so that ``pipe.load_lora_weights(folder)`` takes it, rank and alpha too.
+
+    Args:
+        network: a whole (not sharded) network with an adapter.
+        folder: gets ``pytorch_lora_weights.safetensors``.
+        pipeline_type: the diffusers class that will load it.
+
+    Raises:
+        RequestError: the network has no adapter.
+    """
+    if not isinstance(network, AdapterNetwork) or network.adapter_name is None:
+        raise RequestError("This student has no adapter: it was trained without training.lora.")
+    state = network.adapter.state_dict()
+    pipeline_type.save_lora_weights(
+        save_directory=str(folder),
+        transformer_lora_layers={name: value.cpu().contiguous() for name, value in state.items()},
+        transformer_lora_adapter_metadata=network.base.peft_config.to_dict(),
+    )
+
+
+def _sharing_memory(module: nn.Module) -> nn.Module:
+    """A copy of the structure over the same memory: what changes in it changes no one else's."""
+    same: dict[int, Any] = {
+        id(value): nn.Parameter(value.detach(), requires_grad=False)
+        for value in module.parameters()
+    }
+    same |= {id(value): value.detach() for value in module.buffers()}
+    return copy.deepcopy(module, same)
+
+
+def _inject(
+    module: nn.Module, settings: LoraConfig, targets: Sequence[str], names: Sequence[str]
+) -> Any:
+    prepare_torchvision()  # peft imports transformers, and that torchvision
+    import peft
+
+    config = peft.LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        target_modules=list(targets),
+        lora_dropout=0.0,
+        bias="none",
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # as is meant
+        for name in names:
+            peft.inject_adapter_in_model(config, module, adapter_name=name)
+    return config
+
+
+def _is_adaptable(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return not isinstance(module, nn.Conv2d) or module.kernel_size == (1, 1)
+
+
+def _ends_with(name: str, suffix: str) -> bool:
+    return name == suffix or name.endswith(f".{suffix}")
+
+
+def _role_name(name: str) -> str:
+    """What a layer is called in every block: its name after the last block number."""
+    parts = name.split(".")
+    numbers = [i for i, part in enumerate(parts[:-1]) if part.isdigit()]
+    return ".".join(parts[numbers[-1] + 1 :]) if numbers else name
