@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from workbench.cli.common import JsonOption, WorkspaceOption, print_json, say
+from workbench.errors import RequestError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from workbench.runs.inference import Drawing, LoadedModel
 
 WHAT = "What to draw"
+HOW = "How to keep it"
 
 
 def register(app: typer.Typer) -> None:
@@ -19,7 +28,13 @@ def register(app: typer.Typer) -> None:
 
 
 def sample(
-    model: Annotated[str, typer.Argument(help="Run (any unambiguous beginning) or teacher.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Run (any unambiguous beginning; RUN@KIMG for a checkpoint), exported folder or "
+            "teacher."
+        ),
+    ],
     prompt: Annotated[
         list[str] | None,
         typer.Option(help="Repeatable (default: one per digit).", rich_help_panel=WHAT),
@@ -28,33 +43,103 @@ def sample(
         int | None,
         typer.Option(min=1, help="(default: the student's K, or 50)", rich_help_panel=WHAT),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise.", rich_help_panel=WHAT)] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Image i is drawn from SEED + i.", rich_help_panel=WHAT)
+    ] = 0,
     cfg_scale: Annotated[
         float, typer.Option(help="Guidance of a teacher; 1 = off.", rich_help_panel=WHAT)
     ] = 1.0,
-    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("samples.png"),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="PNG to write, or with --files a folder (default: samples.png, samples).",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
     workspace: WorkspaceOption = None,
     json_output: JsonOption = False,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="File of prompts: .txt, .jsonl or .parquet.", rich_help_panel=WHAT),
+    ] = None,
+    noise: Annotated[
+        str | None,
+        typer.Option(
+            help="fresh, fixed or ddim instead of the student's own, to explore.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int,
+        typer.Option(min=1, help="Images at a time; changes no image.", rich_help_panel=HOW),
+    ] = 8,
+    grid: Annotated[
+        bool,
+        typer.Option(
+            "--grid/--files", help="One captioned PNG, or a file per image.", rich_help_panel=HOW
+        ),
+    ] = True,
+    file_type: Annotated[
+        str,
+        typer.Option(
+            "--format", help="Of single files: png, or npy (float32).", rich_help_panel=HOW
+        ),
+    ] = "png",
 ) -> None:
-    """Draw samples of a run's student, or of a teacher, into one captioned PNG."""
+    """Draw samples of a student or a teacher; a PNG's metadata tell how it was made.
+
+    An image depends on its prompt and its seed, not on its batch. An exported student's images
+    are the ones that the exported pipeline draws on a CPU after torch.manual_seed(seed).
+    """
     from workbench.cli.building import ensure_with_bar
-    from workbench.evaluation import image_grid
-    from workbench.runs import load_model, sample_model
-    from workbench.teachers.digits import one_prompt_per_digit
-    from workbench.training.config import evaluation_settings
+    from workbench.runs.inference import Drawing, load_model, sample_model
+    from workbench.runs.pictures import WRITERS, checked_prompts
     from workbench.workspace import open_workspace
 
+    if file_type not in WRITERS:
+        raise unknown_name("file format", file_type, WRITERS)
+    if grid and file_type != "png":
+        raise RequestError(f"--format {file_type} is of single files: add --files.")
+    texts = checked_prompts(_prompts(prompt, prompts))
     place = open_workspace(workspace)
     ensure_with_bar(model, place.teachers)
     loaded = load_model(place, model)
     count = steps or loaded.default_steps[0]
-    prompts = prompt or one_prompt_per_digit()
-    settings = evaluation_settings({"seed": seed, "cfg_scale": cfg_scale})
-    images = sample_model(loaded, prompts, count, settings)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    image_grid({f"{count} steps": images}, prompts).save(out)
+    drawing = Drawing(texts, count, seed, noise, cfg_scale, batch_size)
+    if loaded.generator is not None and noise not in (None, loaded.generator.noise):
+        say(f"{loaded.name} was trained with {loaded.generator.noise} noise, not with {noise}.")
+    images = sample_model(loaded, drawing)
+    files = _save(images, loaded, drawing, out, None if grid else file_type)
     if json_output:
-        print_json({"model": loaded.name, "steps": count, "prompts": prompts, "file": str(out)})
+        result = {"model": loaded.name, "steps": count, "seed": seed, "prompts": texts}
+        places = {"file": str(files[0])} if grid else {"files": [str(file) for file in files]}
+        print_json({**result, **places})
     else:
-        say(f"{len(prompts)} images of {loaded.name}, {count} steps:")
-        typer.echo(out)
+        say(f"{len(texts)} images of {loaded.name}, {count} steps:")
+        for file in files:
+            typer.echo(file)
+
+
+def _prompts(given: list[str] | None, file: Path | None) -> list[str]:
+    from workbench.teachers.digits import one_prompt_per_digit
+    from workbench.teachers.prompt_sources import PromptsConfig, read_prompts
+
+    if file is not None and not file.suffix:
+        raise RequestError(f"--prompts {file}: expected a .txt, .jsonl or .parquet file.")
+    read = read_prompts(PromptsConfig(source=str(file))).prompts if file is not None else ()
+    if given is None and file is None:
+        return one_prompt_per_digit()
+    return [*(given or ()), *read]
+
+
+def _save(
+    images: Tensor, model: LoadedModel, drawing: Drawing, out: Path | None, file_type: str | None
+) -> list[Path]:
+    from workbench.runs.pictures import facts, save_files, save_grid
+
+    made = facts(model, drawing, shlex.join(["workbench", *sys.argv[1:]]))
+    if file_type is not None:
+        return save_files(images, drawing, made, out or Path("samples"), file_type)
+    path = out or Path("samples.png")
+    save_grid(images, drawing, made, path)
+    return [path]

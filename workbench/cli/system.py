@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,10 +20,14 @@ from workbench.cli.common import (
     say,
 )
 
+if TYPE_CHECKING:
+    from workbench.runs.doctor import Check
+    from workbench.runs.teacher_doctor import TeacherReport
+
 
 def register(app: typer.Typer) -> None:
     app.command(epilog="Example:  workbench ui --port 5001")(ui)
-    app.command(epilog="Example:  workbench doctor")(doctor)
+    app.command(epilog="Example:  workbench doctor --teacher sana-0.6b-512 --nproc 8")(doctor)
 
 
 def ui(
@@ -65,22 +72,81 @@ def _address(base: str, uri: str, experiment: str | None) -> str:
 
 
 def doctor(
+    teacher: Annotated[
+        str | None, typer.Option(help="Name, folder or hub id: can it be distilled here?")
+    ] = None,
+    nproc: Annotated[int, typer.Option(min=1, help="Processes to shard over.")] = 1,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a run's setting; repeatable."),
+    ] = None,
     workspace: WorkspaceOption = None,
     tracking_uri: TrackingOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Check that this machine can run the workbench: versions, device, disk, store, teacher."""
-    from workbench.errors import WorkbenchError
+    """Check that this machine can run the workbench, or distil a teacher with some settings."""
+    if teacher is not None:
+        _doctor_of_teacher(teacher, nproc, set_ or [], workspace, json_output)
+        return
+    from workbench.errors import RequestError, WorkbenchError
     from workbench.runs.doctor import run_checks
 
+    if set_ or nproc > 1:
+        raise RequestError("--set and --nproc say how a teacher is distilled: add --teacher NAME.")
     checks = run_checks(workspace, tracking_uri)
     if json_output:
         print_json([check.as_dict() for check in checks])
     else:
-        print_table(
-            ["check", "", "finding"],
-            [[c.name, "ok" if c.passed else "PROBLEM", c.finding] for c in checks],
-        )
+        _print_checks(checks)
     failed = [check.name for check in checks if not check.passed]
     if failed:
         raise WorkbenchError(f"Not ready: {', '.join(failed)}.")
+
+
+def _doctor_of_teacher(
+    teacher: str, nproc: int, assignments: list[str], workspace: Path | None, json_output: bool
+) -> None:
+    from workbench.errors import WorkbenchError
+    from workbench.runs.teacher_doctor import examine
+    from workbench.training.config import RunConfig, with_overrides
+    from workbench.workspace import open_workspace
+
+    config = with_overrides(RunConfig(), [*assignments, f"teacher={teacher}"])
+    report = examine(open_workspace(workspace), config, nproc)
+    if json_output:
+        print_json(report.as_dict())
+    else:
+        _print_checks(report.checks)
+        _print_memory(report)
+    if not report.fits:
+        failed = [check.name for check in report.checks if not check.passed]
+        raise WorkbenchError(f"{teacher} cannot be distilled here so: {', '.join(failed)}.")
+
+
+def _print_checks(checks: Sequence[Check]) -> None:
+    print_table(
+        ["check", "", "finding"],
+        [[c.name, "ok" if c.passed else "PROBLEM", c.finding] for c in checks],
+    )
+
+
+def _print_memory(report: TeacherReport) -> None:
+    """The parts of the worst moment, and what would fit."""
+    from workbench.runs.fitting import as_text
+
+    memory = report.memory
+    if memory is None:
+        return
+    parts = {**memory.parts, "total": memory.total}
+    rows = [[name, as_text(size)] for name, size in parts.items() if size]
+    print_table([f"during {memory.moment}", "memory a rank"], rows)
+    if memory.total <= report.available:
+        return
+    wish = report.wish
+    if wish is None:
+        typer.echo("Nothing that was tried fits: bf16 adapters, one sample at a time, more ranks.")
+        return
+    options = [f"--set {shlex.quote(text)}" for text in wish.assignments]
+    if wish.ranks != report.ranks:
+        options.append(f"--nproc {wish.ranks}")
+    typer.echo(f"This would fit ({as_text(wish.estimate.total)} a rank):  {' '.join(options)}")

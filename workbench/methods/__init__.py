@@ -6,6 +6,7 @@ from workbench.methods.base import Loss, Method, Networks, Phase
 from workbench.methods.batch import Batch
 from workbench.methods.generator import (
     NOISE_RULES,
+    DrawNoise,
     FewStepSampler,
     GeneratorConfig,
     generate,
@@ -20,6 +21,7 @@ MethodConfig = SiDConfig
 __all__ = [
     "NOISE_RULES",
     "Batch",
+    "DrawNoise",
     "FewStepSampler",
     "GeneratorConfig",
     "GuidanceConfig",

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from workbench.runs.export import Export, ExportRequest, export_student
 from workbench.runs.folder import RunFolder, all_runs, find_run, run_folder
-from workbench.runs.inference import LoadedModel, evaluate_model, load_model, sample_model
+from workbench.runs.inference import (
+    Drawing,
+    LoadedModel,
+    evaluate_model,
+    load_model,
+    sample_model,
+)
 from workbench.runs.session import RunOutcome, RunRequest, check_request, execute
 from workbench.runs.summary import summary
 
 __all__ = [
+    "Drawing",
+    "Export",
+    "ExportRequest",
     "LoadedModel",
     "RunFolder",
     "RunOutcome",
@@ -16,6 +26,7 @@ __all__ = [
     "check_request",
     "evaluate_model",
     "execute",
+    "export_student",
     "find_run",
     "load_model",
     "run_folder",

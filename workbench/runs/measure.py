@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from workbench.evaluation import Evaluator, Sampler
 from workbench.flow import NoiseSource
-from workbench.methods import Batch, FewStepSampler, GeneratorConfig
+from workbench.methods import DrawNoise, FewStepSampler, GeneratorConfig
 from workbench.teachers import PipelineTeacher, sample_teacher
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.training.config import EvaluationConfig, RunConfig
 from workbench.training.engine import InterruptedRunError
 from workbench.training.parallel import Ranks
 
-SampleLatents = Callable[[Conditioning, int, int], Tensor]
-"""(conditioning rows, first sample index, count) -> latents (count, *latent_shape)."""
+SampleLatents = Callable[[Conditioning, DrawNoise], Tensor]
+"""(B conditioning rows, step index -> noise (B, *latent_shape)) -> latents of that shape."""
 
 _NOISE = "evaluation"
 
@@ -55,25 +56,37 @@ class Row:
         }
 
 
+class Encodings(Protocol):
+    """Prompts that were encoded before: on disk (``TextStore``) or here (``EncodedPrompts``)."""
+
+    def rows(self, prompts: Sequence[str]) -> Conditioning:
+        """Encodings of these prompts, in order."""
+        ...
+
+
 class Samplers:
-    """Teacher and student samplers that share their first noise, sample by sample."""
+    """Teacher and student samplers that share their first noise, sample by sample.
+
+    ``uncond`` is the encoded empty prompt, for a teacher whose text encoders are gone.
+    """
 
     def __init__(
-        self, teacher: PipelineTeacher, settings: EvaluationConfig, device: torch.device
+        self,
+        teacher: PipelineTeacher,
+        settings: EvaluationConfig,
+        device: torch.device,
+        uncond: Conditioning | None = None,
     ) -> None:
         self.teacher, self.settings, self.device = teacher, settings, device
         self.noise = NoiseSource(settings.seed)
-        self.uncond = teacher.uncond().to(device)
+        self.uncond = (uncond or teacher.uncond()).to(device)
 
     def of_teacher(self, network: VelocityNetwork, steps: int) -> SampledModel:
         """Euler from pure noise."""
         scale = self.settings.cfg_scale
 
-        def sample(cond: Conditioning, start: int, count: int) -> Tensor:
-            noise = self.noise.normal(
-                f"{_NOISE}/step0", start, count, self.teacher.latent_shape
-            ).to(self.device)
-            return sample_teacher(network, cond, self.uncond, noise, steps, scale)
+        def sample(cond: Conditioning, draw: DrawNoise) -> Tensor:
+            return sample_teacher(network, cond, self.uncond, draw(0), steps, scale)
 
         return SampledModel("teacher", steps, steps * (1 if scale in (0.0, 1.0) else 2), sample)
 
@@ -84,24 +97,31 @@ class Samplers:
         sampler = FewStepSampler(generator)
 
         @torch.no_grad()
-        def sample(cond: Conditioning, start: int, count: int) -> Tensor:
-            batch = Batch(
-                start, count, cond, steps, self.noise, self.teacher.latent_shape, self.device
-            )
-            return sampler.sample(network, batch, _NOISE)
+        def sample(cond: Conditioning, draw: DrawNoise) -> Tensor:
+            return sampler.sample_from(network, cond, draw, steps)
 
         return SampledModel("student", steps, steps, sample)
 
     def images(self, model: SampledModel, encoded: Conditioning, start: int, count: int) -> Tensor:
-        """Images (count, 3, H, W) in [0, 1]."""
-        return self.teacher.decode(model.sample(encoded.to(self.device), start, count))
+        """Images (count, 3, H, W) in [0, 1] of samples ``start .. start + count``."""
+
+        def draw(step: int) -> Tensor:
+            shape = self.teacher.latent_shape
+            return self.noise.normal(f"{_NOISE}/step{step}", start, count, shape)
+
+        return self.images_from(model, encoded, draw)
+
+    def images_from(self, model: SampledModel, encoded: Conditioning, draw: DrawNoise) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] from given noise on any device."""
+        cond = encoded.to(self.device)
+        return self.teacher.decode(model.sample(cond, lambda step: draw(step).to(self.device)))
 
 
 class Measurement:
     """An evaluator bound to a teacher: samples in, table rows out, sharded over ranks."""
 
     def __init__(
-        self, evaluator: Evaluator, samplers: Samplers, encoded: EncodedPrompts, ranks: Ranks
+        self, evaluator: Evaluator, samplers: Samplers, encoded: Encodings, ranks: Ranks
     ) -> None:
         self.evaluator, self.samplers = evaluator, samplers
         self.encoded, self.ranks = encoded, ranks
@@ -127,7 +147,7 @@ class Measurement:
 
 
 class EncodedPrompts:
-    """Each distinct prompt encoded once, for training, evaluation and grids alike."""
+    """Each distinct prompt encoded once, in memory; a run keeps its own in a ``TextStore``."""
 
     def __init__(self, teacher: PipelineTeacher, prompts: Iterable[str]) -> None:
         distinct = list(dict.fromkeys(prompts))

@@ -16,7 +16,6 @@ from workbench.evaluation import digits_evaluator, image_grid
 from workbench.runs.figures import draw_curve, draw_samples
 from workbench.runs.folder import RunFolder, run_folder
 from workbench.runs.measure import (
-    EncodedPrompts,
     Measurement,
     Row,
     SampledModel,
@@ -24,10 +23,14 @@ from workbench.runs.measure import (
     final_table,
 )
 from workbench.runs.signals import stop_on_signals
+from workbench.runs.start import keep_start, load_start
+from workbench.runs.text import Say, TextJob, cut_warning, load_with_encodings, silent_say
 from workbench.runs.tracking import TrackerListener, open_tracker
-from workbench.teachers import PipelineTeacher, find_teacher, load_teacher
+from workbench.teachers import find_teacher
 from workbench.teachers.base import VelocityNetwork
-from workbench.teachers.digits import PROMPTS, load_digits_images, one_prompt_per_digit
+from workbench.teachers.digits import load_digits_images, one_prompt_per_digit
+from workbench.teachers.prompt_sources import PromptSet, read_prompts
+from workbench.teachers.text_store import TextStore
 from workbench.tracking import InputData, RunStatus, Tracker
 from workbench.training.config import RunConfig
 from workbench.training.engine import Engine, InterruptedRunError, Student
@@ -47,7 +50,7 @@ class RunRequest:
     fresh: bool = False
     make_listener: Callable[[], Listener] = Listener
     find_teacher: Callable[[str, Path], Path] = find_teacher
-    say: Callable[[str], None] = lambda message: None
+    say: Say = silent_say
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,9 @@ def execute(request: RunRequest) -> RunOutcome:
     workspace = request.workspace
     folder = run_folder(workspace, config)
     check_request(config, request.nproc)
+    if not request.fresh and (results := folder.results()) is not None:
+        return RunOutcome(folder, results, trained=False)
+    prompts = read_prompts(config.prompts)
     request.find_teacher(config.teacher, workspace.teachers)
     with exclusive(folder.lock, f"Run {folder.name}"):
         if request.fresh and (kept := folder.set_aside()):
@@ -77,8 +83,17 @@ def execute(request: RunRequest) -> RunOutcome:
         results = folder.results()
         if results is not None:
             return RunOutcome(folder, results, trained=False)
+        keep_start(workspace, config, folder.path)
         folder.prepare(config)
-        job = _Job(config, workspace, folder, request.tracking_uri, request.make_listener)
+        job = _Job(
+            config,
+            workspace,
+            folder,
+            request.tracking_uri,
+            request.make_listener,
+            prompts,
+            request.say,
+        )
         launch(_run_on_ranks, request.nproc, job)
         results = folder.results()
     if results is None:
@@ -104,15 +119,16 @@ class _Job:
     folder: RunFolder
     tracking_uri: str
     make_listener: Callable[[], Listener]
+    prompts: PromptSet
+    say: Say
 
 
 def _run_on_ranks(job: _Job) -> None:
     with joined_ranks() as ranks, stop_on_signals() as stop:
         listener = job.make_listener() if ranks.is_main else Listener()
         with _tracked(job, ranks) as tracker:
-            teacher = load_teacher(job.config.teacher, job.workspace.teachers, device=ranks.device)
             try:
-                _Session(job, ranks, teacher, tracker, listener, stop).run()
+                _Session(job, ranks, tracker, listener, stop).run()
             finally:
                 listener.on_end()
 
@@ -136,49 +152,65 @@ class _Session:
     """One rank's part of a run."""
 
     def __init__(
-        self,
-        job: _Job,
-        ranks: Ranks,
-        teacher: PipelineTeacher,
-        tracker: Tracker,
-        listener: Listener,
-        stop: StopFlag,
+        self, job: _Job, ranks: Ranks, tracker: Tracker, listener: Listener, stop: StopFlag
     ) -> None:
         self.job, self.config, self.ranks = job, job.config, ranks
-        self.teacher, self.tracker, self.stop = teacher, tracker, stop
+        self.tracker, self.stop = tracker, stop
+        self.listeners = Listeners(listener, TrackerListener(tracker))
         settings = self.config.evaluation
-        self.evaluator = digits_evaluator(
+        evaluator = digits_evaluator(
             job.workspace.cache, settings.samples, settings.seed, settings.batch_size
         )
-        self.samplers = Samplers(teacher, self.config.evaluation, ranks.device)
-        encoded = EncodedPrompts(teacher, [*PROMPTS, *self.evaluator.prompts])
-        self.measurement = Measurement(self.evaluator, self.samplers, encoded, ranks)
         self.grid_prompts = one_prompt_per_digit()
-        self.grid_cond = encoded.rows(self.grid_prompts)
-        student = Student(
-            teacher.network,
-            teacher.latent_shape,
-            encoded.rows(PROMPTS),
-            self.samplers.uncond,
-            fingerprint=teacher.fingerprint,
+        self.teacher, store = load_with_encodings(
+            self.config.teacher,
+            [*job.prompts.prompts, *evaluator.prompts, *self.grid_prompts],
+            TextJob(job.workspace, ranks, stop, job.say),
         )
+        self.samplers = Samplers(self.teacher, settings, ranks.device, store.uncond())
+        self.measurement = Measurement(evaluator, self.samplers, store, ranks)
+        self.grid_cond = store.rows(self.grid_prompts)
         self.last_row: Row | None = None
-        self.listeners = Listeners(listener, TrackerListener(tracker))
-        self.engine = Engine(
-            self.config,
-            student,
-            ranks,
-            job.folder.checkpoints,
-            self.listeners,
-            self.evaluate,
-            stop,
+        self.start: dict[str, str] | None = None
+        self.engine = self._engine(store)
+        self._report_inputs()
+
+    def _engine(self, store: TextStore) -> Engine:
+        prompts = self.job.prompts
+        stored = store.view(prompts.prompts)
+        if self.ranks.is_main and (warning := cut_warning(prompts.prompts, stored)):
+            self.listeners.on_warning(0, warning)
+        fingerprint = f"{self.teacher.fingerprint}/{prompts.fingerprint}"
+        start = load_start(self.config, self.job.folder.path, self.teacher)
+        if start is not None:
+            fingerprint += f"/{start.weights}"
+            self.start = start.as_dict()
+        student = Student(
+            self.teacher.network,
+            self.teacher.latent_shape,
+            stored,
+            self.samplers.uncond,
+            generator=start.network if start else None,
+            fingerprint=fingerprint,
         )
-        tracker.log_artifact(job.folder.config_file)
-        tracker.log_inputs(InputData.of_prompts("prompts", PROMPTS, "workbench.teachers.digits"))
+        folder = self.job.folder.checkpoints
+        return Engine(
+            self.config, student, self.ranks, folder, self.listeners, self.evaluate, self.stop
+        )
+
+    def _report_inputs(self) -> None:
+        """Tell the tracker what goes into the run."""
+        prompts = self.job.prompts
+        self.tracker.log_artifact(self.job.folder.config_file)
+        self.tracker.log_inputs(InputData.of_prompts("prompts", prompts.prompts, prompts.source))
         images, _ = load_digits_images()
-        tracker.log_inputs(
+        self.tracker.log_inputs(
             InputData.of_images("digits", images.numpy(), "sklearn.datasets", "evaluation")
         )
+        if self.ranks.is_main and prompts.dropped:
+            self.listeners.on_warning(
+                0, f"{prompts.dropped} empty prompts of {prompts.source} were left out."
+            )
 
     def run(self) -> None:
         """Train, measure, draw, and write the results last: their file says that all is done."""
@@ -194,9 +226,15 @@ class _Session:
         pictures = self._grid_rows()
         if not self.ranks.is_main:
             return
-        results = {
+        results: dict[str, Any] = {
             "run": self.job.folder.name,
             "teacher": {"name": self.config.teacher, "fingerprint": self.teacher.fingerprint},
+            "prompts": {
+                "source": self.job.prompts.source,
+                "count": len(self.job.prompts),
+                "fingerprint": self.job.prompts.fingerprint,
+            },
+            "start": self.start,
             "nimg": state.nimg,
             "training_seconds": state.seconds,
             "best": {"fid": state.best, "nimg": state.best_nimg},

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from workbench.errors import RequestError, unknown_name
 from workbench.teachers.embedded import embedded_teachers
 from workbench.teachers.recipe import TinyRecipe
+from workbench.teachers.student_pipeline import refuse_student
 
 if TYPE_CHECKING:
     import torch
@@ -47,30 +48,30 @@ def _embedded() -> list[TeacherSpec]:
 
 
 _HUB = (
-        TeacherSpec(
-            "sana-0.6b-512",
-            "SANA 0.6B at 512 px",
-            592_000_000,
-            512,
-            (32, 16, 16),
-            hub_id="Efficient-Large-Model/Sana_600M_512px_diffusers",
-        ),
-        TeacherSpec(
-            "sana-1.6b-512",
-            "SANA 1.6B at 512 px",
-            1_604_000_000,
-            512,
-            (32, 16, 16),
-            hub_id="Efficient-Large-Model/Sana_1600M_512px_diffusers",
-        ),
-        TeacherSpec(
-            "sana-1.6b-1024",
-            "SANA 1.6B at 1024 px",
-            1_604_000_000,
-            1024,
-            (32, 32, 32),
-            hub_id="Efficient-Large-Model/Sana_1600M_1024px_diffusers",
-        ),
+    TeacherSpec(
+        "sana-0.6b-512",
+        "SANA 0.6B at 512 px",
+        592_000_000,
+        512,
+        (32, 16, 16),
+        hub_id="Efficient-Large-Model/Sana_600M_512px_diffusers",
+    ),
+    TeacherSpec(
+        "sana-1.6b-512",
+        "SANA 1.6B at 512 px",
+        1_604_000_000,
+        512,
+        (32, 16, 16),
+        hub_id="Efficient-Large-Model/Sana_1600M_512px_diffusers",
+    ),
+    TeacherSpec(
+        "sana-1.6b-1024",
+        "SANA 1.6B at 1024 px",
+        1_604_000_000,
+        1024,
+        (32, 32, 32),
+        hub_id="Efficient-Large-Model/Sana_1600M_1024px_diffusers",
+    ),
 )
 
 KNOWN_TEACHERS: Mapping[str, TeacherSpec] = {spec.name: spec for spec in (*_embedded(), *_HUB)}
@@ -110,6 +111,7 @@ def find_teacher(reference: str, teachers_dir: Path, show: Progress | None = Non
         return build_teacher(reference, teachers_dir, show)
     local = Path(reference).expanduser()
     if spec is None and local.is_dir():
+        refuse_student(reference, local)
         return local
     hub_id = spec.hub_id if spec is not None else reference
     if hub_id is not None and _HUB_ID.fullmatch(hub_id):

@@ -1,4 +1,4 @@
-"""The embedded teachers: a TOML file each in experiments/teachers, and in a person's own folders."""
+"""The embedded teachers: one TOML file each, in experiments/teachers."""
 
 from __future__ import annotations
 

@@ -7,9 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from workbench.errors import RequestError
+from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.base import Conditioning, VelocityNetwork
 
 CallArguments = Mapping[str, Any]
@@ -28,23 +30,30 @@ class Family(ABC):
         components: what a folder must hold.
         text_components: those of them that only encode prompts, free to go once that is done.
         encoding_arguments: those of the call's arguments that decide an encoding.
+        student_class: the diffusers class that a few-step student is exported as.
+        gives_sigmas: whether that class's call gives the scheduler 1, 1 - 1/N, ..., 1/N itself.
+        gives_generator: whether that class's call gives the scheduler its ``generator``.
     """
 
     pipeline_class: str
     components: tuple[str, ...]
     text_components: tuple[str, ...]
     encoding_arguments: tuple[str, ...]
+    student_class: str
+    gives_sigmas: bool = False
+    gives_generator: bool = False
 
     def pipeline_type(self) -> Any:
         """The diffusers class."""
-        import diffusers
+        return _diffusers_class(self.pipeline_class)
 
-        return getattr(diffusers, self.pipeline_class)
+    def student_type(self) -> Any:
+        """The diffusers class of its few-step students."""
+        return _diffusers_class(self.student_class)
 
     def stock_arguments(self) -> dict[str, Any]:
         """The defaults of the stock pipeline's call."""
-        signature = inspect.signature(self.pipeline_type().__call__).parameters.values()
-        return {p.name: p.default for p in signature if p.default is not p.empty}
+        return call_defaults(self.pipeline_type())
 
     def call_arguments(self, pipeline: Any, stored: CallArguments) -> CallArguments:
         """The stock call's own defaults, overridden by what is stored with a teacher.
@@ -114,6 +123,41 @@ class Family(ABC):
     @abstractmethod
     def encode_images(self, pipeline: Any, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] to latents (B, *latent_shape)."""
+
+    def student_transformer(self, network: VelocityNetwork) -> Any:
+        """A student's network as the transformer of a ``student_class``, in its own memory or not.
+
+        ``network.distilled_guidance`` is the guidance that the student is used with.
+        """
+        return network.module
+
+    def student_state(
+        self, state: Mapping[str, Tensor], network: VelocityNetwork
+    ) -> Mapping[str, Tensor]:
+        """The inverse: an exported transformer's state as one for ``network``'s module.
+
+        ``network`` is the teacher's, fed with the student's ``distilled_guidance``.
+        """
+        return state
+
+    def scheduler_noise(
+        self, latent_shape: tuple[int, int, int], generator: torch.Generator
+    ) -> Tensor:
+        """Noise of one sample (1, C, H, W) in the order in which a scheduler draws it."""
+        return torch.randn(1, *latent_shape, generator=generator, device=generator.device)
+
+
+def _diffusers_class(name: str) -> Any:
+    prepare_torchvision()  # which pipelines import
+    import diffusers
+
+    return getattr(diffusers, name)
+
+
+def call_defaults(pipeline_type: Any) -> dict[str, Any]:
+    """Name -> default of the arguments that a pipeline's call has a default for."""
+    signature = inspect.signature(pipeline_type.__call__).parameters.values()
+    return {p.name: p.default for p in signature if p.default is not p.empty}
 
 
 def longer_than(limit: int, tokenizer: Any, texts: Sequence[str]) -> list[int]:

@@ -22,7 +22,7 @@ def pack(latents: Tensor) -> Tensor:
 
 def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
     """The inverse of :func:`pack`: tokens (B, H/2 * W/2, 4 C) to latents (B, C, H, W)."""
-    folded = tokens.mT.unflatten(2, (height // _PATCH, width // _PATCH))
+    folded = tokens.mT.reshape(len(tokens), -1, height // _PATCH, width // _PATCH)
     return torch.nn.functional.pixel_shuffle(folded, _PATCH)
 
 
@@ -62,6 +62,8 @@ class FluxFamily(Family):
     text_components = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2")
     components = (*text_components, "vae", "transformer", "scheduler")
     encoding_arguments = ("max_sequence_length",)
+    student_class = "FluxPipeline"
+    gives_sigmas = True
 
     def network(self, pipeline: Any, arguments: CallArguments) -> VelocityNetwork:
         transformer = pipeline.transformer
@@ -96,3 +98,11 @@ class FluxFamily(Family):
 
     def encode_images(self, pipeline: Any, images: Tensor) -> Tensor:
         return vae.encode(pipeline.vae, images)
+
+    def scheduler_noise(
+        self, latent_shape: tuple[int, int, int], generator: torch.Generator
+    ) -> Tensor:
+        _, height, width = latent_shape
+        packed = pack(torch.empty(1, *latent_shape, device="meta")).shape
+        drawn = torch.randn(packed, generator=generator, device=generator.device)
+        return unpack(drawn, height, width)

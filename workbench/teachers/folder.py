@@ -162,9 +162,21 @@ def content_fingerprint(folder: Path, components: tuple[str, ...]) -> str:
 
     In the hub's cache a weight file links to one named by its SHA-256, which is used as it is.
     """
-    files = [folder / MODEL_INDEX, folder / NOTES]
-    for name in components:
-        files += [path for path in sorted((folder / name).rglob("*")) if path.is_file()]
+    return _fingerprint(folder, [folder / MODEL_INDEX, folder / NOTES, *_files(folder, components)])
+
+
+def component_fingerprint(folder: Path, components: tuple[str, ...]) -> str:
+    """Short hash of some components' files alone."""
+    return _fingerprint(folder, _files(folder, components))
+
+
+def _files(folder: Path, components: tuple[str, ...]) -> list[Path]:
+    return [
+        path for name in components for path in sorted((folder / name).rglob("*")) if path.is_file()
+    ]
+
+
+def _fingerprint(folder: Path, files: list[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
         if path.exists():

@@ -1,64 +1,197 @@
-"""Teachers of the Hugging Face hub, through its own client and cache."""
+"""Teachers of the Hugging Face hub, through its own client and cache.
+
+A teacher is a repository at a commit: ``owner/name``, or ``owner/name@revision`` with a branch, a
+tag or a commit. Whatever is asked for is resolved to its commit first, and the snapshot that is
+used is that commit's.
+"""
 
 from __future__ import annotations
 
-from contextlib import suppress
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from workbench.errors import RequestError
 from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.folder import MODEL_INDEX, NOTES, family_of, quiet_libraries
 
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[A-Za-z0-9][\w./-]*)?")
+"""owner/name, or owner/name@revision."""
 
-def download(hub_id: str) -> Path:
+TOKEN_VARIABLE = "HF_TOKEN"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def download(hub_id: str, revision: str | None = None) -> Path:
     """The local snapshot of a pipeline; fetches what the cache lacks, safetensors weights only.
 
-    The class is checked before gigabytes are fetched.
+    The class is checked before gigabytes are fetched, and everything is fetched at one commit.
+
+    Args:
+        hub_id: ``owner/name``, or ``owner/name@revision``.
+        revision: over the one in ``hub_id``; the default branch if neither names one.
 
     Raises:
-        RequestError: offline and not cached, unreachable, gated, no such repository, or an
-            unsupported class; says the way out.
+        RequestError: offline and not cached, unreachable, gated, refused, no such repository or
+            revision, or an unsupported class; says the way out.
     """
     prepare_torchvision()
     from diffusers import DiffusionPipeline
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    repository, wanted = split_revision(hub_id, revision)
+    with readable_errors(repository, wanted):
+        index = Path(hf_hub_download(repository, MODEL_INDEX, revision=wanted))
+        family_of(index)
+        commit = revision_of(index.parent)
+        with quiet_libraries():
+            folder = DiffusionPipeline.download(repository, revision=commit, use_safetensors=True)
+        with suppress(EntryNotFoundError):  # only pipelines that workbench saved have notes
+            hf_hub_download(repository, NOTES, revision=commit)
+        return Path(folder)
+
+
+def split_revision(hub_id: str, revision: str | None = None) -> tuple[str, str | None]:
+    """(owner/name, revision or None) of ``owner/name@revision``; the argument wins."""
+    repository, _, named = hub_id.partition("@")
+    return repository, revision or named or None
+
+
+def revision_of(folder: Path) -> str | None:
+    """The commit of a snapshot in the hub's cache; None for any other folder."""
+    name = folder.resolve().name
+    is_snapshot = folder.resolve().parent.name == "snapshots" and _COMMIT.fullmatch(name)
+    return name if is_snapshot else None
+
+
+def cached_snapshot(hub_id: str, revision: str | None = None) -> Path | None:
+    """The cache's snapshot, if its pipeline index is there; other files may be missing."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, wanted = split_revision(hub_id, revision)
+    index = try_to_load_from_cache(repository, MODEL_INDEX, revision=wanted)
+    return Path(index).parent if isinstance(index, str) else None
+
+
+def check_access(hub_id: str, timeout_s: float = 10.0) -> int:
+    """Bytes that a download of the repository's pipeline would fetch, after asking for access.
+
+    Raises:
+        RequestError: as :func:`download`.
+    """
+    from huggingface_hub import HfApi, auth_check
+
+    repository, wanted = split_revision(hub_id)
+    with readable_errors(repository, wanted):
+        auth_check(repository)
+        info = HfApi().model_info(
+            repository, revision=wanted, files_metadata=True, timeout=timeout_s
+        )
+    return sum(file.size or 0 for file in info.siblings or () if _is_fetched(file.rfilename))
+
+
+def _is_fetched(name: str) -> bool:
+    """Components' files, without weights in other formats and variants (``model.fp16...``)."""
+    component, _, file = name.partition("/")
+    if not file:
+        return component in (MODEL_INDEX, NOTES)
+    weights = Path(file).suffix in (".safetensors", ".bin", ".pt", ".msgpack", ".onnx", ".h5")
+    return not weights or bool(re.fullmatch(r"[^.]+(-\d+-of-\d+)?\.safetensors", file))
+
+
+def has_token() -> bool:
+    """Whether the hub's client finds an access token, in the environment or from a login."""
+    from huggingface_hub import get_token
+
+    return bool(get_token())
+
+
+@contextmanager
+def readable_errors(repository: str, revision: str | None) -> Iterator[None]:
+    """The client's errors as one line that says the way out and never the token."""
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
         HfHubHTTPError,
         LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
         RepositoryNotFoundError,
+        RevisionNotFoundError,
     )
 
+    # The HTTP client's own base class: httpx or httpx2, by the hub client's version.
+    connection_error = HfHubHTTPError.__mro__[1]
     try:
-        index = Path(hf_hub_download(hub_id, MODEL_INDEX))
-        family_of(index)
-        with quiet_libraries():
-            folder = Path(DiffusionPipeline.download(hub_id, use_safetensors=True))
-        with suppress(EntryNotFoundError):  # only pipelines that workbench saved have notes
-            hf_hub_download(hub_id, NOTES)
-        return folder
-    except GatedRepoError:
-        raise RequestError(
-            f"The hub's {hub_id} is gated. Accept its licence at "
-            f"https://huggingface.co/{hub_id} and set HF_TOKEN to a token of that account."
-        ) from None
+        yield
+    except GatedRepoError as error:
+        raise RequestError(gated_message(repository, _status(error))) from None
     except RepositoryNotFoundError:
         raise RequestError(
-            f"There is no folder {hub_id!r} here and no public repository of that name on the "
-            "hub. For a private one set HF_TOKEN."
+            f"There is no folder {repository!r} here and no public repository of that name on the "
+            f"hub. For a private one set {TOKEN_VARIABLE}."
         ) from None
-    except LocalEntryNotFoundError:
+    except RevisionNotFoundError:
         raise RequestError(
-            f"The hub cannot be reached and {hub_id} is not in its cache. Go online (and unset "
-            f"HF_HUB_OFFLINE), or fetch it elsewhere with `hf download {hub_id}` and pass the "
-            "folder, or point HF_HOME at a cache that has it."
+            f"The hub's {repository} has no revision {revision!r}; a branch, a tag or a commit of "
+            f"https://huggingface.co/{repository}/commits is expected."
         ) from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
+        raise RequestError(_unreachable(repository)) from None
     except EntryNotFoundError:
-        raise RequestError(f"The hub's {hub_id} has no {MODEL_INDEX}: no pipeline.") from None
-    except (HfHubHTTPError, OSError) as error:
-        raise RequestError(f"The hub failed for {hub_id}: {_one_line(error)}") from error
+        raise RequestError(f"The hub's {repository} has no {MODEL_INDEX}: no pipeline.") from None
+    except HfHubHTTPError as error:
+        if _status(error) == 401 and has_token():
+            raise RequestError(_unknown_token(repository)) from None
+        raise RequestError(f"The hub failed for {repository}: {_one_line(error)}") from None
+    except connection_error:
+        raise RequestError(_unreachable(repository)) from None
+    except OSError as error:
+        raise RequestError(f"The hub failed for {repository}: {_one_line(error)}") from None
+
+
+def _unreachable(repository: str) -> str:
+    return (
+        f"The hub cannot be reached and {repository} is not in its cache. Go online (and unset "
+        f"HF_HUB_OFFLINE), or fetch it elsewhere with `hf download {repository}` and pass the "
+        "folder, or point HF_HOME at a cache that has it."
+    )
+
+
+def gated_message(repository: str, status: int | None = None) -> str:
+    """What to do about a gated repository, by the status with which the hub refused."""
+    page = f"https://huggingface.co/{repository}"
+    if not has_token():
+        return (
+            f"The hub's {repository} is gated and there is no access token. Accept its licence at "
+            f"{page} and set {TOKEN_VARIABLE} to a token of that account."
+        )
+    if status == 401:
+        return _unknown_token(repository)
+    return (
+        f"The hub's {repository} is gated and refused the access token of {TOKEN_VARIABLE} (or of "
+        f"the last login). Accept its licence at {page} with the token's account; a fine-grained "
+        "token must also allow reading gated repositories."
+    )
+
+
+def _unknown_token(repository: str) -> str:
+    return (
+        f"The hub does not know the access token of {TOKEN_VARIABLE} (or of the last login), asked "
+        f"for {repository}. Make a new one at https://huggingface.co/settings/tokens."
+    )
+
+
+def _status(error: Any) -> int | None:
+    status: int | None = getattr(getattr(error, "response", None), "status_code", None)
+    return status
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    """The start of a message, the token taken out should it ever be in there."""
+    from huggingface_hub import get_token
+
+    text, token = " ".join(str(error).split()), get_token()
+    return (text.replace(token, "***") if token else text)[:300]

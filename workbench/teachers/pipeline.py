@@ -85,7 +85,8 @@ class PipelineTeacher:
     def cut_prompts(self, prompts: Sequence[str]) -> list[int]:
         """Which prompts are too long for the encoders, which drop their ends."""
         self._need_text_encoders()
-        return self.family.cut_prompts(self.pipeline, prompts, self.call_arguments)
+        with quiet_libraries():  # tokenizers warn of each long text
+            return self.family.cut_prompts(self.pipeline, prompts, self.call_arguments)
 
     def release_text_encoders(self) -> None:
         """Free the memory of tokenizers and text encoders; nothing can be encoded afterwards."""

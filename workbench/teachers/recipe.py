@@ -32,7 +32,7 @@ class AutoencoderDCRecipe(ReconstructionRecipe):
 
 
 class AutoencoderKLRecipe(ReconstructionRecipe):
-    """A small AutoencoderKL, a factor of 2 for every resolution after the first: scale and shift."""
+    """A small AutoencoderKL, factor 2 for each resolution after the first: scale and shift."""
 
     channels: tuple[int, ...] = Field(
         (8, 16, 16, 32), min_length=2, description="of each resolution, multiples of 8"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from workbench.teachers import vae
@@ -56,6 +57,8 @@ class SanaFamily(Family):
     components = ("tokenizer", "text_encoder", "vae", "transformer", "scheduler")
     text_components = ("tokenizer", "text_encoder")
     encoding_arguments = ("clean_caption", "max_sequence_length", "complex_human_instruction")
+    student_class = "SanaPipeline"
+    gives_generator = True
 
     def network(self, pipeline: Any, arguments: CallArguments) -> VelocityNetwork:
         transformer = pipeline.transformer
@@ -118,3 +121,54 @@ class SprintFamily(SanaFamily):
     ) -> Conditioning:
         embeds, mask = pipeline.encode_prompt(list(prompts), **self._encoding(arguments))
         return Conditioning({"embeds": embeds, "mask": mask})
+
+    def student_transformer(self, network: VelocityNetwork) -> Any:
+        """Without the guidance embedding, whose constant moves into the time embedding's bias.
+
+        Both are added before anything else sees them, so that nothing is approximated. Time stays
+        unscaled: a SanaPipeline multiplies its times of 0 to 1000 by ``timestep_scale``.
+        """
+        guided: Any = network.module
+        config = {**guided.config, "guidance_embeds": False, "timestep_scale": 1 / _STEPS}
+        with torch.device(guided.device):
+            plain: Any = type(guided).from_config(config).to(guided.dtype)
+        state = guided.state_dict()
+        state[_TIME_BIAS] = state[_TIME_BIAS] + guidance_embedding(network)
+        plain.load_state_dict(
+            {
+                name.replace(_EMBEDDER, _PLAIN_EMBEDDER): value
+                for name, value in state.items()
+                if not name.startswith(_GUIDANCE)
+            }
+        )
+        return plain.eval().requires_grad_(False)
+
+    def student_state(
+        self, state: Mapping[str, Tensor], network: VelocityNetwork
+    ) -> Mapping[str, Tensor]:
+        own = network.module.state_dict().items()
+        embedder = {name: value for name, value in own if name.startswith(_GUIDANCE)}
+        guided = {name.replace(_PLAIN_EMBEDDER, _EMBEDDER): v for name, v in state.items()}
+        if _TIME_BIAS in guided:
+            added = guidance_embedding(network)
+            guided[_TIME_BIAS] = guided[_TIME_BIAS].to(added) - added
+        return {**guided, **embedder}
+
+
+_GUIDANCE = "time_embed.guidance_embedder."
+_EMBEDDER = "time_embed.timestep_embedder."
+_PLAIN_EMBEDDER = "time_embed.emb.timestep_embedder."
+_TIME_BIAS = _EMBEDDER + "linear_2.bias"
+
+
+@torch.no_grad()
+def guidance_embedding(network: VelocityNetwork) -> Tensor:
+    """What the network's constant guidance adds to its time embedding (width,)."""
+    module: Any = network.module
+    fed = network.guidance_input(torch.zeros(1, device=module.device))
+    if fed is None:
+        raise ValueError("This network takes no guidance.")
+    embed = module.time_embed
+    projected = embed.guidance_condition_proj(fed * module.config.guidance_embeds_scale)
+    added: Tensor = embed.guidance_embedder(projected.to(module.dtype))[0]
+    return added

@@ -45,6 +45,7 @@ class SD3Family(Family):
     )
     components = (*text_components, "vae", "transformer", "scheduler")
     encoding_arguments = ("clip_skip", "max_sequence_length")
+    student_class = "StableDiffusion3Pipeline"
 
     def network(self, pipeline: Any, arguments: CallArguments) -> VelocityNetwork:
         return SD3Velocity(pipeline.transformer)

@@ -80,7 +80,6 @@ def t5(recipe: ClipT5Recipe, prompts: Sequence[str]) -> tuple[Any, Any]:
         num_heads=recipe.t5_width // _HEAD_WIDTH,
         pad_token_id=_T5_SPECIAL.index("<pad>"),
         eos_token_id=_T5_SPECIAL.index("</s>"),
-        decoder_start_token_id=_T5_SPECIAL.index("<pad>"),
     )
     return tokenizer, _frozen(T5EncoderModel(config))
 

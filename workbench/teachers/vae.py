@@ -20,7 +20,8 @@ def encode(vae: Any, images: Tensor) -> Tensor:
     """Images (B, 3, H', W') in [0, 1] to scaled latents (B, C, H, W), float32; no sampling."""
     shift = getattr(vae.config, "shift_factor", None) or 0.0
     latents = raw_latents(vae, (2 * images - 1).to(vae.dtype))
-    return ((latents - shift) * vae.config.scaling_factor).float()
+    scaled: Tensor = (latents - shift) * vae.config.scaling_factor
+    return scaled.float()
 
 
 def raw_latents(vae: Any, signals: Tensor) -> Tensor:

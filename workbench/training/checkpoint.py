@@ -31,6 +31,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from workbench.errors import WorkbenchError
 from workbench.training.parallel import Ranks
+from workbench.training.safe_metadata import TensorReader
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -108,9 +109,11 @@ def load_checkpoint(path: Path, stateful: Stateful) -> dict[str, Any]:
         CheckpointError: it holds other tensors than these, or cannot be read.
     """
     state = stateful.state()
+    reader = TensorReader(path)
     try:
+        reader.read_metadata()  # refuses here: torch's loader would log a traceback before
         with _single_process_is_meant():
-            load(state, checkpoint_id=path, no_dist=not torch.distributed.is_initialized())
+            load(state, storage_reader=reader, no_dist=not torch.distributed.is_initialized())
     except (OSError, CheckpointException, RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(f"Cannot restore checkpoint {path}: {_first_line(error)}") from error
     stateful.restore(state)

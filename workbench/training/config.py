@@ -7,13 +7,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from workbench.errors import RequestError, unknown_name
 from workbench.methods import GeneratorConfig, MethodConfig, SiDConfig, method_roles
 from workbench.settings import FrozenConfig
+from workbench.teachers.prompt_sources import PromptsConfig
 
 Precision = Literal["fp32", "bf16-mixed", "bf16"]
 
@@ -25,6 +26,22 @@ class AdamConfig(FrozenConfig):
     beta1: float = Field(0.0, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)
     eps: float = Field(1e-8, gt=0, description="1e-8 in fp32 and bf16-mixed; 1e-4 in pure bf16")
+
+
+class LoraConfig(FrozenConfig):
+    """Low-rank adapters over the frozen teacher; without dropout, and starting at zero."""
+
+    rank: int = Field(64, ge=1, description="rank of each adapter")
+    scale: float = Field(1.0, gt=0, description="of the adapter's output; LoRA's alpha / rank")
+    targets: Literal["blocks"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        "blocks",
+        description="blocks: all linear layers of the transformer blocks; or ends of layer names",
+    )
+
+    @property
+    def alpha(self) -> float:
+        """The scale as files and libraries write it."""
+        return self.scale * self.rank
 
 
 class TrainingConfig(FrozenConfig):
@@ -41,6 +58,9 @@ class TrainingConfig(FrozenConfig):
     ema_halflife_kimg: float = Field(4.4, ge=0, description="of the generator's average; 0 = off")
     precision: Precision = Field("fp32", description="bf16-mixed: autocast over fp32 weights")
     gradient_checkpointing: bool = False
+    lora: LoraConfig | None = Field(
+        None, description="adapters over one frozen copy of the teacher; none = full copies"
+    )
     max_nonfinite: int = Field(10, ge=1, description="skipped updates in a row before stopping")
 
 
@@ -82,6 +102,13 @@ class RunConfig(FrozenConfig):
     variant: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(0, ge=0, lt=2**63)
     teacher: str = Field("digits-sana", description="name, folder or hub id")
+    prompts: PromptsConfig = PromptsConfig()
+    start: str | None = Field(
+        None,
+        min_length=1,
+        description="generator starts at a run (RUN, RUN@KIMG) or an exported student's folder; "
+        "none = at the teacher",
+    )
     generator: GeneratorConfig = GeneratorConfig()
     method: MethodConfig = SiDConfig()
     training: TrainingConfig = TrainingConfig()
@@ -129,6 +156,7 @@ class RunConfig(FrozenConfig):
         return _short_hash(
             {
                 "seed": self.seed,
+                "start": self.start,
                 "generator": self.generator.model_dump(mode="json"),
                 "method": self.method.model_dump(mode="json"),
                 "training": self.training.model_dump(
@@ -219,9 +247,11 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     *folders, leaf = key.split(".")
     node: Any = values
     for part in folders:
-        node = node.get(part) if isinstance(node, dict) else None
-        if node is None:
+        if not isinstance(node, dict) or part not in node:
             raise unknown_name("configuration key", key, known_keys())
+        if node[part] is None:  # a group that is off: naming one of its settings turns it on
+            node[part] = {leaf: None}
+        node = node[part]
     if not isinstance(node, dict) or leaf not in node:
         raise unknown_name("configuration key", key, known_keys())
     node[leaf] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,10 @@ from workbench.flow.noise import NoiseSource
 from workbench.methods import Batch, FewStepSampler, GeneratorConfig
 from workbench.teachers.base import Conditioning, OwnVelocity, Teacher, VelocityNetwork
 from workbench.training.config import RunConfig, with_overrides
-from workbench.training.ema import averaged_copy
-from workbench.training.engine import Engine, Evaluate, Student
+from workbench.training.engine import Engine, Evaluate
 from workbench.training.events import Listener
 from workbench.training.parallel import joined_ranks, whole_state
+from workbench.training.roles import Student, student_network
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,13 @@ def distill(
     if not isinstance(config, RunConfig):
         config = with_overrides(RunConfig(), config)
     shape = tuple(teacher.latent_shape)
-    student = Student(_own(teacher), shape, prompts, uncond, OwnVelocity(source))
+    own_start = OwnVelocity(start) if start is not None else None
+    student = Student(_own(teacher), shape, prompts, uncond, own_start)
     with joined_ranks() as ranks:
         engine = Engine(config, student, ranks, folder, listener, evaluate)
         engine.train()
-        network = averaged_copy(OwnVelocity(source)).to(ranks.device)
+        # A copy: what becomes of the teacher later must not change the student.
+        network = student_network(copy.deepcopy(OwnVelocity(source)), config).to(ranks.device)
         network.load_state_dict(whole_state(engine.average))
     return Distilled(network, config.generator, shape)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from workbench.errors import RequestError, WorkbenchError
+from workbench.errors import InterruptedRunError, RequestError, WorkbenchError
 from workbench.flow.noise import NoiseSource
 from workbench.methods import Batch, Networks, Phase, make_method
-from workbench.teachers.base import Conditioning, VelocityNetwork
+from workbench.teachers.base import VelocityNetwork
 from workbench.training.checkpoint import (
     CheckpointError,
     Stateful,
@@ -26,19 +25,25 @@ from workbench.training.checkpoint import (
     save_checkpoint,
 )
 from workbench.training.config import AdamConfig, RunConfig
-from workbench.training.ema import averaged_copy, ema_decay, update_ema
+from workbench.training.ema import ema_decay, update_ema
 from workbench.training.events import Listener, Progress, StopFlag
 from workbench.training.parallel import Ranks, gradient_norm
 from workbench.training.prompts import PromptStream
+from workbench.training.roles import AVERAGE, GENERATOR, Student, build_roles
+
+__all__ = [
+    "Engine",
+    "Evaluate",
+    "InterruptedRunError",
+    "NonFiniteError",
+    "Student",
+    "TrainingState",
+]
 
 Evaluate = Callable[[int, VelocityNetwork], Mapping[str, float]]
 """(nimg, averaged generator) -> scores by name; every rank calls it at the same moment."""
 
 BEST_METRIC = "fid"
-
-
-class InterruptedRunError(WorkbenchError):
-    """The run was asked to stop and has checkpointed."""
 
 
 class NonFiniteError(WorkbenchError):
@@ -57,21 +62,6 @@ class TrainingState:
     seconds: float = 0.0
     best: float | None = None
     best_nimg: int | None = None
-
-
-@dataclass(frozen=True)
-class Student:
-    """What is distilled from what: the teacher's network, where the student starts, the prompts.
-
-    ``fingerprint`` identifies the teacher's weights: a checkpoint continues with no other.
-    """
-
-    teacher: VelocityNetwork
-    latent_shape: tuple[int, ...]
-    prompts: Conditioning | None = None
-    uncond: Conditioning | None = None
-    start: VelocityNetwork | None = None
-    fingerprint: str = ""
 
 
 class Engine:
@@ -105,7 +95,9 @@ class Engine:
         self.method = make_method(config.method, config.generator)
         self.local_batch = ranks.share(config.training.batch_size)
         self.prompts = PromptStream(student.prompts, self.noise) if student.prompts else None
-        self.networks, self.average = self._build_networks(student)
+        roles = build_roles(student, config, self.method.roles, ranks)
+        uncond = student.uncond.to(ranks.device) if student.uncond else None
+        self.networks, self.average = Networks(roles.teacher, roles.trained, uncond), roles.average
         self.optimizers = {
             role: _adam(network, config.training.optimizers[role])
             for role, network in self.networks.trained.items()
@@ -163,36 +155,13 @@ class Engine:
         written_by = read_manifest(found)["progress"].get("identity")
         if written_by != self.identity:
             raise RequestError(
-                f"The checkpoints in {self.folder} belong to another recipe or teacher "
-                f"({written_by}, not {self.identity}). Use another folder, or start afresh."
+                f"The checkpoints in {self.folder} belong to another recipe or teacher, or to "
+                f"other prompts ({written_by}, not {self.identity}). Use another folder, or start "
+                "afresh."
             )
         progress = load_checkpoint(found, self._stateful())
         self.state = TrainingState(**{k: v for k, v in progress.items() if k != "identity"})
         return True
-
-    def _build_networks(self, student: Student) -> tuple[Networks, VelocityNetwork]:
-        settings, device = self.config.training, self.ranks.device
-        weights = torch.bfloat16 if settings.precision == "bf16" else torch.float32
-        autocast = torch.bfloat16 if settings.precision == "bf16-mixed" else None
-
-        def prepared(source: VelocityNetwork, trainable: bool) -> VelocityNetwork:
-            network = copy.deepcopy(source).to(device=device, dtype=weights)
-            network.autocast_dtype, network.evaluations = autocast, 0
-            network.requires_grad_(trainable)
-            network.train(False)  # dropout would make phi and psi differ where they are equal
-            if settings.gradient_checkpointing:
-                network.enable_gradient_checkpointing()
-            self.ranks.shard(network)  # before the next copy: whole ones may not fit together
-            return network
-
-        start = student.start or student.teacher
-        teacher = prepared(student.teacher, trainable=False)
-        trained = {role: prepared(start, trainable=True) for role in self.method.roles}
-        average = averaged_copy(start).to(device)
-        average.autocast_dtype = autocast
-        self.ranks.shard(average)
-        uncond = student.uncond.to(device) if student.uncond else None
-        return Networks(teacher, trained, uncond), average
 
     def _iterate(self) -> None:
         """One optimiser step of every phase, each on newly generated samples."""
@@ -202,7 +171,7 @@ class Engine:
         torch.manual_seed(abs(hash((self.config.seed, iteration, self.ranks.rank))))
         for phase in self.method.phases():
             applied = self._update(phase, evaluations)
-            if applied and phase.role == "generator":
+            if applied and phase.role == GENERATOR:
                 settings = self.config.training
                 decay = ema_decay(settings.batch_size, settings.ema_halflife_kimg * 1000)
                 update_ema(self.average, self.networks.generator, decay)
@@ -311,9 +280,7 @@ class Engine:
         self.listener.on_checkpoint(self.state.nimg, path)
 
     def _stateful(self) -> Stateful:
-        return Stateful(
-            {**self.networks.trained, "generator_ema": self.average}, dict(self.optimizers)
-        )
+        return Stateful({**self.networks.trained, AVERAGE: self.average}, dict(self.optimizers))
 
     def _due(self, every_kimg: float) -> bool:
         """Whether the last batch crossed a multiple of the interval, or the end."""

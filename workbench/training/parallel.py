@@ -21,10 +21,12 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from workbench.errors import RequestError, WorkbenchError
-from workbench.teachers.base import VelocityNetwork
+from workbench.errors import InterruptedRunError, RequestError, WorkbenchError
 
 ResultT = TypeVar("ResultT")
+
+_KINDS = {kind.__name__: kind for kind in (RequestError, InterruptedRunError)}
+"""Errors that a caller tells apart, also when they come from a rank of its own."""
 
 _SECONDS_TO_CHECKPOINT = 600  # how long ranks may take to end politely
 
@@ -85,15 +87,15 @@ class Ranks:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def shard(self, network: VelocityNetwork) -> None:
+    def shard(self, root: nn.Module, blocks: Iterable[nn.Module]) -> None:
         """Shard a network in place, one unit a transformer block (FSDP2, ZeRO-3)."""
         if self.world == 1:
             return
-        for block in network.blocks():
+        for block in blocks:
             fully_shard(block, reshard_after_forward=True)
         # The root too: otherwise it stays unsharded after the many forwards that have no
         # backward, and EMA and requires_grad flags would see other tensors than the optimiser.
-        fully_shard(network, reshard_after_forward=True)
+        fully_shard(root, reshard_after_forward=True)
 
 
 def whole_state(network: nn.Module) -> dict[str, Any]:
@@ -180,17 +182,17 @@ def _reporting(
     try:
         return function(*arguments)
     except WorkbenchError as error:
-        _report(reports, str(error), error.exit_code)
+        _report(reports, str(error), type(error).__name__)
         sys.exit(error.exit_code)
     except Exception as error:
         text = f"Rank {os.environ['RANK']} failed: {type(error).__name__}: {error}"
-        _report(reports, text, WorkbenchError.exit_code)
+        _report(reports, text, WorkbenchError.__name__)
         raise
 
 
-def _report(reports: Path, message: str, exit_code: int) -> None:
+def _report(reports: Path, message: str, kind: str) -> None:
     """Named by the time: what fails first is the cause, its peers only lose their connection."""
-    report = {"message": message, "exit_code": exit_code}
+    report = {"message": message, "kind": kind}
     name = f"{time.time_ns():020d}-{os.environ['RANK']}"
     (reports / name).write_text(json.dumps(report), encoding="utf-8")
 
@@ -201,9 +203,8 @@ def _cause(error: Exception, reports: Path) -> WorkbenchError:
 
     for file in sorted(reports.iterdir()):
         report = json.loads(file.read_text(encoding="utf-8"))
-        kind = RequestError if report["exit_code"] == RequestError.exit_code else WorkbenchError
-        return kind(report["message"])
+        return _KINDS.get(report["kind"], WorkbenchError)(report["message"])
     if isinstance(error, ChildFailedError):
         rank, failure = error.get_first_failure()
         return WorkbenchError(f"Rank {rank} failed: {failure.message}")
-    return WorkbenchError(f"Interrupted: {error}.")
+    return InterruptedRunError(f"Interrupted: {error}.")

@@ -1,0 +1,129 @@
+"""workbench doctor --teacher: what it finds, what it advises, how it exits."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.cli.conftest import InsideWorkbench, Workbench
+from tests.teachers.hub_server import KNOWN_TOKEN, hub_server
+
+WRONG_TOKEN = "hf_wrongwrongwrongwrong"
+SMALL = ("--set", "training.batch_size=8")
+
+
+def findings(report: dict[str, object]) -> dict[str, tuple[bool, str]]:
+    checks = report["checks"]
+    assert isinstance(checks, list)
+    return {check["name"]: (check["passed"], check["finding"]) for check in checks}
+
+
+def test_a_teacher_that_fits(workbench: InsideWorkbench) -> None:
+    report = workbench.json("doctor", "--teacher", str(workbench.teacher), *SMALL)
+    found = findings(report)
+    assert report["fits"] is True
+    assert all(passed for passed, _ in found.values())
+    assert set(found) == {
+        "files",
+        "precision",
+        "disk for checkpoints",
+        "memory to encode prompts",
+        "memory to distil",
+    }
+    memory = report["memory"]
+    assert memory["total_bytes"] == sum(memory["parts_bytes"].values())
+    assert memory["total_bytes"] < memory["available_bytes"]
+    assert report["would_fit"] is None
+    table = workbench("doctor", "--teacher", str(workbench.teacher), *SMALL).stdout
+    assert "activations" in table
+    assert "PROBLEM" not in table
+
+
+def test_what_would_fit_does(workbench: InsideWorkbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room for less than the run needs, the advice is settings that the doctor accepts."""
+    ask = ("doctor", "--teacher", str(workbench.teacher), "--set", "training.batch_size=64")
+    needed = workbench.json(*ask)["memory"]["total_bytes"]
+    real = psutil.virtual_memory()
+    monkeypatch.setattr(
+        psutil, "virtual_memory", lambda: real._replace(available=int(0.8 * needed))
+    )
+    answer = workbench(*ask, "--json", code=1)
+    report = json.loads(answer.stdout)
+    assert report["fits"] is False
+    assert findings(report)["memory to distil"][0] is False
+    assert "cannot be distilled here so: memory to distil" in answer.stderr
+    advice = [part for text in report["would_fit"]["set"] for part in ("--set", text)]
+    assert workbench.json(*ask, *advice)["fits"] is True
+    assert "--set training.gradient_checkpointing=true" in workbench(*ask, code=1).stdout
+
+
+def test_a_damaged_folder(workbench: InsideWorkbench, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(workbench.teacher, broken)
+    shutil.rmtree(broken / "vae")
+    answer = workbench("doctor", "--teacher", str(broken), "--json", code=1)
+    passed, finding = findings(json.loads(answer.stdout))["files"]
+    assert not passed
+    assert "no folder vae" in finding
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--teacher", "sd3-medum"], "Unknown teacher 'sd3-medum'. Did you mean 'sd3-medium'?"),
+        (["--teacher", "./nowhere"], "'./nowhere' is no folder"),
+        (["--nproc", "2"], "add --teacher NAME"),
+        (["--teacher", "digits-sana", "--set", "training.bach_size=3"], "training.batch_size"),
+    ],
+)
+def test_wrong_requests(workbench: InsideWorkbench, arguments: list[str], message: str) -> None:
+    answer = workbench("doctor", *arguments, code=2)
+    assert message in answer.stderr
+    assert answer.stderr.count("\n") == 1
+
+
+def test_a_teacher_that_is_not_built_yet(workbench: InsideWorkbench) -> None:
+    report = workbench.json("doctor", "--teacher", "digits-sana")
+    assert report["fits"] is True
+    assert "not built yet" in findings(report)["files"][1]
+
+
+@pytest.mark.timeout(240)
+def test_tokens_that_are_missing_unknown_or_refused(
+    digits_teacher_dir: Path, tmp_path: Path
+) -> None:
+    repositories = {"me/open": digits_teacher_dir}
+    with hub_server(repositories, gated={"me/gated"}) as (endpoint, _):
+
+        def access(teacher: str, token: str, code: int) -> tuple[bool, str]:
+            settings = {
+                "HF_HOME": str(tmp_path / "home"),
+                "HF_ENDPOINT": endpoint,
+                "HF_TOKEN": token,
+                "HF_HUB_OFFLINE": "0",
+                "HF_HUB_DISABLE_TELEMETRY": "1",
+            }
+            process = Workbench(tmp_path / "workspace", digits_teacher_dir, settings)
+            answer = process("doctor", "--teacher", teacher, "--json", code=code)
+            assert WRONG_TOKEN not in answer.stdout + answer.stderr
+            assert KNOWN_TOKEN not in answer.stdout + answer.stderr
+            return findings(json.loads(answer.stdout))["access"]
+
+        page = "https://huggingface.co/me/gated"
+        passed, finding = access("me/gated", "", code=1)
+        assert not passed
+        assert page in finding
+        assert "set HF_TOKEN" in finding
+        assert "does not know the access token" in access("me/gated", WRONG_TOKEN, code=1)[1]
+        passed, finding = access("me/gated", KNOWN_TOKEN, code=1)
+        assert not passed
+        assert page in finding
+        assert "refused the access token" in finding
+        passed, finding = access("me/open", "", code=0)
+        assert passed
+        size = sum(file.stat().st_size for file in digits_teacher_dir.rglob("*") if file.is_file())
+        assert f"{size / 2**20:.1f} MiB" in finding

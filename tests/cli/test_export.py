@@ -1,0 +1,398 @@
+"""Exported students: stock diffusers, in a process without workbench, draws their images."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from tests.cli.conftest import Workbench
+from tests.conftest import SMALL_RECIPES
+from workbench.cli.main import run_cli
+from workbench.runs import load_model
+from workbench.runs.start import load_start
+from workbench.runs.student import weights_fingerprint
+from workbench.teachers import load_pipeline_teacher
+from workbench.training.config import load_config
+from workbench.workspace import open_workspace
+
+PROMPT = "the digit 7"
+SEEDS = (5, 6)
+BRIEF = (
+    "training.kimg=0.064",
+    "training.batch_size=16",
+    "training.ema_halflife_kimg=0",
+    "training.optimizers={'generator':{'lr':0.01},'fake_score':{'lr':0.01}}".replace("'", '"'),
+    "schedule.evaluate_kimg=1",
+    "schedule.checkpoint_kimg=0.032",
+    "evaluation.samples=20",
+    "evaluation.teacher_steps=[1]",
+    "evaluation.student_steps=[4]",
+    "generator.distilled_guidance=2.5",
+)
+SETTINGS: Mapping[str, tuple[str, ...]] = {
+    "SanaPipeline": ("generator.flow_shift=3",),
+    "SanaSprintPipeline": ("generator.noise=ddim",),
+    "StableDiffusion3Pipeline": ('training.lora={"rank":4,"scale":2}',),
+    "FluxPipeline": (),
+}
+"""Fresh noise unless said; together the families cover each kind of export."""
+
+STOCK = """
+import json, re, sys
+import numpy as np, torch
+
+library = torch.library.Library("torchvision", "DEF")  # a CUDA wheel beside a CPU torch
+library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+from diffusers import DiffusionPipeline
+
+torch.set_num_threads(1)
+root, prompt, seeds = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+for name in sys.argv[4:]:
+    folder = f"{root}/{name}"
+    call = json.load(open(f"{folder}/student.json"))["call"]
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    calls = []
+    pipe.transformer.register_forward_hook(lambda *_: calls.append(1))
+    images = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        images.append(pipe(prompt, output_type="np", **call).images[0])
+    np.save(f"{root}/{name}.npy", np.stack(images))
+    blocks = re.findall("```python\\n(.*?)```", open(f"{folder}/README.md").read(), re.DOTALL)
+    names = {}
+    for number, block in enumerate(blocks[:2]):
+        exec(block.replace("image.png", f"{root}/{name}-{number}.png"), names)
+    print(json.dumps([name, type(pipe).__name__, len(calls), "workbench" in sys.modules]))
+"""
+
+
+class Quiet(Workbench):
+    """Commands in this process, for fixtures of a whole module."""
+
+    def __call__(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        out, error = io.StringIO(), io.StringIO()
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(error),
+        ):
+            patch.setenv("WORKBENCH_WORKSPACE", str(self.workspace))
+            patch.setattr(sys, "argv", ["workbench", *arguments])
+            try:
+                run_cli()
+                ended = 0
+            except SystemExit as end:
+                ended = end.code if isinstance(end.code, int) else 0
+        assert ended == code, out.getvalue() + error.getvalue()
+        return subprocess.CompletedProcess(arguments, ended, out.getvalue(), error.getvalue())
+
+    def brief(self, name: str, *settings: str, teacher: Path | None = None) -> list[str]:
+        assignments = [part for text in (*BRIEF, *settings) for part in ("--set", text)]
+        where = str(teacher or self.teacher)
+        run = ["run", "quickstart", "--teacher", where, "--set", f"experiment={name}"]
+        return [*run, *assignments]
+
+
+@dataclass
+class Exports:
+    """A student of every family, exported; ``root / name`` is its folder."""
+
+    workbench: Quiet
+    root: Path
+    folders: Callable[[str], Path]
+
+    def sampled(self, name: str, *more: str) -> Any:
+        """Float images of ``workbench sample`` on the run."""
+        out = self.root / "sampled"
+        shutil.rmtree(out, ignore_errors=True)
+        prompts = [part for _ in SEEDS for part in ("--prompt", PROMPT)]
+        files = ("--files", "--format", "npy", "--out", str(out), "--seed", str(SEEDS[0]))
+        self.workbench("sample", name, *prompts, *files, *more)
+        return np.stack([np.load(file) for file in sorted(out.iterdir())])
+
+
+@pytest.fixture(scope="module")
+def exports(
+    tmp_path_factory: pytest.TempPathFactory,
+    teacher_folders: Callable[[str], Path],
+    evaluation_cache: Path,
+) -> Exports:
+    root = tmp_path_factory.mktemp("exports")
+    workbench = Quiet(root / "workspace", teacher_folders("SanaPipeline"))
+    shutil.copytree(evaluation_cache, open_workspace(workbench.workspace).cache)
+    for name in SMALL_RECIPES:
+        workbench(*workbench.brief(name, *SETTINGS[name], teacher=teacher_folders(name)))
+        workbench("export", f"{name}/", str(root / name))
+    return Exports(workbench, root, teacher_folders)
+
+
+@pytest.fixture(scope="module")
+def stock(exports: Exports) -> Iterator[Mapping[str, tuple[str, int, bool]]]:
+    """What a process without workbench made of the folders: class, transformer calls, import."""
+    arguments = [str(exports.root), PROMPT, json.dumps(SEEDS), *SMALL_RECIPES]
+    process = subprocess.run(
+        [sys.executable, "-c", STOCK, *arguments],
+        cwd=exports.root,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    rows = [json.loads(line) for line in process.stdout.splitlines() if line.startswith("[")]
+    yield {name: (kind, calls, imported) for name, kind, calls, imported in rows}
+
+
+@pytest.mark.parametrize("name", SMALL_RECIPES)
+def test_stock_diffusers_draws_the_students_images(
+    exports: Exports, stock: Mapping[str, tuple[str, int, bool]], name: str
+) -> None:
+    kind, calls, imported_workbench = stock[name]
+    assert not imported_workbench
+    assert kind == ("SanaPipeline" if name == "SanaSprintPipeline" else name)
+    theirs = np.load(exports.root / f"{name}.npy")
+    assert np.abs(theirs[0] - theirs[1]).max() > 0.01
+    np.testing.assert_allclose(exports.sampled(f"{name}/"), theirs, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(exports.sampled(str(exports.root / name)), theirs, atol=1e-4, rtol=0)
+    assert calls == 4 * len(SEEDS)
+
+
+@pytest.mark.parametrize("name", SMALL_RECIPES)
+def test_the_cards_code_runs_as_it_is(
+    exports: Exports, stock: Mapping[str, tuple[str, int, bool]], name: str
+) -> None:
+    """Four steps, and the first two of them."""
+    record = json.loads((exports.root / name / "student.json").read_text())
+    prompt = re.search(
+        r"image = pipe\(\n    '(.*)',", (exports.root / name / "README.md").read_text()
+    )
+    assert prompt is not None
+    for number, steps in enumerate(("4", "2")):
+        drawn = np.asarray(Image.open(exports.root / f"{name}-{number}.png")).astype(int)
+        out = exports.root / "one"
+        shutil.rmtree(out, ignore_errors=True)
+        one = ("--prompt", prompt[1], "--steps", steps, "--files", "--out", str(out))
+        exports.workbench("sample", record["run"], *one)
+        (file,) = out.iterdir()
+        assert np.abs(np.asarray(Image.open(file)).astype(int) - drawn).max() <= 1
+
+
+def test_the_card_tells_what_it_is(exports: Exports) -> None:
+    name = "SanaPipeline"
+    card = (exports.root / name / "README.md").read_text()
+    front = card.split("---\n")[1]
+    results = json.loads(
+        next(exports.workbench.workspace.glob(f"runs/{name}/*/results.json")).read_text()
+    )
+    assert {line.partition(":")[0] for line in front.splitlines()} >= {
+        "library_name",
+        "pipeline_tag",
+        "base_model",
+        "tags",
+    }
+    for row in results["table"]:
+        assert f"| {row['fid']:.4g} |" in card
+        assert row["fingerprint"]["id"] in card
+    assert results["teacher"]["fingerprint"] in card
+    assert "| `generator.flow_shift` | `3.0` |" in card
+    assert "sigmas 1, 0.9, 0.75, 0.5 at `num_inference_steps=4`" in card
+    assert "Checked at the export: 2 images" in card
+    flux = (exports.root / "FluxPipeline" / "README.md").read_text()
+    assert "`guidance_scale=2.5` is what the student was trained with" in flux
+    assert "rank 4 and alpha 8" in (exports.root / "StableDiffusion3Pipeline/README.md").read_text()
+
+
+def test_the_adapter_alone_makes_the_teacher_the_student(exports: Exports) -> None:
+    name = "StableDiffusion3Pipeline"
+    teacher = load_pipeline_teacher("teacher", exports.folders(name))
+    student = load_pipeline_teacher("student", exports.root / name)
+    x_t, t = torch.randn(2, *teacher.latent_shape), torch.tensor([1.0, 0.5])
+    cond = teacher.encode([PROMPT]).expand(2)
+    with torch.no_grad():
+        expected = student.velocity(x_t, t, cond)
+        assert (teacher.velocity(x_t, t, cond) - expected).abs().max() > 1e-3
+        teacher.pipeline.load_lora_weights(exports.root / name / "adapter")
+        torch.testing.assert_close(teacher.velocity(x_t, t, cond), expected, atol=1e-5, rtol=0)
+
+
+def test_an_exported_folder_is_a_model_but_no_teacher(exports: Exports) -> None:
+    folder = str(exports.root / "SanaSprintPipeline")
+    scores = [
+        exports.workbench.json("evaluate", model, "--samples", "20", "--metrics", "fid")["table"]
+        for model in (folder, "SanaSprintPipeline/")
+    ]
+    assert scores[0][0]["fid"] == pytest.approx(scores[1][0]["fid"], rel=1e-3)
+    refused = exports.workbench("run", "quickstart", "--teacher", folder, code=2)
+    assert "is a few-step student (student.json), not a teacher" in refused.stderr
+
+
+def test_bf16_halves_the_weights_and_says_so(exports: Exports, tmp_path: Path) -> None:
+    exports.workbench("export", "SanaPipeline/", str(tmp_path / "half"), "--dtype", "bf16")
+    stored = load_file(tmp_path / "half/transformer/diffusion_pytorch_model.safetensors")
+    assert {value.dtype for value in stored.values()} == {torch.bfloat16}
+    assert "torch_dtype=torch.bfloat16" in (tmp_path / "half/README.md").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["half"], "nothing is left aside"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("SanaPipeline/", "USED"), "is not empty; an export needs a new or an empty folder."),
+        (("SanaPipeline/", "FILE"), "is a file; an export needs a new or an empty folder."),
+        (("SanaPipelin/", "NEW"), "Did you mean 'SanaPipeline/"),
+        (("digits-nothing", "NEW"), "Unknown run or teacher 'digits-nothing'."),
+        (("TEACHER", "NEW"), "is a teacher; only a run's student can be exported."),
+        (("EXPORTED", "NEW"), "is an exported student already; only a run's student"),
+        (("SanaPipeline/", "NEW", "--dtype", "fp8"), "Unknown type of weights 'fp8'"),
+        (("SanaPipeline/@9", "NEW"), "no whole checkpoint at 9 kimg (it is not there). Kept: "),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_what_cannot_be_exported_is_refused_in_one_line(
+    exports: Exports, tmp_path: Path, arguments: tuple[str, ...], line: str
+) -> None:
+    (tmp_path / "USED").mkdir()
+    (tmp_path / "USED/notes.txt").write_text("mine")
+    (tmp_path / "FILE").write_text("mine")
+    places = {name: str(tmp_path / name) for name in ("USED", "FILE", "NEW")}
+    places["TEACHER"] = str(exports.folders("SanaPipeline"))
+    places["EXPORTED"] = str(exports.root / "SanaPipeline")
+    given = [places.get(argument, argument) for argument in arguments]
+    refused = exports.workbench("export", *given, code=2)
+    assert line in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["FILE", "USED"]
+    assert [path.name for path in (tmp_path / "USED").iterdir()] == ["notes.txt"]
+
+
+def test_noise_that_no_scheduler_has_is_refused_but_for_one_step(
+    exports: Exports, tmp_path: Path
+) -> None:
+    fixed = ("generator.noise=fixed", "training.kimg=0.016")
+    exports.workbench(*exports.workbench.brief("fixed", *fixed))
+    refused = exports.workbench("export", "fixed/", str(tmp_path / "out"), code=2)
+    assert "noise=fixed, which no stock scheduler has" in refused.stderr
+    one = ("generator.steps=1", "evaluation.student_steps=[1]")
+    exports.workbench(*exports.workbench.brief("once", *fixed, *one))
+    exports.workbench("export", "once/", str(tmp_path / "out"))
+
+
+def first_generator(exports: Exports, name: str) -> Mapping[str, torch.Tensor]:
+    """The averaged generator that a run began with."""
+    return load_model(
+        open_workspace(exports.workbench.workspace), f"{name}/@0"
+    ).network.state_dict()
+
+
+def newest(exports: Exports, name: str) -> Mapping[str, torch.Tensor]:
+    return load_model(open_workspace(exports.workbench.workspace), name).network.state_dict()
+
+
+KEEP = ("training.kimg=0.032", "schedule.keep_checkpoints=9", "seed=1")
+LORA = 'training.lora={"rank":4,"scale":2}'
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "more"),
+    [
+        ("SanaPipeline", "SanaPipeline/", ()),
+        ("SanaPipeline", "SanaPipeline/@0.032", ()),
+        ("SanaPipeline", "EXPORTED", ()),
+        ("SanaSprintPipeline", "EXPORTED", ()),
+        ("StableDiffusion3Pipeline", "StableDiffusion3Pipeline/", (LORA,)),
+        ("StableDiffusion3Pipeline", "EXPORTED", (LORA,)),
+        ("StableDiffusion3Pipeline", "StableDiffusion3Pipeline/", ()),
+        ("FluxPipeline", "EXPORTED", ()),
+    ],
+)
+def test_a_generator_starts_where_it_is_told(
+    exports: Exports, name: str, source: str, more: tuple[str, ...]
+) -> None:
+    """The average begins at the source's weights; the fake score at the teacher's."""
+    where = str(exports.root / name) if source == "EXPORTED" else source
+    label = re.sub(r"\W", "-", f"from-{name}-{source}-{len(more)}")
+    run = exports.workbench.brief(
+        label, *KEEP, *more, f"start={where}", teacher=exports.folders(name)
+    )
+    exports.workbench(*run)
+    place = open_workspace(exports.workbench.workspace)
+    began = load_model(place, f"{label}/@0")
+    told = load_model(place, where)
+    noise = torch.randn(2, *began.teacher.latent_shape)
+    cond = began.teacher.encode([PROMPT]).expand(2)
+    for model in (began, told):
+        if model.network.distilled_guidance is not None:
+            model.network.distilled_guidance = 2.5
+    with torch.no_grad():
+        velocities = [
+            model.network(noise, torch.tensor([1.0, 0.5]), cond) for model in (began, told)
+        ]
+        torch.testing.assert_close(*velocities, atol=2e-5, rtol=0)
+        own = began.teacher.velocity(noise, torch.tensor([1.0, 0.5]), cond)
+        assert (velocities[0] - own).abs().max() > 1e-3
+    (folder,) = place.runs.glob(f"{label}/*")
+    start = load_start(load_config(folder / "config.json"), folder, began.teacher)
+    assert start is not None
+    assert weights_fingerprint(start.network.state_dict()) == start.weights
+    results = json.loads((folder / "results.json").read_text())
+    assert results["start"] == {"source": start.source, "weights": start.weights}
+    assert f"{0.032 if '@' in source else 0.064:g} kimg" in start.source
+
+
+def test_a_run_resumes_from_its_start_when_the_source_is_gone(
+    exports: Exports, tmp_path: Path
+) -> None:
+    shutil.copytree(exports.root / "SanaPipeline", tmp_path / "source")
+    run = exports.workbench.brief("orphan", *KEEP, f"start={tmp_path / 'source'}")
+    exports.workbench(*run)
+    (folder,) = exports.workbench.workspace.glob("runs/orphan/*")
+    before = newest(exports, "orphan/")
+    shutil.rmtree(tmp_path / "source")
+    (folder / "results.json").unlink()
+    shutil.rmtree(folder / "checkpoints/nimg-000000000032")
+    exports.workbench(*run)
+    after = newest(exports, "orphan/")
+    assert all(torch.equal(after[key], before[key]) for key in before)
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "more", "line"),
+    [
+        ("SanaPipeline", "SanaPipelin", (), "Did you mean 'SanaPipeline/"),
+        ("SanaPipeline", "digits-sana", (), "start=digits-sana is a teacher"),
+        ("SanaPipeline", "FluxPipeline/", (), "has another architecture than the teacher"),
+        ("SanaPipeline", "SanaSprintPipeline/", (), "guidance_embeds is True, not False"),
+        ("SanaSprintPipeline", "SanaPipeline/", (), "guidance_embeds is False, not True"),
+        ("SanaPipeline", "SanaPipeline/", (LORA,), "has training.lora=null, this run"),
+        (
+            "StableDiffusion3Pipeline",
+            "StableDiffusion3Pipeline/",
+            (LORA.replace("4", "5"),),
+            "rank=4",
+        ),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused_before_anything_is_written(
+    exports: Exports, name: str, start: str, more: tuple[str, ...], line: str
+) -> None:
+    run = exports.workbench.brief("refused", *more, f"start={start}", teacher=exports.folders(name))
+    refused = exports.workbench(*run, code=2)
+    assert line in refused.stderr
+    assert not list(exports.workbench.workspace.glob("runs/refused/*/*"))

@@ -1,0 +1,180 @@
+"""A student as a stock pipeline: the plain call against workbench's own sampler."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from workbench.errors import RequestError
+from workbench.methods import FewStepSampler, GeneratorConfig, step_times
+from workbench.teachers import FAMILIES, PipelineTeacher, VelocityNetwork
+from workbench.teachers.student_pipeline import (
+    STUDENT_RECORD,
+    refuse_student,
+    stock_noise,
+    student_call,
+    student_pipeline,
+    student_scheduler,
+)
+
+PROMPT = "the digit 7"
+GUIDANCE = 2.5
+
+
+@pytest.fixture
+def student(family_teacher: PipelineTeacher) -> VelocityNetwork:
+    """The teacher's network pushed off its weights, as training would, guidance included."""
+    network = copy.deepcopy(family_teacher.network)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight += 0.02 * torch.randn(weight.shape, generator=generator)
+    if network.distilled_guidance is not None:
+        network.distilled_guidance = GUIDANCE
+    return network
+
+
+def config(noise: str, steps: int = 4, flow_shift: float = 1.0) -> GeneratorConfig:
+    return GeneratorConfig(
+        noise=noise, steps=steps, flow_shift=flow_shift, distilled_guidance=GUIDANCE
+    )
+
+
+def ours(
+    teacher: PipelineTeacher, network: VelocityNetwork, settings: GeneratorConfig, seed: int
+) -> Tensor:
+    noise = stock_noise(teacher.family, seed, teacher.latent_shape, settings.steps)
+    cond = teacher.encode([PROMPT])
+    with torch.no_grad():
+        latents = FewStepSampler(settings).sample_from(
+            network, cond, noise.__getitem__, settings.steps
+        )
+    return teacher.decode(latents)
+
+
+def stock(
+    teacher: PipelineTeacher, network: VelocityNetwork, settings: GeneratorConfig, seed: int
+) -> tuple[Tensor, int]:
+    """The image of the plain call, and how often it ran the transformer."""
+    scheduler = student_scheduler(
+        teacher.family, settings.steps, settings.flow_shift, settings.noise == "fresh"
+    )
+    pipeline = student_pipeline(teacher, network, scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    calls = []
+    hook = pipeline.transformer.register_forward_hook(lambda *_: calls.append(1))
+    torch.manual_seed(seed)
+    call = student_call(teacher, pipeline, settings.steps, settings.distilled_guidance)
+    image: Tensor = pipeline(PROMPT, output_type="pt", **call).images
+    hook.remove()
+    return image, len(calls)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        config("fresh"),
+        config("ddim"),
+        config("fresh", flow_shift=3.0),
+        config("ddim", steps=3, flow_shift=0.5),
+        config("fixed", steps=1),
+    ],
+    ids=str,
+)
+def test_the_plain_call_draws_the_students_image(
+    family_teacher: PipelineTeacher, student: VelocityNetwork, settings: GeneratorConfig
+) -> None:
+    theirs, calls = stock(family_teacher, student, settings, 11)
+    assert calls == settings.steps
+    assert theirs.std() > 0.01
+    torch.testing.assert_close(
+        theirs, ours(family_teacher, student, settings, 11), atol=1e-4, rtol=0
+    )
+    other = ours(family_teacher, student, settings, 12)
+    assert (theirs - other).abs().max() > 1e-2, "the seed matters"
+
+
+def test_noise_type_and_shift_matter(
+    family_teacher: PipelineTeacher, student: VelocityNetwork
+) -> None:
+    """So the test above could fail."""
+    images = [
+        ours(family_teacher, student, settings, 11)
+        for settings in (config("fresh"), config("ddim"), config("fresh", flow_shift=3.0))
+    ]
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert (images[a] - images[b]).abs().max() > 1e-3
+
+
+def test_the_transformer_alone_is_the_network(
+    family_teacher: PipelineTeacher, student: VelocityNetwork
+) -> None:
+    """Exactly, for every t: guidance that the stock call does not pass is in the weights."""
+    pipeline = student_pipeline(
+        family_teacher, student, student_scheduler(family_teacher.family, 4, 1.0, True)
+    )
+    exported = FAMILIES[type(pipeline).__name__].network(
+        pipeline, {**family_teacher.call_arguments, "guidance_scale": GUIDANCE}
+    )
+    x_t, t = torch.randn(5, *family_teacher.latent_shape), torch.linspace(0, 1, 5)
+    cond = family_teacher.encode([PROMPT]).expand(5)
+    with torch.no_grad():
+        velocity = student(x_t, t, cond)
+        torch.testing.assert_close(exported(x_t, t, cond), velocity, atol=2e-5, rtol=0)
+        other = copy.deepcopy(student)
+        if other.distilled_guidance is not None:
+            other.distilled_guidance = 1.0
+            assert (other(x_t, t, cond) - velocity).abs().max() > 1e-3
+
+
+def test_an_exported_transformer_goes_back_into_the_teachers_architecture(
+    family_teacher: PipelineTeacher, student: VelocityNetwork
+) -> None:
+    family = family_teacher.family
+    exported = family.student_transformer(student).state_dict()
+    back = copy.deepcopy(family_teacher.network)
+    if back.distilled_guidance is not None:
+        back.distilled_guidance = GUIDANCE
+    back.module.load_state_dict(family.student_state(exported, back))
+    x_t, t = torch.randn(3, *family_teacher.latent_shape), torch.tensor([1.0, 0.5, 0.25])
+    cond = family_teacher.encode([PROMPT]).expand(3)
+    with torch.no_grad():
+        torch.testing.assert_close(back(x_t, t, cond), student(x_t, t, cond), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("flow_shift", [0.1, 0.5, 1.0, 3.0, 10.0])
+@pytest.mark.parametrize("steps", [1, 2, 4, 8, 50])
+def test_saved_settings_alone_give_the_students_times(
+    family_teacher: PipelineTeacher, tmp_path: Path, steps: int, flow_shift: float
+) -> None:
+    family = family_teacher.family
+    made = student_scheduler(family, steps, flow_shift, renoise=True)
+    made.save_pretrained(tmp_path)
+    scheduler = type(made).from_pretrained(tmp_path)
+    given = (
+        {"sigmas": [1 - i / steps for i in range(steps)]}
+        if family.gives_sigmas
+        else {"num_inference_steps": steps}
+    )
+    scheduler.set_timesteps(**given)
+    times = step_times(steps, flow_shift)
+    torch.testing.assert_close(scheduler.sigmas[:-1], times, atol=1e-5, rtol=0)
+    torch.testing.assert_close(scheduler.timesteps, 1000 * times, atol=1e-2, rtol=0)
+    assert scheduler.sigmas[-1] == 0
+    assert scheduler.config.stochastic_sampling
+
+
+def test_times_that_no_settings_give_are_refused() -> None:
+    with pytest.raises(RequestError, match="50 step times of flow_shift 100"):
+        student_scheduler(FAMILIES["SanaPipeline"], 50, 100.0, renoise=True)
+
+
+def test_a_student_is_refused_as_a_teacher(tmp_path: Path) -> None:
+    refuse_student("plain", tmp_path)
+    (tmp_path / STUDENT_RECORD).write_text("{}")
+    with pytest.raises(RequestError, match=r"mine is a few-step student \(student.json\), not a"):
+        refuse_student("mine", tmp_path)

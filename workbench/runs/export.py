@@ -1,0 +1,187 @@
+"""A run's student as a folder that stock diffusers opens."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench import __version__
+from workbench.errors import RequestError, WorkbenchError, unknown_name
+from workbench.methods import GeneratorConfig
+from workbench.runs.folder import find_run
+from workbench.runs.inference import Drawing, LoadedModel, load_model, sample_model
+from workbench.runs.model_card import Card, ImageCheck, model_card
+from workbench.runs.student import StudentRecord
+from workbench.teachers.folder import quiet_libraries
+from workbench.teachers.prompt_sources import read_prompts
+from workbench.teachers.student_pipeline import (
+    student_call,
+    student_pipeline,
+    student_scheduler,
+)
+from workbench.training.config import RunConfig
+from workbench.training.lora import merged_network, save_adapter
+from workbench.workspace import Workspace
+
+DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+ADAPTER = "adapter"
+
+_RENOISES: Mapping[str, bool] = {"fresh": True, "ddim": False}
+_TOLERANCE = 1e-4  # of images in [0, 1]
+
+
+@dataclass(frozen=True)
+class Export:
+    """A written folder, its record, and how its images were checked (None: they were not)."""
+
+    folder: Path
+    record: StudentRecord
+    check: ImageCheck | None
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to export, and where to."""
+
+    run: str
+    folder: Path
+    dtype: str = "fp32"
+    prompt: str | None = None
+    check: bool = True
+
+
+def export_student(workspace: Workspace, request: ExportRequest) -> Export:
+    """Write a run's averaged generator as a stock pipeline, with a model card and a record.
+
+    The folder appears whole or not at all. Everything but transformer and scheduler is the
+    teacher's. A LoRA student's adapter is merged there, and kept apart in ``adapter``.
+
+    Raises:
+        RequestError: the folder is not empty, no such run, an unknown type of weights, or a
+            sampler that no stock scheduler has.
+        WorkbenchError: the pipeline's images are not the student's, or the disk is full.
+    """
+    if request.dtype not in DTYPES:
+        raise unknown_name("type of weights", request.dtype, DTYPES)
+    _refuse_used(request.folder)
+    model = load_model(workspace, request.run)
+    if model.generator is None or model.config is None or model.nimg is None or model.record:
+        kind = "an exported student already" if model.record else "a teacher"
+        raise RequestError(f"{request.run} is {kind}; only a run's student can be exported.")
+    renoise = _renoises(model.name, model.generator)
+    pipeline = _pipeline(model, model.generator, renoise)
+    k, guidance = model.generator.steps, model.generator.distilled_guidance
+    call = student_call(model.teacher, pipeline, k, guidance)
+    record = StudentRecord(
+        workbench=__version__,
+        run=model.name,
+        nimg=model.nimg,
+        teacher=model.taught_by,
+        weights=model.weights,
+        dtype=request.dtype,
+        call=call,
+        config=model.config,
+    )
+    prompt = request.prompt or _first_prompt(model.config)
+    check = _check_images(model, pipeline, call, prompt) if request.check else None
+    results = find_run(workspace, model.name).results()
+    card = Card(record, model.teacher, request.folder, prompt, check, results)
+    with _aside(request.folder) as partial:
+        _write(pipeline, model, partial, DTYPES[request.dtype])
+        record.save(partial)
+        (partial / "README.md").write_text(model_card(card), encoding="utf-8")
+    return Export(request.folder, record, check)
+
+
+def _refuse_used(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise RequestError(f"{folder} is a file; an export needs a new or an empty folder.")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise RequestError(f"{folder} is not empty; an export needs a new or an empty folder.")
+
+
+def _renoises(name: str, generator: GeneratorConfig) -> bool:
+    if generator.steps == 1:
+        return False  # the only noise is the first one
+    if generator.noise not in _RENOISES:
+        raise RequestError(
+            f"{name} was trained with noise={generator.noise}, which no stock scheduler has: none "
+            f"keeps the first noise. Can be exported: {', '.join(_RENOISES)}, and any noise at "
+            "generator.steps=1."
+        )
+    return _RENOISES[generator.noise]
+
+
+def _pipeline(model: LoadedModel, generator: GeneratorConfig, renoise: bool) -> Any:
+    network = merged_network(model.network)
+    if network.distilled_guidance is not None:
+        network.distilled_guidance = generator.distilled_guidance
+    scheduler = student_scheduler(
+        model.teacher.family, generator.steps, generator.flow_shift, renoise
+    )
+    with quiet_libraries():
+        pipeline = student_pipeline(model.teacher, network, scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _first_prompt(config: RunConfig) -> str:
+    return read_prompts(config.prompts.model_copy(update={"limit": 1})).prompts[0]
+
+
+def _check_images(
+    model: LoadedModel, pipeline: Any, call: Mapping[str, Any], prompt: str
+) -> ImageCheck:
+    """Two images by the pipeline's plain call and by workbench's own sampler, before saving.
+
+    Raises:
+        WorkbenchError: they differ by more than rounding.
+    """
+    device, seeds = pipeline.device, (0, 1)
+    stock = torch.cat([_plain_call(pipeline, call, prompt, seed) for seed in seeds])
+    drawing = Drawing([prompt] * len(seeds), int(call["num_inference_steps"]), seeds[0])
+    own = sample_model(model, drawing, device.type)
+    difference = (stock - own).abs().max().item()
+    if not difference <= _TOLERANCE:
+        raise WorkbenchError(
+            f"Nothing was exported: the stock pipeline's images differ by {difference:.2g} from "
+            f"those of {model.name} (allowed: {_TOLERANCE:g})."
+        )
+    return ImageCheck(len(seeds), prompt, difference, device.type)
+
+
+def _plain_call(pipeline: Any, call: Mapping[str, Any], prompt: str, seed: int) -> Tensor:
+    devices = [pipeline.device] if pipeline.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        images: Tensor = pipeline(prompt, output_type="pt", **call).images
+    return images.float().cpu()
+
+
+def _write(pipeline: Any, model: LoadedModel, folder: Path, dtype: torch.dtype) -> None:
+    with quiet_libraries():
+        pipeline.to(dtype).save_pretrained(folder, safe_serialization=True)
+        if model.config is not None and model.config.training.lora is not None:
+            save_adapter(model.network, folder / ADAPTER, model.teacher.family.pipeline_type())
+
+
+@contextmanager
+def _aside(folder: Path) -> Iterator[Path]:
+    """A folder to write in, which becomes ``folder`` at the end, or vanishes."""
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(folder)
+    except OSError as error:
+        raise WorkbenchError(f"Could not write {folder}: {error}.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

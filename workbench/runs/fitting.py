@@ -1,0 +1,159 @@
+"""Does a run fit into this machine's memory, and if not, with which settings would it?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from workbench.errors import RequestError
+from workbench.teachers.architecture import Architecture
+from workbench.training.config import RunConfig, with_overrides
+from workbench.training.memory import Estimate, estimate_memory, least_memory
+from workbench.training.parallel import choose_device
+
+_FP32 = 4
+_USABLE = 0.92  # the rest goes to the CUDA context and to fragmentation
+_LORA = 'training.lora={"rank": 64}'
+_MORE_RANKS = (2, 4, 8, 16, 32, 64)
+
+
+def as_text(size: int) -> str:
+    """Bytes for people."""
+    gib = size / 2**30
+    if gib < 1:
+        return f"{size / 2**20:.1f} MiB"
+    return f"{gib:.1f} GiB" if gib < 100 else f"{gib:.0f} GiB"
+
+
+@dataclass(frozen=True)
+class Device:
+    """What one rank has.
+
+    Attributes:
+        memory: bytes a rank may use.
+        shared: whether all ranks draw on the same memory.
+    """
+
+    name: str
+    memory: int
+    shared: bool
+
+    @staticmethod
+    def here(ranks: int) -> Device:
+        """CUDA's whole memory for each rank, else an equal part of what is free in RAM.
+
+        Raises:
+            RequestError: fewer CUDA devices than ranks.
+        """
+        if choose_device().type == "cuda":
+            if ranks > torch.cuda.device_count():
+                raise RequestError(
+                    f"{ranks} ranks need as many CUDA devices; here are "
+                    f"{torch.cuda.device_count()}."
+                )
+            properties = torch.cuda.get_device_properties(0)
+            return Device(properties.name, int(_USABLE * properties.total_memory), shared=False)
+        import psutil
+
+        available = psutil.virtual_memory().available
+        return Device(f"CPU, {os.cpu_count()} cores", available // ranks, shared=True)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Sizes of a teacher, in numbers."""
+
+    architecture: Architecture
+    transformer: int
+    autoencoder: int
+    text: int
+
+    @property
+    def loading_bytes(self) -> int:
+        """While prompts are encoded: the whole pipeline, in float32."""
+        return _FP32 * (self.transformer + self.autoencoder + self.text)
+
+    def held_bytes(self, config: RunConfig, ranks: int) -> int:
+        """What the session keeps beside the run's roles: autoencoder and source, in float32.
+
+        Adapters share the source's memory while it is neither converted nor sharded.
+        """
+        training = config.training
+        shares = training.lora is not None and training.precision != "bf16" and ranks == 1
+        return _FP32 * (self.autoencoder + (0 if shares else self.transformer))
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Settings that would make a run fit."""
+
+    assignments: tuple[str, ...]
+    ranks: int
+    estimate: Estimate
+
+
+def needed(teacher: Teacher, config: RunConfig, ranks: int) -> Estimate:
+    """The run's worst moment, everything that is held included.
+
+    Raises:
+        RequestError: the batch does not divide by the ranks.
+    """
+    held = teacher.held_bytes(config, ranks)
+    return estimate_memory(teacher.architecture, config, ranks, held)
+
+
+def first_that_fits(
+    teacher: Teacher, config: RunConfig, ranks: int, device: Device
+) -> Wish | None:
+    """The first in a row of ever more modest settings that fits, or None.
+
+    The row: gradient checkpointing, one sample at a time, bf16, adapters, more devices.
+    """
+    for assignments, count in _ever_more_modest(config, ranks, device):
+        try:
+            modest = with_overrides(config, assignments)
+            if _floor(teacher, modest, count) > device.memory:
+                continue
+            estimate = needed(teacher, modest, count)
+        except RequestError:  # this number of ranks does not divide the batch
+            continue
+        if estimate.total <= device.memory:
+            return Wish(tuple(assignments), count, estimate)
+    return None
+
+
+def _floor(teacher: Teacher, config: RunConfig, ranks: int) -> int:
+    least = least_memory(teacher.architecture, config, ranks)
+    return least + teacher.held_bytes(config, ranks)
+
+
+def _ever_more_modest(
+    config: RunConfig, ranks: int, device: Device
+) -> Iterator[tuple[Sequence[str], int]]:
+    training = config.training
+    taken: list[str] = []
+    if not training.gradient_checkpointing:
+        taken.append("training.gradient_checkpointing=true")
+        yield list(taken), ranks
+    local_batch = training.batch_size // ranks
+    micro_batch = min(training.micro_batch_size or local_batch, local_batch)
+    for size in (16, 4, 1):
+        if size < micro_batch:
+            yield [*taken, f"training.micro_batch_size={size}"], ranks
+    if micro_batch > 1:
+        taken.append("training.micro_batch_size=1")
+    if training.precision != "bf16":
+        taken.append("training.precision=bf16")
+        taken += [f"training.optimizers.{role}.eps=1e-4" for role in training.optimizers]
+        yield list(taken), ranks
+    if training.lora is None:
+        yield [*taken, _LORA], ranks
+    if device.shared:
+        return
+    for adapters in ([], [] if training.lora else [_LORA]):
+        for count in _MORE_RANKS:
+            if count > ranks:
+                yield [*taken, *adapters], count

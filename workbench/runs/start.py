@@ -1,0 +1,153 @@
+"""Where a run's generator starts instead of at its teacher: another run, or an exported student.
+
+The weights are looked up once, before the run's first step, and kept in the run's folder. So it
+resumes from the same ones whatever becomes of their source.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from workbench.errors import RequestError
+from workbench.runs.export import ADAPTER
+from workbench.runs.inference import LoadedModel, load_model
+from workbench.runs.student import weights_fingerprint
+from workbench.teachers import PipelineTeacher, find_teacher, load_pipeline_teacher
+from workbench.teachers.base import VelocityNetwork
+from workbench.training.config import RunConfig
+from workbench.training.lora import merged_network
+from workbench.training.roles import student_network
+from workbench.workspace import Workspace
+
+_FILE = "start.safetensors"
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Start:
+    """A generator to start from.
+
+    Attributes:
+        source: run or folder, and the images that it was trained on.
+        weights: fingerprint of the weights.
+    """
+
+    network: VelocityNetwork
+    source: str
+    weights: str
+
+    def as_dict(self) -> dict[str, str]:
+        return {"source": self.source, "weights": self.weights}
+
+
+def keep_start(workspace: Workspace, config: RunConfig, run: Path) -> None:
+    """Copy the weights that ``config.start`` names into the run's folder, unless they are there.
+
+    Raises:
+        RequestError: no such run or folder, a teacher, another architecture or latent shape than
+            the run's teacher has, or no adapter of the run's settings.
+        WorkbenchError: the run to start from has no whole checkpoint yet.
+    """
+    if config.start is None or (run / _FILE).exists():
+        return
+    model = load_model(workspace, config.start, _CPU, text=False)
+    if model.config is None or model.nimg is None:
+        raise RequestError(
+            f"start={config.start} is a teacher; a generator starts at a run or at an exported "
+            "student, and without start at its own teacher."
+        )
+    same = model.record is None and model.teacher.name == config.teacher
+    teacher = model.teacher if same else _teacher(workspace, config)
+    _check_fit(model, teacher, config)
+    state = {name: value.contiguous() for name, value in _state(model, teacher, config).items()}
+    facts = {
+        "source": f"{model.name} at {model.nimg / 1000:g} kimg",
+        "weights": weights_fingerprint(state),
+    }
+    run.mkdir(parents=True, exist_ok=True)
+    partial = run / f".{_FILE}"
+    save_file(state, partial, metadata={"start": json.dumps(facts)})
+    partial.replace(run / _FILE)
+
+
+def load_start(config: RunConfig, run: Path, teacher: PipelineTeacher) -> Start | None:
+    """The kept generator; None for a run that starts at its teacher."""
+    if config.start is None:
+        return None
+    with safe_open(run / _FILE, framework="pt") as file:
+        facts: dict[str, str] = json.loads(file.metadata()["start"])
+    network = student_network(teacher.network, config)
+    network.load_state_dict(load_file(run / _FILE))
+    return Start(network, **facts)
+
+
+def _teacher(workspace: Workspace, config: RunConfig) -> PipelineTeacher:
+    folder = find_teacher(config.teacher, workspace.teachers)
+    return load_pipeline_teacher(config.teacher, folder, _CPU, text=False)
+
+
+def _check_fit(model: LoadedModel, teacher: PipelineTeacher, config: RunConfig) -> None:
+    expected: Any = teacher.network.module
+    if model.record is not None:
+        expected = teacher.family.student_transformer(teacher.network)
+    theirs, ours = (_architecture(module) for module in (model.teacher.network.module, expected))
+    odd = [name for name in theirs if theirs[name] != ours.get(name)]
+    if odd:
+        raise RequestError(
+            f"start={config.start} has another architecture than the teacher {config.teacher}: "
+            f"{odd[0]} is {theirs[odd[0]]!r}, not {ours.get(odd[0])!r}."
+        )
+    if model.teacher.latent_shape != teacher.latent_shape:
+        theirs_shape, our_shape = (
+            " x ".join(map(str, shape))
+            for shape in (model.teacher.latent_shape, teacher.latent_shape)
+        )
+        raise RequestError(
+            f"start={config.start} has latents of {theirs_shape}, the teacher {config.teacher} of "
+            f"{our_shape}: they must be equal."
+        )
+    assert model.config is not None
+    lora, source = config.training.lora, model.config.training.lora
+    if lora is not None and lora != source:
+        had = "training.lora=null" if source is None else f"training.lora {source}"
+        raise RequestError(
+            "A LoRA student starts at its teacher or at a LoRA student of equal settings: "
+            f"start={config.start} has {had}, this run {lora}."
+        )
+
+
+def _architecture(module: Any) -> dict[str, Any]:
+    settings = {key: value for key, value in module.config.items() if not key.startswith("_")}
+    plain: dict[str, Any] = json.loads(json.dumps(settings))  # tuples as they are after a reload
+    return {"class": type(module).__name__, **plain}
+
+
+def _state(model: LoadedModel, teacher: PipelineTeacher, config: RunConfig) -> Mapping[str, Tensor]:
+    """Weights of the run's generator role: a full network's, or an adapter's."""
+    if config.training.lora is None:
+        full = merged_network(model.network).module.state_dict()
+        if model.record is not None:
+            full = _unexported(full, teacher, config)
+        return {f"module.{name}": value for name, value in full.items()}
+    if model.record is None:
+        return model.network.state_dict()
+    stored = load_file(model.teacher.folder / ADAPTER / "pytorch_lora_weights.safetensors")
+    return {f"adapter.{name.removeprefix('transformer.')}": value for name, value in stored.items()}
+
+
+def _unexported(
+    state: Mapping[str, Tensor], teacher: PipelineTeacher, config: RunConfig
+) -> dict[str, Tensor]:
+    network = teacher.network
+    if network.distilled_guidance is not None:
+        network.distilled_guidance = config.generator.distilled_guidance
+    return dict(teacher.family.student_state(state, network))

@@ -1,0 +1,77 @@
+"""What an exported student says about itself in student.json, and what identifies its weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from workbench.errors import RequestError
+from workbench.settings import FrozenConfig
+from workbench.teachers.folder import read_json
+from workbench.teachers.student_pipeline import STUDENT_RECORD
+from workbench.training.config import RunConfig
+
+
+class TeacherReference(FrozenConfig):
+    """Which teacher: as it was asked for, its files' hash, and the hub's revision if it has one."""
+
+    name: str
+    fingerprint: str
+    revision: str | None = None
+
+
+class StudentRecord(FrozenConfig):
+    """An exported student, machine-readable."""
+
+    format: Literal[1] = 1
+    workbench: str = Field(description="version that exported it")
+    run: str
+    nimg: int = Field(ge=0, description="generated images it was trained on")
+    teacher: TeacherReference
+    weights: str = Field(description="fingerprint of the run's averaged weights")
+    dtype: str = Field(description="of the weights in this folder")
+    call: Mapping[str, Any] = Field(description="arguments of the plain call, besides the prompt")
+    config: RunConfig = Field(description="of the run; its generator says how to sample")
+
+    def save(self, folder: Path) -> None:
+        text = self.model_dump_json(indent=1) + "\n"
+        (folder / STUDENT_RECORD).write_text(text, encoding="utf-8")
+
+    @staticmethod
+    def load(folder: Path) -> StudentRecord:
+        """The record of an exported folder.
+
+        Raises:
+            RequestError: damaged, or of another version; names the first field that is wrong.
+        """
+        path = folder / STUDENT_RECORD
+        try:
+            return StudentRecord.model_validate(read_json(path))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise RequestError(
+                f"{path} is damaged or of another version: {where}: {first['msg']}."
+            ) from None
+
+
+def weights_fingerprint(state: Mapping[str, Tensor]) -> str:
+    """Sixteen hex digits of names, shapes, types and bits of weights, wherever they came from."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        bits: Any = value.reshape(-1).view(torch.uint8).numpy()
+        digest.update(bits)
+    return digest.hexdigest()[:16]
+
+
+def hub_revision(folder: Path) -> str | None:
+    """The commit that a folder of the hub's cache is a snapshot of; None for other folders."""
+    return folder.name if folder.parent.name == "snapshots" else None

@@ -1,0 +1,126 @@
+"""What decides a teacher's size: its network's class and settings, and the shapes it is fed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from workbench.errors import RequestError
+from workbench.teachers._torchvision import prepare_torchvision
+from workbench.teachers.base import Conditioning, VelocityNetwork
+from workbench.teachers.families import FAMILIES
+from workbench.teachers.folder import MODEL_INDEX, TeacherNotes, family_of, read_json
+from workbench.teachers.hub_catalog import HubTeacher
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Enough to build a teacher's network without weights.
+
+    Attributes:
+        transformer: arguments of the transformer class.
+        latent_shape: of one sample.
+        conditioning: shape of one prompt's encoding by name.
+    """
+
+    pipeline_class: str
+    transformer_class: str
+    transformer: Mapping[str, Any]
+    latent_shape: tuple[int, ...]
+    conditioning: Shapes
+
+    @staticmethod
+    def of(teacher: HubTeacher) -> Architecture:
+        return Architecture(
+            teacher.pipeline_class,
+            teacher.transformer_class,
+            teacher.transformer,
+            teacher.latent_shape,
+            teacher.conditioning,
+        )
+
+    @staticmethod
+    def in_folder(folder: Path) -> Architecture:
+        """From the configuration files of a saved pipeline; no weights are read.
+
+        Raises:
+            RequestError: a file is missing or damaged, or the class is not supported.
+        """
+        family = family_of(folder / MODEL_INDEX)
+        transformer = read_json(folder / "transformer" / "config.json")
+        stub = SimpleNamespace(
+            transformer=SimpleNamespace(config=SimpleNamespace(**transformer)),
+            vae_scale_factor=_vae_factor(read_json(folder / "vae" / "config.json")),
+            default_sample_size=transformer.get("sample_size", _FLUX_SAMPLE_SIZE),
+        )
+        try:
+            arguments = family.call_arguments(stub, TeacherNotes.load(folder).call)
+            return Architecture(
+                family.pipeline_class,
+                str(transformer["_class_name"]),
+                transformer,
+                family.latent_shape(stub, arguments),
+                _CONDITIONING[family.pipeline_class](folder, transformer, arguments),
+            )
+        except (KeyError, AttributeError) as error:
+            raise RequestError(f"The settings of the teacher in {folder} lack {error}.") from None
+
+    def network(self) -> VelocityNetwork:
+        """The network on torch's meta device: shapes and types, no memory."""
+        prepare_torchvision()
+        import diffusers
+
+        with torch.device("meta"):
+            module = getattr(diffusers, self.transformer_class).from_config(dict(self.transformer))
+        family = FAMILIES[self.pipeline_class]
+        return family.network(SimpleNamespace(transformer=module), {"guidance_scale": 1.0})
+
+    def prompts(self, count: int) -> Conditioning:
+        """Encodings of the right shapes, of ones."""
+        return Conditioning(
+            {name: torch.ones(count, *shape) for name, shape in self.conditioning.items()}
+        )
+
+
+_FLUX_SAMPLE_SIZE = 128  # FluxPipeline's own constant
+
+
+def _vae_factor(vae: Mapping[str, Any]) -> int:
+    """Pixels a latent, as the stock pipelines count it: a factor of 2 between resolutions."""
+    channels = vae.get("block_out_channels") or vae["encoder_block_out_channels"]
+    return int(2 ** (len(channels) - 1))
+
+
+def _sana(folder: Path, transformer: Mapping[str, Any], arguments: Mapping[str, Any]) -> Shapes:
+    tokens = arguments["max_sequence_length"]
+    return {"embeds": (tokens, transformer["caption_channels"]), "mask": (tokens,)}
+
+
+def _sd3(folder: Path, transformer: Mapping[str, Any], arguments: Mapping[str, Any]) -> Shapes:
+    clip = read_json(folder / "tokenizer" / "tokenizer_config.json")["model_max_length"]
+    return {
+        "embeds": (clip + arguments["max_sequence_length"], transformer["joint_attention_dim"]),
+        "pooled": (transformer["pooled_projection_dim"],),
+    }
+
+
+def _flux(folder: Path, transformer: Mapping[str, Any], arguments: Mapping[str, Any]) -> Shapes:
+    return {
+        "embeds": (arguments["max_sequence_length"], transformer["joint_attention_dim"]),
+        "pooled": (transformer["pooled_projection_dim"],),
+    }
+
+
+_CONDITIONING: Mapping[str, Callable[[Path, Mapping[str, Any], Mapping[str, Any]], Shapes]] = {
+    "SanaPipeline": _sana,
+    "SanaSprintPipeline": _sana,
+    "StableDiffusion3Pipeline": _sd3,
+    "FluxPipeline": _flux,
+}
