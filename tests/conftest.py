@@ -28,8 +28,10 @@ SHARED_FOLDER = "WORKBENCH_TEST_TEACHERS"
 """Environment variable: a folder that keeps the teacher between test sessions."""
 
 
-BRIEF = FlowMatchingRecipe(steps=60, batch_size=32, warmup_steps=5, ema_decay=0.9)
-"""Enough for prompts and times to matter; for tests that do not look at quality."""
+BRIEF = FlowMatchingRecipe(
+    steps=200, batch_size=64, lr=5e-3, warmup_steps=10, ema_decay=0.9, t_mean=0.7, t_std=1.6
+)
+"""Enough for prompts and times to matter, and for pure noise to be recognised as such."""
 
 _DC = AutoencoderDCRecipe(steps=30, batch_size=16, channels=(8, 8, 16, 32))
 _KL = AutoencoderKLRecipe(steps=30, batch_size=16, channels=(8, 16, 16))
@@ -39,7 +41,7 @@ SMALL_RECIPES: dict[str, TinyRecipe] = {
         autoencoder=AutoencoderDCRecipe(steps=120, batch_size=32, channels=(8, 8, 16, 32)),
         text=GemmaRecipe(layers=1),
         transformer=SanaTransformerRecipe(heads=2, layers=2),
-        pretraining=FlowMatchingRecipe(steps=150, batch_size=64, warmup_steps=10, ema_decay=0.9),
+        pretraining=BRIEF,
     ),
     "SanaSprintPipeline": SprintRecipe(
         autoencoder=_DC,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,11 @@ from safetensors.torch import load_file
 from tests.cli.conftest import Workbench
 from tests.conftest import SMALL_RECIPES
 from workbench.cli.main import run_cli
-from workbench.runs import load_model
-from workbench.runs.start import load_start
+from workbench.runs import LoadedModel, load_model
+from workbench.runs.start import keep_start, load_start
 from workbench.runs.student import weights_fingerprint
-from workbench.teachers import load_pipeline_teacher
-from workbench.training.config import load_config
+from workbench.teachers import VelocityNetwork, load_pipeline_teacher
+from workbench.training.config import RunConfig, load_config, with_overrides
 from workbench.workspace import open_workspace
 
 PROMPT = "the digit 7"
@@ -44,10 +45,13 @@ BRIEF = (
     "evaluation.student_steps=[4]",
     "generator.distilled_guidance=2.5",
 )
+KEEP = ("training.kimg=0.032", "schedule.keep_checkpoints=9", "seed=1")
+LORA = 'training.lora={"rank":4,"scale":2}'
+LORA5 = LORA.replace("4", "5")
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "SanaPipeline": ("generator.flow_shift=3",),
     "SanaSprintPipeline": ("generator.noise=ddim",),
-    "StableDiffusion3Pipeline": ('training.lora={"rank":4,"scale":2}',),
+    "StableDiffusion3Pipeline": (LORA,),
     "FluxPipeline": (),
 }
 """Fresh noise unless said; together the families cover each kind of export."""
@@ -144,7 +148,7 @@ def exports(
 
 
 @pytest.fixture(scope="module")
-def stock(exports: Exports) -> Iterator[Mapping[str, tuple[str, int, bool]]]:
+def stock(exports: Exports) -> Mapping[str, tuple[str, int, bool]]:
     """What a process without workbench made of the folders: class, transformer calls, import."""
     arguments = [str(exports.root), PROMPT, json.dumps(SEEDS), *SMALL_RECIPES]
     process = subprocess.run(
@@ -157,7 +161,7 @@ def stock(exports: Exports) -> Iterator[Mapping[str, tuple[str, int, bool]]]:
     )
     assert process.returncode == 0, process.stderr
     rows = [json.loads(line) for line in process.stdout.splitlines() if line.startswith("[")]
-    yield {name: (kind, calls, imported) for name, kind, calls, imported in rows}
+    return {name: (kind, calls, imported) for name, kind, calls, imported in rows}
 
 
 @pytest.mark.parametrize("name", SMALL_RECIPES)
@@ -256,10 +260,10 @@ def test_bf16_halves_the_weights_and_says_so(exports: Exports, tmp_path: Path) -
     [
         (("SanaPipeline/", "USED"), "is not empty; an export needs a new or an empty folder."),
         (("SanaPipeline/", "FILE"), "is a file; an export needs a new or an empty folder."),
-        (("SanaPipelin/", "NEW"), "Did you mean 'SanaPipeline/"),
-        (("digits-nothing", "NEW"), "Unknown run or teacher 'digits-nothing'."),
-        (("TEACHER", "NEW"), "is a teacher; only a run's student can be exported."),
-        (("EXPORTED", "NEW"), "is an exported student already; only a run's student"),
+        (("SanaPipelne/", "NEW"), "Unknown run 'SanaPipelne/'. Did you mean 'SanaPipeline/"),
+        (("digits-sana", "NEW"), "digits-sana is a teacher, not a student"),
+        (("TEACHER", "NEW"), "is a teacher, not a student: name a run or an exported"),
+        (("EXPORTED", "NEW"), "is an exported student already; name a run."),
         (("SanaPipeline/", "NEW", "--dtype", "fp8"), "Unknown type of weights 'fp8'"),
         (("SanaPipeline/@9", "NEW"), "no whole checkpoint at 9 kimg (it is not there). Kept: "),
     ],
@@ -294,19 +298,23 @@ def test_noise_that_no_scheduler_has_is_refused_but_for_one_step(
     exports.workbench("export", "once/", str(tmp_path / "out"))
 
 
-def first_generator(exports: Exports, name: str) -> Mapping[str, torch.Tensor]:
-    """The averaged generator that a run began with."""
-    return load_model(
-        open_workspace(exports.workbench.workspace), f"{name}/@0"
-    ).network.state_dict()
+def told(exports: Exports, name: str, source: str) -> LoadedModel:
+    """The source of a start as a model: "EXPORTED", or a run."""
+    place = open_workspace(exports.workbench.workspace)
+    return load_model(place, str(exports.root / name) if source == "EXPORTED" else source)
 
 
-def newest(exports: Exports, name: str) -> Mapping[str, torch.Tensor]:
-    return load_model(open_workspace(exports.workbench.workspace), name).network.state_dict()
-
-
-KEEP = ("training.kimg=0.032", "schedule.keep_checkpoints=9", "seed=1")
-LORA = 'training.lora={"rank":4,"scale":2}'
+def assert_same_generator(ours: VelocityNetwork, theirs: LoadedModel) -> None:
+    """Equal velocities, whatever the weights are called; not the ones of an untrained teacher."""
+    x_t, t = torch.randn(2, *theirs.teacher.latent_shape), torch.tensor([1.0, 0.5])
+    cond = theirs.teacher.encode([PROMPT]).expand(2)
+    networks = [copy.deepcopy(network) for network in (ours, theirs.network)]
+    for network in networks:
+        if network.distilled_guidance is not None:
+            network.distilled_guidance = 2.5  # what BRIEF trains with
+    with torch.no_grad():
+        mine, expected = (network(x_t, t, cond) for network in networks)
+    torch.testing.assert_close(mine, expected, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -315,84 +323,93 @@ LORA = 'training.lora={"rank":4,"scale":2}'
         ("SanaPipeline", "SanaPipeline/", ()),
         ("SanaPipeline", "SanaPipeline/@0.032", ()),
         ("SanaPipeline", "EXPORTED", ()),
+        ("SanaSprintPipeline", "SanaSprintPipeline/", ()),
         ("SanaSprintPipeline", "EXPORTED", ()),
         ("StableDiffusion3Pipeline", "StableDiffusion3Pipeline/", (LORA,)),
         ("StableDiffusion3Pipeline", "EXPORTED", (LORA,)),
         ("StableDiffusion3Pipeline", "StableDiffusion3Pipeline/", ()),
+        ("StableDiffusion3Pipeline", "EXPORTED", ()),
         ("FluxPipeline", "EXPORTED", ()),
     ],
 )
-def test_a_generator_starts_where_it_is_told(
-    exports: Exports, name: str, source: str, more: tuple[str, ...]
+def test_the_generator_that_is_told_is_kept(
+    exports: Exports, tmp_path: Path, name: str, source: str, more: tuple[str, ...]
 ) -> None:
-    """The average begins at the source's weights; the fake score at the teacher's."""
     where = str(exports.root / name) if source == "EXPORTED" else source
-    label = re.sub(r"\W", "-", f"from-{name}-{source}-{len(more)}")
-    run = exports.workbench.brief(
-        label, *KEEP, *more, f"start={where}", teacher=exports.folders(name)
-    )
-    exports.workbench(*run)
-    place = open_workspace(exports.workbench.workspace)
-    began = load_model(place, f"{label}/@0")
-    told = load_model(place, where)
-    noise = torch.randn(2, *began.teacher.latent_shape)
-    cond = began.teacher.encode([PROMPT]).expand(2)
-    for model in (began, told):
-        if model.network.distilled_guidance is not None:
-            model.network.distilled_guidance = 2.5
-    with torch.no_grad():
-        velocities = [
-            model.network(noise, torch.tensor([1.0, 0.5]), cond) for model in (began, told)
-        ]
-        torch.testing.assert_close(*velocities, atol=2e-5, rtol=0)
-        own = began.teacher.velocity(noise, torch.tensor([1.0, 0.5]), cond)
-        assert (velocities[0] - own).abs().max() > 1e-3
-    (folder,) = place.runs.glob(f"{label}/*")
-    start = load_start(load_config(folder / "config.json"), folder, began.teacher)
+    settings = [f"teacher={exports.folders(name)}", f"start={where}", *BRIEF, *more]
+    config = with_overrides(RunConfig(), settings)
+    keep_start(open_workspace(exports.workbench.workspace), config, tmp_path)
+    teacher = load_pipeline_teacher("teacher", exports.folders(name))
+    start = load_start(config, tmp_path, teacher)
     assert start is not None
-    assert weights_fingerprint(start.network.state_dict()) == start.weights
-    results = json.loads((folder / "results.json").read_text())
-    assert results["start"] == {"source": start.source, "weights": start.weights}
-    assert f"{0.032 if '@' in source else 0.064:g} kimg" in start.source
+    assert_same_generator(start.network, told(exports, name, source))
+    with pytest.raises(AssertionError):
+        assert_same_generator(teacher.network, told(exports, name, source))
+    assert start.weights == weights_fingerprint(start.network.state_dict())
+    assert start.source.endswith(" at 0.032 kimg" if "@" in source else " at 0.064 kimg")
 
 
-def test_a_run_resumes_from_its_start_when_the_source_is_gone(
-    exports: Exports, tmp_path: Path
+@pytest.mark.parametrize(
+    ("name", "more"), [("SanaSprintPipeline", ()), ("StableDiffusion3Pipeline", (LORA,))]
+)
+def test_a_run_starts_there_and_resumes_when_the_source_is_gone(
+    exports: Exports, tmp_path: Path, name: str, more: tuple[str, ...]
 ) -> None:
-    shutil.copytree(exports.root / "SanaPipeline", tmp_path / "source")
-    run = exports.workbench.brief("orphan", *KEEP, f"start={tmp_path / 'source'}")
+    """The average begins at the source; results name it; a second process needs only the copy."""
+    shutil.copytree(exports.root / name, tmp_path / "source")
+    settings = (*KEEP, *more, f"start={tmp_path / 'source'}")
+    run = exports.workbench.brief(f"from-{name}", *settings, teacher=exports.folders(name))
     exports.workbench(*run)
-    (folder,) = exports.workbench.workspace.glob("runs/orphan/*")
-    before = newest(exports, "orphan/")
+    (folder,) = (
+        f.parent for f in exports.workbench.workspace.glob(f"runs/from-{name}/*/config.json")
+    )
+    began = told(exports, name, f"from-{name}/@0").network
+    assert_same_generator(began, told(exports, name, "EXPORTED"))
+    results = json.loads((folder / "results.json").read_text())
+    assert results["start"]["source"] == f"{tmp_path / 'source'} at 0.064 kimg"
+    assert results["start"]["weights"] == weights_fingerprint(began.state_dict())
+    ended = told(exports, name, f"from-{name}/").network.state_dict()
     shutil.rmtree(tmp_path / "source")
     (folder / "results.json").unlink()
     shutil.rmtree(folder / "checkpoints/nimg-000000000032")
     exports.workbench(*run)
-    after = newest(exports, "orphan/")
-    assert all(torch.equal(after[key], before[key]) for key in before)
+    again = told(exports, name, f"from-{name}/").network.state_dict()
+    assert all(torch.equal(again[key], ended[key]) for key in ended)
+
+
+def test_other_weights_of_the_same_name_are_another_start(exports: Exports, tmp_path: Path) -> None:
+    """Checkpoints belong to the weights that a run began with, not to their source's name."""
+    run = exports.workbench.brief("swapped", *KEEP, "start=SanaPipeline/@0.032")
+    exports.workbench(*run)
+    (folder,) = (f.parent for f in exports.workbench.workspace.glob("runs/swapped/*/config.json"))
+    config = load_config(folder / "config.json")
+    (folder / "results.json").unlink()
+    (folder / "start.safetensors").unlink()
+    other = config.model_copy(update={"start": "SanaPipeline/@0.064"})
+    keep_start(open_workspace(exports.workbench.workspace), other, folder)
+    refused = exports.workbench(*run, code=2)
+    assert "belong to another recipe or teacher" in refused.stderr
 
 
 @pytest.mark.parametrize(
     ("name", "start", "more", "line"),
     [
-        ("SanaPipeline", "SanaPipelin", (), "Did you mean 'SanaPipeline/"),
-        ("SanaPipeline", "digits-sana", (), "start=digits-sana is a teacher"),
+        ("SanaPipeline", "SanaPipelne/", (), "Unknown run 'SanaPipelne/'. Did you mean"),
+        ("SanaPipeline", "digits-sana", (), "digits-sana is a teacher, not a student"),
+        ("SanaPipeline", "SanaPipeline/@7", (), "no whole checkpoint at 7 kimg"),
         ("SanaPipeline", "FluxPipeline/", (), "has another architecture than the teacher"),
         ("SanaPipeline", "SanaSprintPipeline/", (), "guidance_embeds is True, not False"),
         ("SanaSprintPipeline", "SanaPipeline/", (), "guidance_embeds is False, not True"),
+        ("SanaPipeline", "SPRINT", (), "qk_norm is 'rms_norm_across_heads', not None"),
         ("SanaPipeline", "SanaPipeline/", (LORA,), "has training.lora=null, this run"),
-        (
-            "StableDiffusion3Pipeline",
-            "StableDiffusion3Pipeline/",
-            (LORA.replace("4", "5"),),
-            "rank=4",
-        ),
+        ("StableDiffusion3Pipeline", "StableDiffusion3Pipeline/", (LORA5,), "rank=4"),
     ],
 )
 def test_a_start_that_does_not_fit_is_refused_before_anything_is_written(
     exports: Exports, name: str, start: str, more: tuple[str, ...], line: str
 ) -> None:
-    run = exports.workbench.brief("refused", *more, f"start={start}", teacher=exports.folders(name))
+    where = start.replace("SPRINT", str(exports.root / "SanaSprintPipeline"))
+    run = exports.workbench.brief("refused", *more, f"start={where}", teacher=exports.folders(name))
     refused = exports.workbench(*run, code=2)
     assert line in refused.stderr
-    assert not list(exports.workbench.workspace.glob("runs/refused/*/*"))
+    assert not list(exports.workbench.workspace.glob("runs/refused/[!.]*"))

@@ -13,6 +13,7 @@ from workbench.runs.text import TextJob, load_with_encodings
 from workbench.teachers import load_pipeline_teacher
 from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.text_store import TextStore, text_identity
+from workbench.training.config import RunConfig
 from workbench.training.engine import InterruptedRunError
 from workbench.training.events import StopFlag
 from workbench.training.parallel import Ranks, joined_ranks, launch
@@ -22,6 +23,10 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 PROMPTS = [f"the digit {number % 10} number {number}" for number in range(150)]
 
 
+def of(teacher: Path) -> RunConfig:
+    return RunConfig(teacher=str(teacher))
+
+
 def place(teacher: Path, root: Path) -> Path:
     return root / "cache" / "text" / text_identity(teacher)
 
@@ -29,7 +34,7 @@ def place(teacher: Path, root: Path) -> Path:
 def test_encodes_then_holds_no_encoder(digits_teacher_dir: Path, tmp_path: Path) -> None:
     for _ in range(2):  # the second time from the store alone
         job = TextJob(Workspace(tmp_path), ALONE, StopFlag())
-        teacher, store = load_with_encodings(str(digits_teacher_dir), PROMPTS, job)
+        teacher, store = load_with_encodings(of(digits_teacher_dir), PROMPTS, job)
         assert teacher.pipeline.text_encoder is None
         assert teacher.pipeline.tokenizer is None
         assert store.missing(PROMPTS) == []
@@ -54,7 +59,7 @@ def encode_on_ranks(teacher: str, root: Path) -> tuple[list[int], torch.Tensor]:
     Gemma2Model.forward = counting
     with joined_ranks() as ranks:
         job = TextJob(Workspace(root), ranks, StopFlag())
-        _, store = load_with_encodings(teacher, PROMPTS, job)
+        _, store = load_with_encodings(RunConfig(teacher=teacher), PROMPTS, job)
         return ranks.gather(sum(calls)), store.rows(PROMPTS)["embeds"]
 
 
@@ -62,14 +67,14 @@ def test_ranks_share_the_work_and_see_all_of_it(digits_teacher_dir: Path, tmp_pa
     rows, two = launch(encode_on_ranks, 2, str(digits_teacher_dir), tmp_path / "two")
     assert rows == [128 + 1, 64 + 1]  # batches of 64, and the empty prompt, which each needs
     job = TextJob(Workspace(tmp_path / "one"), ALONE, StopFlag())
-    _, store = load_with_encodings(str(digits_teacher_dir), PROMPTS, job)
+    _, store = load_with_encodings(of(digits_teacher_dir), PROMPTS, job)
     assert torch.equal(two, store.rows(PROMPTS)["embeds"])
 
 
 def test_a_stop_is_obeyed(digits_teacher_dir: Path, tmp_path: Path) -> None:
     job = TextJob(Workspace(tmp_path), ALONE, StopFlag(requested=True))
     with pytest.raises(InterruptedRunError, match="the same command continues with the rest"):
-        load_with_encodings(str(digits_teacher_dir), PROMPTS, job)
+        load_with_encodings(of(digits_teacher_dir), PROMPTS, job)
 
 
 def test_waits_for_another_run_that_encodes_the_same(
@@ -92,7 +97,7 @@ def test_waits_for_another_run_that_encodes_the_same(
     thread.start()
     locked.wait()
     job = TextJob(Workspace(tmp_path), ALONE, StopFlag(), said.append)
-    _, store = load_with_encodings(str(digits_teacher_dir), PROMPTS, job)
+    _, store = load_with_encodings(of(digits_teacher_dir), PROMPTS, job)
     thread.join()
     assert said == ["Another process is encoding prompts with this text encoder; waiting."]
     assert store.missing(PROMPTS) == []
@@ -110,18 +115,18 @@ def test_a_stop_is_obeyed_while_waiting(digits_teacher_dir: Path, tmp_path: Path
         TextStore(place(digits_teacher_dir, tmp_path)).locked(),
         pytest.raises(InterruptedRunError),
     ):
-        load_with_encodings(str(digits_teacher_dir), PROMPTS, job)
+        load_with_encodings(of(digits_teacher_dir), PROMPTS, job)
 
 
 def test_damage_is_mended_and_told(digits_teacher_dir: Path, tmp_path: Path) -> None:
     said: list[str] = []
     job = TextJob(Workspace(tmp_path), ALONE, StopFlag(), said.append)
-    _, store = load_with_encodings(str(digits_teacher_dir), PROMPTS, job)
+    _, store = load_with_encodings(of(digits_teacher_dir), PROMPTS, job)
     before = store.rows(PROMPTS)["embeds"].clone()
     (shard,) = store.folder.glob("shard-*.safetensors")
     shard.unlink()  # mapped by this process: another file must take its place
     shard.write_bytes(b"not a shard")
-    _, store = load_with_encodings(str(digits_teacher_dir), PROMPTS, job)
+    _, store = load_with_encodings(of(digits_teacher_dir), PROMPTS, job)
     assert said == ["Deleted 1 damaged files of encoded prompts; encoding them again."]
     assert torch.equal(store.rows(PROMPTS)["embeds"], before)
 
@@ -134,7 +139,7 @@ def test_a_long_encoding_tells_its_rate(
     monkeypatch.setattr(text, "_LINE_SECONDS", 0.0)
     said: list[str] = []
     job = TextJob(Workspace(tmp_path), ALONE, StopFlag(), said.append)
-    load_with_encodings(str(digits_teacher_dir), PROMPTS, job)
+    load_with_encodings(of(digits_teacher_dir), PROMPTS, job)
     assert [line.split(",")[0] for line in said] == [
         f"Encoding prompts: {done} of 150" for done in (64, 128, 150)
     ]

@@ -94,9 +94,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "unsupported pipeline": (
         lambda f: edit_index(f, "_class_name", "StableDiffusionPipeline"),
-        "Unknown pipeline class 'StableDiffusionPipeline'.*Known: SanaPipeline",
+        "Unknown pipeline class 'StableDiffusionPipeline'.*Known: FluxPipeline, SanaPipeline",
     ),
-    "unnamed pipeline": (lambda f: edit_index(f, "_class_name", None), "Known: SanaPipeline"),
+    "unnamed pipeline": (lambda f: edit_index(f, "_class_name", None), "Known: FluxPipeline"),
 }
 
 

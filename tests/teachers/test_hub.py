@@ -72,7 +72,9 @@ def ask(
 
 
 @pytest.fixture(scope="module")
-def pipelines(digits_teacher_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def pipelines(
+    digits_teacher_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     """Repositories by name: a teacher, a pipeline that is none, and one without a pipeline."""
     root = tmp_path_factory.mktemp("repositories")
     (root / "epsilon").mkdir()

@@ -17,7 +17,7 @@ from workbench.teachers.hub_catalog import HUB_TEACHERS
 from workbench.training import memory
 from workbench.training.config import RunConfig, with_overrides
 from workbench.training.engine import Engine, Student
-from workbench.training.memory import estimate_memory
+from workbench.training.memory import estimate_memory, least_memory
 from workbench.training.parallel import Ranks
 
 RUN = ("training.batch_size=32", "training.kimg=0.128", "generator.steps=2")
@@ -56,7 +56,7 @@ def architecture_of(name: str) -> Architecture:
 CASES = [("SanaPipeline", plan) for plan in PLANS] + [
     (family, plan)
     for family in ("SanaSprintPipeline", "StableDiffusion3Pipeline", "FluxPipeline")
-    for plan in ("fp32", "bf16-mixed", "lora, checkpointing")
+    for plan in ("bf16-mixed", "lora, checkpointing")
 ]
 """Every kind of plan once, and a few on every other family."""
 
@@ -109,3 +109,16 @@ def test_weights_are_the_arithmetic_of_the_precision() -> None:
     assert parts["moments"] == 8 * teacher.parameters
     assert parts["average"] == 4 * teacher.parameters
     assert parts["gradients"] == pytest.approx(2 * teacher.parameters, rel=0.05)
+
+
+def test_building_holds_the_source_and_a_whole_copy() -> None:
+    """Until adapters or copies are there, so is what they are made from."""
+    architecture = architecture_of("sana-0.6b-512")
+    source = 4 * 591_747_872
+    lora = with_overrides(RunConfig(), ["training.lora={}", "training.batch_size=8"])
+    roles = least_memory(architecture, lora)
+    assert source < roles < 2 * source  # adapters work on the source itself
+    assert least_memory(architecture, lora, ranks=8) > 2 * source
+    assert least_memory(architecture, lora, ranks=8, held=1000) == 1000 + least_memory(
+        architecture, lora, ranks=8
+    )

@@ -15,7 +15,7 @@ from workbench.errors import RequestError, unknown_name
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from workbench.runs.inference import Drawing, LoadedModel
+    from workbench.runs import Drawing, LoadedModel
 
 WHAT = "What to draw"
 HOW = "How to keep it"
@@ -92,7 +92,7 @@ def sample(
     are the ones that the exported pipeline draws on a CPU after torch.manual_seed(seed).
     """
     from workbench.cli.building import ensure_with_bar
-    from workbench.runs.inference import Drawing, load_model, sample_model
+    from workbench.runs import Drawing, load_model, sample_model
     from workbench.runs.pictures import WRITERS, checked_prompts
     from workbench.workspace import open_workspace
 
@@ -106,9 +106,9 @@ def sample(
     loaded = load_model(place, model)
     count = steps or loaded.default_steps[0]
     drawing = Drawing(texts, count, seed, noise, cfg_scale, batch_size)
-    if loaded.generator is not None and noise not in (None, loaded.generator.noise):
-        say(f"{loaded.name} was trained with {loaded.generator.noise} noise, not with {noise}.")
     images = sample_model(loaded, drawing)
+    if noise not in (None, loaded.noise):
+        say(f"{loaded.name} was trained with {loaded.noise} noise, not with {noise}.")
     files = _save(images, loaded, drawing, out, None if grid else file_type)
     if json_output:
         result = {"model": loaded.name, "steps": count, "seed": seed, "prompts": texts}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,16 +20,44 @@ app = typer.Typer(name="teachers", no_args_is_help=True, help="List, build and s
 
 @app.command("list", epilog="Example:  workbench teachers list")
 def list_(workspace: WorkspaceOption = None, json_output: JsonOption = False) -> None:
-    """The teachers known by name; any folder or hub id of a SANA pipeline works too."""
-    from workbench.teachers import teacher_overview
+    """The teachers known by name; any folder or hub id (owner/name@revision) works too.
+
+    Memory is for full copies in bf16-mixed with gradient checkpointing, one sample at a time, on
+    one device; doctor --teacher tells it for any settings.
+    """
+    from workbench.teachers.overview import teacher_overview
     from workbench.workspace import open_workspace
 
     rows = teacher_overview(open_workspace(workspace).teachers)
     if json_output:
         print_json(rows)
         return
-    columns = list(rows[0])
-    print_table(columns, [[str(row[column]) for column in columns] for row in rows])
+    print_table(
+        ["name", "size", "px", "latent", "gated", "ready", "memory", "source", "description"],
+        [
+            [
+                str(row["name"]),
+                _human_count(row["parameters"]),
+                str(row["resolution"]),
+                str(row["latent"]),
+                "yes" if row["gated"] else "",
+                "yes" if row["ready"] else "",
+                _gib(row["distil_bytes"]),
+                str(row["source"]),
+                str(row["description"]),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _human_count(number: Any) -> str:
+    """0.59 B, 0.26 M."""
+    return f"{number / 1e9:.2f} B" if number >= 1e8 else f"{number / 1e6:.2f} M"
+
+
+def _gib(size: Any) -> str:
+    return "-" if size is None else f"{size / 2**30:.0f} GiB"
 
 
 @app.command(epilog="Example:  workbench teachers build digits-sana")

@@ -6,8 +6,7 @@ Source: "Score Distillation of Flow Matching Models" (arXiv 2509.25127); multi-s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 
 import torch
 from pydantic import Field, field_validator
@@ -119,7 +118,6 @@ class FewStepSampler:
     def __init__(self, config: GeneratorConfig) -> None:
         self.times = step_times(config.steps, config.flow_shift)
         self.noise_rule = get_noise_rule(config.noise)
-        self.distilled_guidance = config.distilled_guidance
 
     def sample(self, network: VelocityNetwork, batch: Batch, stream: str) -> Tensor:
         """x_g after the first ``batch.evaluations`` of the K steps (B, *latent_shape)."""
@@ -133,22 +131,7 @@ class FewStepSampler:
     def sample_from(
         self, network: VelocityNetwork, cond: Conditioning | None, draw: DrawNoise, evaluations: int
     ) -> Tensor:
-        """x_g after the first ``evaluations`` of the K steps from given noise (B, *latent_shape).
-
-        A network that takes guidance as an input is fed ``distilled_guidance`` here, whatever it
-        is fed elsewhere.
-        """
-        with _fed(network, self.distilled_guidance):
-            return generate(
-                lambda x, t: network(x, t, cond), draw, self.times, self.noise_rule, evaluations
-            )
-
-
-@contextmanager
-def _fed(network: VelocityNetwork, guidance: float) -> Iterator[None]:
-    before = network.distilled_guidance
-    network.distilled_guidance = None if before is None else guidance
-    try:
-        yield
-    finally:
-        network.distilled_guidance = before
+        """x_g after the first ``evaluations`` of the K steps from given noise (B, *latent_shape)."""
+        return generate(
+            lambda x, t: network(x, t, cond), draw, self.times, self.noise_rule, evaluations
+        )

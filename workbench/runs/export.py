@@ -17,8 +17,9 @@ from workbench import __version__
 from workbench.errors import RequestError, WorkbenchError, unknown_name
 from workbench.methods import GeneratorConfig
 from workbench.runs.folder import find_run
-from workbench.runs.inference import Drawing, LoadedModel, load_model, sample_model
+from workbench.runs.inference import sample_model
 from workbench.runs.model_card import Card, ImageCheck, model_card
+from workbench.runs.models import Drawing, LoadedStudent, load_student
 from workbench.runs.student import StudentRecord
 from workbench.teachers.folder import quiet_libraries
 from workbench.teachers.prompt_sources import read_prompts
@@ -72,14 +73,13 @@ def export_student(workspace: Workspace, request: ExportRequest) -> Export:
     if request.dtype not in DTYPES:
         raise unknown_name("type of weights", request.dtype, DTYPES)
     _refuse_used(request.folder)
-    model = load_model(workspace, request.run)
-    if model.generator is None or model.config is None or model.nimg is None or model.record:
-        kind = "an exported student already" if model.record else "a teacher"
-        raise RequestError(f"{request.run} is {kind}; only a run's student can be exported.")
-    renoise = _renoises(model.name, model.generator)
-    pipeline = _pipeline(model, model.generator, renoise)
-    k, guidance = model.generator.steps, model.generator.distilled_guidance
-    call = student_call(model.teacher, pipeline, k, guidance)
+    model = load_student(workspace, request.run)
+    if model.record is not None:
+        raise RequestError(f"{request.run} is an exported student already; name a run.")
+    generator = model.config.generator
+    pipeline = _pipeline(model, _renoises(model.name, generator))
+    guidance = generator.distilled_guidance
+    call = student_call(model.teacher, pipeline, generator.steps, guidance)
     record = StudentRecord(
         workbench=__version__,
         run=model.name,
@@ -120,10 +120,9 @@ def _renoises(name: str, generator: GeneratorConfig) -> bool:
     return _RENOISES[generator.noise]
 
 
-def _pipeline(model: LoadedModel, generator: GeneratorConfig, renoise: bool) -> Any:
+def _pipeline(model: LoadedStudent, renoise: bool) -> Any:
+    generator = model.config.generator
     network = merged_network(model.network)
-    if network.distilled_guidance is not None:
-        network.distilled_guidance = generator.distilled_guidance
     scheduler = student_scheduler(
         model.teacher.family, generator.steps, generator.flow_shift, renoise
     )
@@ -138,7 +137,7 @@ def _first_prompt(config: RunConfig) -> str:
 
 
 def _check_images(
-    model: LoadedModel, pipeline: Any, call: Mapping[str, Any], prompt: str
+    model: LoadedStudent, pipeline: Any, call: Mapping[str, Any], prompt: str
 ) -> ImageCheck:
     """Two images by the pipeline's plain call and by workbench's own sampler, before saving.
 
@@ -166,10 +165,10 @@ def _plain_call(pipeline: Any, call: Mapping[str, Any], prompt: str, seed: int) 
     return images.float().cpu()
 
 
-def _write(pipeline: Any, model: LoadedModel, folder: Path, dtype: torch.dtype) -> None:
+def _write(pipeline: Any, model: LoadedStudent, folder: Path, dtype: torch.dtype) -> None:
     with quiet_libraries():
         pipeline.to(dtype).save_pretrained(folder, safe_serialization=True)
-        if model.config is not None and model.config.training.lora is not None:
+        if model.config.training.lora is not None:
             save_adapter(model.network, folder / ADAPTER, model.teacher.family.pipeline_type())
 
 

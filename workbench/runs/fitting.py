@@ -76,14 +76,10 @@ class Teacher:
         """While prompts are encoded: the whole pipeline, in float32."""
         return _FP32 * (self.transformer + self.autoencoder + self.text)
 
-    def held_bytes(self, config: RunConfig, ranks: int) -> int:
-        """What the session keeps beside the run's roles: autoencoder and source, in float32.
-
-        Adapters share the source's memory while it is neither converted nor sharded.
-        """
-        training = config.training
-        shares = training.lora is not None and training.precision != "bf16" and ranks == 1
-        return _FP32 * (self.autoencoder + (0 if shares else self.transformer))
+    @property
+    def held_bytes(self) -> int:
+        """What a session keeps beside the run's roles: the autoencoder, in float32."""
+        return _FP32 * self.autoencoder
 
 
 @dataclass(frozen=True)
@@ -101,13 +97,10 @@ def needed(teacher: Teacher, config: RunConfig, ranks: int) -> Estimate:
     Raises:
         RequestError: the batch does not divide by the ranks.
     """
-    held = teacher.held_bytes(config, ranks)
-    return estimate_memory(teacher.architecture, config, ranks, held)
+    return estimate_memory(teacher.architecture, config, ranks, teacher.held_bytes)
 
 
-def first_that_fits(
-    teacher: Teacher, config: RunConfig, ranks: int, device: Device
-) -> Wish | None:
+def first_that_fits(teacher: Teacher, config: RunConfig, ranks: int, device: Device) -> Wish | None:
     """The first in a row of ever more modest settings that fits, or None.
 
     The row: gradient checkpointing, one sample at a time, bf16, adapters, more devices.
@@ -115,7 +108,8 @@ def first_that_fits(
     for assignments, count in _ever_more_modest(config, ranks, device):
         try:
             modest = with_overrides(config, assignments)
-            if _floor(teacher, modest, count) > device.memory:
+            least = least_memory(teacher.architecture, modest, count, teacher.held_bytes)
+            if least > device.memory:
                 continue
             estimate = needed(teacher, modest, count)
         except RequestError:  # this number of ranks does not divide the batch
@@ -123,11 +117,6 @@ def first_that_fits(
         if estimate.total <= device.memory:
             return Wish(tuple(assignments), count, estimate)
     return None
-
-
-def _floor(teacher: Teacher, config: RunConfig, ranks: int) -> int:
-    least = least_memory(teacher.architecture, config, ranks)
-    return least + teacher.held_bytes(config, ranks)
 
 
 def _ever_more_modest(

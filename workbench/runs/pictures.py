@@ -13,7 +13,7 @@ from workbench import __version__
 from workbench.errors import RequestError
 from workbench.evaluation import image_grid
 from workbench.evaluation.grids import to_pixels
-from workbench.runs.inference import Drawing, LoadedModel
+from workbench.runs.models import Drawing, LoadedModel
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,23 +25,16 @@ Facts = Mapping[str, str]
 def facts(model: LoadedModel, drawing: Drawing, command: str) -> dict[str, str]:
     """How images were made, all but the prompts."""
     teacher = model.taught_by
-    made = {
+    return {
         "workbench": __version__,
         "model": model.name,
-        "run": model.record.run if model.record else model.name,
         "teacher": f"{teacher.name} ({teacher.fingerprint})",
         "weights": model.weights,
         "steps": str(drawing.steps),
         "seed": str(drawing.seed),
         "command": command,
+        **model.facts(drawing),
     }
-    if model.generator is None:
-        del made["run"]
-        return {**made, "cfg_scale": f"{drawing.cfg_scale:g}"}
-    own = model.generator.noise
-    replaced = drawing.noise not in (None, own)
-    noise = f"{drawing.noise} (trained with {own})" if replaced else own
-    return {**made, "noise": noise, "kimg": f"{(model.nimg or 0) / 1000:g}"}
 
 
 def save_grid(images: Tensor, drawing: Drawing, made: Facts, path: Path) -> None:

@@ -28,6 +28,7 @@ from workbench.runs.text import Say, TextJob, cut_warning, load_with_encodings, 
 from workbench.runs.tracking import TrackerListener, open_tracker
 from workbench.teachers import find_teacher
 from workbench.teachers.base import VelocityNetwork
+from workbench.teachers.checks import check_is_teacher
 from workbench.teachers.digits import load_digits_images, one_prompt_per_digit
 from workbench.teachers.prompt_sources import PromptSet, read_prompts
 from workbench.teachers.text_store import TextStore
@@ -163,7 +164,7 @@ class _Session:
         )
         self.grid_prompts = one_prompt_per_digit()
         self.teacher, store = load_with_encodings(
-            self.config.teacher,
+            self.config,
             [*job.prompts.prompts, *evaluator.prompts, *self.grid_prompts],
             TextJob(job.workspace, ranks, stop, job.say),
         )
@@ -172,7 +173,11 @@ class _Session:
         self.grid_cond = store.rows(self.grid_prompts)
         self.last_row: Row | None = None
         self.start: dict[str, str] | None = None
+        check_is_teacher(
+            self.teacher.network, self.teacher.latent_shape, store.rows(self.grid_prompts[:4])
+        )
         self.engine = self._engine(store)
+        self.teacher.release_network()
         self._report_inputs()
 
     def _engine(self, store: TextStore) -> Engine:

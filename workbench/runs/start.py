@@ -19,9 +19,10 @@ from torch import Tensor
 
 from workbench.errors import RequestError
 from workbench.runs.export import ADAPTER
-from workbench.runs.inference import LoadedModel, load_model
+from workbench.runs.models import LoadedStudent, load_student
 from workbench.runs.student import weights_fingerprint
-from workbench.teachers import PipelineTeacher, find_teacher, load_pipeline_teacher
+from workbench.runs.text import load_run_teacher
+from workbench.teachers import PipelineTeacher
 from workbench.teachers.base import VelocityNetwork
 from workbench.training.config import RunConfig
 from workbench.training.lora import merged_network
@@ -59,14 +60,10 @@ def keep_start(workspace: Workspace, config: RunConfig, run: Path) -> None:
     """
     if config.start is None or (run / _FILE).exists():
         return
-    model = load_model(workspace, config.start, _CPU, text=False)
-    if model.config is None or model.nimg is None:
-        raise RequestError(
-            f"start={config.start} is a teacher; a generator starts at a run or at an exported "
-            "student, and without start at its own teacher."
-        )
-    same = model.record is None and model.teacher.name == config.teacher
-    teacher = model.teacher if same else _teacher(workspace, config)
+    model = load_student(workspace, config.start, _CPU, text=False)
+    teacher = model.teacher
+    if model.record is not None or not _same_teacher(model.config, config):
+        teacher = load_run_teacher(config, workspace, _CPU, text=False)
     _check_fit(model, teacher, config)
     state = {name: value.contiguous() for name, value in _state(model, teacher, config).items()}
     facts = {
@@ -90,12 +87,11 @@ def load_start(config: RunConfig, run: Path, teacher: PipelineTeacher) -> Start 
     return Start(network, **facts)
 
 
-def _teacher(workspace: Workspace, config: RunConfig) -> PipelineTeacher:
-    folder = find_teacher(config.teacher, workspace.teachers)
-    return load_pipeline_teacher(config.teacher, folder, _CPU, text=False)
+def _same_teacher(one: RunConfig, other: RunConfig) -> bool:
+    return (one.teacher, one.teacher_call) == (other.teacher, other.teacher_call)
 
 
-def _check_fit(model: LoadedModel, teacher: PipelineTeacher, config: RunConfig) -> None:
+def _check_fit(model: LoadedStudent, teacher: PipelineTeacher, config: RunConfig) -> None:
     expected: Any = teacher.network.module
     if model.record is not None:
         expected = teacher.family.student_transformer(teacher.network)
@@ -115,7 +111,6 @@ def _check_fit(model: LoadedModel, teacher: PipelineTeacher, config: RunConfig) 
             f"start={config.start} has latents of {theirs_shape}, the teacher {config.teacher} of "
             f"{our_shape}: they must be equal."
         )
-    assert model.config is not None
     lora, source = config.training.lora, model.config.training.lora
     if lora is not None and lora != source:
         had = "training.lora=null" if source is None else f"training.lora {source}"
@@ -131,7 +126,9 @@ def _architecture(module: Any) -> dict[str, Any]:
     return {"class": type(module).__name__, **plain}
 
 
-def _state(model: LoadedModel, teacher: PipelineTeacher, config: RunConfig) -> Mapping[str, Tensor]:
+def _state(
+    model: LoadedStudent, teacher: PipelineTeacher, config: RunConfig
+) -> Mapping[str, Tensor]:
     """Weights of the run's generator role: a full network's, or an adapter's."""
     if config.training.lora is None:
         full = merged_network(model.network).module.state_dict()

@@ -15,6 +15,8 @@ from workbench.runs.doctor import Check
 from workbench.runs.fitting import Device, Teacher, Wish, as_text, first_that_fits, needed
 from workbench.teachers import KNOWN_TEACHERS, built_folder, hub
 from workbench.teachers.architecture import Architecture
+from workbench.teachers.catalog import teacher_call
+from workbench.teachers.family import CallArguments
 from workbench.teachers.folder import check_folder
 from workbench.teachers.hub_catalog import HUB_TEACHERS, HubTeacher, find_hub_teacher
 from workbench.training.config import RunConfig
@@ -80,7 +82,7 @@ def examine(place: Workspace, config: RunConfig, ranks: int) -> TeacherReport:
     except RequestError as error:
         checks.append(Check("devices", False, str(error)))
         device = Device.here(1)
-    sizes = _sizes(subject) if files.passed else None
+    sizes = _sizes(subject, config) if files.passed else None
     if sizes is None:
         return TeacherReport(config.teacher, ranks, tuple(checks), None, device.memory, None)
     memory = needed(sizes, config, ranks)
@@ -183,23 +185,23 @@ def _precision(config: RunConfig) -> Check:
     return Check("precision", True, f"{precision} runs on {device.type}{slow}")
 
 
-def _sizes(subject: _Subject) -> Teacher | None:
+def _sizes(subject: _Subject, config: RunConfig) -> Teacher | None:
     """From files where they are complete, else from the catalog; None if neither knows."""
-    known = subject.known
+    known, call = subject.known, teacher_call(config.teacher, config.teacher_call)
     if subject.folder is not None and _is_complete(subject):
-        return _sizes_in(subject.folder)
+        return _sizes_in(subject.folder, call)
     if known is None:
         return None
     return Teacher(
-        Architecture.of(known), known.parameters, known.vae_parameters, known.text_parameters
+        Architecture.of(known, call), known.parameters, known.vae_parameters, known.text_parameters
     )
 
 
-def _sizes_in(folder: Path) -> Teacher:
+def _sizes_in(folder: Path, call: CallArguments) -> Teacher:
     family = check_folder(folder)
     text = sum(_stored_numbers(folder / name) for name in family.text_components)
     return Teacher(
-        Architecture.in_folder(folder),
+        Architecture.in_folder(folder, call),
         _stored_numbers(folder / "transformer"),
         _stored_numbers(folder / "vae"),
         text,
@@ -215,7 +217,8 @@ def _stored_numbers(component: Path) -> int:
     total = 0
     for file in component.glob("*.safetensors"):
         with safe_open(file, framework="pt") as content:
-            total += sum(prod(content.get_slice(name).get_shape()) for name in content.keys())
+            names = content.keys()
+            total += sum(prod(content.get_slice(name).get_shape()) for name in names)
     return total
 
 
@@ -249,7 +252,8 @@ def _loading(sizes: Teacher, device: Device) -> Check:
     return Check(
         "memory to encode prompts",
         need <= device.memory,
-        f"{as_text(need)} a rank for the whole pipeline in float32; {as_text(device.memory)} usable",
+        f"{as_text(need)} a rank for the whole pipeline in float32; "
+        f"{as_text(device.memory)} usable",
     )
 
 
@@ -261,4 +265,3 @@ def _memory(memory: Estimate, device: Device, ranks: int) -> Check:
         f"{as_text(memory.total)} {each}, during {memory.moment}; {as_text(device.memory)} usable "
         f"({device.name})",
     )
-

@@ -7,8 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from workbench.teachers import PipelineTeacher, find_teacher, load_pipeline_teacher
+import torch
+
+from workbench.errors import RequestError
+from workbench.teachers import PipelineTeacher, find_teacher, load_teacher, teacher_call
 from workbench.teachers.text_store import StoredPrompts, TextStore, text_identity
+from workbench.training.config import RunConfig
 from workbench.training.engine import InterruptedRunError
 from workbench.training.events import StopFlag
 from workbench.training.parallel import Ranks
@@ -36,25 +40,30 @@ class TextJob:
 
 
 def load_with_encodings(
-    reference: str, prompts: Sequence[str], job: TextJob
+    config: RunConfig, prompts: Sequence[str], job: TextJob
 ) -> tuple[PipelineTeacher, TextStore]:
-    """A teacher without text encoders, and a store that has all these prompts and the empty one.
+    """A run's teacher without text encoders, and a store of all these prompts and the empty one.
 
     The text encoders are loaded only if something is not stored yet. Every rank calls this with
     the same prompts; each encodes its share.
 
     Raises:
-        RequestError: as :func:`load_pipeline_teacher`, or no room on the disk.
+        RequestError: as :func:`load_run_teacher`, or no room on the disk.
         InterruptedRunError: a stop was requested; what is encoded stays.
     """
-    folder = find_teacher(reference, job.workspace.teachers)
-    store = TextStore(job.workspace.cache / "text" / text_identity(folder))
+    folder = find_teacher(config.teacher, job.workspace.teachers)
+    call = teacher_call(config.teacher, config.teacher_call)
+    store = TextStore(job.workspace.cache / "text" / text_identity(folder, call=call))
+
+    def load(text: bool) -> PipelineTeacher:
+        return load_run_teacher(config, job.workspace, job.ranks.device, text)
+
     missing, complete = _plan(store, prompts, job.ranks)
     if complete:
-        return load_pipeline_teacher(reference, folder, job.ranks.device, text=False), store
+        return load(text=False), store
     with _writing(store, job):
         missing, complete = _plan(store, prompts, job.ranks)  # another process may have been here
-        teacher = load_pipeline_teacher(reference, folder, job.ranks.device, text=not complete)
+        teacher = load(text=not complete)
         if not complete:
             show = _RateLines(job)
             store.encode(teacher, missing, job.ranks.rank, job.ranks.world, show)
@@ -62,6 +71,26 @@ def load_with_encodings(
         job.ranks.any(False)  # from here on every rank's shards are there
     store.refresh()
     return teacher, store
+
+
+def load_run_teacher(
+    config: RunConfig, workspace: Workspace, device: torch.device, text: bool
+) -> PipelineTeacher:
+    """The teacher as a run's configuration asks for it.
+
+    Raises:
+        RequestError: as :func:`load_teacher`, or a guidance for a network that takes none.
+    """
+    teacher = load_teacher(
+        config.teacher, workspace.teachers, device, call=config.teacher_call, text=text
+    )
+    if config.teacher_guidance is not None and teacher.network.distilled_guidance is None:
+        raise RequestError(
+            f"teacher_guidance={config.teacher_guidance:g}: the teacher {config.teacher} takes no "
+            "guidance as an input. Its two-pass guidance is method.guidance and "
+            "evaluation.cfg_scale."
+        )
+    return teacher
 
 
 def cut_warning(prompts: Sequence[str], stored: StoredPrompts) -> str | None:

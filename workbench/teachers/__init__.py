@@ -18,6 +18,7 @@ from workbench.teachers.catalog import (
     ensure_teacher,
     find_teacher,
     load_teacher,
+    teacher_call,
     teacher_overview,
 )
 from workbench.teachers.families import FAMILIES
@@ -51,5 +52,6 @@ __all__ = [
     "load_teacher",
     "recipe_folder",
     "sample_teacher",
+    "teacher_call",
     "teacher_overview",
 ]

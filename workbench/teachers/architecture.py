@@ -14,6 +14,7 @@ from workbench.errors import RequestError
 from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.families import FAMILIES
+from workbench.teachers.family import CallArguments
 from workbench.teachers.folder import MODEL_INDEX, TeacherNotes, family_of, read_json
 from workbench.teachers.hub_catalog import HubTeacher
 
@@ -37,31 +38,44 @@ class Architecture:
     conditioning: Shapes
 
     @staticmethod
-    def of(teacher: HubTeacher) -> Architecture:
+    def of(teacher: HubTeacher, call: CallArguments | None = None) -> Architecture:
+        """From the catalog.
+
+        Args:
+            call: arguments of the stock call, over the teacher's own; a height, say.
+
+        Raises:
+            RequestError: images of that size are impossible.
+        """
+        factor = teacher.resolution // teacher.latent_shape[-1]
+        stub = _stub(teacher.transformer, factor)
+        family = FAMILIES[teacher.pipeline_class]
+        arguments = family.call_arguments(stub, {**teacher.call, **(call or {})})
         return Architecture(
             teacher.pipeline_class,
             teacher.transformer_class,
             teacher.transformer,
-            teacher.latent_shape,
+            family.latent_shape(stub, arguments),
             teacher.conditioning,
         )
 
     @staticmethod
-    def in_folder(folder: Path) -> Architecture:
+    def in_folder(folder: Path, call: CallArguments | None = None) -> Architecture:
         """From the configuration files of a saved pipeline; no weights are read.
 
+        Args:
+            call: arguments of the stock call, over those stored with the teacher.
+
         Raises:
-            RequestError: a file is missing or damaged, or the class is not supported.
+            RequestError: a file is missing or damaged, the class is not supported, or images of
+                the asked-for size are impossible.
         """
         family = family_of(folder / MODEL_INDEX)
         transformer = read_json(folder / "transformer" / "config.json")
-        stub = SimpleNamespace(
-            transformer=SimpleNamespace(config=SimpleNamespace(**transformer)),
-            vae_scale_factor=_vae_factor(read_json(folder / "vae" / "config.json")),
-            default_sample_size=transformer.get("sample_size", _FLUX_SAMPLE_SIZE),
-        )
         try:
-            arguments = family.call_arguments(stub, TeacherNotes.load(folder).call)
+            stub = _stub(transformer, _vae_factor(read_json(folder / "vae" / "config.json")))
+            stored = {**TeacherNotes.load(folder).call, **(call or {})}
+            arguments = family.call_arguments(stub, stored)
             return Architecture(
                 family.pipeline_class,
                 str(transformer["_class_name"]),
@@ -90,6 +104,15 @@ class Architecture:
 
 
 _FLUX_SAMPLE_SIZE = 128  # FluxPipeline's own constant
+
+
+def _stub(transformer: Mapping[str, Any], vae_factor: int) -> Any:
+    """As much of a pipeline as its family asks for sizes."""
+    return SimpleNamespace(
+        transformer=SimpleNamespace(config=SimpleNamespace(**transformer)),
+        vae_scale_factor=vae_factor,
+        default_sample_size=_FLUX_SAMPLE_SIZE,
+    )
 
 
 def _vae_factor(vae: Mapping[str, Any]) -> int:

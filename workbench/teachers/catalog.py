@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench.errors import RequestError, unknown_name
 from workbench.teachers.embedded import embedded_teachers
+from workbench.teachers.hub_catalog import HUB_TEACHERS
 from workbench.teachers.recipe import TinyRecipe
 from workbench.teachers.student_pipeline import refuse_student
 
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TeacherSpec:
-    """A teacher known by name: either built here from a recipe or downloaded from the hub."""
+    """A teacher known by name: either built here from a recipe or downloaded from the hub.
+
+    ``call`` makes the setting of a downloaded pipeline that serves several: a size, a text length.
+    """
 
     name: str
     description: str
@@ -31,6 +35,7 @@ class TeacherSpec:
     latent_shape: tuple[int, int, int]
     recipe: TinyRecipe | None = None
     hub_id: str | None = None
+    call: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _embedded() -> list[TeacherSpec]:
@@ -47,37 +52,25 @@ def _embedded() -> list[TeacherSpec]:
     ]
 
 
-_HUB = (
-    TeacherSpec(
-        "sana-0.6b-512",
-        "SANA 0.6B at 512 px",
-        592_000_000,
-        512,
-        (32, 16, 16),
-        hub_id="Efficient-Large-Model/Sana_600M_512px_diffusers",
-    ),
-    TeacherSpec(
-        "sana-1.6b-512",
-        "SANA 1.6B at 512 px",
-        1_604_000_000,
-        512,
-        (32, 16, 16),
-        hub_id="Efficient-Large-Model/Sana_1600M_512px_diffusers",
-    ),
-    TeacherSpec(
-        "sana-1.6b-1024",
-        "SANA 1.6B at 1024 px",
-        1_604_000_000,
-        1024,
-        (32, 32, 32),
-        hub_id="Efficient-Large-Model/Sana_1600M_1024px_diffusers",
-    ),
-)
+def _hub() -> list[TeacherSpec]:
+    return [
+        TeacherSpec(
+            teacher.name,
+            teacher.description,
+            teacher.parameters,
+            teacher.resolution,
+            teacher.latent_shape,
+            hub_id=teacher.hub_id,
+            call=teacher.call,
+        )
+        for teacher in HUB_TEACHERS
+    ]
 
-KNOWN_TEACHERS: Mapping[str, TeacherSpec] = {spec.name: spec for spec in (*_embedded(), *_HUB)}
+
+KNOWN_TEACHERS: Mapping[str, TeacherSpec] = {spec.name: spec for spec in (*_embedded(), *_hub())}
 """Name -> teacher."""
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[A-Za-z0-9][\w./-]*)?")
 
 
 def load_teacher(
@@ -85,8 +78,14 @@ def load_teacher(
     teachers_dir: Path,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    call: Mapping[str, Any] | None = None,
+    text: bool = True,
 ) -> PipelineTeacher:
     """A teacher by name, folder or hub id, in float32 unless told; embedded ones are built first.
+
+    Args:
+        call: arguments of the stock call, over the teacher's own.
+        text: whether the text encoders are loaded too.
 
     Raises:
         RequestError: no such teacher, a damaged or unsupported one, or a hub that refuses or
@@ -97,7 +96,16 @@ def load_teacher(
     from workbench.teachers.pipeline import load_pipeline_teacher
 
     folder = find_teacher(reference, teachers_dir)
-    return load_pipeline_teacher(reference, folder, device, dtype or torch.float32)
+    wanted = teacher_call(reference, call)
+    return load_pipeline_teacher(
+        reference, folder, device, dtype or torch.float32, call=wanted, text=text
+    )
+
+
+def teacher_call(reference: str, call: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+    """What a name of the catalogue, and then the caller, ask of the stock call."""
+    spec = KNOWN_TEACHERS.get(reference)
+    return {**(spec.call if spec else {}), **(call or {})}
 
 
 def find_teacher(reference: str, teachers_dir: Path, show: Progress | None = None) -> Path:

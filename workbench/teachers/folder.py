@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import RequestError, unknown_name
+from workbench.teachers.checks import check_prediction
 from workbench.teachers.families import FAMILIES
 from workbench.teachers.family import Family
 
@@ -94,8 +95,11 @@ def check_folder(folder: Path) -> Family:
         RequestError: names the file that is missing or damaged, or the unsupported class.
     """
     index = folder / MODEL_INDEX
-    family = family_of(index)
     entries = read_json(index)
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    if scheduler.is_file():
+        check_prediction(read_json(scheduler), str(entries.get("_class_name")))
+    family = family_of(index)
     for name in family.components:
         library, kind = (*(entries.get(name) or ()), None, None)[:2]
         if kind is None:

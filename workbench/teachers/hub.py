@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from workbench.errors import RequestError
 from workbench.teachers._torchvision import prepare_torchvision
@@ -123,7 +123,7 @@ def readable_errors(repository: str, revision: str | None) -> Iterator[None]:
     )
 
     # The HTTP client's own base class: httpx or httpx2, by the hub client's version.
-    connection_error = HfHubHTTPError.__mro__[1]
+    connection_error = cast(type[Exception], HfHubHTTPError.__mro__[1])
     try:
         yield
     except GatedRepoError as error:

@@ -29,8 +29,10 @@ class HubTeacher:
         transformer_class: that class, of diffusers.
         parameters: of the transformer; buffers (SD3's positions) not counted.
         latent_shape: (C, H, W) of one sample, unpacked.
-        conditioning: shape of one prompt's encoding by name, at the stock pipeline's default
-            lengths (300 tokens for SANA, 77 + 256 for SD3, 512 for FLUX).
+        conditioning: shape of one prompt's encoding by name (300 tokens for SANA, 77 of CLIP and
+            as many of T5 for SD3, 512 for FLUX).
+        text_tokens: of the long text encoder, where the published runs differ from the pipeline's
+            default (SD3: 77, not 256).
         text_parameters: of all text encoders together.
         distil_bytes: estimated peak of distilling it on one device at one sample at a time, full
             fine-tuning, bf16-mixed, gradient checkpointing (:mod:`workbench.training.memory`).
@@ -51,11 +53,24 @@ class HubTeacher:
     transformer: Mapping[str, Any] = field(repr=False)
     conditioning: Mapping[str, tuple[int, ...]] = field(repr=False)
     gated: bool = False
+    text_tokens: int | None = None
+
+    @property
+    def call(self) -> Mapping[str, Any]:
+        """Arguments of the stock call that make this setting."""
+        size, tokens = self.resolution, self.text_tokens
+        wanted = {"height": size, "width": size, "max_sequence_length": tokens}
+        return {name: value for name, value in wanted.items() if value is not None}
 
     @property
     def licence_page(self) -> str:
         """Where the licence is read and accepted."""
         return f"https://huggingface.co/{self.hub_id}"
+
+    @property
+    def held_bytes(self) -> int:
+        """What a run keeps beside that: the autoencoder, in float32."""
+        return 4 * self.vae_parameters
 
     @property
     def download_bytes(self) -> int:
@@ -165,8 +180,9 @@ def _sd3(
         vae_parameters=_AUTOENCODER_KL,
         distil_bytes=distil_bytes,
         transformer=transformer,
-        conditioning={"embeds": (77 + 256, 4096), "pooled": (2048,)},
+        conditioning={"embeds": (77 + 77, 4096), "pooled": (2048,)},
         gated=True,
+        text_tokens=77,
     )
 
 
@@ -226,9 +242,9 @@ HUB_TEACHERS: tuple[HubTeacher, ...] = (
         1_610_237_472,
         58_046_795_256,
     ),
-    _sd3("sd3-medium", "3 Medium", _SD3_MEDIUM, 2_028_328_000, 74_104_554_780),
-    _sd3("sd3.5-medium", "3.5 Medium", _SD35_MEDIUM, 2_243_171_520, 84_875_766_492),
-    _sd3("sd3.5-large", "3.5 Large", _SD35_LARGE, 8_056_627_520, 291_857_646_948),
+    _sd3("sd3-medium", "3 Medium", _SD3_MEDIUM, 2_028_328_000, 74_097_571_632),
+    _sd3("sd3.5-medium", "3.5 Medium", _SD35_MEDIUM, 2_243_171_520, 84_863_250_096),
+    _sd3("sd3.5-large", "3.5 Large", _SD35_LARGE, 8_056_627_520, 291_838_685_120),
     _flux(512, 428_472_046_344),
     _flux(1024, 428_768_736_008),
 )

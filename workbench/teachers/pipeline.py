@@ -91,9 +91,12 @@ class PipelineTeacher:
     def release_text_encoders(self) -> None:
         """Free the memory of tokenizers and text encoders; nothing can be encoded afterwards."""
         self.pipeline.register_modules(**dict.fromkeys(self.family.text_components))
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _collect()
+
+    def release_network(self) -> None:
+        """Free the memory of the network's weights, once others hold what they need of them."""
+        self.network.to("meta")
+        _collect()
 
     def _need_text_encoders(self) -> None:
         if all(getattr(self.pipeline, name) is None for name in self.family.text_components):
@@ -156,6 +159,12 @@ def load_pipeline_teacher(
         pipeline = pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     return PipelineTeacher(name, pipeline, family, folder, call)
+
+
+def _collect() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _check_complete(module: Any, component: Path) -> None:

@@ -88,10 +88,10 @@ def pretrain(
 ) -> None:
     """Conditional flow matching, E w(t) || v(x_t, t, c) - (eps - x_0) ||^2.
 
-    The loss is arXiv 2210.02747's, t is logit-normal (arXiv 2403.03206, section 3.1); w(t) makes it the loss of the recipe's
-    interpolant and target. A network that takes guidance as an input learns to ignore it. The
-    network ends with the weights' exponential moving average, frozen. Draws from torch's global
-    random state.
+    The loss is arXiv 2210.02747's, t is logit-normal (arXiv 2403.03206, section 3.1); w(t) makes
+    it the loss of the recipe's interpolant and target. A network that takes guidance as an input
+    learns to ignore it. The network ends with the weights' exponential moving average, frozen.
+    Draws from torch's global random state.
     """
     distilled_guidance = network.distilled_guidance
     network.requires_grad_(True).train()

@@ -102,6 +102,12 @@ class RunConfig(FrozenConfig):
     variant: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(0, ge=0, lt=2**63)
     teacher: str = Field("digits-sana", description="name, folder or hub id")
+    resolution: int | None = Field(
+        None, ge=8, description="height and width of its images in pixels; none = its own"
+    )
+    teacher_guidance: float | None = Field(
+        None, description="guidance fed to a teacher that takes one as an input; none = its own"
+    )
     prompts: PromptsConfig = PromptsConfig()
     start: str | None = Field(
         None,
@@ -132,6 +138,13 @@ class RunConfig(FrozenConfig):
         return self
 
     @property
+    def teacher_call(self) -> dict[str, Any]:
+        """What the settings ask of the teacher's stock call, over its own arguments."""
+        size, guidance = self.resolution, self.teacher_guidance
+        wanted = {"height": size, "width": size, "guidance_scale": guidance}
+        return {name: value for name, value in wanted.items() if value is not None}
+
+    @property
     def total_nimg(self) -> int:
         """Generated images of the whole run: kimg rounded up to whole batches."""
         batch = self.training.batch_size
@@ -156,6 +169,7 @@ class RunConfig(FrozenConfig):
         return _short_hash(
             {
                 "seed": self.seed,
+                "teacher_call": self.teacher_call,
                 "start": self.start,
                 "generator": self.generator.model_dump(mode="json"),
                 "method": self.method.model_dump(mode="json"),

@@ -81,19 +81,21 @@ def estimate_memory(
     method = make_method(config.method, config.generator)
     roles = _roles(architecture.network(), architecture, config, method.roles)
     kept = {**_kept(roles, ranks), "held": held}
-    built = {name: size for name, size in kept.items() if name != "moments"}
-    moments = [Estimate("building the networks", {**built, "whole copy": _whole(roles, ranks)})]
+    moments = [_building(roles, kept, config, ranks)]
     for role, peak in _extrapolated(architecture, config, ranks).items():
         parts = {**kept, "gradients": peak.gradients, "activations": peak.activations}
         moments.append(Estimate(f"an update of {role}", parts))
     return max(moments, key=lambda each: each.total)
 
 
-def least_memory(architecture: Architecture, config: RunConfig, ranks: int = 1) -> int:
-    """Bytes a rank of the networks, Adam's moments and the average alone; quick to tell."""
+def least_memory(
+    architecture: Architecture, config: RunConfig, ranks: int = 1, held: int = 0
+) -> int:
+    """The same without gradients and activations; quick to tell."""
     method = make_method(config.method, config.generator)
     roles = _roles(architecture.network(), architecture, config, method.roles)
-    return sum(_kept(roles, ranks).values())
+    kept = {**_kept(roles, ranks), "held": held}
+    return max(sum(kept.values()), _building(roles, kept, config, ranks).total)
 
 
 def checkpoint_bytes(architecture: Architecture, config: RunConfig) -> int:
@@ -188,13 +190,23 @@ def _gathered(network: VelocityNetwork) -> int:
     return root + (_PREFETCHED_BLOCKS + 1) * max(blocks, default=0)
 
 
-def _whole(roles: Roles, ranks: int) -> int:
-    """Networks are copied one after the other: each is whole, in float32, before it is sharded."""
-    numbers = sum(parameter.numel() for parameter in roles.teacher.parameters())
-    return _FP32 * numbers if ranks > 1 else 0
+def _building(roles: Roles, kept: Mapping[str, int], config: RunConfig, ranks: int) -> Estimate:
+    """The pipeline's own network, in float32, is still there while it is copied for the roles.
+
+    Each copy is whole before it is sharded. Adapters that are neither converted nor sharded work
+    on the pipeline's own network.
+    """
+    source = _FP32 * sum(parameter.numel() for parameter in roles.teacher.parameters())
+    training = config.training
+    shared = training.lora is not None and training.precision != "bf16" and ranks == 1
+    built = {name: size for name, size in kept.items() if name != "moments"}
+    return Estimate(
+        "building the networks",
+        {**built, "source": 0 if shared else source, "whole copy": source if ranks > 1 else 0},
+    )
 
 
-def _update(phase: Phase, networks: Networks, batch: Batch, rounds: int, ranks: int) -> int:
+def _update(phase: Phase, networks: Networks, batch: Batch, rounds: int, ranks: int) -> _Peak:
     """Peak of an update beyond what is kept, bytes a rank."""
     network = networks.trained[phase.role]
     for name, other in networks.trained.items():
@@ -219,8 +231,9 @@ def _sharded_gradients(network: nn.Module, live: LiveBytes, ranks: int) -> Itera
             done.add(id(parameter))
             live.keep(parameter.nbytes, parameter.nbytes // ranks)
 
-    hooks = [
-        parameter.register_post_accumulate_grad_hook(reduce) for parameter in network.parameters()
+    hooks: list[Any] = [
+        parameter.register_post_accumulate_grad_hook(reduce)  # type: ignore[no-untyped-call]
+        for parameter in network.parameters()
     ]
     try:
         yield

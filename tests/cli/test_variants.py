@@ -1,0 +1,104 @@
+"""An experiment of several variants: all run, one that fails does not stop the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import QUICK, InsideWorkbench
+from workbench.teachers.embedded import embedded_teachers
+from workbench.tracking import default_uri, list_runs
+
+FILE = """
+from workbench.registry import Experiment
+from workbench.training.config import RunConfig
+
+EXPERIMENT = Experiment(
+    name="pair",
+    question="Do variants run one after the other?",
+    hypothesis="Yes.",
+    variants={{name: RunConfig(teacher=teacher) for name, teacher in {teachers!r}.items()}},
+)
+"""
+
+
+@pytest.fixture
+def pair(
+    prepared: InsideWorkbench,
+    teacher_folders: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., list[str]]:
+    """Writes an experiment of these variants; the arguments of its run of seconds."""
+    own = tmp_path / "experiments"
+    own.mkdir()
+    monkeypatch.setenv("WORKBENCH_EXPERIMENTS", str(own))
+
+    def write(**teachers: str) -> list[str]:
+        folders = {name: str(teacher_folders(kind)) for name, kind in teachers.items()}
+        (own / "pair.py").write_text(FILE.format(teachers=folders))
+        short = [*QUICK, "training.kimg=0.32", "schedule.evaluate_kimg=0.16"]
+        return ["run", "pair", *(part for text in short for part in ("--set", text))]
+
+    return write
+
+
+def test_all_variants_run_and_share_a_figure(
+    prepared: InsideWorkbench, pair: Callable[..., list[str]]
+) -> None:
+    arguments = pair(sana="SanaPipeline", flux="FluxPipeline")
+    told = prepared(*arguments)
+    assert told.stderr.index("[1/2] sana") < told.stderr.index("[2/2] flux")
+    names = {run.name for run in list_runs(default_uri(prepared.workspace), "pair")}
+    assert names == {"sana-seed0", "flux-seed0"}
+    figure = prepared.workspace / "figures" / "pair.png"
+    assert str(figure) in told.stdout
+    assert figure.stat().st_size > 5000
+    rows = (prepared.workspace / "figures" / "pair.csv").read_text().splitlines()[1:]
+    # Evaluated at 0, 0.16 and 0.32 kimg each, in the experiment's order.
+    assert [row.split(",")[1:3] for row in rows] == [
+        [name, kimg] for name in ("sana", "flux") for kimg in ("0.0", "0.16", "0.32")
+    ]
+
+    again = prepared.json(*arguments)
+    assert [result["run"].split("/")[1].split("-")[0] for result in again["runs"]] == [
+        "sana",
+        "flux",
+    ]
+    one = prepared.json(*arguments, "--variant", "flux")
+    assert one == again["runs"][1]
+    plan = prepared(*arguments, "--dry-run").stdout
+    assert plan.count("is finished:") == 2
+    assert f"teacher={json.loads(json.dumps(one['teacher']['name']))}" in plan
+
+
+def test_a_variant_that_fails_is_reported_and_the_others_run(
+    prepared: InsideWorkbench, pair: Callable[..., list[str]]
+) -> None:
+    arguments = pair(bad="SanaPipeline", good="SanaSprintPipeline")
+    # Every update of the first is skipped as not finite, so that it stops with an error.
+    script = Path(arguments and str(prepared.workspace.parent / "experiments" / "pair.py"))
+    text = script.read_text().replace(
+        "RunConfig(teacher=teacher)",
+        "RunConfig(teacher=teacher, method={'loss_scale': 1e38 if name == 'bad' else 1.0})",
+    )
+    script.write_text(text)
+    told = prepared(*arguments, "--set", "training.max_nonfinite=2", code=1)
+    assert "bad: 2 updates of generator in a row were not finite" in told.stderr
+    assert told.stderr.rstrip().endswith("1 of 2 variants are done; the same command continues.")
+    assert "pair/good-seed0" in told.stdout
+    assert "pair/bad-seed0" not in told.stdout
+
+
+def test_nine_stand_ins_one_set_of_hyperparameters() -> None:
+    """Figure 4's panels differ in nothing but the teacher, and cover every embedded one."""
+    from workbench.registry import get_experiment
+
+    variants = get_experiment("nine_teachers").variants
+    assert len(variants) == 9
+    assert {config.teacher for config in variants.values()} == set(embedded_teachers())
+    same = {config.model_copy(update={"teacher": "x"}).fingerprint() for config in variants.values()}
+    assert len(same) == 1

@@ -1,0 +1,266 @@
+"""What can be sampled and scored: a run's student, an exported one, a teacher."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from workbench.errors import RequestError, WorkbenchError, unknown_name
+from workbench.methods import get_noise_rule
+from workbench.runs.folder import RunFolder, all_runs, find_run, matching_runs
+from workbench.runs.measure import SampledModel, Samplers
+from workbench.runs.student import (
+    StudentRecord,
+    TeacherReference,
+    hub_revision,
+    weights_fingerprint,
+)
+from workbench.runs.text import load_run_teacher
+from workbench.teachers import KNOWN_TEACHERS, PipelineTeacher, load_pipeline_teacher, load_teacher
+from workbench.teachers.student_pipeline import is_student
+from workbench.training.checkpoint import (
+    checkpoint_path,
+    damage,
+    latest_checkpoint,
+    load_modules,
+    read_manifest,
+)
+from workbench.training.config import EvaluationConfig
+from workbench.training.parallel import choose_device
+from workbench.training.roles import AVERAGE, student_network
+
+if TYPE_CHECKING:
+    from workbench.teachers.base import VelocityNetwork
+    from workbench.training.config import RunConfig
+    from workbench.workspace import Workspace
+
+_AT_KIMG = re.compile(r"(?P<run>.+)@(?P<kimg>\d+(\.\d+)?)")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Which images: one for each prompt, image i from seed + i.
+
+    ``noise`` replaces the student's own noise type; ``cfg_scale`` is a teacher's guidance.
+    ``batch_size`` changes memory and speed alone.
+    """
+
+    prompts: Sequence[str]
+    steps: int
+    seed: int = 0
+    noise: str | None = None
+    cfg_scale: float = 1.0
+    batch_size: int = 8
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A teacher as something to sample.
+
+    Attributes:
+        name: of the run, folder or teacher.
+        teacher: the pipeline that encodes and decodes; of an exported student, its own.
+        network: what is sampled.
+    """
+
+    name: str
+    teacher: PipelineTeacher
+    network: VelocityNetwork
+
+    @property
+    def default_steps(self) -> tuple[int, ...]:
+        """The step counts at which it is measured unless told."""
+        return EvaluationConfig().teacher_steps
+
+    @property
+    def noise(self) -> str | None:
+        """The student's own noise type; None for a teacher."""
+        return None
+
+    @cached_property
+    def weights(self) -> str:
+        """Fingerprint of the weights that are sampled."""
+        return weights_fingerprint(self.network.state_dict())
+
+    @property
+    def taught_by(self) -> TeacherReference:
+        """The teacher: of a student, the one it was distilled from."""
+        return TeacherReference(
+            name=self.teacher.name,
+            fingerprint=self.teacher.fingerprint,
+            revision=hub_revision(self.teacher.folder),
+        )
+
+    def facts(self, drawing: Drawing) -> dict[str, str]:
+        """What of a drawing is this kind of model's own."""
+        return {"cfg_scale": f"{drawing.cfg_scale:g}"}
+
+    def at(self, steps: int, samplers: Samplers, noise: str | None = None) -> SampledModel:
+        """The model with a number of steps and, for exploration, another noise type.
+
+        Raises:
+            RequestError: more generator steps than the student was trained with, an unknown noise
+                type, or one for a teacher.
+        """
+        if noise is not None:
+            raise RequestError(
+                f"{self.name} is a teacher: its Euler steps have no noise type. Drop --noise."
+            )
+        return samplers.of_teacher(self.network, steps)
+
+
+@dataclass(frozen=True)
+class LoadedStudent(LoadedModel):
+    """A few-step student.
+
+    Attributes:
+        config: of its run.
+        nimg: images that it was trained on.
+        record: of an exported one.
+    """
+
+    config: RunConfig
+    nimg: int
+    record: StudentRecord | None = None
+
+    @property
+    def default_steps(self) -> tuple[int, ...]:
+        """All K."""
+        return (self.config.generator.steps,)
+
+    @property
+    def noise(self) -> str | None:
+        return self.config.generator.noise
+
+    @property
+    def taught_by(self) -> TeacherReference:
+        return self.record.teacher if self.record else super().taught_by
+
+    def facts(self, drawing: Drawing) -> dict[str, str]:
+        own, wanted = self.config.generator.noise, drawing.noise
+        return {
+            "run": self.record.run if self.record else self.name,
+            "kimg": f"{self.nimg / 1000:g}",
+            "noise": own if wanted in (None, own) else f"{wanted} (trained with {own})",
+        }
+
+    def at(self, steps: int, samplers: Samplers, noise: str | None = None) -> SampledModel:
+        generator = self.config.generator
+        if steps > generator.steps:
+            raise RequestError(
+                f"{self.name} was trained with {generator.steps} steps, not with {steps}."
+            )
+        if samplers.settings.cfg_scale != 1.0:
+            raise RequestError(
+                f"{self.name} is a student: guidance was distilled into it. Drop --cfg-scale."
+            )
+        if noise is not None:
+            get_noise_rule(noise)
+            generator = generator.model_copy(update={"noise": noise})
+        return samplers.of_student(self.network, generator, steps)
+
+
+def load_model(
+    workspace: Workspace,
+    reference: str,
+    device: torch.device | None = None,
+    text: bool = True,
+) -> LoadedModel:
+    """A run's averaged generator, an exported student, or a teacher.
+
+    Args:
+        reference: a run (its newest whole checkpoint, or ``RUN@KIMG``), a folder, a teacher.
+        device: the GPU where there is one, unless told.
+        text: whether the text encoders are needed.
+
+    Raises:
+        RequestError: nothing of that name (names the nearest), or no checkpoint at that kimg.
+        WorkbenchError: the run has no whole checkpoint yet.
+    """
+    device = device or choose_device()
+    student = _student(workspace, reference, device, text)
+    if student is not None:
+        return student
+    if reference not in KNOWN_TEACHERS and "/" not in reference:
+        known = [*KNOWN_TEACHERS, *(run.name for run in all_runs(workspace))]
+        raise unknown_name("run or teacher", reference, known)
+    teacher = load_teacher(reference, workspace.teachers, device, text=text)
+    return LoadedModel(reference, teacher, teacher.network)
+
+
+def load_student(
+    workspace: Workspace, reference: str, device: torch.device | None = None, text: bool = True
+) -> LoadedStudent:
+    """As :func:`load_model` where only a run or an exported student will do.
+
+    Raises:
+        RequestError: a teacher, or nothing of that name (names the nearest run).
+        WorkbenchError: the run has no whole checkpoint yet.
+    """
+    student = _student(workspace, reference, device or choose_device(), text)
+    if student is not None:
+        return student
+    if reference in KNOWN_TEACHERS or Path(reference).expanduser().is_dir():
+        raise RequestError(
+            f"{reference} is a teacher, not a student: name a run or an exported student's folder."
+        )
+    raise unknown_name("run", reference, (run.name for run in all_runs(workspace)))
+
+
+def _student(
+    workspace: Workspace, reference: str, device: torch.device, text: bool
+) -> LoadedStudent | None:
+    folder = Path(reference).expanduser()
+    if is_student(folder):
+        return _exported(reference, folder, device, text)
+    at = _AT_KIMG.fullmatch(reference)
+    name = at["run"] if at else reference
+    if reference in KNOWN_TEACHERS or not matching_runs(workspace, name):
+        return None
+    run = find_run(workspace, name)
+    checkpoint = _checkpoint_at(run, float(at["kimg"])) if at else _newest(run)
+    return _of_run(workspace, run, checkpoint, device, text)
+
+
+def _exported(reference: str, folder: Path, device: torch.device, text: bool) -> LoadedStudent:
+    record = StudentRecord.load(folder)
+    pipeline = load_pipeline_teacher(reference, folder, device, call=record.call, text=text)
+    return LoadedStudent(reference, pipeline, pipeline.network, record.config, record.nimg, record)
+
+
+def _of_run(
+    workspace: Workspace, run: RunFolder, checkpoint: Path, device: torch.device, text: bool
+) -> LoadedStudent:
+    config = run.config()
+    teacher = load_run_teacher(config, workspace, device, text)
+    network = student_network(teacher.network, config)
+    load_modules(checkpoint, {AVERAGE: network})
+    nimg = int(read_manifest(checkpoint)["progress"]["nimg"])
+    return LoadedStudent(run.name, teacher, network, config, nimg)
+
+
+def _newest(run: RunFolder) -> Path:
+    problems: list[str] = []
+    checkpoint = latest_checkpoint(run.checkpoints, problems.append)
+    if checkpoint is None:
+        raise WorkbenchError(" ".join([f"Run {run.name} has no whole checkpoint.", *problems]))
+    return checkpoint
+
+
+def _checkpoint_at(run: RunFolder, kimg: float) -> Path:
+    path = checkpoint_path(run.checkpoints, round(kimg * 1000))
+    problem = damage(path) if path.is_dir() else "it is not there"
+    if problem is not None:
+        whole = [p for p in sorted(run.checkpoints.glob("nimg-*")) if damage(p) is None]
+        kept = ", ".join(f"{int(p.name.removeprefix('nimg-')) / 1000:g}" for p in whole)
+        raise RequestError(
+            f"Run {run.name} has no whole checkpoint at {kimg:g} kimg ({problem}). "
+            f"Kept: {kept or 'none'}."
+        )
+    return path
