@@ -220,6 +220,7 @@ def test_the_card_tells_what_it_is(exports: Exports) -> None:
     assert "Checked at the export: 2 images" in card
     flux = (exports.root / "FluxPipeline" / "README.md").read_text()
     assert "`guidance_scale=2.5` is what the student was trained with" in flux
+    assert f'base_model: "{exports.folders(name).name}"' in front
     assert "rank 4 and alpha 8" in (exports.root / "StableDiffusion3Pipeline/README.md").read_text()
 
 

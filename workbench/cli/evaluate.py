@@ -18,7 +18,9 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Run (any unambiguous beginning) or teacher.")],
+    model: Annotated[
+        str, typer.Argument(help="Run (any unambiguous beginning), exported folder or teacher.")
+    ],
     steps: Annotated[
         str | None,
         typer.Option(

@@ -131,7 +131,7 @@ class FewStepSampler:
     def sample_from(
         self, network: VelocityNetwork, cond: Conditioning | None, draw: DrawNoise, evaluations: int
     ) -> Tensor:
-        """x_g after the first ``evaluations`` of the K steps from given noise (B, *latent_shape)."""
+        """x_g after the first ``evaluations`` of the K steps from given noise, (B, *shape)."""
         return generate(
             lambda x, t: network(x, t, cond), draw, self.times, self.noise_rule, evaluations
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.methods import step_times
-from workbench.runs.student import StudentRecord
+from workbench.runs.student import StudentRecord, hub_revision
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.hub_catalog import find_hub_teacher
 from workbench.teachers.student_pipeline import STUDENT_RECORD
@@ -86,18 +86,27 @@ def _licence(card: Card) -> str | None:
 
 
 def _front_matter(card: Card) -> str:
-    known = find_hub_teacher(card.record.teacher.name)
     licence = _licence(card)
+    hub_id, local = _teacher_place(card)
     values: dict[str, Any] = {
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
-        "base_model": known.hub_id if known else card.record.teacher.name,
+        "base_model": hub_id or local.name,
         "base_model_relation": "finetune",
         **({"license": "other", "license_name": licence} if licence else {}),
         "tags": ["few-step", "distillation", card.record.config.method.name],
     }
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
     return "\n".join(["---", *lines, "---", ""])
+
+
+def _teacher_place(card: Card) -> tuple[str | None, Path]:
+    """The teacher's repository on the hub, if it is of one, and its folder here."""
+    name, folder = card.record.teacher.name, card.teacher.folder
+    known = find_hub_teacher(name)
+    if known:
+        return known.hub_id, folder
+    return (name.partition("@")[0] if hub_revision(folder) else None), folder
 
 
 def _introduction(card: Card) -> str:
@@ -196,11 +205,13 @@ def _adapter(card: Card) -> str:
     )
     if family.pipeline_class != family.student_class:
         return text
-    folder = str(card.folder.resolve())
+    folder, revision = str(card.folder.resolve()), card.record.teacher.revision
+    hub_id, local = _teacher_place(card)
+    pinned = f", revision={revision!r}" if hub_id and revision else ""
     lines = [
         "from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler",
         "",
-        f"pipe = DiffusionPipeline.from_pretrained({card.record.teacher.name!r})",
+        f"pipe = DiffusionPipeline.from_pretrained({hub_id or str(local)!r}{pinned})",
         f"pipe.load_lora_weights({folder + '/adapter'!r})",
         "pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(",
         f"    {folder!r}, subfolder='scheduler'",
