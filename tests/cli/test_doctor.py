@@ -127,3 +127,21 @@ def test_tokens_that_are_missing_unknown_or_refused(
         assert passed
         size = sum(file.stat().st_size for file in digits_teacher_dir.rglob("*") if file.is_file())
         assert f"{size / 2**20:.1f} MiB" in finding
+
+
+def test_a_gated_teacher_of_the_catalog_offline(digits_teacher_dir: Path, tmp_path: Path) -> None:
+    """Without a token no network is needed to say what to do; sizes come from the catalog."""
+    settings = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "HF_TOKEN": ""}
+    process = Workbench(tmp_path / "workspace", digits_teacher_dir, settings)
+    batch = ("--set", "training.batch_size=1")
+    answer = process("doctor", "--teacher", "sd3-medium", *batch, "--json", code=1)
+    report = json.loads(answer.stdout)
+    found = findings(report)
+    page = "https://huggingface.co/stabilityai/stable-diffusion-3-medium-diffusers"
+    assert found["access"][0] is False
+    assert page in found["access"][1]
+    assert "set HF_TOKEN" in found["access"][1]
+    assert f"Stability AI Community License (gated): {page}" in found["licence"][1]
+    parts = report["memory"]["parts_bytes"]
+    assert parts["teacher"] == 4 * 2_028_328_000
+    assert parts["moments"] == 16 * 2_028_328_000

@@ -339,7 +339,7 @@ def test_the_generator_that_is_told_is_kept(
     where = str(exports.root / name) if source == "EXPORTED" else source
     settings = [f"teacher={exports.folders(name)}", f"start={where}", *BRIEF, *more]
     config = with_overrides(RunConfig(), settings)
-    keep_start(open_workspace(exports.workbench.workspace), config, tmp_path)
+    keep_start(open_workspace(exports.workbench.workspace), config, Path(config.teacher), tmp_path)
     teacher = load_pipeline_teacher("teacher", exports.folders(name))
     start = load_start(config, tmp_path, teacher)
     assert start is not None
@@ -387,7 +387,7 @@ def test_other_weights_of_the_same_name_are_another_start(exports: Exports, tmp_
     (folder / "results.json").unlink()
     (folder / "start.safetensors").unlink()
     other = config.model_copy(update={"start": "SanaPipeline/@0.064"})
-    keep_start(open_workspace(exports.workbench.workspace), other, folder)
+    keep_start(open_workspace(exports.workbench.workspace), other, Path(other.teacher), folder)
     refused = exports.workbench(*run, code=2)
     assert "belong to another recipe or teacher" in refused.stderr
 

@@ -100,5 +100,7 @@ def test_nine_stand_ins_one_set_of_hyperparameters() -> None:
     variants = get_experiment("nine_teachers").variants
     assert len(variants) == 9
     assert {config.teacher for config in variants.values()} == set(embedded_teachers())
-    same = {config.model_copy(update={"teacher": "x"}).fingerprint() for config in variants.values()}
+    same = {
+        config.model_copy(update={"teacher": "x"}).fingerprint() for config in variants.values()
+    }
     assert len(same) == 1

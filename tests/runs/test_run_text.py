@@ -34,7 +34,9 @@ def place(teacher: Path, root: Path) -> Path:
 def test_encodes_then_holds_no_encoder(digits_teacher_dir: Path, tmp_path: Path) -> None:
     for _ in range(2):  # the second time from the store alone
         job = TextJob(Workspace(tmp_path), ALONE, StopFlag())
-        teacher, store = load_with_encodings(of(digits_teacher_dir), PROMPTS, job)
+        teacher, store = load_with_encodings(
+            of(digits_teacher_dir), digits_teacher_dir, PROMPTS, job
+        )
         assert teacher.pipeline.text_encoder is None
         assert teacher.pipeline.tokenizer is None
         assert store.missing(PROMPTS) == []
@@ -59,7 +61,7 @@ def encode_on_ranks(teacher: str, root: Path) -> tuple[list[int], torch.Tensor]:
     Gemma2Model.forward = counting
     with joined_ranks() as ranks:
         job = TextJob(Workspace(root), ranks, StopFlag())
-        _, store = load_with_encodings(RunConfig(teacher=teacher), PROMPTS, job)
+        _, store = load_with_encodings(RunConfig(teacher=teacher), Path(teacher), PROMPTS, job)
         return ranks.gather(sum(calls)), store.rows(PROMPTS)["embeds"]
 
 
@@ -67,14 +69,14 @@ def test_ranks_share_the_work_and_see_all_of_it(digits_teacher_dir: Path, tmp_pa
     rows, two = launch(encode_on_ranks, 2, str(digits_teacher_dir), tmp_path / "two")
     assert rows == [128 + 1, 64 + 1]  # batches of 64, and the empty prompt, which each needs
     job = TextJob(Workspace(tmp_path / "one"), ALONE, StopFlag())
-    _, store = load_with_encodings(of(digits_teacher_dir), PROMPTS, job)
+    _, store = load_with_encodings(of(digits_teacher_dir), digits_teacher_dir, PROMPTS, job)
     assert torch.equal(two, store.rows(PROMPTS)["embeds"])
 
 
 def test_a_stop_is_obeyed(digits_teacher_dir: Path, tmp_path: Path) -> None:
     job = TextJob(Workspace(tmp_path), ALONE, StopFlag(requested=True))
     with pytest.raises(InterruptedRunError, match="the same command continues with the rest"):
-        load_with_encodings(of(digits_teacher_dir), PROMPTS, job)
+        load_with_encodings(of(digits_teacher_dir), digits_teacher_dir, PROMPTS, job)
 
 
 def test_waits_for_another_run_that_encodes_the_same(
@@ -97,7 +99,7 @@ def test_waits_for_another_run_that_encodes_the_same(
     thread.start()
     locked.wait()
     job = TextJob(Workspace(tmp_path), ALONE, StopFlag(), said.append)
-    _, store = load_with_encodings(of(digits_teacher_dir), PROMPTS, job)
+    _, store = load_with_encodings(of(digits_teacher_dir), digits_teacher_dir, PROMPTS, job)
     thread.join()
     assert said == ["Another process is encoding prompts with this text encoder; waiting."]
     assert store.missing(PROMPTS) == []
@@ -115,18 +117,18 @@ def test_a_stop_is_obeyed_while_waiting(digits_teacher_dir: Path, tmp_path: Path
         TextStore(place(digits_teacher_dir, tmp_path)).locked(),
         pytest.raises(InterruptedRunError),
     ):
-        load_with_encodings(of(digits_teacher_dir), PROMPTS, job)
+        load_with_encodings(of(digits_teacher_dir), digits_teacher_dir, PROMPTS, job)
 
 
 def test_damage_is_mended_and_told(digits_teacher_dir: Path, tmp_path: Path) -> None:
     said: list[str] = []
     job = TextJob(Workspace(tmp_path), ALONE, StopFlag(), said.append)
-    _, store = load_with_encodings(of(digits_teacher_dir), PROMPTS, job)
+    _, store = load_with_encodings(of(digits_teacher_dir), digits_teacher_dir, PROMPTS, job)
     before = store.rows(PROMPTS)["embeds"].clone()
     (shard,) = store.folder.glob("shard-*.safetensors")
     shard.unlink()  # mapped by this process: another file must take its place
     shard.write_bytes(b"not a shard")
-    _, store = load_with_encodings(of(digits_teacher_dir), PROMPTS, job)
+    _, store = load_with_encodings(of(digits_teacher_dir), digits_teacher_dir, PROMPTS, job)
     assert said == ["Deleted 1 damaged files of encoded prompts; encoding them again."]
     assert torch.equal(store.rows(PROMPTS)["embeds"], before)
 
@@ -139,7 +141,7 @@ def test_a_long_encoding_tells_its_rate(
     monkeypatch.setattr(text, "_LINE_SECONDS", 0.0)
     said: list[str] = []
     job = TextJob(Workspace(tmp_path), ALONE, StopFlag(), said.append)
-    load_with_encodings(of(digits_teacher_dir), PROMPTS, job)
+    load_with_encodings(of(digits_teacher_dir), digits_teacher_dir, PROMPTS, job)
     assert [line.split(",")[0] for line in said] == [
         f"Encoding prompts: {done} of 150" for done in (64, 128, 150)
     ]

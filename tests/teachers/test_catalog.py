@@ -49,7 +49,7 @@ def test_only_embedded_teachers_are_built(tmp_path: Path) -> None:
 def test_the_overview_starts_nothing(tmp_path: Path) -> None:
     rows = teacher_overview(tmp_path)
     assert [row["name"] for row in rows] == list(KNOWN_TEACHERS)
-    assert [row["source"] for row in rows if row["name"] == "digits-sana"] == ["not built yet"]
+    assert [row["source"] for row in rows if row["name"] == "digits-sana"] == ["built on first use"]
     assert built_folder("digits-sana", tmp_path) is None
     assert list(tmp_path.iterdir()) == []
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from workbench.errors import RequestError
 from workbench.flow import NoiseSource, TrigFlow, uniform_times
 from workbench.methods import NOISE_RULES, generate
 from workbench.teachers import (
@@ -250,3 +251,25 @@ def test_an_instruction_prefixes_prompts_but_not_the_empty_one(
     noise = noise_for(instructed, len(PROMPTS))
     theirs = stock(instructed, noise, 4.5, "latent")
     torch.testing.assert_close(ours(instructed, noise, 4.5), theirs, atol=1e-5, rtol=0)
+
+
+def test_another_resolution_is_a_setting(teacher: PipelineTeacher) -> None:
+    """Sizes that patches do not divide, or beyond the known positions, name the nearest."""
+    native, folder = teacher.resolution, teacher.folder
+    step = teacher.family.pixels_per_patch(teacher.pipeline)
+    with pytest.raises(RequestError, match=rf"need a multiple of {step}\. Nearest: {native}\."):
+        load_pipeline_teacher("x", folder, call={"height": native + 1, "width": native + 1})
+    with pytest.raises(RequestError, match="only square ones"):
+        load_pipeline_teacher("x", folder, call={"width": 2 * native})
+    largest = teacher.family.largest_resolution(teacher.pipeline)
+    size = {"height": 2 * native, "width": 2 * native}
+    if largest is not None:
+        with pytest.raises(RequestError, match=f"positions up to {largest}"):
+            load_pipeline_teacher("x", folder, call=size)
+        return
+    larger = load_pipeline_teacher("x", folder, call=size)
+    channels, height, width = teacher.latent_shape
+    assert larger.latent_shape == (channels, 2 * height, 2 * width)
+    noise = noise_for(larger, len(PROMPTS))
+    theirs = stock(larger, noise, 1.0, "latent")
+    torch.testing.assert_close(ours(larger, noise, 1.0), theirs, atol=1e-5, rtol=0)

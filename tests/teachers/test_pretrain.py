@@ -45,9 +45,7 @@ def test_the_weight_makes_it_the_loss_of_trigflow() -> None:
 def test_two_gaussian_classes_are_learnt(target: str) -> None:
     """Data N(+-2, 0.1^2) by label: the exact velocity is known in closed form."""
     path = {"velocity": "rectified_flow", "trigflow": "trigflow"}[target]
-    recipe = FlowMatchingRecipe(
-        interpolant=path, target=target, steps=800, lr=1e-2, batch_size=256
-    )
+    recipe = FlowMatchingRecipe(interpolant=path, target=target, steps=800, lr=1e-2, batch_size=256)
     torch.manual_seed(0)
     labels = torch.arange(4000) % 2
     means = 4.0 * labels[:, None] - 2

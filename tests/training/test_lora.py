@@ -523,6 +523,10 @@ def test_settings_of_adapters_are_part_of_the_recipe() -> None:
     }
     assert len(prints) == 4
     assert config("training.lora.rank=4").training.lora == LoraConfig(rank=4, scale=1.0)
+    both = config("training.lora.rank=4", "training.lora.scale=2")
+    assert both.training.lora == LoraConfig(rank=4, scale=2.0)
+    with pytest.raises(RequestError, match=r"Unknown configuration key 'training\.lora\.rnak'"):
+        config("training.lora.rnak=4")
 
 
 def test_a_lora_student_distils(family_teacher: PipelineTeacher) -> None:

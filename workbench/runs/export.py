@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from workbench import __version__
@@ -93,6 +94,8 @@ def export_student(workspace: Workspace, request: ExportRequest) -> Export:
     prompt = request.prompt or _first_prompt(model.config)
     check = _check_images(model, pipeline, call, prompt) if request.check else None
     results = find_run(workspace, model.name).results()
+    if results is not None and results["nimg"] != model.nimg:
+        results = None  # those scores belong to other weights
     card = Card(record, model.teacher, request.folder, prompt, check, results)
     with _aside(request.folder) as partial:
         _write(pipeline, model, partial, DTYPES[request.dtype])
@@ -180,7 +183,7 @@ def _aside(folder: Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         yield partial
         partial.rename(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise WorkbenchError(f"Could not write {folder}: {error}.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -12,6 +12,8 @@ from workbench.errors import RequestError, unknown_name
 from workbench.training.config import RunConfig, load_config
 from workbench.workspace import Workspace, write_json
 
+_TEACHER = "teacher.json"
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -57,9 +59,18 @@ class RunFolder:
         values: dict[str, Any] = json.loads(self.results_file.read_text(encoding="utf-8"))
         return values
 
-    def prepare(self, config: RunConfig) -> None:
+    def prepare(self, config: RunConfig, teacher_revision: str | None = None) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.config_file, config.model_dump(mode="json"))
+        if teacher_revision is not None:
+            write_json(self.path / _TEACHER, {"revision": teacher_revision})
+
+    def teacher_revision(self) -> str | None:
+        """The hub's commit that the run's teacher is pinned to; None for local teachers."""
+        if not (self.path / _TEACHER).exists():
+            return None
+        content = json.loads((self.path / _TEACHER).read_text(encoding="utf-8"))
+        return str(content["revision"])
 
     def set_aside(self) -> Path | None:
         """Rename an existing run so that its place is free; returns where it went."""

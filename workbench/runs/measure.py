@@ -83,10 +83,10 @@ class Samplers:
 
     def of_teacher(self, network: VelocityNetwork, steps: int) -> SampledModel:
         """Euler from pure noise."""
-        scale = self.settings.cfg_scale
+        scale, shift = self.settings.cfg_scale, self.settings.teacher_flow_shift
 
         def sample(cond: Conditioning, draw: DrawNoise) -> Tensor:
-            return sample_teacher(network, cond, self.uncond, draw(0), steps, scale)
+            return sample_teacher(network, cond, self.uncond, draw(0), steps, scale, shift)
 
         return SampledModel("teacher", steps, steps * (1 if scale in (0.0, 1.0) else 2), sample)
 

@@ -21,7 +21,7 @@ from workbench.runs.student import (
     hub_revision,
     weights_fingerprint,
 )
-from workbench.runs.text import load_run_teacher
+from workbench.runs.text import find_run_teacher, load_run_teacher
 from workbench.teachers import KNOWN_TEACHERS, PipelineTeacher, load_pipeline_teacher, load_teacher
 from workbench.teachers.student_pipeline import is_student
 from workbench.training.checkpoint import (
@@ -187,7 +187,8 @@ def load_model(
     student = _student(workspace, reference, device, text)
     if student is not None:
         return student
-    if reference not in KNOWN_TEACHERS and "/" not in reference:
+    is_folder = Path(reference).expanduser().is_dir()
+    if reference not in KNOWN_TEACHERS and "/" not in reference and not is_folder:
         known = [*KNOWN_TEACHERS, *(run.name for run in all_runs(workspace))]
         raise unknown_name("run or teacher", reference, known)
     teacher = load_teacher(reference, workspace.teachers, device, text=text)
@@ -238,11 +239,27 @@ def _of_run(
     workspace: Workspace, run: RunFolder, checkpoint: Path, device: torch.device, text: bool
 ) -> LoadedStudent:
     config = run.config()
-    teacher = load_run_teacher(config, workspace, device, text)
+    folder = find_run_teacher(config, workspace, run.teacher_revision())
+    teacher = load_run_teacher(config, folder, device, text)
+    _check_same_teacher(run, checkpoint, teacher)
     network = student_network(teacher.network, config)
     load_modules(checkpoint, {AVERAGE: network})
     nimg = int(read_manifest(checkpoint)["progress"]["nimg"])
     return LoadedStudent(run.name, teacher, network, config, nimg)
+
+
+def _check_same_teacher(run: RunFolder, checkpoint: Path, teacher: PipelineTeacher) -> None:
+    """A student means nothing with another base, autoencoder or text encoder.
+
+    Raises:
+        RequestError: what the run's teacher is called now is not what it was distilled from.
+    """
+    _, distilled_from, *_ = str(read_manifest(checkpoint)["progress"]["identity"]).split("/")
+    if distilled_from != teacher.fingerprint:
+        raise RequestError(
+            f"Run {run.name} was distilled from another teacher than {teacher.name} is now "
+            f"({distilled_from}, not {teacher.fingerprint})."
+        )
 
 
 def _newest(run: RunFolder) -> Path:

@@ -24,12 +24,20 @@ from workbench.runs.measure import (
 )
 from workbench.runs.signals import stop_on_signals
 from workbench.runs.start import keep_start, load_start
-from workbench.runs.text import Say, TextJob, cut_warning, load_with_encodings, silent_say
+from workbench.runs.text import (
+    Say,
+    TextJob,
+    cut_warning,
+    find_run_teacher,
+    load_with_encodings,
+    silent_say,
+)
 from workbench.runs.tracking import TrackerListener, open_tracker
 from workbench.teachers import find_teacher
 from workbench.teachers.base import VelocityNetwork
 from workbench.teachers.checks import check_is_teacher
 from workbench.teachers.digits import load_digits_images, one_prompt_per_digit
+from workbench.teachers.hub import revision_of
 from workbench.teachers.prompt_sources import PromptSet, read_prompts
 from workbench.teachers.text_store import TextStore
 from workbench.tracking import InputData, RunStatus, Tracker
@@ -77,19 +85,22 @@ def execute(request: RunRequest) -> RunOutcome:
     if not request.fresh and (results := folder.results()) is not None:
         return RunOutcome(folder, results, trained=False)
     prompts = read_prompts(config.prompts)
-    request.find_teacher(config.teacher, workspace.teachers)
     with exclusive(folder.lock, f"Run {folder.name}"):
         if request.fresh and (kept := folder.set_aside()):
             request.say(f"The earlier run is kept as {kept.name}.")
         results = folder.results()
         if results is not None:
             return RunOutcome(folder, results, trained=False)
-        keep_start(workspace, config, folder.path)
-        folder.prepare(config)
+        teacher = find_run_teacher(
+            config, workspace, folder.teacher_revision(), request.find_teacher
+        )
+        keep_start(workspace, config, teacher, folder.path)
+        folder.prepare(config, revision_of(teacher))
         job = _Job(
             config,
             workspace,
             folder,
+            teacher,
             request.tracking_uri,
             request.make_listener,
             prompts,
@@ -118,6 +129,7 @@ class _Job:
     config: RunConfig
     workspace: Workspace
     folder: RunFolder
+    teacher: Path
     tracking_uri: str
     make_listener: Callable[[], Listener]
     prompts: PromptSet
@@ -165,6 +177,7 @@ class _Session:
         self.grid_prompts = one_prompt_per_digit()
         self.teacher, store = load_with_encodings(
             self.config,
+            job.teacher,
             [*job.prompts.prompts, *evaluator.prompts, *self.grid_prompts],
             TextJob(job.workspace, ranks, stop, job.say),
         )
@@ -173,9 +186,9 @@ class _Session:
         self.grid_cond = store.rows(self.grid_prompts)
         self.last_row: Row | None = None
         self.start: dict[str, str] | None = None
-        check_is_teacher(
-            self.teacher.network, self.teacher.latent_shape, store.rows(self.grid_prompts[:4])
-        )
+        if not job.folder.checkpoints.exists():
+            cond = store.rows(self.grid_prompts[:2]).to(ranks.device)
+            check_is_teacher(self.teacher.network, self.teacher.latent_shape, cond)
         self.engine = self._engine(store)
         self.teacher.release_network()
         self._report_inputs()
@@ -233,7 +246,11 @@ class _Session:
             return
         results: dict[str, Any] = {
             "run": self.job.folder.name,
-            "teacher": {"name": self.config.teacher, "fingerprint": self.teacher.fingerprint},
+            "teacher": {
+                "name": self.config.teacher,
+                "fingerprint": self.teacher.fingerprint,
+                "revision": revision_of(self.teacher.folder),
+            },
             "prompts": {
                 "source": self.job.prompts.source,
                 "count": len(self.job.prompts),

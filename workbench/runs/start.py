@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from workbench.errors import RequestError
+from workbench.errors import RequestError, WorkbenchError
 from workbench.runs.export import ADAPTER
 from workbench.runs.models import LoadedStudent, load_student
 from workbench.runs.student import weights_fingerprint
@@ -50,40 +50,52 @@ class Start:
         return {"source": self.source, "weights": self.weights}
 
 
-def keep_start(workspace: Workspace, config: RunConfig, run: Path) -> None:
+def keep_start(workspace: Workspace, config: RunConfig, folder: Path, run: Path) -> None:
     """Copy the weights that ``config.start`` names into the run's folder, unless they are there.
+
+    Args:
+        folder: of the run's own teacher.
 
     Raises:
         RequestError: no such run or folder, a teacher, another architecture or latent shape than
-            the run's teacher has, or no adapter of the run's settings.
-        WorkbenchError: the run to start from has no whole checkpoint yet.
+            the run's teacher has, or no adapter of the run's settings over the same teacher.
+        WorkbenchError: the run to start from has no whole checkpoint yet, or the disk is full.
     """
     if config.start is None or (run / _FILE).exists():
         return
     model = load_student(workspace, config.start, _CPU, text=False)
     teacher = model.teacher
     if model.record is not None or not _same_teacher(model.config, config):
-        teacher = load_run_teacher(config, workspace, _CPU, text=False)
+        teacher = load_run_teacher(config, folder, _CPU, text=False)
     _check_fit(model, teacher, config)
     state = {name: value.contiguous() for name, value in _state(model, teacher, config).items()}
     facts = {
         "source": f"{model.name} at {model.nimg / 1000:g} kimg",
         "weights": weights_fingerprint(state),
     }
-    run.mkdir(parents=True, exist_ok=True)
     partial = run / f".{_FILE}"
-    save_file(state, partial, metadata={"start": json.dumps(facts)})
-    partial.replace(run / _FILE)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        save_file(state, partial, metadata={"start": json.dumps(facts)})
+        partial.replace(run / _FILE)
+    except (OSError, SafetensorError) as error:
+        raise WorkbenchError(f"Could not write {run / _FILE}: {error}.") from error
 
 
 def load_start(config: RunConfig, run: Path, teacher: PipelineTeacher) -> Start | None:
     """The kept generator; None for a run that starts at its teacher."""
     if config.start is None:
         return None
-    with safe_open(run / _FILE, framework="pt") as file:
-        facts: dict[str, str] = json.loads(file.metadata()["start"])
+    try:
+        with safe_open(run / _FILE, framework="pt") as file:
+            facts: dict[str, str] = json.loads(file.metadata()["start"])
+        state = load_file(run / _FILE)
+    except (OSError, SafetensorError) as error:
+        raise RequestError(
+            f"{run / _FILE} is damaged ({error}); --fresh copies the weights again."
+        ) from error
     network = student_network(teacher.network, config)
-    network.load_state_dict(load_file(run / _FILE))
+    network.load_state_dict(state)
     return Start(network, **facts)
 
 
@@ -112,6 +124,12 @@ def _check_fit(model: LoadedStudent, teacher: PipelineTeacher, config: RunConfig
             f"{our_shape}: they must be equal."
         )
     lora, source = config.training.lora, model.config.training.lora
+    if lora is not None and model.taught_by.fingerprint != teacher.fingerprint:
+        raise RequestError(
+            f"start={config.start} is an adapter over another teacher than {config.teacher} "
+            f"({model.taught_by.fingerprint}, not {teacher.fingerprint}): on this one it would be "
+            "another function."
+        )
     if lora is not None and lora != source:
         had = "training.lora=null" if source is None else f"training.lora {source}"
         raise RequestError(

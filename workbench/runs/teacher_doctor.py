@@ -84,6 +84,8 @@ def examine(place: Workspace, config: RunConfig, ranks: int) -> TeacherReport:
         device = Device.here(1)
     sizes = _sizes(subject, config) if files.passed else None
     if sizes is None:
+        unknown = "not known before the teacher is here, built or downloaded"
+        checks.append(Check("memory to distil", True, unknown))
         return TeacherReport(config.teacher, ranks, tuple(checks), None, device.memory, None)
     memory = needed(sizes, config, ranks)
     checks += [

@@ -6,11 +6,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from workbench.errors import RequestError
-from workbench.teachers import PipelineTeacher, find_teacher, load_teacher, teacher_call
+from workbench.errors import RequestError, WorkbenchError
+from workbench.teachers import (
+    KNOWN_TEACHERS,
+    PipelineTeacher,
+    find_teacher,
+    load_pipeline_teacher,
+    teacher_call,
+)
 from workbench.teachers.text_store import StoredPrompts, TextStore, text_identity
 from workbench.training.config import RunConfig
 from workbench.training.engine import InterruptedRunError
@@ -40,56 +47,94 @@ class TextJob:
 
 
 def load_with_encodings(
-    config: RunConfig, prompts: Sequence[str], job: TextJob
+    config: RunConfig, folder: Path, prompts: Sequence[str], job: TextJob
 ) -> tuple[PipelineTeacher, TextStore]:
     """A run's teacher without text encoders, and a store of all these prompts and the empty one.
 
     The text encoders are loaded only if something is not stored yet. Every rank calls this with
     the same prompts; each encodes its share.
 
+    Args:
+        folder: of the teacher.
+
     Raises:
         RequestError: as :func:`load_run_teacher`, or no room on the disk.
         InterruptedRunError: a stop was requested; what is encoded stays.
     """
-    folder = find_teacher(config.teacher, job.workspace.teachers)
     call = teacher_call(config.teacher, config.teacher_call)
     store = TextStore(job.workspace.cache / "text" / text_identity(folder, call=call))
 
     def load(text: bool) -> PipelineTeacher:
-        return load_run_teacher(config, job.workspace, job.ranks.device, text)
+        return load_run_teacher(config, folder, job.ranks.device, text)
 
     missing, complete = _plan(store, prompts, job.ranks)
     if complete:
+        store.refresh()  # this rank may have looked before another run wrote the last of them
         return load(text=False), store
     with _writing(store, job):
         missing, complete = _plan(store, prompts, job.ranks)  # another process may have been here
         teacher = load(text=not complete)
         if not complete:
-            show = _RateLines(job)
-            store.encode(teacher, missing, job.ranks.rank, job.ranks.world, show)
+            _encode_share(store, teacher, missing, job)
             teacher.release_text_encoders()
         job.ranks.any(False)  # from here on every rank's shards are there
     store.refresh()
     return teacher, store
 
 
-def load_run_teacher(
-    config: RunConfig, workspace: Workspace, device: torch.device, text: bool
-) -> PipelineTeacher:
-    """The teacher as a run's configuration asks for it.
+def _encode_share(
+    store: TextStore, teacher: PipelineTeacher, missing: Sequence[str], job: TextJob
+) -> None:
+    """This rank's share; what goes wrong on one rank is raised on all, so that none waits."""
+    problem: WorkbenchError | None = None
+    try:
+        store.encode(teacher, missing, job.ranks.rank, job.ranks.world, _RateLines(job))
+    except WorkbenchError as error:
+        problem = error
+    first = next((error for error in job.ranks.gather(problem) if error is not None), None)
+    if first is not None:
+        raise first
+
+
+def find_run_teacher(
+    config: RunConfig,
+    workspace: Workspace,
+    revision: str | None,
+    find: Callable[[str, Path], Path] = find_teacher,
+) -> Path:
+    """The folder of a run's teacher, at the hub's commit that the run is pinned to, if any.
 
     Raises:
-        RequestError: as :func:`load_teacher`, or a guidance for a network that takes none.
+        RequestError: as :func:`find_teacher`.
     """
-    teacher = load_teacher(
-        config.teacher, workspace.teachers, device, call=config.teacher_call, text=text
-    )
-    if config.teacher_guidance is not None and teacher.network.distilled_guidance is None:
-        raise RequestError(
-            f"teacher_guidance={config.teacher_guidance:g}: the teacher {config.teacher} takes no "
-            "guidance as an input. Its two-pass guidance is method.guidance and "
-            "evaluation.cfg_scale."
-        )
+    if revision is None:
+        return find(config.teacher, workspace.teachers)
+    spec = KNOWN_TEACHERS.get(config.teacher)
+    hub_id = spec.hub_id if spec is not None and spec.hub_id is not None else config.teacher
+    return find(f"{hub_id.partition('@')[0]}@{revision}", workspace.teachers)
+
+
+def load_run_teacher(
+    config: RunConfig, folder: Path, device: torch.device, text: bool
+) -> PipelineTeacher:
+    """The teacher in a folder, as a run's configuration asks for it.
+
+    Raises:
+        RequestError: as :func:`load_pipeline_teacher`, or a guidance for a network that takes none.
+    """
+    call = teacher_call(config.teacher, config.teacher_call)
+    teacher = load_pipeline_teacher(config.teacher, folder, device, call=call, text=text)
+    if teacher.network.distilled_guidance is None:
+        own = config.generator.distilled_guidance
+        for name, value in (
+            ("teacher_guidance", config.teacher_guidance),
+            ("generator.distilled_guidance", None if own == 1.0 else own),
+        ):
+            if value is not None:
+                raise RequestError(
+                    f"{name}={value:g}: the teacher {config.teacher} takes no guidance as an "
+                    "input. Its two-pass guidance is method.guidance and evaluation.cfg_scale."
+                )
     return teacher
 
 

@@ -19,11 +19,11 @@ from workbench.teachers.catalog import (
     find_teacher,
     load_teacher,
     teacher_call,
-    teacher_overview,
 )
 from workbench.teachers.families import FAMILIES
 from workbench.teachers.family import Family
 from workbench.teachers.guidance import guided_velocity
+from workbench.teachers.overview import teacher_overview
 from workbench.teachers.pipeline import PipelineTeacher, load_pipeline_teacher
 from workbench.teachers.pretrain import Progress
 from workbench.teachers.recipe import TinyRecipe

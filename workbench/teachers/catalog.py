@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,8 +69,6 @@ def _hub() -> list[TeacherSpec]:
 KNOWN_TEACHERS: Mapping[str, TeacherSpec] = {spec.name: spec for spec in (*_embedded(), *_hub())}
 """Name -> teacher."""
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[A-Za-z0-9][\w./-]*)?")
-
 
 def load_teacher(
     reference: str,
@@ -122,10 +119,11 @@ def find_teacher(reference: str, teachers_dir: Path, show: Progress | None = Non
         refuse_student(reference, local)
         return local
     hub_id = spec.hub_id if spec is not None else reference
-    if hub_id is not None and _HUB_ID.fullmatch(hub_id):
-        from workbench.teachers.hub import download
+    if hub_id is not None and "/" in hub_id:
+        from workbench.teachers.hub import HUB_ID, download
 
-        return download(hub_id)
+        if HUB_ID.fullmatch(hub_id):
+            return download(hub_id)
     if "/" in reference or local.exists():
         raise RequestError(f"The teacher {reference!r} is no folder.")
     raise unknown_name("teacher", reference, KNOWN_TEACHERS)
@@ -181,23 +179,3 @@ def built_folder(name: str, teachers_dir: Path) -> Path | None:
         return None
     folder = recipe_folder(name, spec.recipe, teachers_dir)
     return folder if is_built(folder) else None
-
-
-def teacher_overview(teachers_dir: Path) -> list[dict[str, object]]:
-    """One row a known teacher, for a table."""
-    return [
-        {
-            "name": spec.name,
-            "parameters": spec.parameters,
-            "resolution": spec.resolution,
-            "latent": " x ".join(map(str, spec.latent_shape)),
-            "source": spec.hub_id or _state(spec.name, teachers_dir),
-            "description": spec.description,
-        }
-        for spec in KNOWN_TEACHERS.values()
-    ]
-
-
-def _state(name: str, teachers_dir: Path) -> str:
-    folder = built_folder(name, teachers_dir)
-    return str(folder) if folder else "not built yet"

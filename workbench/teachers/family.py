@@ -76,7 +76,17 @@ class Family(ABC):
                 f"This teacher cannot make images of {arguments['height']} pixels: its "
                 f"autoencoder and patches need a multiple of {multiple}. Nearest: {nearest}."
             )
+        largest = self.largest_resolution(pipeline)
+        if largest is not None and arguments["height"] > largest:
+            raise RequestError(
+                f"This teacher cannot make images of {arguments['height']} pixels: it knows "
+                f"positions up to {largest}. Nearest: {largest}."
+            )
         return arguments
+
+    def largest_resolution(self, pipeline: Any) -> int | None:
+        """Pixels up to which the transformer knows positions; None: there is no such limit."""
+        return None
 
     @abstractmethod
     def native_resolution(self, pipeline: Any) -> int:

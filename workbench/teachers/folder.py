@@ -100,15 +100,16 @@ def check_folder(folder: Path) -> Family:
     if scheduler.is_file():
         check_prediction(read_json(scheduler), str(entries.get("_class_name")))
     family = family_of(index)
-    for name in family.components:
-        library, kind = (*(entries.get(name) or ()), None, None)[:2]
-        if kind is None:
-            raise RequestError(f"{index} names no {name}; a {family.pipeline_class} needs one.")
-        if library not in _TRUSTED_LIBRARIES:
+    for name, entry in entries.items():
+        if isinstance(entry, list) and entry[0] not in (None, *_TRUSTED_LIBRARIES):
             raise RequestError(
-                f"{index} takes the {name} from {library!r}; only classes of diffusers and "
+                f"{index} takes the {name} from {entry[0]!r}; only classes of diffusers and "
                 "transformers are loaded, because others would run code of that folder."
             )
+    for name in family.components:
+        _, kind = (*(entries.get(name) or ()), None, None)[:2]
+        if kind is None:
+            raise RequestError(f"{index} names no {name}; a {family.pipeline_class} needs one.")
         _check_component(folder / name)
     return family
 

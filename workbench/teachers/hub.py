@@ -126,8 +126,8 @@ def readable_errors(repository: str, revision: str | None) -> Iterator[None]:
     connection_error = cast(type[Exception], HfHubHTTPError.__mro__[1])
     try:
         yield
-    except GatedRepoError as error:
-        raise RequestError(gated_message(repository, _status(error))) from None
+    except GatedRepoError:
+        raise RequestError(gated_message(repository)) from None
     except RepositoryNotFoundError:
         raise RequestError(
             f"There is no folder {repository!r} here and no public repository of that name on the "
@@ -160,16 +160,14 @@ def _unreachable(repository: str) -> str:
     )
 
 
-def gated_message(repository: str, status: int | None = None) -> str:
-    """What to do about a gated repository, by the status with which the hub refused."""
+def gated_message(repository: str) -> str:
+    """What to do about a gated repository, with and without a token."""
     page = f"https://huggingface.co/{repository}"
     if not has_token():
         return (
             f"The hub's {repository} is gated and there is no access token. Accept its licence at "
             f"{page} and set {TOKEN_VARIABLE} to a token of that account."
         )
-    if status == 401:
-        return _unknown_token(repository)
     return (
         f"The hub's {repository} is gated and refused the access token of {TOKEN_VARIABLE} (or of "
         f"the last login). Accept its licence at {page} with the token's account; a fine-grained "

@@ -23,7 +23,9 @@ from workbench.teachers.folder import (
     stored_keys,
 )
 
-_ENCODE_BATCH = 64
+ENCODE_BATCH = 64
+"""Prompts of one call of the text encoders: kernels, and so bits, depend on the shape."""
+
 _WEIGHT_FILES = "*.safetensors"
 
 
@@ -71,8 +73,8 @@ class PipelineTeacher:
             raise ValueError("encode needs at least one prompt")
         self._need_text_encoders()
         parts = [
-            self.family.encode(self.pipeline, prompts[i : i + _ENCODE_BATCH], self.call_arguments)
-            for i in range(0, len(prompts), _ENCODE_BATCH)
+            self.family.encode(self.pipeline, prompts[i : i + ENCODE_BATCH], self.call_arguments)
+            for i in range(0, len(prompts), ENCODE_BATCH)
         ]
         return Conditioning.cat(parts)
 

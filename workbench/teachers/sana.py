@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from workbench.teachers import vae
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.family import CallArguments, Family, longer_than
 
+_STOCK_MULTIPLE = 32  # the stock pipelines refuse image sizes that are no multiple of it
 _STEPS = 1000.0  # a SanaPipeline's time runs from 0 to 1000, a SanaSprintPipeline's from 0 to 1
 
 
@@ -69,8 +71,15 @@ class SanaFamily(Family):
         return size
 
     def pixels_per_patch(self, pipeline: Any) -> int:
-        pixels: int = pipeline.vae_scale_factor * pipeline.transformer.config.patch_size
-        return pixels
+        patch: int = pipeline.vae_scale_factor * pipeline.transformer.config.patch_size
+        return math.lcm(_STOCK_MULTIPLE, patch)
+
+    def call_arguments(self, pipeline: Any, stored: CallArguments) -> CallArguments:
+        arguments = super().call_arguments(pipeline, stored)
+        if arguments["height"] == self.native_resolution(pipeline):
+            return arguments
+        # Binning would draw the nearest size that the pipeline has a list for.
+        return {**arguments, "use_resolution_binning": False}
 
     def latent_shape(self, pipeline: Any, arguments: CallArguments) -> tuple[int, int, int]:
         side = arguments["height"] // pipeline.vae_scale_factor

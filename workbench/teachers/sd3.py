@@ -58,6 +58,10 @@ class SD3Family(Family):
         pixels: int = pipeline.vae_scale_factor * pipeline.transformer.config.patch_size
         return pixels
 
+    def largest_resolution(self, pipeline: Any) -> int | None:
+        positions: int = pipeline.transformer.config.pos_embed_max_size
+        return positions * self.pixels_per_patch(pipeline)
+
     def latent_shape(self, pipeline: Any, arguments: CallArguments) -> tuple[int, int, int]:
         side = arguments["height"] // pipeline.vae_scale_factor
         return (pipeline.transformer.config.in_channels, side, side)

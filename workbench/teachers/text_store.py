@@ -29,12 +29,9 @@ from workbench.teachers.folder import (
     family_of,
     quiet_libraries,
 )
-from workbench.teachers.pipeline import PipelineTeacher
+from workbench.teachers.pipeline import ENCODE_BATCH, PipelineTeacher
 from workbench.teachers.pretrain import Progress, silent
 from workbench.teachers.sealed import open_sealed, seal_of, write_sealed
-
-ENCODE_BATCH = 64
-"""Every call of the encoder gets so many prompts: kernels, and so bits, depend on the shape."""
 
 _MOST_ROWS = 4096
 _PROMPT, _CUT = "prompt_sha256", "cut"  # beside the encoder's own tensors

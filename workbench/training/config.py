@@ -86,6 +86,9 @@ class EvaluationConfig(FrozenConfig):
         None, min_length=1, description="generator steps of the student; none = K, K/2, ..., 1"
     )
     cfg_scale: float = Field(1.0, description="guidance of the teacher's samples")
+    teacher_flow_shift: float = Field(
+        1.0, gt=0, description="shift of the teacher's Euler times; SD3's own is 3"
+    )
 
     @field_validator("teacher_steps", "student_steps")
     @classmethod
@@ -260,13 +263,15 @@ def _parse(text: str) -> Any:
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     *folders, leaf = key.split(".")
     node: Any = values
+    default: Any = RunConfig().model_dump(mode="json")
     for part in folders:
         if not isinstance(node, dict) or part not in node:
             raise unknown_name("configuration key", key, known_keys())
         if node[part] is None:  # a group that is off: naming one of its settings turns it on
-            node[part] = {leaf: None}
-        node = node[part]
-    if not isinstance(node, dict) or leaf not in node:
+            node[part] = {}
+        node, default = node[part], default.get(part) if isinstance(default, dict) else None
+    # The settings of a group that is off by default are not listed there; validation knows them.
+    if not isinstance(node, dict) or not (leaf in node or default is None):
         raise unknown_name("configuration key", key, known_keys())
     node[leaf] = value
 

@@ -29,7 +29,7 @@ _CONTENTS = {
         "_MEM_FORMAT_ENCODING",
     },
     "pathlib": {"PosixPath", "WindowsPath"},
-    "pathlib._local": {"PosixPath", "WindowsPath"},  # the same classes, from Python 3.13 on
+    "pathlib._local": {"PosixPath", "WindowsPath"},
 }
 
 
@@ -76,4 +76,5 @@ class _TableUnpickler(pickle.Unpickler):
         dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if not (allowed or dtype):
             raise pickle.UnpicklingError(f"it names {module}.{name}")
-        return super().find_class(module, name)
+        # The same classes, under the name that Python 3.13 gives their module.
+        return super().find_class(module.replace("pathlib._local", "pathlib"), name)
