@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from workbench.methods import step_times
-from workbench.runs.student import StudentRecord, hub_revision
+from workbench.runs.student import StudentRecord
 from workbench.teachers import PipelineTeacher
+from workbench.teachers.hub import revision_of
 from workbench.teachers.hub_catalog import find_hub_teacher
 from workbench.teachers.student_pipeline import STUDENT_RECORD
 
@@ -106,7 +107,7 @@ def _teacher_place(card: Card) -> tuple[str | None, Path]:
     known = find_hub_teacher(name)
     if known:
         return known.hub_id, folder
-    return (name.partition("@")[0] if hub_revision(folder) else None), folder
+    return (name.partition("@")[0] if revision_of(folder) else None), folder
 
 
 def _introduction(card: Card) -> str:

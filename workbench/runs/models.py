@@ -18,11 +18,11 @@ from workbench.runs.measure import SampledModel, Samplers
 from workbench.runs.student import (
     StudentRecord,
     TeacherReference,
-    hub_revision,
     weights_fingerprint,
 )
 from workbench.runs.text import find_run_teacher, load_run_teacher
 from workbench.teachers import KNOWN_TEACHERS, PipelineTeacher, load_pipeline_teacher, load_teacher
+from workbench.teachers.hub import revision_of
 from workbench.teachers.student_pipeline import is_student
 from workbench.training.checkpoint import (
     checkpoint_path,
@@ -94,7 +94,7 @@ class LoadedModel:
         return TeacherReference(
             name=self.teacher.name,
             fingerprint=self.teacher.fingerprint,
-            revision=hub_revision(self.teacher.folder),
+            revision=revision_of(self.teacher.folder),
         )
 
     def facts(self, drawing: Drawing) -> dict[str, str]:

@@ -85,15 +85,14 @@ def execute(request: RunRequest) -> RunOutcome:
     if not request.fresh and (results := folder.results()) is not None:
         return RunOutcome(folder, results, trained=False)
     prompts = read_prompts(config.prompts)
+    revision = None if request.fresh else folder.teacher_revision()
+    teacher = find_run_teacher(config, workspace, revision, request.find_teacher)
     with exclusive(folder.lock, f"Run {folder.name}"):
         if request.fresh and (kept := folder.set_aside()):
             request.say(f"The earlier run is kept as {kept.name}.")
         results = folder.results()
         if results is not None:
             return RunOutcome(folder, results, trained=False)
-        teacher = find_run_teacher(
-            config, workspace, folder.teacher_revision(), request.find_teacher
-        )
         keep_start(workspace, config, teacher, folder.path)
         folder.prepare(config, revision_of(teacher))
         job = _Job(

@@ -70,8 +70,3 @@ def weights_fingerprint(state: Mapping[str, Tensor]) -> str:
         bits: Any = value.reshape(-1).view(torch.uint8).numpy()
         digest.update(bits)
     return digest.hexdigest()[:16]
-
-
-def hub_revision(folder: Path) -> str | None:
-    """The commit that a folder of the hub's cache is a snapshot of; None for other folders."""
-    return folder.name if folder.parent.name == "snapshots" else None
