@@ -191,7 +191,8 @@ def _cost(axes: Axes, text: Text, x: float, va: str, ink: NDArray[np.float64]) -
     """How much ink the name would cover there; ties prefer the right end, above the line."""
     box = _put(axes, text, x, va).padded(2.0)
     inside = (ink > (box.x0, box.y0)) & (ink < (box.x1, box.y1))
-    outside = bool(axes.get_window_extent().y0 > box.y0)
+    frame = axes.get_window_extent()
+    outside = bool(frame.y0 > box.y0 or frame.x0 > box.x0)
     return float(inside.all(axis=1).sum()) + 0.5 * (1 - x) + 0.3 * (va == "top") + 1e6 * outside
 
 
