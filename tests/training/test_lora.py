@@ -25,7 +25,7 @@ from workbench.teachers import PipelineTeacher, load_pipeline_teacher, sample_te
 from workbench.teachers.base import Conditioning, OwnVelocity, VelocityNetwork
 from workbench.teachers.digits import PROMPTS as DIGIT_PROMPTS
 from workbench.training.checkpoint import load_modules
-from workbench.training.config import LoraConfig, RunConfig, TrainingConfig
+from workbench.training.config import AdamConfig, LoraConfig, RunConfig, TrainingConfig
 from workbench.training.engine import Engine, InterruptedRunError
 from workbench.training.events import StopFlag
 from workbench.training.lora import AdapterNetwork, merged, merged_network, save_adapter
@@ -540,7 +540,11 @@ def test_a_lora_student_distils(family_teacher: PipelineTeacher) -> None:
     settings = RunConfig(
         generator=GeneratorConfig(steps=1),
         training=TrainingConfig(
-            kimg=1.152, batch_size=32, lora=LoraConfig(rank=16), ema_halflife_kimg=0.3
+            kimg=1.92,
+            batch_size=32,
+            lora=LoraConfig(rank=16),
+            ema_halflife_kimg=0.2,
+            optimizers={"generator": AdamConfig(lr=2e-3), "fake_score": AdamConfig(lr=2e-3)},
         ),
     )
     sampler = FewStepSampler(settings.generator)
@@ -556,4 +560,4 @@ def test_a_lora_student_distils(family_teacher: PipelineTeacher) -> None:
     engine = Engine(settings, student, ALONE)
     before = distance(engine.average)
     engine.train()
-    assert distance(engine.average) < 0.75 * before
+    assert distance(engine.average) < 0.3 * before
