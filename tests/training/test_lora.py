@@ -423,7 +423,7 @@ def test_a_lora_generator_starts_where_another_ended(
         expected, teacher = earlier(*inputs), digits_teacher.network(*inputs)
         assert not torch.equal(expected, teacher)
         # An adapter goes on as one, a full run goes on from the fused weights.
-        for overrides, tolerance in (((LORA,), 0.0), ((), 1e-5)):
+        for overrides, tolerance in (((LORA,), 2e-6), ((), 1e-5)):
             roles = build_roles(
                 replace(student, generator=earlier), config(*overrides), TRAINED, ALONE
             )
