@@ -33,7 +33,7 @@ def list_(workspace: WorkspaceOption = None, json_output: JsonOption = False) ->
         print_json(rows)
         return
     print_table(
-        ["name", "size", "px", "latent", "gated", "ready", "memory", "source", "description"],
+        ["name", "size", "px", "latent", "gated", "ready", "memory", "what it is"],
         [
             [
                 str(row["name"]),
@@ -43,8 +43,8 @@ def list_(workspace: WorkspaceOption = None, json_output: JsonOption = False) ->
                 "yes" if row["gated"] else "",
                 "yes" if row["ready"] else "",
                 _gib(row["distil_bytes"]),
-                str(row["source"]),
-                str(row["description"]),
+                # Wide enough already: where a built one lies is in --json.
+                str(row["source"] if row["distil_bytes"] else row["description"]),
             ]
             for row in rows
         ],
