@@ -178,8 +178,8 @@ def plot_panels(
     rows = -(-len(labels) // columns)
     with paper_style():
         figure = new_figure(width, 0.29 * width * rows)
-        for place, label in enumerate(labels):
-            axes = figure.add_subplot(rows, columns, place + 1)
+        panels = [figure.add_subplot(rows, columns, place + 1) for place in range(len(labels))]
+        for place, (axes, label) in enumerate(zip(panels, labels, strict=True)):
             own = None if levels is None else levels[levels["label"] == label]
             right = _draw_panel(axes, frame[frame["label"] == label], own, one_color=True)
             axes.set_title(label)
@@ -190,14 +190,10 @@ def plot_panels(
                 right.set_ylabel("")
             if place + columns < len(labels):
                 axes.set_xlabel("")
-        for axes, label in zip(_left_axes(figure), labels, strict=True):
+        for axes, label in zip(panels, labels, strict=True):
             own = None if levels is None else levels[levels["label"] == label]
             name_levels(axes, _distinct_levels(own))
     return figure
-
-
-def _left_axes(figure: Figure) -> list[Axes]:
-    return [axes for axes in figure.axes if axes.get_title()]
 
 
 def _check_drawable(frame: pd.DataFrame) -> None:

@@ -64,11 +64,8 @@ def test_settings_that_are_there_already_are_not_wished_for(teacher: Teacher) ->
     assert wish.assignments == ("training.micro_batch_size=1",)
 
 
-def test_the_device_here_shares_memory_among_its_ranks() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        pytest.skip("CPU only")
+def test_ranks_share_the_memory_of_a_machine_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     one, four = Device.here(1), Device.here(4)
     assert four.memory == pytest.approx(one.memory / 4, rel=0.2)
     assert one.shared

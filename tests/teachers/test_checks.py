@@ -45,7 +45,7 @@ SHAPE = (4, 24, 24)
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_schedulers_say_what_is_predicted(scheduler: object, prediction: str) -> None:
-    config = {**scheduler.config, "_class_name": type(scheduler).__name__}  # type: ignore[attr-defined]
+    config = {**scheduler.config, "_class_name": type(scheduler).__name__}
     assert prediction_type(config) == prediction
     bare = {"_class_name": type(scheduler).__name__}  # as saved by versions without the setting
     assert prediction_type(bare) in (prediction, "epsilon")

@@ -73,7 +73,7 @@ def test_the_flow_shift_moves_the_times_that_are_visited() -> None:
     class Visited(SmallVelocity):
         times: list[float] = []  # noqa: RUF012
 
-        def velocity(self, x_t, t, cond):  # type: ignore[no-untyped-def]
+        def velocity(self, x_t, t, cond):
             self.times.append(t[0].item())
             return super().velocity(x_t, t, cond)
 

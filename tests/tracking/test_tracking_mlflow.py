@@ -234,7 +234,7 @@ def test_the_end_is_told_truthfully(
 def test_an_unknown_end_is_refused(track: Callable[..., MlflowTracker]) -> None:
     tracker = track()
     with pytest.raises(RequestError, match="Did you mean 'FINISHED'"):
-        tracker.finish("FINISH")  # type: ignore[arg-type]
+        tracker.finish("FINISH")
     tracker.finish("FINISHED")
 
 

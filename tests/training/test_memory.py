@@ -39,7 +39,7 @@ def measured_peak(teacher: PipelineTeacher, config: RunConfig) -> int:
     student = Student(teacher.network, teacher.latent_shape, prompts, uncond)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         Engine(config, student, Ranks(0, 1, torch.device("cpu"))).train()
-    events = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
+    events = profiler.profiler.kineto_results.events()
     allocations = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
     alive = peak = 0
     for _, size in allocations:

@@ -86,11 +86,13 @@ def run(
         for config in configs
     ]
     outcomes = _execute_all(requests)
+    figures = _figures(outcomes, place)
     if json_output:
         results = [outcome.results for outcome in outcomes]
-        print_json(results[0] if len(requests) == 1 else {"runs": results})
+        several = {"runs": results, "figures": figures}
+        print_json(results[0] if len(requests) == 1 else several)
     else:
-        _show_outcomes(outcomes, place)
+        _show_outcomes(outcomes, figures, place)
     if len(outcomes) < len(requests):
         done, all_ = len(outcomes), len(requests)
         raise WorkbenchError(f"{done} of {all_} variants are done; the same command continues.")
@@ -163,9 +165,17 @@ def _show_plan(configs: list[RunConfig], workspace: Workspace, json_output: bool
         typer.echo(f"{state} {folder.path} ({config.total_nimg} images){own and f'  {own}'}")
 
 
-def _show_outcomes(outcomes: list[RunOutcome], workspace: Workspace) -> None:
+def _figures(outcomes: list[RunOutcome], workspace: Workspace) -> list[str]:
+    """A run's own figures; of several runs the experiment's, drawn now."""
     from workbench.runs.figures import draw_panels
 
+    if len(outcomes) > 1:
+        experiment = outcomes[0].folder.path.parent.name
+        return [str(file) for file in draw_panels(workspace, experiment)]
+    return [str(figure) for outcome in outcomes for figure in outcome.results["figures"]]
+
+
+def _show_outcomes(outcomes: list[RunOutcome], figures: list[str], workspace: Workspace) -> None:
     for outcome in outcomes:
         if not outcome.trained:
             say(f"{outcome.folder.name} was finished before; --fresh starts over. Its results:")
@@ -173,9 +183,6 @@ def _show_outcomes(outcomes: list[RunOutcome], workspace: Workspace) -> None:
     if not outcomes:
         return
     experiment = outcomes[0].folder.path.parent.name
-    figures = [figure for outcome in outcomes for figure in outcome.results["figures"]]
-    if len(outcomes) > 1:
-        figures = [str(file) for file in draw_panels(workspace, experiment)]
     for figure in figures:
         typer.echo(figure)
     command = f"{own_command()} ui --workspace {workspace.root} --experiment"

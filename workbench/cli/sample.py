@@ -27,64 +27,74 @@ def register(app: typer.Typer) -> None:
     )(sample)
 
 
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        help="Run (any unambiguous beginning; RUN@KIMG for a checkpoint), exported folder or "
+        "teacher."
+    ),
+]
+PromptOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Repeatable (default: one per digit).", rich_help_panel=WHAT),
+]
+PromptsOption = Annotated[
+    Path | None,
+    typer.Option(help="File of prompts: .txt, .jsonl or .parquet.", rich_help_panel=WHAT),
+]
+StepsOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="(default: the student's K, or 50)", rich_help_panel=WHAT),
+]
+SeedOption = Annotated[
+    int, typer.Option(min=0, help="Image i is drawn from SEED + i.", rich_help_panel=WHAT)
+]
+GuidanceOption = Annotated[
+    float, typer.Option(help="Guidance of a teacher; 1 = off.", rich_help_panel=WHAT)
+]
+NoiseOption = Annotated[
+    str | None,
+    typer.Option(
+        help="fresh, fixed or ddim instead of the student's own, to explore.",
+        rich_help_panel=WHAT,
+    ),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="PNG to write, or with --files a folder (default: samples.png, samples).",
+        rich_help_panel=HOW,
+    ),
+]
+BatchOption = Annotated[
+    int, typer.Option(min=1, help="Images at a time; changes no image.", rich_help_panel=HOW)
+]
+GridOption = Annotated[
+    bool,
+    typer.Option(
+        "--grid/--files", help="One captioned PNG, or a file per image.", rich_help_panel=HOW
+    ),
+]
+FormatOption = Annotated[
+    str,
+    typer.Option("--format", help="Of single files: png, or npy (float32).", rich_help_panel=HOW),
+]
+
+
 def sample(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="Run (any unambiguous beginning; RUN@KIMG for a checkpoint), exported folder or "
-            "teacher."
-        ),
-    ],
-    prompt: Annotated[
-        list[str] | None,
-        typer.Option(help="Repeatable (default: one per digit).", rich_help_panel=WHAT),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="(default: the student's K, or 50)", rich_help_panel=WHAT),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Image i is drawn from SEED + i.", rich_help_panel=WHAT)
-    ] = 0,
-    cfg_scale: Annotated[
-        float, typer.Option(help="Guidance of a teacher; 1 = off.", rich_help_panel=WHAT)
-    ] = 1.0,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="PNG to write, or with --files a folder (default: samples.png, samples).",
-            rich_help_panel=HOW,
-        ),
-    ] = None,
+    model: ModelArgument,
+    prompt: PromptOption = None,
+    steps: StepsOption = None,
+    seed: SeedOption = 0,
+    cfg_scale: GuidanceOption = 1.0,
+    out: OutOption = None,
     workspace: WorkspaceOption = None,
     json_output: JsonOption = False,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(help="File of prompts: .txt, .jsonl or .parquet.", rich_help_panel=WHAT),
-    ] = None,
-    noise: Annotated[
-        str | None,
-        typer.Option(
-            help="fresh, fixed or ddim instead of the student's own, to explore.",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int,
-        typer.Option(min=1, help="Images at a time; changes no image.", rich_help_panel=HOW),
-    ] = 8,
-    grid: Annotated[
-        bool,
-        typer.Option(
-            "--grid/--files", help="One captioned PNG, or a file per image.", rich_help_panel=HOW
-        ),
-    ] = True,
-    file_type: Annotated[
-        str,
-        typer.Option(
-            "--format", help="Of single files: png, or npy (float32).", rich_help_panel=HOW
-        ),
-    ] = "png",
+    prompts: PromptsOption = None,
+    noise: NoiseOption = None,
+    batch_size: BatchOption = 8,
+    grid: GridOption = True,
+    file_type: FormatOption = "png",
 ) -> None:
     """Draw samples of a student or a teacher; a PNG's metadata tell how it was made.
 

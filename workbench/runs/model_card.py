@@ -223,7 +223,7 @@ def _adapter(card: Card) -> str:
 
 def _scores(results: Mapping[str, Any] | None) -> str:
     if results is None:
-        return "## Scores\n\nThe run was not finished when it was exported: none.\n"
+        return "## Scores\n\nNone: the run has measured none of these weights to its end.\n"
     rows: list[Mapping[str, Any]] = results["table"]
     names = [key for key in rows[0] if key not in ("fingerprint", "model", "steps", "nfe")]
     head = ["model", "steps", "NFE", *names, "fingerprint"]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from workbench.errors import RequestError
 from workbench.settings import FrozenConfig
-from workbench.teachers.folder import read_json
+from workbench.teachers.json_file import read_json
 from workbench.teachers.student_pipeline import STUDENT_RECORD
 from workbench.training.config import RunConfig
 

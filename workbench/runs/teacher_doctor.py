@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from workbench.teachers import KNOWN_TEACHERS, built_folder, hub
 from workbench.teachers.architecture import Architecture
 from workbench.teachers.catalog import teacher_call
 from workbench.teachers.family import CallArguments
-from workbench.teachers.folder import check_folder
-from workbench.teachers.hub_catalog import HUB_TEACHERS, HubTeacher, find_hub_teacher
+from workbench.teachers.folder import check_folder, check_kind
+from workbench.teachers.hub_catalog import HubTeacher, find_hub_teacher
+from workbench.teachers.student_pipeline import refuse_student
 from workbench.training.config import RunConfig
 from workbench.training.memory import Estimate, checkpoint_bytes
 from workbench.training.parallel import choose_device
@@ -108,9 +110,20 @@ class _Subject:
     hub_id: str | None = None
     known: HubTeacher | None = None
 
+    @cached_property
+    def problem(self) -> str | None:
+        """What is missing or damaged in its folder; None if nothing is, or there is none yet."""
+        if self.folder is not None:
+            try:
+                check_folder(self.folder)
+            except RequestError as error:
+                return str(error)
+        return None
+
     @property
-    def is_embedded(self) -> bool:
-        return self.hub_id is None and self.name in KNOWN_TEACHERS
+    def is_complete(self) -> bool:
+        """Whether nothing has to be downloaded: it is here, or is built here."""
+        return self.problem is None if self.folder is not None else self.hub_id is None
 
 
 def _find(reference: str, place: Workspace) -> _Subject:
@@ -126,8 +139,7 @@ def _find(reference: str, place: Workspace) -> _Subject:
         return _Subject(reference, hub.cached_snapshot(hub_id), hub_id, known)
     if "/" in reference or local.exists():
         raise RequestError(f"The teacher {reference!r} is no folder.")
-    names = {*KNOWN_TEACHERS, *(teacher.name for teacher in HUB_TEACHERS)}
-    raise unknown_name("teacher", reference, names)
+    raise unknown_name("teacher", reference, KNOWN_TEACHERS)
 
 
 def _files(subject: _Subject) -> Check:
@@ -137,24 +149,17 @@ def _files(subject: _Subject) -> Check:
             where = f"{subject.hub_id} is not in the hub's cache: the first run downloads it"
         return Check("files", True, where)
     try:
-        check_folder(subject.folder)
+        check_kind(subject.folder)
+        refuse_student(subject.name, subject.folder)
     except RequestError as error:
+        return Check("files", False, str(error))
+    if subject.problem is not None:
         if subject.hub_id is not None:
             return Check("files", True, f"part of {subject.hub_id} is in the hub's cache")
-        return Check("files", False, str(error))
+        return Check("files", False, subject.problem)
     commit = hub.revision_of(subject.folder)
     revision = f", revision {commit}" if commit else ""
     return Check("files", True, f"complete in {subject.folder}{revision}")
-
-
-def _is_complete(subject: _Subject) -> bool:
-    if subject.folder is None:
-        return subject.is_embedded
-    try:
-        check_folder(subject.folder)
-    except RequestError:
-        return False
-    return True
 
 
 def _access(subject: _Subject) -> Iterator[Check]:
@@ -163,7 +168,7 @@ def _access(subject: _Subject) -> Iterator[Check]:
     if known is not None:
         gate = "gated" if known.gated else "open"
         yield Check("licence", True, f"{known.licence} ({gate}): {known.licence_page}")
-    if hub_id is None or _is_complete(subject):
+    if hub_id is None or subject.is_complete:
         return
     if known is not None and known.gated and not hub.has_token():
         yield Check("access", False, hub.gated_message(known.hub_id))
@@ -190,7 +195,7 @@ def _precision(config: RunConfig) -> Check:
 def _sizes(subject: _Subject, config: RunConfig) -> Teacher | None:
     """From files where they are complete, else from the catalog; None if neither knows."""
     known, call = subject.known, teacher_call(config.teacher, config.teacher_call)
-    if subject.folder is not None and _is_complete(subject):
+    if subject.folder is not None and subject.is_complete:
         return _sizes_in(subject.folder, call)
     if known is None:
         return None
@@ -235,7 +240,7 @@ def _disk(
         kept * checkpoint,
         f"{kept} checkpoints of {as_text(checkpoint)}",
     )
-    if subject.hub_id is not None and not _is_complete(subject) and subject.known is not None:
+    if subject.hub_id is not None and not subject.is_complete and subject.known is not None:
         from huggingface_hub.constants import HF_HUB_CACHE
 
         size = subject.known.download_bytes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +15,9 @@ from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.families import FAMILIES
 from workbench.teachers.family import CallArguments
-from workbench.teachers.folder import MODEL_INDEX, TeacherNotes, family_of, read_json
+from workbench.teachers.folder import MODEL_INDEX, TeacherNotes, family_of
 from workbench.teachers.hub_catalog import HubTeacher
+from workbench.teachers.json_file import read_json
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -81,7 +82,7 @@ class Architecture:
                 str(transformer["_class_name"]),
                 transformer,
                 family.latent_shape(stub, arguments),
-                _CONDITIONING[family.pipeline_class](folder, transformer, arguments),
+                family.encoding_shapes(folder, transformer, arguments),
             )
         except (KeyError, AttributeError) as error:
             raise RequestError(f"The settings of the teacher in {folder} lack {error}.") from None
@@ -119,31 +120,3 @@ def _vae_factor(vae: Mapping[str, Any]) -> int:
     """Pixels a latent, as the stock pipelines count it: a factor of 2 between resolutions."""
     channels = vae.get("block_out_channels") or vae["encoder_block_out_channels"]
     return int(2 ** (len(channels) - 1))
-
-
-def _sana(folder: Path, transformer: Mapping[str, Any], arguments: Mapping[str, Any]) -> Shapes:
-    tokens = arguments["max_sequence_length"]
-    return {"embeds": (tokens, transformer["caption_channels"]), "mask": (tokens,)}
-
-
-def _sd3(folder: Path, transformer: Mapping[str, Any], arguments: Mapping[str, Any]) -> Shapes:
-    clip = read_json(folder / "tokenizer" / "tokenizer_config.json")["model_max_length"]
-    return {
-        "embeds": (clip + arguments["max_sequence_length"], transformer["joint_attention_dim"]),
-        "pooled": (transformer["pooled_projection_dim"],),
-    }
-
-
-def _flux(folder: Path, transformer: Mapping[str, Any], arguments: Mapping[str, Any]) -> Shapes:
-    return {
-        "embeds": (arguments["max_sequence_length"], transformer["joint_attention_dim"]),
-        "pooled": (transformer["pooled_projection_dim"],),
-    }
-
-
-_CONDITIONING: Mapping[str, Callable[[Path, Mapping[str, Any], Mapping[str, Any]], Shapes]] = {
-    "SanaPipeline": _sana,
-    "SanaSprintPipeline": _sana,
-    "StableDiffusion3Pipeline": _sd3,
-    "FluxPipeline": _flux,
-}

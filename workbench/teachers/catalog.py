@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,22 +127,6 @@ def find_teacher(reference: str, teachers_dir: Path, show: Progress | None = Non
     if "/" in reference or local.exists():
         raise RequestError(f"The teacher {reference!r} is no folder.")
     raise unknown_name("teacher", reference, KNOWN_TEACHERS)
-
-
-def ensure_teacher(
-    reference: str, teachers_dir: Path, say: Callable[[str], None] = lambda line: None
-) -> Path:
-    """Like :func:`find_teacher`, telling a person in lines what takes long."""
-    last = ""
-
-    def show(stage: str, done: int, total: int) -> None:
-        nonlocal last
-        line = f"Building the teacher {reference}: {stage} {10 * (10 * done // total)} %"
-        if line != last:
-            say(line)
-        last = line
-
-    return find_teacher(reference, teachers_dir, show)
 
 
 def build_teacher(name: str, teachers_dir: Path, show: Progress | None = None) -> Path:

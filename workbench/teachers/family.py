@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from workbench.errors import RequestError
+from workbench.teachers import vae
 from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.base import Conditioning, VelocityNetwork
 
@@ -88,21 +90,34 @@ class Family(ABC):
         """Pixels up to which the transformer knows positions; None: there is no such limit."""
         return None
 
-    @abstractmethod
     def native_resolution(self, pipeline: Any) -> int:
         """Height and width in pixels of the images that the transformer was made for."""
+        size: int = pipeline.transformer.config.sample_size * pipeline.vae_scale_factor
+        return size
 
-    @abstractmethod
     def pixels_per_patch(self, pipeline: Any) -> int:
         """Image sizes must be multiples of this: the VAE's factor times the patch size."""
+        pixels: int = pipeline.vae_scale_factor * pipeline.transformer.config.patch_size
+        return pixels
 
     @abstractmethod
     def network(self, pipeline: Any, arguments: CallArguments) -> VelocityNetwork:
         """The pipeline's transformer as a rectified-flow velocity."""
 
-    @abstractmethod
     def latent_shape(self, pipeline: Any, arguments: CallArguments) -> tuple[int, int, int]:
         """Shape (C, H, W) of one sample's latents at the arguments' resolution."""
+        side = arguments["height"] // pipeline.vae_scale_factor
+        return (pipeline.transformer.config.in_channels, side, side)
+
+    @abstractmethod
+    def encoding_shapes(
+        self, folder: Path, transformer: Mapping[str, Any], arguments: CallArguments
+    ) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of one prompt's encoding by name, from a saved pipeline's configuration files.
+
+        Args:
+            transformer: the content of its transformer's config.json.
+        """
 
     @abstractmethod
     def encode(
@@ -126,13 +141,13 @@ class Family(ABC):
                 cut &= set(longer_than(limit, tokenizer, prompts))
         return sorted(cut)
 
-    @abstractmethod
     def decode(self, pipeline: Any, latents: Tensor) -> Tensor:
         """Latents (B, *latent_shape) to float32 images (B, 3, H, W) in [0, 1]."""
+        return vae.decode(pipeline.vae, pipeline.image_processor, latents)
 
-    @abstractmethod
     def encode_images(self, pipeline: Any, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] to latents (B, *latent_shape)."""
+        return vae.encode(pipeline.vae, images)
 
     def student_transformer(self, network: VelocityNetwork) -> Any:
         """A student's network as the transformer of a ``student_class``, in its own memory or not.

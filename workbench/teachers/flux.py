@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from workbench.teachers import vae
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.family import CallArguments, Family
 
@@ -82,6 +82,14 @@ class FluxFamily(Family):
         side = arguments["height"] // pipeline.vae_scale_factor
         return (pipeline.transformer.config.in_channels // _PATCH**2, side, side)
 
+    def encoding_shapes(
+        self, folder: Path, transformer: Mapping[str, Any], arguments: CallArguments
+    ) -> Mapping[str, tuple[int, ...]]:
+        return {
+            "embeds": (arguments["max_sequence_length"], transformer["joint_attention_dim"]),
+            "pooled": (transformer["pooled_projection_dim"],),
+        }
+
     def encode(
         self, pipeline: Any, prompts: Sequence[str], arguments: CallArguments
     ) -> Conditioning:
@@ -92,12 +100,6 @@ class FluxFamily(Family):
 
     def uncond(self, pipeline: Any, arguments: CallArguments) -> Conditioning:
         return self.encode(pipeline, [""], arguments)
-
-    def decode(self, pipeline: Any, latents: Tensor) -> Tensor:
-        return vae.decode(pipeline.vae, pipeline.image_processor, latents)
-
-    def encode_images(self, pipeline: Any, images: Tensor) -> Tensor:
-        return vae.encode(pipeline.vae, images)
 
     def scheduler_noise(
         self, latent_shape: tuple[int, int, int], generator: torch.Generator

@@ -15,9 +15,11 @@ from workbench.errors import RequestError, unknown_name
 from workbench.teachers.checks import check_prediction
 from workbench.teachers.families import FAMILIES
 from workbench.teachers.family import Family
+from workbench.teachers.json_file import read_json
 
 MODEL_INDEX = "model_index.json"
 NOTES = "teacher.json"
+SCHEDULER = "scheduler/scheduler_config.json"
 
 _TRUSTED_LIBRARIES = ("diffusers", "transformers")
 _CONFIGS = ("config.json", "scheduler_config.json", "tokenizer_config.json")
@@ -56,23 +58,6 @@ class TeacherNotes:
         return TeacherNotes(content.get("call", {}), content.get("origin", {}))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        RequestError: the file is missing, unreadable or holds something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RequestError(f"The teacher folder {path.parent} has no {path.name}.") from None
-    except (OSError, ValueError) as error:
-        raise RequestError(f"The teacher's file {path} is damaged: {error}.") from None
-    if not isinstance(content, dict):
-        raise RequestError(f"The teacher's file {path} is damaged: it holds no JSON object.")
-    return content
-
-
 def family_of(model_index: Path) -> Family:
     """The family of the pipeline class that a model_index.json names.
 
@@ -85,18 +70,16 @@ def family_of(model_index: Path) -> Family:
     return FAMILIES[name]
 
 
-def check_folder(folder: Path) -> Family:
-    """The family of a pipeline folder whose every component is present and whole.
-
-    Weights must be safetensors, because other formats can run code when they are read; only
-    classes of diffusers and transformers are accepted, for the same reason.
+def check_kind(folder: Path) -> Family:
+    """The family of a pipeline folder, from its index and its scheduler's settings alone.
 
     Raises:
-        RequestError: names the file that is missing or damaged, or the unsupported class.
+        RequestError: no index, a class that is not supported, a network that predicts no flow, or
+            a component from a library that is not trusted.
     """
     index = folder / MODEL_INDEX
     entries = read_json(index)
-    scheduler = folder / "scheduler" / "scheduler_config.json"
+    scheduler = folder / SCHEDULER
     if scheduler.is_file():
         check_prediction(read_json(scheduler), str(entries.get("_class_name")))
     family = family_of(index)
@@ -106,6 +89,21 @@ def check_folder(folder: Path) -> Family:
                 f"{index} takes the {name} from {entry[0]!r}; only classes of diffusers and "
                 "transformers are loaded, because others would run code of that folder."
             )
+    return family
+
+
+def check_folder(folder: Path) -> Family:
+    """The family of a pipeline folder whose every component is present and whole.
+
+    Weights must be safetensors, because other formats can run code when they are read; only
+    classes of diffusers and transformers are accepted, for the same reason.
+
+    Raises:
+        RequestError: as :func:`check_kind`, or a file that is missing or damaged; names it.
+    """
+    family = check_kind(folder)
+    index = folder / MODEL_INDEX
+    entries = read_json(index)
     for name in family.components:
         _, kind = (*(entries.get(name) or ()), None, None)[:2]
         if kind is None:

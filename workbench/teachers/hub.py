@@ -15,7 +15,8 @@ from typing import Any, cast
 
 from workbench.errors import RequestError
 from workbench.teachers._torchvision import prepare_torchvision
-from workbench.teachers.folder import MODEL_INDEX, NOTES, family_of, quiet_libraries
+from workbench.teachers.folder import MODEL_INDEX, NOTES, SCHEDULER, check_kind, quiet_libraries
+from workbench.teachers.student_pipeline import STUDENT_RECORD, refuse_student
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[A-Za-z0-9][\w./-]*)?")
 """owner/name, or owner/name@revision."""
@@ -27,7 +28,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 def download(hub_id: str, revision: str | None = None) -> Path:
     """The local snapshot of a pipeline; fetches what the cache lacks, safetensors weights only.
 
-    The class is checked before gigabytes are fetched, and everything is fetched at one commit.
+    What it is is checked before gigabytes are fetched, and everything is fetched at one commit.
 
     Args:
         hub_id: ``owner/name``, or ``owner/name@revision``.
@@ -35,7 +36,7 @@ def download(hub_id: str, revision: str | None = None) -> Path:
 
     Raises:
         RequestError: offline and not cached, unreachable, gated, refused, no such repository or
-            revision, or an unsupported class; says the way out.
+            revision, or no flow-matching teacher; says the way out.
     """
     prepare_torchvision()
     from diffusers import DiffusionPipeline
@@ -45,12 +46,15 @@ def download(hub_id: str, revision: str | None = None) -> Path:
     repository, wanted = split_revision(hub_id, revision)
     with readable_errors(repository, wanted):
         index = Path(hf_hub_download(repository, MODEL_INDEX, revision=wanted))
-        family_of(index)
         commit = revision_of(index.parent)
+        # Notes and a student's record are there only if workbench wrote the pipeline.
+        for name in (SCHEDULER, NOTES, STUDENT_RECORD):
+            with suppress(EntryNotFoundError):
+                hf_hub_download(repository, name, revision=commit)
+        check_kind(index.parent)
+        refuse_student(hub_id, index.parent)
         with quiet_libraries():
             folder = DiffusionPipeline.download(repository, revision=commit, use_safetensors=True)
-        with suppress(EntryNotFoundError):  # only pipelines that workbench saved have notes
-            hf_hub_download(repository, NOTES, revision=commit)
         return Path(folder)
 
 
@@ -145,11 +149,13 @@ def readable_errors(repository: str, revision: str | None) -> Iterator[None]:
     except HfHubHTTPError as error:
         if _status(error) == 401 and has_token():
             raise RequestError(_unknown_token(repository)) from None
-        raise RequestError(f"The hub failed for {repository}: {_one_line(error)}") from None
+        raise RequestError(f"The hub failed for {repository}: {one_line(error)}") from None
     except connection_error:
         raise RequestError(_unreachable(repository)) from None
     except OSError as error:
-        raise RequestError(f"The hub failed for {repository}: {_one_line(error)}") from None
+        raise RequestError(f"The hub failed for {repository}: {one_line(error)}") from None
+    except ValueError as error:  # the client refuses some names that look like ids
+        raise RequestError(f"{repository!r} is no hub id: {one_line(error)}") from None
 
 
 def _unreachable(repository: str) -> str:
@@ -187,7 +193,7 @@ def _status(error: Any) -> int | None:
     return status
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """The start of a message, the token taken out should it ever be in there."""
     from huggingface_hub import get_token
 

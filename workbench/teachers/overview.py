@@ -16,8 +16,7 @@ def teacher_overview(teachers_dir: Path) -> list[dict[str, object]]:
     distilling takes on one device with full copies in bf16-mixed, gradient checkpointing and one
     sample at a time, None for teachers so small that it does not matter.
     """
-    hub_names = {teacher.name for teacher in HUB_TEACHERS}
-    embedded = [spec for spec in KNOWN_TEACHERS.values() if spec.name not in hub_names]
+    embedded = [spec for spec in KNOWN_TEACHERS.values() if spec.recipe is not None]
     return [
         *(_embedded_row(spec, built_folder(spec.name, teachers_dir)) for spec in embedded),
         *map(_hub_row, HUB_TEACHERS),

@@ -184,7 +184,8 @@ def _parquet_rows(path: Path, column: str | None) -> Iterator[Row]:
     except UnicodeDecodeError:
         raise RequestError(f"{path} column {column!r} is not UTF-8.") from None
     except (pyarrow.ArrowException, OSError) as error:
-        raise RequestError(f"Cannot read {path} as Parquet: {_one_line(error)}.") from None
+        reason = " ".join(str(error).split())
+        raise RequestError(f"Cannot read {path} as Parquet: {reason[:300]}.") from None
 
 
 def _dataset_rows(config: PromptsConfig) -> Iterator[Row]:
@@ -222,12 +223,14 @@ def _dataset_errors(name: str) -> Iterator[None]:
     """What the datasets library raises, as one line; no bars of its own."""
     import datasets
 
+    from workbench.teachers.hub import one_line
+
     bars = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
         yield
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise RequestError(f"Cannot read the dataset {name!r}: {_one_line(error)}") from error
+        raise RequestError(f"Cannot read the dataset {name!r}: {one_line(error)}") from error
     finally:
         if bars:
             datasets.enable_progress_bars()
@@ -256,10 +259,6 @@ def _column(asked: str | None, columns: Iterable[str], where: str) -> str:
         f"{where} has none of the columns {', '.join(LIKELY_COLUMNS)}. Set prompts.column to one "
         f"of: {', '.join(names) or 'none there'}."
     )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 _READERS: Mapping[str, Callable[[Path, str | None], Iterator[Row]]] = {

@@ -6,8 +6,10 @@ import hashlib
 import json
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from workbench.errors import unknown_name
+from workbench.flow import INTERPOLANTS, TARGETS
 from workbench.settings import FrozenConfig
 
 
@@ -110,6 +112,20 @@ class FlowMatchingRecipe(FrozenConfig):
         (1.0, 5.0), description="of the guidance fed to networks that take one"
     )
 
+    @field_validator("interpolant")
+    @classmethod
+    def _known_interpolant(cls, name: str) -> str:
+        if name not in INTERPOLANTS:
+            raise ValueError(str(unknown_name("interpolant", name, INTERPOLANTS)))
+        return name
+
+    @field_validator("target")
+    @classmethod
+    def _known_target(cls, name: str) -> str:
+        if name not in TARGETS:
+            raise ValueError(str(unknown_name("prediction target", name, TARGETS)))
+        return name
+
 
 class _Recipe(FrozenConfig):
     """What every family's recipe has."""
@@ -126,22 +142,22 @@ class _Recipe(FrozenConfig):
         return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 
 
-class SanaRecipe(_Recipe):
+class _SanaParts(_Recipe):
+    autoencoder: AutoencoderDCRecipe = AutoencoderDCRecipe()
+    text: GemmaRecipe = GemmaRecipe()
+    transformer: SanaTransformerRecipe = SanaTransformerRecipe()
+
+
+class SanaRecipe(_SanaParts):
     """A small SanaPipeline."""
 
     pipeline: Literal["SanaPipeline"] = "SanaPipeline"
-    autoencoder: AutoencoderDCRecipe = AutoencoderDCRecipe()
-    text: GemmaRecipe = GemmaRecipe()
-    transformer: SanaTransformerRecipe = SanaTransformerRecipe()
 
 
-class SprintRecipe(_Recipe):
+class SprintRecipe(_SanaParts):
     """A small SanaSprintPipeline: normalised queries and keys, unscaled time, guidance embedded."""
 
     pipeline: Literal["SanaSprintPipeline"] = "SanaSprintPipeline"
-    autoencoder: AutoencoderDCRecipe = AutoencoderDCRecipe()
-    text: GemmaRecipe = GemmaRecipe()
-    transformer: SanaTransformerRecipe = SanaTransformerRecipe()
 
 
 class SD3Recipe(_Recipe):

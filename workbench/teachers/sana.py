@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from workbench.teachers import vae
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.family import CallArguments, Family, longer_than
 
@@ -66,13 +66,8 @@ class SanaFamily(Family):
         transformer = pipeline.transformer
         return SanaVelocity(transformer, _STEPS * transformer.config.timestep_scale)
 
-    def native_resolution(self, pipeline: Any) -> int:
-        size: int = pipeline.transformer.config.sample_size * pipeline.vae_scale_factor
-        return size
-
     def pixels_per_patch(self, pipeline: Any) -> int:
-        patch: int = pipeline.vae_scale_factor * pipeline.transformer.config.patch_size
-        return math.lcm(_STOCK_MULTIPLE, patch)
+        return math.lcm(_STOCK_MULTIPLE, super().pixels_per_patch(pipeline))
 
     def call_arguments(self, pipeline: Any, stored: CallArguments) -> CallArguments:
         arguments = super().call_arguments(pipeline, stored)
@@ -81,9 +76,11 @@ class SanaFamily(Family):
         # Binning would draw the nearest size that the pipeline has a list for.
         return {**arguments, "use_resolution_binning": False}
 
-    def latent_shape(self, pipeline: Any, arguments: CallArguments) -> tuple[int, int, int]:
-        side = arguments["height"] // pipeline.vae_scale_factor
-        return (pipeline.transformer.config.in_channels, side, side)
+    def encoding_shapes(
+        self, folder: Path, transformer: Mapping[str, Any], arguments: CallArguments
+    ) -> Mapping[str, tuple[int, ...]]:
+        tokens = arguments["max_sequence_length"]
+        return {"embeds": (tokens, transformer["caption_channels"]), "mask": (tokens,)}
 
     def encode(
         self, pipeline: Any, prompts: Sequence[str], arguments: CallArguments
@@ -109,12 +106,6 @@ class SanaFamily(Family):
     def uncond(self, pipeline: Any, arguments: CallArguments) -> Conditioning:
         # The stock pipeline encodes its negative prompt without the instruction.
         return self.encode(pipeline, [""], {**arguments, "complex_human_instruction": None})
-
-    def decode(self, pipeline: Any, latents: Tensor) -> Tensor:
-        return vae.decode(pipeline.vae, pipeline.image_processor, latents)
-
-    def encode_images(self, pipeline: Any, images: Tensor) -> Tensor:
-        return vae.encode(pipeline.vae, images)
 
 
 class SprintFamily(SanaFamily):

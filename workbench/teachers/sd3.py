@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from workbench.teachers import vae
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.family import CallArguments, Family
+from workbench.teachers.json_file import read_json
 
 _STEPS = 1000.0  # the network's time runs from 0 to 1000
 
@@ -50,21 +51,19 @@ class SD3Family(Family):
     def network(self, pipeline: Any, arguments: CallArguments) -> VelocityNetwork:
         return SD3Velocity(pipeline.transformer)
 
-    def native_resolution(self, pipeline: Any) -> int:
-        size: int = pipeline.transformer.config.sample_size * pipeline.vae_scale_factor
-        return size
-
-    def pixels_per_patch(self, pipeline: Any) -> int:
-        pixels: int = pipeline.vae_scale_factor * pipeline.transformer.config.patch_size
-        return pixels
-
     def largest_resolution(self, pipeline: Any) -> int | None:
         positions: int = pipeline.transformer.config.pos_embed_max_size
         return positions * self.pixels_per_patch(pipeline)
 
-    def latent_shape(self, pipeline: Any, arguments: CallArguments) -> tuple[int, int, int]:
-        side = arguments["height"] // pipeline.vae_scale_factor
-        return (pipeline.transformer.config.in_channels, side, side)
+    def encoding_shapes(
+        self, folder: Path, transformer: Mapping[str, Any], arguments: CallArguments
+    ) -> Mapping[str, tuple[int, ...]]:
+        clip = read_json(folder / "tokenizer" / "tokenizer_config.json")["model_max_length"]
+        tokens = clip + arguments["max_sequence_length"]
+        return {
+            "embeds": (tokens, transformer["joint_attention_dim"]),
+            "pooled": (transformer["pooled_projection_dim"],),
+        }
 
     def encode(
         self, pipeline: Any, prompts: Sequence[str], arguments: CallArguments
@@ -82,9 +81,3 @@ class SD3Family(Family):
     def uncond(self, pipeline: Any, arguments: CallArguments) -> Conditioning:
         # The stock pipeline encodes its negative prompt without skipping CLIP's last layers.
         return self.encode(pipeline, [""], {**arguments, "clip_skip": None})
-
-    def decode(self, pipeline: Any, latents: Tensor) -> Tensor:
-        return vae.decode(pipeline.vae, pipeline.image_processor, latents)
-
-    def encode_images(self, pipeline: Any, images: Tensor) -> Tensor:
-        return vae.encode(pipeline.vae, images)

@@ -70,6 +70,7 @@ def open_sealed(file: Path) -> dict[str, Tensor] | None:
             with suppress(OSError):  # a place that can only be read is hashed every time
                 _seal(file, seal["sha256"])
         with safe_open(file, framework="pt") as stored:
-            return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            names = stored.keys()
+            return {name: stored.get_tensor(name) for name in names}
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None

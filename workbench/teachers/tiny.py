@@ -57,11 +57,8 @@ def tiny_arguments(recipe: TinyRecipe) -> dict[str, Any]:
 def _sana(recipe: SanaRecipe, prompts: Sequence[str]) -> Any:
     from diffusers import FlowMatchEulerDiscreteScheduler, SanaPipeline
 
-    tokenizer, text_encoder = tiny_text.gemma(recipe.text, prompts)
     return SanaPipeline(
-        tokenizer=tokenizer,
-        text_encoder=text_encoder,
-        vae=_autoencoder_dc(recipe.autoencoder),
+        **_sana_parts(recipe, prompts),
         transformer=_sana_transformer(recipe),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
     )
@@ -70,16 +67,19 @@ def _sana(recipe: SanaRecipe, prompts: Sequence[str]) -> Any:
 def _sprint(recipe: SprintRecipe, prompts: Sequence[str]) -> Any:
     from diffusers import SanaSprintPipeline, SCMScheduler
 
-    tokenizer, text_encoder = tiny_text.gemma(recipe.text, prompts)
     return SanaSprintPipeline(
-        tokenizer=tokenizer,
-        text_encoder=text_encoder,
-        vae=_autoencoder_dc(recipe.autoencoder),
+        **_sana_parts(recipe, prompts),
         transformer=_sana_transformer(
             recipe, guidance_embeds=True, qk_norm="rms_norm_across_heads"
         ),
         scheduler=SCMScheduler(sigma_data=0.5, prediction_type="trigflow"),
     )
+
+
+def _sana_parts(recipe: SanaRecipe | SprintRecipe, prompts: Sequence[str]) -> dict[str, Any]:
+    tokenizer, text_encoder = tiny_text.gemma(recipe.text, prompts)
+    vae = _autoencoder_dc(recipe.autoencoder)
+    return {"tokenizer": tokenizer, "text_encoder": text_encoder, "vae": vae}
 
 
 def _sd3(recipe: SD3Recipe, prompts: Sequence[str]) -> Any:

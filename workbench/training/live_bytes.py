@@ -29,6 +29,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self, ignored: Iterable[Tensor]) -> None:
+        # torch leaves this constructor without types.
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = self.peak_kept = 0
         self._now = self._kept = 0

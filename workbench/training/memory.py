@@ -231,10 +231,8 @@ def _sharded_gradients(network: nn.Module, live: LiveBytes, ranks: int) -> Itera
             done.add(id(parameter))
             live.keep(parameter.nbytes, parameter.nbytes // ranks)
 
-    hooks: list[Any] = [
-        parameter.register_post_accumulate_grad_hook(reduce)  # type: ignore[no-untyped-call]
-        for parameter in network.parameters()
-    ]
+    parameters: Iterable[Any] = network.parameters()
+    hooks = [parameter.register_post_accumulate_grad_hook(reduce) for parameter in parameters]
     try:
         yield
     finally:
@@ -270,10 +268,11 @@ def _give_fake_memory(roles: Roles) -> None:
     made: dict[int, Tensor] = {}
     for root in _roots(roles):
         for module in root.modules():
-            for table in (module._parameters, module._buffers):
+            tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+            for table in tables:
                 for name, value in table.items():
                     if value is not None:
-                        table[name] = _fake(value, made)  # type: ignore[assignment]
+                        table[name] = _fake(value, made)
 
 
 def _fake(value: Tensor, made: dict[int, Tensor]) -> Tensor:
