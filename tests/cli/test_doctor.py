@@ -71,6 +71,14 @@ def test_a_damaged_folder(workbench: InsideWorkbench, tmp_path: Path) -> None:
     assert "no folder vae" in finding
 
 
+def test_a_student_is_no_teacher(workbench: InsideWorkbench, tmp_path: Path) -> None:
+    student = tmp_path / "student"
+    shutil.copytree(workbench.teacher, student)
+    (student / "student.json").write_text("{}")
+    answer = workbench("doctor", "--teacher", str(student), "--json", code=1)
+    assert "few-step student" in findings(json.loads(answer.stdout))["files"][1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -88,6 +88,11 @@ def test_embedded_specs_tell_the_truth(name: str) -> None:
         ),
         (
             "description = 'x'\nstands_for = 'y'\nparameters = 1\n[recipe]\n"
+            "pipeline = 'SanaPipeline'\npretraining = { interpolant = 'trigflo' }\n",
+            "Did you mean 'trigflow'?",
+        ),
+        (
+            "description = 'x'\nstands_for = 'y'\nparameters = 1\n[recipe]\n"
             "pipeline = 'SanaPipeline'\nseeds = 3\n",
             "recipe.SanaPipeline.seeds: Extra inputs",
         ),

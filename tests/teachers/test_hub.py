@@ -82,7 +82,13 @@ def pipelines(
     index = json.dumps({"_class_name": "StableDiffusionPipeline"})
     (root / "epsilon" / "model_index.json").write_text(index)
     (root / "epsilon" / "weights.safetensors").write_bytes(bytes(1000))
+    (root / "epsilon" / "scheduler").mkdir()
+    settings = json.dumps({"_class_name": "DDIMScheduler", "prediction_type": "epsilon"})
+    (root / "epsilon" / "scheduler" / "scheduler_config.json").write_text(settings)
+    shutil.copytree(digits_teacher_dir, root / "student")
+    (root / "student" / "student.json").write_text("{}")
     return {
+        "me/student": root / "student",
         "me/tiny": digits_teacher_dir,
         "me/epsilon": root / "epsilon",
         "me/empty": root / "empty",
@@ -93,7 +99,7 @@ def pipelines(
 def test_found_absent_unsupported_and_offline(
     digits_teacher: PipelineTeacher, pipelines: dict[str, Path], tmp_path: Path
 ) -> None:
-    references = ("me/tiny", "me/epsilon", "me/empty", "me/nothing")
+    references = ("me/tiny", "me/epsilon", "me/student", "me/empty", "me/nothing", "me--too/odd")
     with hub_server(pipelines, gated=set()) as (endpoint, requests):
         online = ask(tmp_path / "home", endpoint, *references, token=KNOWN_TOKEN)
     found = online["me/tiny"]
@@ -105,8 +111,11 @@ def test_found_absent_unsupported_and_offline(
     }
     fetched = [path for path in pipelines["me/tiny"].rglob("*") if path.is_file()]
     assert online["access me/tiny"] == sum(path.stat().st_size for path in fetched)
-    assert "'StableDiffusionPipeline'" in str(online["me/epsilon"])
-    assert not [line for line in requests if "me/epsilon" in line and "weights" in line]
+    assert "StableDiffusionPipeline predicts epsilon" in str(online["me/epsilon"])
+    assert "me/student is a few-step student" in str(online["me/student"])
+    for refused in ("me/epsilon", "me/student"):
+        assert not [line for line in requests if refused in line and ".safetensors" in line]
+    assert "'me--too/odd' is no hub id" in str(online["me--too/odd"])
     assert "no model_index.json" in str(online["me/empty"])
     assert "no folder 'me/nothing'" in str(online["me/nothing"])
 
