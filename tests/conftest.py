@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.services import ON_CI, MlflowServer, Postgres, postgres_programs
 from workbench.teachers import PipelineTeacher, TinyRecipe, build_from_recipe, load_pipeline_teacher
 from workbench.teachers.recipe import (
     AutoencoderDCRecipe,
@@ -23,6 +24,7 @@ from workbench.teachers.recipe import (
     SD3TransformerRecipe,
     SprintRecipe,
 )
+from workbench.tracking import default_artifact_root, default_uri, ensure_store
 
 SHARED_FOLDER = "WORKBENCH_TEST_TEACHERS"
 """Environment variable: a folder that keeps the teacher between test sessions."""
@@ -93,3 +95,31 @@ def digits_teacher_dir(teacher_folders: Callable[[str], Path]) -> Path:
 def digits_teacher(digits_teacher_dir: Path) -> PipelineTeacher:
     """The tiny SANA teacher. Its weights are frozen; copy its network before training it."""
     return load_pipeline_teacher("tests-sana", digits_teacher_dir)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A running PostgreSQL that tests share. Whoever ends it starts it again."""
+    if postgres_programs() is None and not ON_CI:
+        pytest.skip("needs Debian's postgresql (CI has it)")
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mlflow_on_postgres(
+    postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MlflowServer]:
+    """`mlflow server` over a fresh database of the shared PostgreSQL."""
+    server = MlflowServer(tmp_path_factory.mktemp("mlflow"), postgres.create_database("mlflow"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def fresh_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs."""
+    workspace = tmp_path_factory.mktemp("template")
+    ensure_store(default_uri(workspace), default_artifact_root(workspace))
+    return workspace / "mlflow.db"

@@ -16,20 +16,11 @@ from workbench.tracking import (
     RunIdentity,
     default_artifact_root,
     default_uri,
-    ensure_store,
     load_record,
 )
 
 QUICK = DeliverySettings(interval=0.05, finish_timeout=60.0, system_interval=0.0)
 IDENTITY = RunIdentity("digits", "sid-0", {"training.batch_size": "128"}, {"method": "sid"})
-
-
-@pytest.fixture(scope="session")
-def fresh_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database without runs."""
-    workspace = tmp_path_factory.mktemp("template")
-    ensure_store(default_uri(workspace), default_artifact_root(workspace))
-    return workspace / "mlflow.db"
 
 
 @pytest.fixture

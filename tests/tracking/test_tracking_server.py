@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import socket
-import subprocess
-import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -17,8 +12,8 @@ from typing import Any
 import PIL.Image
 import pytest
 
+from tests.services import MlflowServer
 from workbench.tracking import (
-    SERVER_ENVIRONMENT,
     DeliverySettings,
     InputData,
     MlflowTracker,
@@ -27,57 +22,19 @@ from workbench.tracking import (
     list_runs,
     load_record,
     metric_history,
-    server_command,
     sync,
 )
 
 
-class Server:
-    """An MLflow server process over the workspace's store, on one port."""
-
-    def __init__(self, workspace: Path) -> None:
-        self.workspace = workspace
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = server_command(default_uri(self.workspace), self.workspace / "served", self.port)
-        with (self.workspace / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=log,
-                cwd=self.workspace,
-                env=os.environ | SERVER_ENVIRONMENT,
-                start_new_session=True,
-            )
-        for _ in range(600):
-            assert self.process.poll() is None, (self.workspace / "server.log").read_text()
-            try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=1):
-                    return
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.1)
-        raise AssertionError("the server does not start")
-
-    def kill(self) -> None:
-        if self.process is not None:
-            os.killpg(self.process.pid, 9)
-            self.process.wait()
-            self.process = None
-
-
 @pytest.fixture
-def server(workspace: Path) -> Iterator[Server]:
-    server = Server(workspace)
+def server(workspace: Path) -> Iterator[MlflowServer]:
+    server = MlflowServer(workspace, default_uri(workspace))
     yield server
     server.kill()
 
 
 def test_an_outage_at_the_start_in_the_middle_and_at_the_end_costs_no_point(
-    server: Server,
+    server: MlflowServer,
     workspace: Path,
     stored: Callable[..., Any],
     track: Callable[..., MlflowTracker],
