@@ -22,6 +22,10 @@ class InterruptedRunError(WorkbenchError):
     """The run was asked to stop and has kept what it did; the same request continues."""
 
 
+class PrunedRunError(WorkbenchError):
+    """A listener ended the run early because it is not worth finishing; a checkpoint is kept."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> RequestError:
     """The error for a name outside a fixed set: names the set and the nearest member."""
     names = sorted(known)

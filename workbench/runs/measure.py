@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from workbench.flow import NoiseSource
 from workbench.methods import DrawNoise, FewStepSampler, GeneratorConfig
 from workbench.teachers import PipelineTeacher, sample_teacher
 from workbench.teachers.base import Conditioning, VelocityNetwork
-from workbench.training.config import EvaluationConfig, RunConfig
+from workbench.training.config import EvaluationConfig
 from workbench.training.engine import InterruptedRunError
 from workbench.training.parallel import Ranks
 
@@ -54,6 +54,17 @@ class Row:
             "ms_per_image": self.ms_per_image,
             "fingerprint": dict(self.fingerprint),
         }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Row:
+        """The row that :meth:`as_dict` wrote.
+
+        Raises:
+            KeyError: a column is missing.
+        """
+        scores = dict(values)
+        own = {name: scores.pop(name) for name in ("model", "steps", "nfe", "ms_per_image")}
+        return cls(**own, fingerprint=scores.pop("fingerprint"), scores=scores)
 
 
 class Encodings(Protocol):
@@ -159,32 +170,24 @@ class EncodedPrompts:
         return self.table.select(rows)
 
 
-def final_table(
-    measurement: Measurement,
-    config: RunConfig,
-    teacher: VelocityNetwork,
-    student: VelocityNetwork,
-    known: Row | None = None,
+Measure = Callable[[SampledModel], Row]
+
+
+def measure_all(
+    models: Iterable[tuple[SampledModel, Measure]],
+    ranks: Ranks,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Row]:
-    """Teacher and student at every step count that the configuration asks for.
+    """One row for each model, by its own way of measuring.
 
-    Args:
-        known: a row that has just been measured on the same weights.
+    Raises:
+        InterruptedRunError: a stop was requested between two of them, on any rank.
     """
-    samplers, settings = measurement.samplers, config.evaluation
-    models = [samplers.of_teacher(teacher, steps) for steps in settings.teacher_steps]
-    models += [
-        samplers.of_student(student, config.generator, steps) for steps in config.student_steps
-    ]
     rows = []
-    for model in models:
-        if known is not None and (model.name, model.steps) == (known.model, known.steps):
-            rows.append(known)
-            continue
-        if measurement.ranks.any(should_stop()):
+    for model, measure in models:
+        if ranks.any(should_stop()):
             raise InterruptedRunError(
                 "Stopped during the final evaluation; the same command measures again."
             )
-        rows.append(measurement.row(model))
+        rows.append(measure(model))
     return rows

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from workbench.errors import WorkbenchError
+from workbench.errors import PrunedRunError, WorkbenchError
 from workbench.evaluation import digits_evaluator, image_grid
 from workbench.runs.figures import draw_curve, draw_samples
 from workbench.runs.folder import RunFolder, run_folder
 from workbench.runs.measure import (
+    Measure,
     Measurement,
     Row,
     SampledModel,
     Samplers,
-    final_table,
+    measure_all,
 )
 from workbench.runs.signals import stop_on_signals
 from workbench.runs.start import keep_start, load_start
+from workbench.runs.state import OUTCOME, RunState
+from workbench.runs.tags import EVALUATION
+from workbench.runs.teacher_rows import TeacherRows
 from workbench.runs.text import (
     Say,
     TextJob,
@@ -44,7 +48,8 @@ from workbench.tracking import InputData, RunStatus, Tracker
 from workbench.training.config import RunConfig
 from workbench.training.engine import Engine, InterruptedRunError, Student
 from workbench.training.events import Listener, Listeners, StopFlag
-from workbench.training.parallel import Ranks, joined_ranks, launch
+from workbench.training.nodes import ALONE, Nodes
+from workbench.training.parallel import Ranks, joined_ranks, launch, refuse_foreign_ranks
 from workbench.workspace import Workspace, exclusive, write_json
 
 
@@ -60,6 +65,8 @@ class RunRequest:
     make_listener: Callable[[], Listener] = Listener
     find_teacher: Callable[[str, Path], Path] = find_teacher
     say: Say = silent_say
+    tags: Mapping[str, str] = field(default_factory=dict)
+    nodes: Nodes = ALONE
 
 
 @dataclass(frozen=True)
@@ -81,9 +88,11 @@ def execute(request: RunRequest) -> RunOutcome:
     config = request.config
     workspace = request.workspace
     folder = run_folder(workspace, config)
-    check_request(config, request.nproc)
+    check_request(config, request.nproc, request.nodes)
     if not request.fresh and (results := folder.results()) is not None:
         return RunOutcome(folder, results, trained=False)
+    if request.nodes.rank > 0:
+        return _take_part(request, folder)
     prompts = read_prompts(config.prompts)
     revision = None if request.fresh else folder.teacher_revision()
     teacher = find_run_teacher(config, workspace, revision, request.find_teacher)
@@ -104,21 +113,40 @@ def execute(request: RunRequest) -> RunOutcome:
             request.make_listener,
             prompts,
             request.say,
+            request.tags,
         )
-        launch(_run_on_ranks, request.nproc, job)
-        results = folder.results()
+        _launch(request, folder, job)
+        return _outcome(folder)
+
+
+def _take_part(request: RunRequest, folder: RunFolder) -> RunOutcome:
+    """A node other than node 0: its ranks learn from rank 0 what to do.
+
+    They share node 0's file system. Node 0 comes to the rendezvous when the folder is prepared.
+    """
+    _launch(request, folder, None)
+    return _outcome(folder)
+
+
+def _launch(request: RunRequest, folder: RunFolder, job: _Job | None) -> None:
+    launch(_run_on_ranks, request.nproc, job, nodes=request.nodes, name=folder.name)
+
+
+def _outcome(folder: RunFolder) -> RunOutcome:
+    results = folder.results()
     if results is None:
         raise WorkbenchError(f"Run {folder.name} ended without results.")
     return RunOutcome(folder, results, trained=True)
 
 
-def check_request(config: RunConfig, nproc: int) -> None:
+def check_request(config: RunConfig, nproc: int, nodes: Nodes = ALONE) -> None:
     """Refuse what is known to be impossible before anything is written.
 
     Raises:
-        RequestError: the batch does not divide by the ranks.
+        RequestError: the batch does not divide by the ranks, or torchrun started this process.
     """
-    Ranks(0, nproc, torch.device("cpu")).share(config.training.batch_size)
+    refuse_foreign_ranks()
+    Ranks(0, nproc * nodes.count, torch.device("cpu")).share(config.training.batch_size)
 
 
 @dataclass(frozen=True)
@@ -133,10 +161,14 @@ class _Job:
     make_listener: Callable[[], Listener]
     prompts: PromptSet
     say: Say
+    tags: Mapping[str, str]
 
 
-def _run_on_ranks(job: _Job) -> None:
+def _run_on_ranks(job: _Job | None) -> None:
     with joined_ranks() as ranks, stop_on_signals() as stop:
+        job = ranks.from_main(job)
+        if job is None:
+            raise RuntimeError("rank 0 has no job")
         listener = job.make_listener() if ranks.is_main else Listener()
         with _tracked(job, ranks) as tracker:
             try:
@@ -148,15 +180,23 @@ def _run_on_ranks(job: _Job) -> None:
 @contextmanager
 def _tracked(job: _Job, ranks: Ranks) -> Iterator[Tracker]:
     """The run's tracker, which ends in the state that the run truly ends in."""
-    tracker = open_tracker(job.config, job.folder.path, job.workspace, job.tracking_uri, ranks)
+    tracker = open_tracker(
+        job.config, job.folder.path, job.workspace, job.tracking_uri, ranks, job.tags
+    )
+    tracker.set_tags({OUTCOME: RunState.RUNNING})
     status: RunStatus = "FAILED"
+    state = RunState.FAILED
     try:
         yield tracker
-        status = "FINISHED"
+        status, state = "FINISHED", RunState.FINISHED
+    except PrunedRunError:
+        status, state = "KILLED", RunState.PRUNED
+        raise
     except (InterruptedRunError, KeyboardInterrupt):
-        status = "KILLED"
+        status, state = "KILLED", RunState.INTERRUPTED
         raise
     finally:
+        tracker.set_tags({OUTCOME: state})
         tracker.finish(status)
 
 
@@ -168,7 +208,7 @@ class _Session:
     ) -> None:
         self.job, self.config, self.ranks = job, job.config, ranks
         self.tracker, self.stop = tracker, stop
-        self.listeners = Listeners(listener, TrackerListener(tracker))
+        self.listeners = Listeners(listener, TrackerListener(tracker, job.folder.path))
         settings = self.config.evaluation
         evaluator = digits_evaluator(
             job.workspace.cache, settings.samples, settings.seed, settings.batch_size
@@ -182,6 +222,9 @@ class _Session:
         )
         self.samplers = Samplers(self.teacher, settings, ranks.device, store.uncond())
         self.measurement = Measurement(evaluator, self.samplers, store, ranks)
+        self.teacher_rows = TeacherRows(
+            job.workspace.cache, self.config, self.teacher, self.measurement
+        )
         self.grid_cond = store.rows(self.grid_prompts)
         self.last_row: Row | None = None
         self.start: dict[str, str] | None = None
@@ -218,6 +261,7 @@ class _Session:
     def _report_inputs(self) -> None:
         """Tell the tracker what goes into the run."""
         prompts = self.job.prompts
+        self.tracker.set_tags({EVALUATION: self.measurement.evaluator.protocol})
         self.tracker.log_artifact(self.job.folder.config_file)
         self.tracker.log_inputs(InputData.of_prompts("prompts", prompts.prompts, prompts.source))
         images, _ = load_digits_images()
@@ -232,14 +276,7 @@ class _Session:
     def run(self) -> None:
         """Train, measure, draw, and write the results last: their file says that all is done."""
         state = self.engine.train()
-        rows = final_table(
-            self.measurement,
-            self.config,
-            self.engine.networks.teacher,
-            self.engine.average,
-            self.last_row,
-            lambda: self.stop.requested,
-        )
+        rows = measure_all(self._final_models(), self.ranks, lambda: self.stop.requested)
         pictures = self._grid_rows()
         if not self.ranks.is_main:
             return
@@ -267,6 +304,22 @@ class _Session:
         results["figures"] = [str(file) for file in files]
         write_json(self.job.folder.results_file, results)
         self.tracker.log_artifact(self.job.folder.results_file)
+
+    def _final_models(self) -> Iterator[tuple[SampledModel, Measure]]:
+        """Teacher and student at every step count that the configuration asks for."""
+        teacher, student = self.engine.networks.teacher, self.engine.average
+        for steps in self.config.evaluation.teacher_steps:
+            yield self.samplers.of_teacher(teacher, steps), self.teacher_rows.row
+        for steps in self.config.student_steps:
+            model = self.samplers.of_student(student, self.config.generator, steps)
+            yield model, self._student_row
+
+    def _student_row(self, model: SampledModel) -> Row:
+        """Measured, unless the run's last evaluation has just done so on the same weights."""
+        last = self.last_row
+        return (
+            last if last is not None and last.steps == model.steps else self.measurement.row(model)
+        )
 
     def evaluate(self, nimg: int, average: VelocityNetwork) -> Mapping[str, float]:
         """The student at all its steps: scores, and a grid of the same prompts and noise."""

@@ -1,4 +1,8 @@
-"""Stopping politely: the first signal asks, the second insists."""
+"""Stopping politely: a signal asks, a second Ctrl-C insists.
+
+A second SIGTERM does not: it comes from programs, which repeat it. A launcher passes on what a
+cluster has sent to every process already, and who truly insists has SIGKILL.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +17,14 @@ from workbench.training.events import StopFlag
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """A flag that SIGTERM and SIGINT set; a second signal raises KeyboardInterrupt."""
+    """A flag that SIGTERM and SIGINT set; a SIGINT after either raises KeyboardInterrupt."""
     flag = StopFlag()
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if flag.requested:
+        if flag.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         flag.requested = True
 

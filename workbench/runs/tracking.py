@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from workbench.tracking import MlflowTracker, RunIdentity, Tracker, environment_tags
+from workbench.tracking import (
+    CURVE_TAG,
+    MlflowTracker,
+    Point,
+    RunIdentity,
+    Tracker,
+    curve_of,
+    encode_curve,
+    environment_tags,
+    read_points,
+    variant_tags,
+)
 from workbench.training.config import RunConfig
 from workbench.training.events import Listener
 from workbench.training.parallel import Ranks
 from workbench.workspace import Workspace
 
+RUN_KIND = "run"
+"""Tag ``kind`` of a distillation, beside plans and studies."""
+
 
 class TrackerListener(Listener):
     """Hands the engine's events to a tracker; steps are generated images."""
 
-    def __init__(self, tracker: Tracker) -> None:
+    def __init__(self, tracker: Tracker, folder: Path) -> None:
         self.tracker = tracker
         self.warnings = 0
+        self.points = read_points(folder)
 
     def on_metrics(self, nimg: int, values: Mapping[str, float]) -> None:
         self.tracker.log_metrics(values, nimg)
+        if any(key.startswith("eval/") for key in values):
+            now = time.time_ns() // 1_000_000
+            self.points += [Point(key, nimg, value, now) for key, value in values.items()]
+            self.tracker.set_tags({CURVE_TAG: encode_curve(curve_of(self.points))})
 
     def on_warning(self, nimg: int, message: str) -> None:
         self.warnings += 1
@@ -28,18 +48,26 @@ class TrackerListener(Listener):
 
 
 def open_tracker(
-    config: RunConfig, folder: Path, workspace: Workspace, tracking_uri: str, ranks: Ranks
+    config: RunConfig,
+    folder: Path,
+    workspace: Workspace,
+    tracking_uri: str,
+    ranks: Ranks,
+    tags: Mapping[str, str],
 ) -> Tracker:
-    """The run's tracker on rank 0, the silent one elsewhere."""
+    """The run's tracker on rank 0, the silent one elsewhere; ``tags`` join the run's own."""
     if not ranks.is_main:
         return Tracker()
     tags = {
+        **tags,
+        "kind": RUN_KIND,
         "experiment": config.experiment,
-        "variant": config.variant,
+        **variant_tags(config.variant),
         "seed": str(config.seed),
         "teacher": config.teacher,
         "method": config.method.name,
         "config": config.fingerprint(),
+        "variant_hash": config.variant_fingerprint(),
         "folder": str(folder),
         "device": str(ranks.device),
         "ranks": str(ranks.world),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +14,7 @@ from workbench.errors import RequestError, unknown_name
 from workbench.methods import GeneratorConfig, MethodConfig, SiDConfig, method_roles
 from workbench.settings import FrozenConfig
 from workbench.teachers.prompt_sources import PromptsConfig
+from workbench.training.budget import total_images
 
 Precision = Literal["fp32", "bf16-mixed", "bf16"]
 
@@ -150,8 +150,7 @@ class RunConfig(FrozenConfig):
     @property
     def total_nimg(self) -> int:
         """Generated images of the whole run: kimg rounded up to whole batches."""
-        batch = self.training.batch_size
-        return math.ceil(round(self.training.kimg * 1000, 6) / batch) * batch
+        return total_images(self.training.kimg, self.training.batch_size)
 
     @property
     def student_steps(self) -> tuple[int, ...]:
@@ -166,6 +165,10 @@ class RunConfig(FrozenConfig):
     def fingerprint(self) -> str:
         """Eight hex digits of the content: equal exactly for equal settings."""
         return _short_hash(self.model_dump(mode="json"))
+
+    def variant_fingerprint(self) -> str:
+        """Eight hex digits of everything but the seed: equal for repetitions of one variant."""
+        return self.model_copy(update={"seed": 0}).fingerprint()
 
     def recipe_fingerprint(self) -> str:
         """Eight hex digits of what decides the weights at a given number of images."""

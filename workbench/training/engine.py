@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from workbench.errors import InterruptedRunError, RequestError, WorkbenchError
+from workbench.errors import InterruptedRunError, PrunedRunError, RequestError, WorkbenchError
 from workbench.flow.noise import NoiseSource
 from workbench.methods import Batch, Networks, Phase, make_method
 from workbench.teachers.base import VelocityNetwork
@@ -112,6 +112,7 @@ class Engine:
 
         Raises:
             InterruptedRunError: a stop was requested; a checkpoint has been written.
+            PrunedRunError: the listener wanted the run to end after an evaluation; likewise.
             NonFiniteError: see ``training.max_nonfinite``.
             CheckpointError: the last checkpoint could not be written.
         """
@@ -133,9 +134,12 @@ class Engine:
                 self._log()
             evaluated = self._due(schedule.evaluate_kimg)
             improved = self._evaluate() if evaluated else False
-            if improved or self._due(schedule.checkpoint_kimg):
-                self._checkpoint(must=self._finished())
+            pruned = evaluated and not self._finished() and self._wants_end()
+            if improved or pruned or self._due(schedule.checkpoint_kimg):
+                self._checkpoint(must=pruned or self._finished())
             self.listener.on_iteration(self._progress())
+            if pruned:
+                raise PrunedRunError(f"Ended early at {self.state.nimg / 1000:g} kimg.")
         return self.state
 
     def resume(self) -> bool:
@@ -251,14 +255,17 @@ class Engine:
         improved = best is not None and (self.state.best is None or best < self.state.best)
         if improved:
             self.state.best, self.state.best_nimg = best, self.state.nimg
-        if self.state.best is not None:
+        if self.state.best is not None and self.state.best_nimg is not None:
             values[f"best/{BEST_METRIC}"] = self.state.best
+            values["best/kimg"] = self.state.best_nimg / 1000
+        values["perf/train_seconds"] = self.state.seconds
         self.listener.on_metrics(self.state.nimg, values)
         return improved
 
     def _log(self) -> None:
         means = {name: total / self.state.counts[name] for name, total in self.state.sums.items()}
         means["train/skipped_updates"] = float(self.state.skipped)
+        means["perf/kimg"] = self.state.nimg / 1000
         self.state.sums, self.state.counts = {}, {}
         self.listener.on_metrics(self.state.nimg, {**means, **self._clock.read()})
 
@@ -286,6 +293,9 @@ class Engine:
         """Whether the last batch crossed a multiple of the interval, or the end."""
         every, nimg = every_kimg * 1000, self.state.nimg
         return self._finished() or nimg // every > (nimg - self.config.training.batch_size) // every
+
+    def _wants_end(self) -> bool:
+        return self.ranks.any(self.listener.wants_end())
 
     def _finished(self) -> bool:
         return self.state.nimg >= self.config.total_nimg

@@ -39,6 +39,10 @@ class Listener:
     def on_end(self) -> None:
         """The run ends, however it does."""
 
+    def wants_end(self) -> bool:
+        """Asked after each evaluation: whether the run is not worth finishing."""
+        return False
+
 
 class Listeners(Listener):
     """Several listeners as one."""
@@ -65,3 +69,6 @@ class Listeners(Listener):
     def on_warning(self, nimg: int, message: str) -> None:
         for member in self.members:
             member.on_warning(nimg, message)
+
+    def wants_end(self) -> bool:
+        return any(member.wants_end() for member in self.members)

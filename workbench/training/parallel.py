@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -11,24 +13,29 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not marked so
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from workbench.errors import InterruptedRunError, RequestError, WorkbenchError
+from workbench.errors import InterruptedRunError, PrunedRunError, RequestError, WorkbenchError
+from workbench.training.nodes import ALONE, Nodes
 
 ResultT = TypeVar("ResultT")
 
-_KINDS = {kind.__name__: kind for kind in (RequestError, InterruptedRunError)}
+_KINDS = {kind.__name__: kind for kind in (RequestError, InterruptedRunError, PrunedRunError)}
 """Errors that a caller tells apart, also when they come from a rank of its own."""
 
 _SECONDS_TO_CHECKPOINT = 600  # how long ranks may take to end politely
+_SECONDS_TO_MEET = 900  # node 0 may have a teacher to build or to fetch first
+_SECONDS_TO_JOIN = 120  # once all have met
 
 
 @dataclass(frozen=True)
@@ -137,39 +144,138 @@ def joined_ranks() -> Iterator[Ranks]:
     dist.destroy_process_group()
 
 
-def launch(function: Callable[..., ResultT], nproc: int, *arguments: Any) -> ResultT:
-    """Call a module-level function on ``nproc`` local ranks; returns rank 0's result.
-
-    The function joins its ranks with :func:`joined_ranks`. One rank runs in this process.
+def refuse_foreign_ranks() -> None:
+    """Several processes that another launcher started would each start the whole run.
 
     Raises:
-        WorkbenchError: a rank failed; carries the first failure's message.
+        RequestError: this is one of torchrun's processes.
     """
-    if nproc == 1:
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if dist.is_torchelastic_launched() and world > 1:
+        raise RequestError(
+            f"This is one of {world} processes of torchrun, but workbench starts its own: call it "
+            "without torchrun, once on each machine, with --nproc and, on several machines, "
+            "--nodes, --node-rank and --rendezvous."
+        )
+
+
+def launch(
+    function: Callable[..., ResultT],
+    nproc: int,
+    *arguments: Any,
+    nodes: Nodes = ALONE,
+    name: str = "",
+) -> ResultT:
+    """Call a module-level function on ``nproc`` ranks of each node.
+
+    The function joins its ranks with :func:`joined_ranks`. One rank alone runs in this process.
+
+    Args:
+        nodes: every node calls this function; global rank 0 is on node 0.
+        name: what is launched; with several nodes, the same on each.
+
+    Returns:
+        This node's first rank's result: on node 0 that of rank 0.
+
+    Raises:
+        WorkbenchError: a rank failed; carries the first failure's message. Or a node stayed away.
+    """
+    if nproc * nodes.count == 1:
         return function(*arguments)
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
+        min_nodes=nodes.count,
+        max_nodes=nodes.count,
         nproc_per_node=nproc,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
+        run_id=hashlib.sha256(name.encode()).hexdigest()[:16] if name else uuid.uuid4().hex,
+        rdzv_endpoint=nodes.rendezvous or "localhost:0",
+        # Only the static rendezvous keeps the order of the nodes: c10d's sorts their addresses,
+        # and the rank that writes and speaks would be on any machine.
+        rdzv_backend="c10d" if nodes.count == 1 else "static",
+        rdzv_configs={"rank": nodes.rank, "timeout": _SECONDS_TO_JOIN},
         max_restarts=0,
         monitor_interval=0.1,
         shutdown_timeout=_SECONDS_TO_CHECKPOINT,
     )
     with tempfile.TemporaryDirectory() as reports:
         try:
-            results: dict[int, ResultT] = elastic_launch(config, _reporting)(
-                function, Path(reports), arguments
-            )
+            with _met(nodes, f"{name} --nproc {nproc}"):
+                results: dict[int, ResultT] = elastic_launch(config, _reporting)(
+                    function, Path(reports), arguments
+                )
         except (ChildFailedError, SignalException) as error:
             raise _cause(error, Path(reports)) from error
-    return results[0]
+        except dist.DistError as error:
+            raise WorkbenchError(f"Lost the other nodes at {nodes.rendezvous}: {error}.") from error
+    return results[min(results)]
+
+
+@contextmanager
+def _met(nodes: Nodes, what: str) -> Iterator[None]:
+    """Wait until every node is here for the same thing, in a way that Ctrl-C can end.
+
+    Raises:
+        RequestError: the port is taken, or the nodes were started with different commands.
+        WorkbenchError: a node stayed away.
+    """
+    if nodes.count == 1:
+        yield
+        return
+    deadline = time.monotonic() + _SECONDS_TO_MEET
+    store = _store(nodes, deadline)
+    if store.add(f"node/{nodes.rank}", 1) > 1:
+        raise RequestError(f"Two nodes have --node-rank {nodes.rank} at {nodes.rendezvous}.")
+    store.set(f"what/{nodes.rank}", what)
+    for rank in range(nodes.count):
+        while not store.check([f"what/{rank}"]):
+            _wait(deadline, f"Node {rank} of {nodes.count} did not come to {nodes.rendezvous}")
+    theirs = [store.get(f"what/{rank}").decode() for rank in range(nodes.count)]
+    store.add("read", 1)
+    while nodes.rank == 0 and store.add("read", 0) < nodes.count:  # its store serves the others
+        _wait(deadline, f"A node left {nodes.rendezvous} again: not all were ready")
+    for rank, other in enumerate(theirs):
+        if other != what:
+            raise RequestError(
+                f"Node {rank} was started for {other}, node {nodes.rank} for {what}: start the "
+                "same command on every node."
+            )
+    yield  # node 0's store lives on until all is done
+    del store
+
+
+def _store(nodes: Nodes, deadline: float) -> TCPStore:
+    """Node 0 opens the rendezvous; the others wait until it is open."""
+    host, port = nodes.address
+    serves = nodes.rank == 0
+    while not serves:
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+            break
+        except OSError as error:
+            _wait(deadline, f"Nobody is at the rendezvous {nodes.rendezvous} ({error})")
+    try:
+        return TCPStore(
+            host,
+            port,
+            is_master=serves,
+            timeout=timedelta(seconds=_SECONDS_TO_MEET),
+            wait_for_workers=False,
+            multi_tenant=True,
+        )
+    except dist.DistError as error:
+        raise RequestError(
+            f"Node {nodes.rank} cannot use {nodes.rendezvous} as the rendezvous: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+def _wait(deadline: float, problem: str) -> None:
+    if time.monotonic() > deadline:
+        raise WorkbenchError(f"{problem} within {_SECONDS_TO_MEET} s.")
+    time.sleep(0.2)
 
 
 def _reporting(

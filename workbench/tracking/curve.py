@@ -1,0 +1,113 @@
+"""A run's evaluations as one tag, so that a table of many runs costs one question to the store.
+
+MLflow gives a metric's history one run and one key at a time. The histories stay the truth; the tag
+repeats the evaluations in short, and is written anew at each of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from workbench.tracking.spool import Point
+
+TAG = "curve"
+SECONDS = "perf/train_seconds"
+LOWER_IS_BETTER = {"fid": True, "alignment": False}
+"""The scores of an evaluation, and which way they improve."""
+
+_PREFIX = "eval/"
+_LIMIT = 4900
+"""Characters that every MLflow store takes in a tag."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Evaluations of one run in order: images seen, seconds of training, scores by name.
+
+    ``scores[name][i]`` is NaN where the i-th evaluation lacks that score.
+    """
+
+    nimg: tuple[int, ...]
+    seconds: tuple[float, ...]
+    scores: Mapping[str, tuple[float, ...]]
+
+    def at_nimg(self, name: str, nimg: int) -> float | None:
+        """The score of the last evaluation at or before so many images; None if there is none."""
+        return self._last(name, [n <= nimg for n in self.nimg])
+
+    def at_seconds(self, name: str, seconds: float) -> float | None:
+        """The score of the last evaluation within so many seconds; None if there is none."""
+        return self._last(name, [s <= seconds for s in self.seconds])
+
+    def _last(self, name: str, reached: list[bool]) -> float | None:
+        values = self.scores.get(name, ())
+        found = [v for v, inside in zip(values, reached, strict=False) if inside and v == v]
+        return found[-1] if found else None
+
+
+def curve_of(points: Iterable[Point]) -> Curve:
+    """The curve behind logged points; of two points of one (key, step) the first counts."""
+    steps: dict[int, dict[str, float]] = {}
+    for point in points:
+        if point.key == SECONDS or point.key.startswith(_PREFIX):
+            steps.setdefault(point.step, {}).setdefault(point.key, point.value)
+    rows = [(step, values) for step, values in sorted(steps.items()) if set(values) - {SECONDS}]
+    names = sorted({key for _, values in rows for key in values} - {SECONDS})
+    nan = float("nan")
+    return Curve(
+        nimg=tuple(step for step, _ in rows),
+        seconds=tuple(values.get(SECONDS, nan) for _, values in rows),
+        scores={
+            name.removeprefix(_PREFIX): tuple(values.get(name, nan) for _, values in rows)
+            for name in names
+        },
+    )
+
+
+def encode_curve(curve: Curve) -> str:
+    """The tag's text, six significant digits; a curve too long for a tag keeps every 2^n-th point.
+
+    The last point is always kept.
+    """
+    stride = 1
+    while len(text := _encode(curve, stride)) > _LIMIT:
+        stride *= 2
+    return text
+
+
+def decode_curve(text: str) -> Curve:
+    """The curve of a tag.
+
+    Raises:
+        ValueError: not such a tag.
+    """
+    try:
+        columns = json.loads(text)
+        nimg, seconds = columns.pop("nimg"), columns.pop("seconds")
+        return Curve(
+            tuple(int(value) for value in nimg),
+            tuple(_number(value) for value in seconds),
+            {name: tuple(_number(value) for value in values) for name, values in columns.items()},
+        )
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"not a curve: {text[:80]!r}") from error
+
+
+def _encode(curve: Curve, stride: int) -> str:
+    last = len(curve.nimg) - 1
+    kept = [i for i in range(last + 1) if (last - i) % stride == 0]
+    columns = {"seconds": curve.seconds, **curve.scores}
+    shown = {name: [_short(values[i]) for i in kept] for name, values in columns.items()}
+    return json.dumps({"nimg": [curve.nimg[i] for i in kept], **shown}, separators=(",", ":"))
+
+
+def _short(value: float) -> float | str | None:
+    if value != value:
+        return None
+    return str(value) if value in (float("inf"), float("-inf")) else float(f"{value:.6g}")
+
+
+def _number(value: float | str | None) -> float:
+    return float("nan") if value is None else float(value)
