@@ -19,13 +19,13 @@ from workbench.plotting import (
     FORMATS,
     NEUTRAL,
     TEXT_WIDTH,
-    axis_break,
     color,
+    kimg_axis,
+    log_axis,
     name_levels,
     new_figure,
     paler,
     paper_style,
-    round_ticks,
     save_figure,
     save_frame,
 )
@@ -132,9 +132,9 @@ def read_experiment(workspace: Path, experiment: str) -> Curves:
 
 def _variants_of(experiment: str) -> dict[str, int]:
     """Variant -> place in the experiment's file; empty if the file is gone."""
-    from workbench.registry import load_experiments
+    from workbench.registry import find_experiments
 
-    found = load_experiments().get(experiment)
+    found = find_experiments().experiments.get(experiment)
     return {name: place for place, name in enumerate(found.variants)} if found else {}
 
 
@@ -211,9 +211,9 @@ def _draw_panel(
     for index, run in enumerate(runs):
         shade = 0 if one_color else index
         _draw_run(axes, right, frame[frame["run"] == run].sort_values("kimg"), index, shade)
-    _kimg_axis(axes, frame["kimg"])
+    kimg_axis(axes, frame["kimg"])
     drawn = frame[(frame["fid"] > 0) & (frame["fid"] < math.inf)]
-    _fid_axis(axes, [*drawn["fid"], *_distinct_levels(levels).values()])
+    log_axis(axes, [*drawn["fid"], *_distinct_levels(levels).values()])
     if right is not None:
         _alignment_axis(right, axes, frame["alignment"])
     return right
@@ -256,45 +256,6 @@ def _distinct_levels(levels: pd.DataFrame | None) -> dict[str, float]:
         name = f"teacher, {steps:g} step{'s' if steps != 1 else ''}"
         named[f"{name} ({label})" if several else name] = float(fid)
     return named
-
-
-def _kimg_axis(axes: Axes, kimg: pd.Series[float]) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator
-
-    positive = sorted(kimg[kimg > 0])
-    if not positive:
-        axes.set_xlim(-1, 1)
-        axes.set_xticks([0])
-        return
-    low, high = positive[0], positive[-1]
-    ticks = round_ticks(low, high)
-    if (kimg == 0).any():
-        # Logarithmic from the first evaluation on; below it only the point 0 is ever drawn.
-        axes.set_xscale("symlog", linthresh=low, linscale=0.3)
-        axes.set_xlim(0, high * 1.04)
-        axis_break(axes, 0.5 * low)
-        ticks = [0.0, *ticks]
-    else:
-        axes.set_xscale("log")
-        axes.set_xlim(low / 1.04, high * 1.04)
-    minor = LogLocator(10, range(2, 10)).tick_values(low, high)
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_minor_locator(FixedLocator([t for t in minor if low <= t <= high]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{float(f'{value:.3g}'):g}"))
-    axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
-
-
-def _fid_axis(axes: Axes, values: Sequence[float]) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter
-
-    low, high = min(values), max(values)
-    margin = max(1.12, (high / low) ** 0.1)  # below: room for the name of the lowest level
-    low, high = low / margin, high * margin**0.5
-    axes.set_yscale("log")
-    axes.set_ylim(low, high)
-    axes.yaxis.set_major_locator(FixedLocator(round_ticks(low, high)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{float(f'{value:.3g}'):g}"))
-    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
 
 
 def _alignment_axis(right: Axes, axes: Axes, values: pd.Series[float]) -> None:

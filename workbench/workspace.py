@@ -76,8 +76,11 @@ def write_json(path: Path, value: object) -> None:
 
 
 @contextmanager
-def exclusive(path: Path, holder: str) -> Iterator[None]:
+def exclusive(path: Path, holder: str, wait: float = 1.0) -> Iterator[None]:
     """Hold a lock file for the duration; it frees itself when the process dies.
+
+    Args:
+        wait: seconds to wait for another holder; by default a little longer than a look takes.
 
     Raises:
         RequestError: another process holds it.
@@ -85,7 +88,7 @@ def exclusive(path: Path, holder: str) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, timeout=1)  # longer than a look at the state takes
+    lock = FileLock(path, timeout=wait)
     try:
         lock.acquire()
     except Timeout:
@@ -94,3 +97,16 @@ def exclusive(path: Path, holder: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process holds the lock file."""
+    from filelock import FileLock, Timeout
+
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True

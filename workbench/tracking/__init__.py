@@ -1,17 +1,29 @@
 """MLflow behind a small Tracker whose base class is the no-op. Imports neither MLflow nor torch."""
 
+from workbench.tracking.artifacts import (
+    add_artifact,
+    describe_experiment,
+    list_artifacts,
+    read_artifact,
+    read_artifact_bytes,
+)
 from workbench.tracking.base import InputData, RunIdentity, RunStatus, Tracker
+from workbench.tracking.curve import TAG as CURVE_TAG
+from workbench.tracking.curve import Curve, curve_of, decode_curve, encode_curve
 from workbench.tracking.environment import environment_tags, git_tags
+from workbench.tracking.journal import Operation, read_backwards, read_operations
 from workbench.tracking.mlflow_tracker import DeliverySettings, MlflowTracker, sync
-from workbench.tracking.query import RunRow, list_runs, metric_history
-from workbench.tracking.record import RunRecord, load_record
-from workbench.tracking.spool import Point, last_status, read_points
+from workbench.tracking.query import list_runs, metric_history
+from workbench.tracking.record import RunRecord, load_record, save_record
+from workbench.tracking.rows import RunRow
+from workbench.tracking.spool import Point, journal_path, last_status, read_points, tracking_dir
 from workbench.tracking.store import (
     check_uri,
     default_artifact_root,
     default_uri,
     ensure_store,
     redact,
+    without_user,
 )
 from workbench.tracking.ui import (
     SERVER_ENVIRONMENT,
@@ -19,36 +31,67 @@ from workbench.tracking.ui import (
     experiment_address,
     metric_address,
     run_address,
+    server_base,
     server_command,
+)
+from workbench.tracking.views import (
+    experiment_view,
+    publish_comparison,
+    publish_view,
+    variant_tags,
+    view_address,
 )
 
 __all__ = [
+    "CURVE_TAG",
     "SERVER_ENVIRONMENT",
+    "Curve",
     "DeliverySettings",
     "InputData",
     "MlflowTracker",
+    "Operation",
     "Point",
     "RunIdentity",
     "RunRecord",
     "RunRow",
     "RunStatus",
     "Tracker",
+    "add_artifact",
     "check_uri",
     "compare_address",
+    "curve_of",
+    "decode_curve",
     "default_artifact_root",
     "default_uri",
+    "describe_experiment",
+    "encode_curve",
     "ensure_store",
     "environment_tags",
     "experiment_address",
+    "experiment_view",
     "git_tags",
+    "journal_path",
     "last_status",
+    "list_artifacts",
     "list_runs",
     "load_record",
     "metric_address",
     "metric_history",
+    "publish_comparison",
+    "publish_view",
+    "read_artifact",
+    "read_artifact_bytes",
+    "read_backwards",
+    "read_operations",
     "read_points",
     "redact",
     "run_address",
+    "save_record",
+    "server_base",
     "server_command",
     "sync",
+    "tracking_dir",
+    "variant_tags",
+    "view_address",
+    "without_user",
 ]

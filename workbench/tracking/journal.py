@@ -105,13 +105,35 @@ def read_operations(path: Path, start: int = 0) -> Iterator[Operation]:
             if not line.endswith(b"\n"):
                 return
             end += len(line)
-            try:
-                record = json.loads(line)
-                operation = Operation(record.pop("kind"), record.pop("time"), record, end)
-            except (ValueError, KeyError, TypeError, AttributeError):
+            operation = _operation(line, end)
+            if operation is None:
                 LOG.warning("%s: the line that ends at byte %d is unreadable; skipped.", path, end)
                 continue
             yield operation
+
+
+def read_backwards(path: Path) -> Iterator[Operation]:
+    """Whole lines from the last to the first; the newest of a long journal costs one block.
+
+    A line that cannot be read is left out.
+    """
+    if not path.exists():
+        return
+    end = whole_lines_end(path)
+    with path.open("rb") as file:
+        position, rest = end, b""
+        while position > 0:
+            start = max(0, position - _BLOCK)
+            file.seek(start)
+            lines = (file.read(position - start) + rest).splitlines(keepends=True)
+            # The first line may begin in an earlier block.
+            rest = lines.pop(0) if start > 0 else b""
+            for line in reversed(lines):
+                operation = _operation(line, end)
+                end -= len(line)
+                if operation is not None:
+                    yield operation
+            position = start
 
 
 def whole_lines_end(path: Path) -> int:
@@ -126,6 +148,14 @@ def whole_lines_end(path: Path) -> int:
                 return start + newline + 1
             position = start
     return 0
+
+
+def _operation(line: bytes, end: int) -> Operation | None:
+    try:
+        record = json.loads(line)
+        return Operation(record.pop("kind"), record.pop("time"), record, end)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 @dataclass(frozen=True)

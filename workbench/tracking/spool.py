@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from workbench.errors import RequestError
 from workbench.tracking.base import InputData
-from workbench.tracking.journal import Journal, read_operations
+from workbench.tracking.journal import Journal, read_backwards, read_operations
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -217,12 +217,9 @@ def read_points(run_dir: Path, keys: Collection[str] | None = None) -> list[Poin
 
 def last_status(run_dir: Path) -> str | None:
     """The state that was written down last; none before the first one."""
-    states = [
-        str(operation.body["status"])
-        for operation in read_operations(journal_path(run_dir))
-        if operation.kind == "status"
-    ]
-    return states[-1] if states else None
+    states = (op for op in read_backwards(journal_path(run_dir)) if op.kind == "status")
+    newest = next(states, None)
+    return None if newest is None else str(newest.body["status"])
 
 
 def _encode(value: float) -> float | str:

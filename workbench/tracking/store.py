@@ -40,10 +40,10 @@ def default_artifact_root(workspace: Path) -> Path:
 
 
 def check_uri(uri: str) -> None:
-    """Refuses addresses that MLflow 3 does not take.
+    """Refuses addresses that MLflow 3 does not take, or that lack their driver here.
 
     Raises:
-        RequestError: no scheme, a plain folder, or an unknown scheme.
+        RequestError: no scheme, a plain folder, an unknown scheme, or a missing driver.
     """
     scheme = uri.partition("://")[0].partition("+")[0] if "://" in uri else ""
     if scheme not in (*SERVER_SCHEMES, *DATABASE_SCHEMES):
@@ -52,11 +52,46 @@ def check_uri(uri: str) -> None:
             "sqlite:////FOLDER/mlflow.db or postgresql://USER@HOST/DATABASE "
             "(MLflow 3 refuses plain folders)."
         )
+    if scheme not in SERVER_SCHEMES and not uri.startswith(SQLITE):
+        check_driver(uri)
+
+
+def check_driver(uri: str) -> None:
+    """Refuses a database's address that SQLAlchemy cannot open here; connects to nothing.
+
+    Both MLflow and Optuna open databases through SQLAlchemy, so SQLAlchemy is asked.
+
+    Raises:
+        RequestError: not an address, an unknown driver, or a driver that is not installed.
+    """
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        dialect = make_url(uri).get_dialect()
+        dialect.import_dbapi()
+    except ImportError as error:
+        hint = ": pip install 'workbench-sid[postgres]'" if dialect.driver == "psycopg" else "."
+        raise RequestError(
+            f"{redact(uri)} needs the Python package {error.name or dialect.driver}, "
+            f"which cannot be imported here{hint}"
+        ) from None
+    except (ArgumentError, ValueError) as error:
+        text = summary(error, uri)
+        raise RequestError(
+            f"Cannot read the database address {redact(uri)!r} ({text}): expected "
+            "postgresql://USER@HOST:PORT/DATABASE."
+        ) from None
 
 
 def redact(uri: str) -> str:
     """The address as people may see it: passwords and tokens replaced by ***."""
     return _SECRET_FIELD.sub(r"\1***", _USER_INFO.sub(r"\1:***@", uri))
+
+
+def without_user(uri: str) -> str:
+    """The address without user and password, for a browser that asks for them itself."""
+    return _USER_INFO.sub("", uri)
 
 
 def scrub(text: str, uri: str) -> str:
@@ -86,12 +121,15 @@ def prepare_environment() -> None:
     """Settings that MLflow reads from the environment; whatever a person set stays.
 
     By default a client whose server is gone blocks 246 s per call, and setting a run's state
-    prints its address on stdout, which belongs to ``--json``.
+    prints its address on stdout, which belongs to ``--json``. PostgreSQL's client waits for an
+    unreachable machine for over two minutes.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("PGCONNECT_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
 def open_store(uri: str, artifact_root: Path | None = None) -> Any:
@@ -191,7 +229,8 @@ def _create_or_migrate(uri: str, artifact_root: Path) -> None:
     import mlflow.store.db.utils as database
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    engine = database.create_sqlalchemy_engine_with_retry(uri)
+    # MLflow's own variant with retries blocks for 101 s when the database is away.
+    engine = database.create_sqlalchemy_engine(uri)
     try:
         version = database._get_schema_version(engine)
         if version is None:

@@ -6,9 +6,10 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from workbench.errors import RequestError
+from workbench.tracking.store import SERVER_SCHEMES
 
 # Without these the server starts a job runner and a dozen children, and takes three times as long.
 SERVER_ENVIRONMENT = {
@@ -49,6 +50,18 @@ def metric_address(
     )
 
 
+def server_base(store_uri: str) -> str | None:
+    """Where a browser finds the UI of a tracking server, without its password.
+
+    None where the store is a database, which has no UI until somebody serves it.
+    """
+    parts = urlsplit(store_uri)
+    if parts.scheme not in SERVER_SCHEMES:
+        return None
+    place = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, place, parts.path.rstrip("/"), "", ""))
+
+
 def server_command(
     store_uri: str, artifact_root: Path, port: int, host: str = "127.0.0.1"
 ) -> list[str]:
@@ -59,7 +72,7 @@ def server_command(
     Raises:
         RequestError: the store is a server itself.
     """
-    if store_uri.startswith(("http://", "https://")):
+    if server_base(store_uri) is not None:
         raise RequestError("This store is a server already: open its address in a browser.")
     return [
         *(sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)),

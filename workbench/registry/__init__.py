@@ -1,0 +1,43 @@
+"""Experiments by name: their files, their registered plans, and what has become of them."""
+
+from __future__ import annotations
+
+from workbench.registry.experiment import Experiment
+from workbench.registry.files import (
+    Found,
+    Problem,
+    experiment_folders,
+    find_experiments,
+    get_experiment,
+    write_variant,
+)
+from workbench.registry.plan import Plan, differences, make_plan
+from workbench.registry.plan_store import (
+    PLAN_KIND,
+    PlanRow,
+    Registered,
+    attach_to_plan,
+    load_plan,
+    plan_rows,
+    register,
+)
+
+__all__ = [
+    "PLAN_KIND",
+    "Experiment",
+    "Found",
+    "Plan",
+    "PlanRow",
+    "Problem",
+    "Registered",
+    "attach_to_plan",
+    "differences",
+    "experiment_folders",
+    "find_experiments",
+    "get_experiment",
+    "load_plan",
+    "make_plan",
+    "plan_rows",
+    "register",
+    "write_variant",
+]

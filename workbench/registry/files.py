@@ -1,0 +1,233 @@
+"""Experiment files: Python or TOML, each found by lying in a folder.
+
+A TOML file holds ``name``, ``question``, ``hypothesis``, a table ``[base]`` of settings for all and
+a table ``[variants.NAME]`` for each, over the defaults; with ``extends`` instead of ``name`` it
+adds its variants to an experiment of another file. A Python file defines
+``EXPERIMENT = Experiment(...)``, for what a table cannot say.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from workbench.bundled import bundled_folder, load_module
+from workbench.errors import RequestError, unknown_name
+from workbench.registry.experiment import Experiment
+from workbench.settings import FrozenConfig
+from workbench.training.config import RunConfig, with_overrides
+
+ENVIRONMENT_VARIABLE = "WORKBENCH_EXPERIMENTS"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file that gives no experiment, and why; ``name`` is the experiment's, where known."""
+
+    file: Path
+    message: str
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the folders hold. An experiment that two files define is in neither's name."""
+
+    experiments: Mapping[str, Experiment]
+    files: Mapping[str, Path]
+    problems: tuple[Problem, ...]
+
+
+class _Addition(FrozenConfig):
+    """A TOML file's content."""
+
+    name: str | None = None
+    extends: str | None = None
+    question: str = ""
+    hypothesis: str = ""
+    provenance: str = ""
+    base: dict[str, Any] = Field(default_factory=dict)
+    variants: dict[str, dict[str, Any]]
+
+
+def experiment_folders() -> list[Path]:
+    """Where experiment files are looked for: the bundled ones, then $WORKBENCH_EXPERIMENTS.
+
+    Raises:
+        RequestError: a folder of the variable does not exist.
+    """
+    text = os.environ.get(ENVIRONMENT_VARIABLE, "")
+    own = [Path(part).expanduser() for part in text.split(os.pathsep) if part]
+    for folder in own:
+        if not folder.is_dir():
+            raise RequestError(f"{ENVIRONMENT_VARIABLE} names {folder}, which is no folder.")
+    return [bundled_folder("experiments"), *own]
+
+
+def find_experiments() -> Found:
+    """Every experiment, and every file that gives none; one bad file hides no other."""
+    experiments: dict[str, Experiment] = {}
+    files: dict[str, Path] = {}
+    problems: list[Problem] = []
+    additions: list[tuple[Path, _Addition]] = []
+    for file in _files():
+        try:
+            content = _read(file)
+        except RequestError as error:
+            problems.append(Problem(file, str(error)))
+            continue
+        if isinstance(content, _Addition):
+            additions.append((file, content))
+        elif content.name in files:
+            message = f"Experiment {content.name!r} is defined twice, in {files[content.name]} too."
+            problems.append(Problem(file, message, content.name))
+            experiments.pop(content.name, None)
+        else:
+            experiments[content.name], files[content.name] = content, file
+    for file, addition in additions:
+        try:
+            extended = _extended(experiments, addition)
+        except RequestError as error:
+            problems.append(Problem(file, str(error), addition.extends))
+        else:
+            experiments[extended.name] = extended
+    return Found(experiments, files, tuple(problems))
+
+
+def get_experiment(name: str) -> Experiment:
+    """An experiment by name.
+
+    Raises:
+        RequestError: unknown, defined twice, or one of its files does not load.
+    """
+    found = find_experiments()
+    for problem in found.problems:
+        if name in (problem.name, problem.file.stem, problem.file.stem.partition(".")[0]):
+            raise RequestError(f"{problem.file}: {problem.message}")
+    if name not in found.experiments:
+        raise unknown_name("experiment", name, found.experiments)
+    return found.experiments[name]
+
+
+def write_variant(
+    folder: Path, experiment: str, variant: str, config: RunConfig, provenance: str
+) -> Path:
+    """Save a configuration as a variant of an experiment, in a TOML file of its own.
+
+    It holds every setting that differs from the defaults, so that it stays what it is whatever
+    becomes of the experiment's own file.
+
+    Raises:
+        RequestError: unknown experiment, or it has such a variant.
+    """
+    existing = get_experiment(experiment)
+    if variant in existing.variants:
+        raise RequestError(
+            f"{experiment} has a variant {variant!r} already; name another with --variant."
+        )
+    defaults = RunConfig().flat()
+    own = {
+        key: text
+        for key, text in config.flat().items()
+        if key not in ("experiment", "variant", "seed") and defaults.get(key) != text
+    }
+    lines = [
+        f"extends = {json.dumps(experiment)}",
+        f"provenance = {json.dumps(provenance)}",
+        "",
+        f"[variants.{json.dumps(variant)}]",
+        *(f"{json.dumps(key)} = {json.dumps(text)}" for key, text in own.items()),
+    ]
+    file = folder / f"{experiment}.{variant}.toml"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with file.open("x", encoding="utf-8") as out:
+            out.write("\n".join(lines) + "\n")
+    except OSError as error:
+        raise RequestError(f"Cannot write {file}: {error.strerror}.") from None
+    return file
+
+
+def _files() -> list[Path]:
+    kinds = ("[!_.]*.py", "[!_.]*.toml")
+    return [
+        file
+        for folder in experiment_folders()
+        for file in sorted(found for kind in kinds for found in folder.glob(kind))
+    ]
+
+
+def _read(file: Path) -> Experiment | _Addition:
+    if file.suffix == ".toml":
+        return _read_toml(file)
+    try:
+        module = load_module(file)
+    except RequestError as error:
+        raise RequestError(f"{_place(error, file)}{error}") from error
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        raise RequestError(f"does not load: {_place(error, file)}{text}") from error
+    experiment = getattr(module, "EXPERIMENT", None)
+    if not isinstance(experiment, Experiment):
+        raise RequestError("defines no EXPERIMENT = Experiment(...).")
+    return experiment
+
+
+def _place(error: BaseException, file: Path) -> str:
+    """The file's own line that led to the error, as ``line 12 (`code`): ``."""
+    if isinstance(error, SyntaxError):
+        return f"line {error.lineno}: "
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+    return f"line {frames[-1].lineno} (`{frames[-1].line}`): " if frames else ""
+
+
+def _read_toml(file: Path) -> Experiment | _Addition:
+    import tomllib
+
+    try:
+        content = _Addition.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RequestError(f"cannot be read: {error}.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RequestError(f"{where}: {first['msg']}.") from None
+    if (content.name is None) == (content.extends is None):
+        raise RequestError("expected either name = ... or extends = ... .")
+    if content.name is None:
+        return content
+    return Experiment(content.name, content.question, content.hypothesis, _variants(content))
+
+
+def _variants(content: _Addition) -> dict[str, RunConfig]:
+    return {
+        name: with_overrides(RunConfig(), [*_assignments(content.base), *_assignments(settings)])
+        for name, settings in content.variants.items()
+    }
+
+
+def _assignments(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """TOML's dotted keys are nested tables; here they are dotted again."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _assignments(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}={value if isinstance(value, str) else json.dumps(value)}"
+
+
+def _extended(experiments: Mapping[str, Experiment], addition: _Addition) -> Experiment:
+    name = addition.extends or ""
+    if name not in experiments:
+        raise unknown_name("experiment", name, experiments)
+    base, more = experiments[name], _variants(addition)
+    for variant in more:
+        if variant in base.variants:
+            raise RequestError(f"{name} has a variant {variant!r} already.")
+    return replace(base, variants={**base.variants, **more})

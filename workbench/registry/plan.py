@@ -1,0 +1,142 @@
+"""A plan: an experiment as it was registered, with every variant resolved and hashed.
+
+It is content-hashed as a whole, so that a plan changed by hand is noticed, and versioned, so that a
+variant never means two things: other settings under an old name need a new version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from workbench.errors import RequestError
+from workbench.registry.experiment import Experiment
+from workbench.settings import FrozenConfig
+from workbench.training.config import RunConfig, validated, with_overrides
+
+
+class Plan(FrozenConfig):
+    """What an experiment means in one version.
+
+    Attributes:
+        changes: the person's settings over the experiment's file ("teacher=...",
+            "training.kimg=6.4"), one for each key, sorted. Each set of changes has its own plan.
+        variants: name -> configuration, with the changes applied and seed 0.
+    """
+
+    format: Literal[1] = 1
+    experiment: str
+    version: int = 1
+    question: str
+    hypothesis: str
+    changes: tuple[str, ...] = ()
+    variants: Mapping[str, RunConfig]
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Variant -> fingerprint of its configuration, whatever the seed."""
+        return {name: config.variant_fingerprint() for name, config in self.variants.items()}
+
+    @property
+    def content_hash(self) -> str:
+        """Of everything but the version: equal exactly for plans that mean the same."""
+        return self.hash_of(
+            self.experiment, self.question, self.hypothesis, self.changes, self.hashes
+        )
+
+    @staticmethod
+    def hash_of(
+        experiment: str,
+        question: str,
+        hypothesis: str,
+        changes: Sequence[str],
+        hashes: Mapping[str, str],
+    ) -> str:
+        """Of a plan's parts."""
+        text = [experiment, question, hypothesis, list(changes), dict(hashes)]
+        return hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def key(self) -> str:
+        """Of the changes: the plans of one key are versions of each other."""
+        if not self.changes:
+            return "plan"
+        digest = hashlib.sha256(json.dumps(self.changes).encode()).hexdigest()[:8]
+        return f"plan-{digest}"
+
+    @property
+    def title(self) -> str:
+        """For people: the version and the changes."""
+        changes = f" with {', '.join(self.changes)}" if self.changes else ""
+        return f"plan v{self.version}{changes}"
+
+    def config(self, variant: str, seed: int) -> RunConfig:
+        """The configuration of one run."""
+        return self.variants[variant].model_copy(update={"seed": seed})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, with the hashes that prove them."""
+        return {**self.model_dump(mode="json"), "hashes": self.hashes, "hash": self.content_hash}
+
+
+def make_plan(experiment: Experiment, assignments: Sequence[str] = ()) -> Plan:
+    """An experiment's plan in its first version, with a person's changes.
+
+    Raises:
+        RequestError: an unknown key or a refused value.
+    """
+    last = {text.partition("=")[0].strip(): text for text in assignments}
+    changes = tuple(last[key] for key in sorted(last))
+    names = {name: experiment.variant(name) for name in experiment.variants}
+    return Plan(
+        experiment=experiment.name,
+        question=experiment.question,
+        hypothesis=experiment.hypothesis,
+        changes=changes,
+        variants={
+            name: with_overrides(config, [*changes, "seed=0"]) for name, config in names.items()
+        },
+    )
+
+
+def read_plan(values: Mapping[str, Any], source: str) -> Plan:
+    """A plan from the values that :meth:`Plan.to_json` made.
+
+    Raises:
+        RequestError: not a plan, or changed since it was written.
+    """
+    content = dict(values)
+    try:
+        claimed, hashes = content.pop("hash"), dict(content.pop("hashes"))
+        variants = {name: validated(config) for name, config in content["variants"].items()}
+        plan = Plan.model_validate({**content, "variants": variants})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RequestError(f"{source} is not a plan of this workbench: {error}.") from None
+    odd = [name for name, text in plan.hashes.items() if hashes.get(name) != text]
+    if odd or claimed != plan.content_hash:
+        what = f"variant {odd[0]!r}" if odd else "its text"
+        raise RequestError(
+            f"{source} was changed by hand ({what} does not match its hash). Undo the change, or "
+            f"delete it and register {plan.experiment} again."
+        )
+    return plan
+
+
+def differences(old: Plan, new: Plan) -> Iterator[str]:
+    """What the new plan changes, one line a setting; nothing where they mean the same."""
+    for name in old.variants:
+        if name not in new.variants:
+            yield f"{name}: is gone"
+    for name, config in new.variants.items():
+        if name not in old.variants:
+            yield f"{name}: is new"
+            continue
+        before, after = old.variants[name].flat(), config.flat()
+        for key in sorted({*before, *after}):
+            if before.get(key) != after.get(key):
+                yield f"{name}: {key} {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
+    for text in ("question", "hypothesis"):
+        if getattr(old, text) != getattr(new, text):
+            yield f"{text}: {getattr(old, text)!r} -> {getattr(new, text)!r}"

@@ -1,0 +1,72 @@
+"""Files and notes in the store, read and written directly: for what is not a run in progress."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import WorkbenchError
+from workbench.tracking.store import open_store, redact, summary
+
+
+def read_artifact(tracking_uri: str, run_id: str, path: str) -> str:
+    """The text of one of a run's artifacts.
+
+    Raises:
+        WorkbenchError: the store or the file does not answer.
+    """
+    return read_artifact_bytes(tracking_uri, run_id, path).decode("utf-8")
+
+
+def read_artifact_bytes(tracking_uri: str, run_id: str, path: str) -> bytes:
+    """The content of one of a run's artifacts.
+
+    Raises:
+        WorkbenchError: the store or the file does not answer.
+    """
+    with _client(tracking_uri) as client, tempfile.TemporaryDirectory() as folder:
+        return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
+
+
+def list_artifacts(tracking_uri: str, run_id: str, folder: str = "") -> list[str]:
+    """Paths of a run's artifacts in one folder.
+
+    Raises:
+        WorkbenchError: the store does not answer.
+    """
+    with _client(tracking_uri) as client:
+        return [str(item.path) for item in client.list_artifacts(run_id, folder or None)]
+
+
+def add_artifact(tracking_uri: str, run_id: str, path: Path, folder: str = "") -> None:
+    """Put a file among a run's artifacts, replacing one of the same name.
+
+    Raises:
+        WorkbenchError: the store does not take it.
+    """
+    with _client(tracking_uri) as client:
+        client.log_artifact(run_id, str(path), folder or None)
+
+
+def describe_experiment(tracking_uri: str, experiment_id: str, markdown: str) -> None:
+    """Replace the description of an MLflow experiment.
+
+    Raises:
+        WorkbenchError: the store does not take it.
+    """
+    with _client(tracking_uri) as client:
+        client.set_experiment_tag(experiment_id, "mlflow.note.content", markdown)
+
+
+@contextmanager
+def _client(tracking_uri: str) -> Iterator[Any]:
+    try:
+        yield open_store(tracking_uri)
+    except WorkbenchError:
+        raise
+    except Exception as error:
+        text = summary(error, tracking_uri)
+        raise WorkbenchError(f"MLflow at {redact(tracking_uri)}: {text}") from error

@@ -1,0 +1,329 @@
+"""What the MLflow UI shows of an experiment when it opens: charts, groups, columns, their order.
+
+MLflow has no interface for this. All that depends on the inside of its UI is in this file; it was
+read from the JavaScript of MLflow 3.17.2 and tried in a browser (tests/cli/test_browser.py):
+
+- A saved view is an experiment tag ``mlflow.sharedViewState.KEY`` that holds JSON: name, createdAt,
+  updatedAt (ms) and state, which is JSON text or "deflate;" and base64 of that text zlib-packed.
+  ``?viewStateShareKey=KEY`` opens it, but only in an address without a filter or order of its own.
+- A metric without a chart gets one by itself, in a section named by what stands before its last
+  slash; a section that the view lists as not displayed stays closed.
+- A group's line is the mean over its runs with their range behind it. Its colour is a hash of the
+  group's name and cannot be set; a run's colour is its tag ``mlflow.runColor``.
+"""
+
+from __future__ import annotations
+
+import base64
+import colorsys
+import itertools
+import json
+import math
+import time
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from workbench.errors import WorkbenchError, unknown_name
+from workbench.tracking.artifacts import _client
+from workbench.tracking.curve import TAG as CURVE
+from workbench.tracking.curve import decode_curve
+from workbench.tracking.rows import RunRow
+from workbench.tracking.ui import experiment_address
+
+DEFAULT_METRIC = "eval/fid"
+
+_KEY = "workbench"
+_TAG = "mlflow.sharedViewState."
+_TAG_LIMIT = 5000
+"""Characters that every MLflow 3 takes in an experiment's tag; 3.17 takes 20000."""
+
+_RUN_COLOR = "mlflow.runColor"
+_FIRST_PAGE = 100
+"""Runs that the UI loads before anybody scrolls."""
+
+_FIXED_COLUMNS = ("attributes.`Run Name`", "runDateAndNestInfo", "duration")
+_COLUMN_WIDTH = 120
+_MANY_LINES = 40
+_CHART = {"deleted": False, "isGenerated": False, "runsCountToCompare": 10}
+_SAMPLES = "samples/student"
+_TAGS = ("variant", "seed", "teacher")
+_DISTANCES = ("fid", "fd")
+_COSTS = (*_DISTANCES, "loss", "norm", "seconds", "ms")
+_KIND = "kind"
+_ALIAS = "arm"
+_GROUPINGS = (
+    ("variant",),
+    (_ALIAS,),
+    ("variant", "teacher"),
+    ("variant", "method"),
+    ("variant", "teacher", "method"),
+)
+_GROUP_COLORS = (
+    *("a6630c", "c83243", "b45091", "8a63bf", "434a93", "137dae", "04867d", "308613", "facb66"),
+    *("1f272d", "445461", "5f7281", "8396a5", "93320b", "be501e", "de7921", "f2be88", "115026"),
+    *("277c43", "3ba65e", "8ddda8", "9e102c", "c82d4c", "e65b77", "f792a6", "0e538b", "2272b4"),
+    *("4299e0", "8acaff"),
+)
+_ALIKE = 30.0
+"""Distance in RGB (0 to 255) below which two of these colours look the same."""
+
+
+def experiment_view(runs: Sequence[RunRow], metric: str = DEFAULT_METRIC) -> dict[str, Any]:
+    """The view of an experiment with these runs: ``metric`` first, best runs on top.
+
+    Runs are grouped by variant, and drawn as the mean over seeds where that can be told apart.
+    Plans and parents of studies are left out. The default metric may still be to come.
+
+    Raises:
+        RequestError: none of the runs has the metric.
+    """
+    kind = _usual_kind(runs)
+    runs = [run for run in runs if kind in (None, run.tags.get(_KIND))]
+    known = sorted({key for run in runs for key in run.metrics})
+    if metric not in (*known, DEFAULT_METRIC):
+        raise unknown_name("metric", metric, known)
+    scores = [metric, *(key for key in known if key.startswith("eval/") and key != metric)]
+    losses = [key for key in known if key.startswith("train/") and key.endswith("_loss")]
+    sections = {
+        "Scores": [_line(key, log=key == metric and _is(key, _DISTANCES)) for key in scores[:6]],
+        "Losses": [_line(key) for key in losses[:6] if key != metric],
+    }
+    grouping = _grouping(runs)
+    if not grouping["useGroupedValuesInCharts"]:  # The UI shows no images of groups.
+        sections["Samples"] = [_images(_SAMPLES, _last_step(runs))]
+    best = f"best/{metric.rpartition('/')[2]}"
+    order = metric if metric in known and best not in known else best
+    columns = [_column("metrics", key) for key in dict.fromkeys((order, *scores[:6]))]
+    columns += [_column("tags", key) for key in _TAGS if any(key in run.tags for run in runs)]
+    return {
+        "searchFilter": "" if kind is None else f"tags.`{_KIND}` = '{kind}'",
+        "orderByKey": _column("metrics", order),
+        "orderByAsc": _is(metric, _COSTS),
+        "selectedColumns": columns,
+        "columnOrder": [*_FIXED_COLUMNS, *columns],
+        "columnWidths": dict.fromkeys(columns, _COLUMN_WIDTH),
+        "viewMaximized": True,
+        "hideEmptyCharts": True,
+        **_layout(sections, known),
+        **grouping,
+    }
+
+
+def publish_comparison(tracking_uri: str, runs: Sequence[RunRow], metric: str | None = None) -> str:
+    """Save the view of one experiment's runs and colour them by variant; the key of the view.
+
+    Raises:
+        RequestError: none of the runs has the metric.
+        WorkbenchError: the store does not take it.
+    """
+    metric = metric or DEFAULT_METRIC
+    # Views of other metrics live on, and so do links to them.
+    key = _KEY if metric == DEFAULT_METRIC else f"{_KEY}-{metric.replace('/', '-')}"
+    experiment_id = runs[0].experiment_id
+    view = experiment_view(runs, metric)
+    publish_view(tracking_uri, experiment_id, key, view, f"workbench: {metric}")
+    color_runs(tracking_uri, experiment_id)
+    return key
+
+
+def publish_view(
+    tracking_uri: str, experiment_id: str, key: str, view: Mapping[str, Any], name: str = ""
+) -> None:
+    """Save a view under ``key``, by ``name`` in the UI's list; the same view again writes nothing.
+
+    Raises:
+        WorkbenchError: the view is too large for a tag, or the store does not take it.
+    """
+    state = json.dumps(view, separators=(",", ":"))
+    packed = "deflate;" + base64.b64encode(zlib.compress(state.encode(), 9)).decode()
+    with _client(tracking_uri) as client:
+        saved = _saved(client.get_experiment(experiment_id).tags.get(_TAG + key))
+        name = name or key
+        if (saved.get("name"), saved.get("state")) == (name, packed):
+            return
+        now = time.time_ns() // 1_000_000
+        created = saved.get("createdAt", now)
+        text = json.dumps({"name": name, "createdAt": created, "updatedAt": now, "state": packed})
+        if len(text) > _TAG_LIMIT:
+            raise WorkbenchError(f"A view of {len(text)} characters does not fit a tag.")
+        client.set_experiment_tag(experiment_id, _TAG + key, text)
+
+
+def view_address(base: str, experiment_id: str, key: str, charts: bool = True) -> str:
+    """The address that opens an experiment's view, on its charts or on its table."""
+    page = experiment_address(base, experiment_id, charts)
+    return f"{page}{'&' if charts else '?'}viewStateShareKey={quote(key)}"
+
+
+def variant_tags(variant: str) -> dict[str, str]:
+    """What a run says of its variant: the name, and again under another key.
+
+    The UI paints a group by a hash of key and value. Where two variants get one colour under the
+    first key, the second seldom gives them one too.
+    """
+    return {"variant": variant, _ALIAS: variant}
+
+
+def color_runs(tracking_uri: str, experiment_id: str) -> None:
+    """Give the newest runs one colour a variant; a run that has a colour keeps it.
+
+    Raises:
+        WorkbenchError: the store does not answer.
+    """
+    with _client(tracking_uri) as client:
+        found = client.search_runs([experiment_id], max_results=_FIRST_PAGE)
+        tags = {run.info.run_id: run.data.tags for run in reversed(found)}
+        for run_id, color in missing_colors(tags).items():
+            client.set_tag(run_id, _RUN_COLOR, color)
+
+
+def missing_colors(tags: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Run id -> colour for runs (id -> tags, oldest first) of a variant that have none."""
+    colors = {
+        each["variant"]: each[_RUN_COLOR]
+        for each in tags.values()
+        if "variant" in each and _RUN_COLOR in each
+    }
+    variants = dict.fromkeys(each["variant"] for each in tags.values() if "variant" in each)
+    fresh = (color for color in map(_nth_color, range(1000)) if color not in colors.values())
+    colors |= {name: next(fresh) for name in variants if name not in colors}
+    return {
+        run_id: colors[each["variant"]]
+        for run_id, each in tags.items()
+        if "variant" in each and _RUN_COLOR not in each
+    }
+
+
+def _usual_kind(runs: Sequence[RunRow]) -> str | None:
+    """The kind of most runs that measured anything; None where runs do not tell."""
+    kinds = Counter(run.tags.get(_KIND) for run in runs if run.metrics)
+    return max(kinds, key=lambda kind: kinds[kind], default=None)
+
+
+def _grouping(runs: Sequence[RunRow]) -> dict[str, Any]:
+    """Means over seeds where any repeat and the groups' colours differ, else single lines.
+
+    A mean never mixes teachers or methods. As the groups' names decide their colours, and these
+    names hold the tags that are grouped by, several sets of tags are tried.
+    """
+    tagged = [run for run in runs if "variant" in run.tags]
+    finest = len(_groups(tagged, _GROUPINGS[-1]))
+    fitting = [keys for keys in _GROUPINGS if len(_groups(tagged, keys)) == finest]
+    clear = [keys for keys in fitting if _clear(_groups(tagged, keys))]
+    repeated = finest < len(tagged)
+    means = repeated and bool(clear)
+    keys = [{"mode": "tag", "groupByData": key} for key in (clear or fitting)[0]]
+    lines = finest if means else len(runs)
+    return {
+        "groupBy": {"aggregateFunction": "average", "groupByKeys": keys} if repeated else None,
+        "useGroupedValuesInCharts": means,
+        "runsHiddenMode": "SHOW_ALL" if lines <= _MANY_LINES else "FIRST_20_RUNS",
+    }
+
+
+def _groups(runs: Sequence[RunRow], keys: Sequence[str]) -> set[str]:
+    """The UI's own names of the groups; none where a run lacks all of the tags."""
+    if any(run.tags.keys().isdisjoint(keys) for run in runs):
+        return set()
+    return {",".join(f"tag.{key}.{run.tags.get(key) or 'null'}" for key in keys) for run in runs}
+
+
+def _clear(groups: Iterable[str]) -> bool:
+    """Whether a person can tell the colours of all the groups apart."""
+    shades = [bytes.fromhex(_GROUP_COLORS[_color_index(group)]) for group in groups]
+    return all(math.dist(a, b) >= _ALIKE for a, b in itertools.combinations(shades, 2))
+
+
+def _color_index(group: str) -> int:
+    """Which of its colours the UI takes for a group."""
+    total = weighted = 0
+    for code in map(ord, group):
+        total = (total + code) % 255
+        weighted = (weighted + total) % 255
+    return (total | weighted << 8) % len(_GROUP_COLORS)
+
+
+def _nth_color(index: int) -> str:
+    """The figures' palette, then ever more hues a golden angle apart."""
+    from workbench.plotting import PALETTE
+
+    if index < len(PALETTE):
+        return PALETTE[index]
+    red, green, blue = colorsys.hls_to_rgb(index * 0.618034 % 1.0, 0.45, 0.6)
+    return f"#{round(red * 255):02X}{round(green * 255):02X}{round(blue * 255):02X}"
+
+
+def _layout(sections: Mapping[str, Sequence[Mapping[str, Any]]], known: Iterable[str]) -> Any:
+    """Our charts in open sections of two columns, then closed ones where the UI puts the rest."""
+    charts = [
+        {**chart, "uuid": f"{name}/{i}", "metricSectionId": name}
+        for name, drawn in sections.items()
+        for i, chart in enumerate(drawn)
+    ]
+    others = set(known) - {chart.get("metricKey") for chart in charts}
+    closed = sorted({key.rpartition("/")[0] or "Model metrics" for key in others})
+    shown = {name: True for name, drawn in sections.items() if drawn}
+    shown |= dict.fromkeys((*closed, "System metrics"), False)
+    fixed = {"columns": 2, "isReordered": True, "isGenerated": False, "deleted": False}
+    return {
+        "compareRunCharts": charts,
+        "compareRunSections": [
+            {"uuid": name, "name": name, "display": display, **fixed}
+            for name, display in shown.items()
+        ],
+        "isAccordionReordered": True,
+    }
+
+
+def _line(metric: str, log: bool = False) -> dict[str, Any]:
+    """A line chart over steps. The UI reads all these fields, so none may be left out."""
+    return {
+        "type": "LINE",
+        "metricKey": metric,
+        "selectedMetricKeys": [metric],
+        "scaleType": "log" if log else "linear",
+        "xAxisScaleType": "linear",
+        "xAxisKey": "step",
+        "selectedXAxisMetricKey": "",
+        "yAxisKey": "metric",
+        "yAxisExpressions": [],
+        "range": {},
+        "lineSmoothness": 0,
+        "ignoreOutliers": False,
+        "useGlobalXaxisKey": True,
+        "useGlobalLineSmoothing": True,
+        **_CHART,
+    }
+
+
+def _images(series: str, step: int) -> dict[str, Any]:
+    """The runs' images of one series at one step, with a slider to other steps."""
+    return {"type": "IMAGE", "imageKeys": [series], "step": step, "showRunParams": False, **_CHART}
+
+
+def _last_step(runs: Sequence[RunRow]) -> int:
+    """The step at which most runs were last evaluated; 0 if that is not told."""
+    curves = [decode_curve(run.tags[CURVE]) for run in runs if CURVE in run.tags]
+    last = Counter(curve.nimg[-1] for curve in curves if curve.nimg)
+    return max(last, key=lambda step: (last[step], step), default=0)
+
+
+def _column(kind: str, key: str) -> str:
+    return f"{kind}.`{key}`"
+
+
+def _is(metric: str, words: Sequence[str]) -> bool:
+    """Whether one of the words is part of the metric's own name: fid, student_4_fid."""
+    return bool(set(metric.rpartition("/")[2].split("_")) & set(words))
+
+
+def _saved(text: str | None) -> dict[str, Any]:
+    """The envelope of a saved view; empty where there is none or somebody's own."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
