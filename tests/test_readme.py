@@ -37,12 +37,13 @@ def test_bring_your_own_teacher() -> None:
 def test_adding_an_experiment(tmp_path: Path, monkeypatch) -> None:
     from workbench.registry import get_experiment
 
-    code = next(block for block in BLOCKS if "EXPERIMENT =" in block)
-    (tmp_path / "alpha.py").write_text(code)
+    (code,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    assert len(code.splitlines()) <= 10
+    (tmp_path / "alpha.toml").write_text(code)
     monkeypatch.setenv("WORKBENCH_EXPERIMENTS", str(tmp_path))
     experiment = get_experiment("alpha")
-    assert experiment.variant("a1.2").method.sid_alpha == 1.2
-    assert experiment.variant("a1.2").variant == "a1.2"
+    assert experiment.variant("high-1.2").method.sid_alpha == 1.2
+    assert experiment.variant("high-1.2").variant == "high-1.2"
 
 
 def test_named_commands_exist() -> None:

@@ -100,6 +100,11 @@ class VelocityNetwork(nn.Module, ABC):
         self.autocast_dtype: torch.dtype | None = None
         self.evaluations = 0
 
+    @property
+    def weights_dtype(self) -> torch.dtype:
+        """Of the weights. diffusers' own ``dtype`` walks over every parameter at each call."""
+        return next(self.module.parameters()).dtype
+
     def guidance_input(self, t: Tensor) -> Tensor | None:
         """The embedded guidance of a batch, float32 (B,) like t, or None."""
         if self.distilled_guidance is None:

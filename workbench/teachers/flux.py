@@ -39,7 +39,7 @@ class FluxVelocity(VelocityNetwork):
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
         if cond is None:
             raise ValueError("A FLUX network needs a conditioning; use uncond() for no prompt.")
-        weights: Any = self.module.dtype
+        weights = self.weights_dtype
         height, width = x_t.shape[-2:]
         embeds = cond["embeds"].to(weights)
         velocity: Tensor = self.module(

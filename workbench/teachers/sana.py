@@ -38,7 +38,7 @@ class SanaVelocity(VelocityNetwork):
         if cond is None:
             raise ValueError("A SANA network needs a conditioning; use uncond() for no prompt.")
         config: Any = self.module.config
-        weights: Any = self.module.dtype
+        weights = self.weights_dtype
         guidance = self.guidance_input(t)
         velocity: Tensor = self.module(
             x_t.to(weights),

@@ -21,7 +21,7 @@ class SD3Velocity(VelocityNetwork):
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
         if cond is None:
             raise ValueError("An SD3 network needs a conditioning; use uncond() for no prompt.")
-        weights: Any = self.module.dtype
+        weights = self.weights_dtype
         velocity: Tensor = self.module(
             hidden_states=x_t.to(weights),
             timestep=_STEPS * t,
