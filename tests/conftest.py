@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.services import ON_CI, MlflowServer, Postgres, postgres_programs
+from workbench.evaluation import load_or_train
 from workbench.teachers import PipelineTeacher, TinyRecipe, build_from_recipe, load_pipeline_teacher
 from workbench.teachers.recipe import (
     AutoencoderDCRecipe,
@@ -70,11 +72,28 @@ SMALL_RECIPES: dict[str, TinyRecipe] = {
 
 
 @pytest.fixture(scope="session")
-def teacher_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this session share: what is slow is made there once."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def teacher_folders(shared_folder: Path) -> Callable[[str], Path]:
     """Pipeline class -> folder of its tiny teacher. Read them only: every test shares them."""
-    shared = os.environ.get(SHARED_FOLDER)
-    where = Path(shared) if shared else tmp_path_factory.mktemp("teachers")
+    kept = os.environ.get(SHARED_FOLDER)
+    where = Path(kept) if kept else shared_folder / "teachers"
     return lambda name: build_from_recipe(f"tests-{name}", SMALL_RECIPES[name], where)
+
+
+@pytest.fixture(scope="session")
+def evaluation_cache(shared_folder: Path) -> Path:
+    """The digits classifier, trained once for all tests. Copy it before writing to it."""
+    with FileLock(shared_folder / "evaluation.lock"):
+        load_or_train(shared_folder / "cache")
+    return shared_folder / "cache"
 
 
 @pytest.fixture(scope="session", params=sorted(SMALL_RECIPES))
@@ -118,8 +137,7 @@ def mlflow_on_postgres(
 
 
 @pytest.fixture(scope="session")
-def fresh_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database without runs."""
-    workspace = tmp_path_factory.mktemp("template")
-    ensure_store(default_uri(workspace), default_artifact_root(workspace))
-    return workspace / "mlflow.db"
+def fresh_store(shared_folder: Path) -> Path:
+    """An MLflow database without runs. Copy it."""
+    ensure_store(default_uri(shared_folder), default_artifact_root(shared_folder))
+    return shared_folder / "mlflow.db"

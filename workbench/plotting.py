@@ -145,6 +145,50 @@ def axis_break(axes: Axes, place: float) -> None:
         axes.add_artist(part)
 
 
+def kimg_axis(axes: Axes, kimg: pd.Series[float]) -> None:
+    """A logarithmic axis of kimg from the first evaluation on; 0, if it is there, at its left end.
+
+    A logarithm has no place for 0 kimg, the start of the student: it stands before a break.
+    """
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator
+
+    positive = sorted(kimg[kimg > 0])
+    if not positive:
+        axes.set_xlim(-1, 1)
+        axes.set_xticks([0])
+        return
+    low, high = positive[0], positive[-1]
+    ticks = round_ticks(low, high)
+    if (kimg == 0).any():
+        # Logarithmic from the first evaluation on; below it only the point 0 is ever drawn.
+        axes.set_xscale("symlog", linthresh=low, linscale=0.3)
+        axes.set_xlim(0, high * 1.04)
+        axis_break(axes, 0.5 * low)
+        ticks = [0.0, *ticks]
+    else:
+        axes.set_xscale("log")
+        axes.set_xlim(low / 1.04, high * 1.04)
+    minor = LogLocator(10, range(2, 10)).tick_values(low, high)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(FixedLocator([t for t in minor if low <= t <= high]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{float(f'{value:.3g}'):g}"))
+    axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+
+
+def log_axis(axes: Axes, values: Sequence[float]) -> None:
+    """A logarithmic value axis with round ticks, and room for a level's name at its foot."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter
+
+    low, high = min(values), max(values)
+    margin = max(1.12, (high / low) ** 0.1)  # below: room for the name of the lowest level
+    low, high = low / margin, high * margin**0.5
+    axes.set_yscale("log")
+    axes.set_ylim(low, high)
+    axes.yaxis.set_major_locator(FixedLocator(round_ticks(low, high)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{float(f'{value:.3g}'):g}"))
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+
+
 def name_levels(axes: Axes, levels: Mapping[str, float]) -> None:
     """Dashed lines, each with its name just above or below it where least is hidden.
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
-from workbench.evaluation import load_or_train
 from workbench.workspace import open_workspace
 
 QUICK = (
@@ -30,6 +30,10 @@ QUICK = (
     "evaluation.teacher_steps=[4]",
     "evaluation.student_steps=[4,1]",
 )
+
+
+ONLY_RUNS = "tags.kind = 'run'"
+"""Filter: an experiment's plan is in its MLflow experiment too."""
 
 
 @dataclass
@@ -122,14 +126,6 @@ class InsideWorkbench(Workbench):
         return subprocess.CompletedProcess(arguments, ended, out, error)
 
 
-@pytest.fixture(scope="session")
-def evaluation_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The digits classifier, trained once for all workspaces of these tests."""
-    cache = tmp_path_factory.mktemp("evaluation") / "cache"
-    load_or_train(cache)
-    return cache
-
-
 @pytest.fixture
 def workbench(
     tmp_path: Path,
@@ -144,18 +140,22 @@ def workbench(
 
 
 @pytest.fixture
-def prepared(workbench: InsideWorkbench, evaluation_cache: Path) -> InsideWorkbench:
-    """A workspace that has evaluated before: the classifier need not be trained again."""
+def prepared(
+    workbench: InsideWorkbench, evaluation_cache: Path, fresh_store: Path
+) -> InsideWorkbench:
+    """A workspace that has evaluated and tracked before: classifier and store are there."""
     open_workspace(workbench.workspace)
     shutil.copytree(evaluation_cache, workbench.workspace / "cache")
+    shutil.copy(fresh_store, workbench.workspace / "mlflow.db")
     return workbench
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, digits_teacher_dir: Path) -> Workbench:
+def finished(shared_folder: Path, digits_teacher_dir: Path) -> Workbench:
     """A workspace with one finished run, from nothing, in a process of its own; read it only."""
-    workbench = Workbench(tmp_path_factory.mktemp("finished") / "workspace", digits_teacher_dir)
-    workbench(*workbench.quick())
+    workbench = Workbench(shared_folder / "finished" / "workspace", digits_teacher_dir)
+    with FileLock(shared_folder / "finished.lock"):
+        workbench(*workbench.quick())  # the second worker to come only recalls it
     return workbench
 
 

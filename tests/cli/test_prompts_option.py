@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import InsideWorkbench
+from tests.cli.conftest import ONLY_RUNS, InsideWorkbench
 from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.prompt_sources import PromptsConfig, read_prompts
 from workbench.tracking import default_uri, list_runs
@@ -60,7 +60,7 @@ def test_a_run_on_a_file_of_prompts(
         "count": 53,
         "fingerprint": expected.fingerprint,
     }
-    (tracked,) = list_runs(default_uri(prepared.workspace), "quickstart")
+    (tracked,) = list_runs(default_uri(prepared.workspace), "quickstart", where=ONLY_RUNS)
     assert tracked.params["prompts.source"] == str(prompts_file)
     (listing,) = prepared.workspace.glob("mlartifacts/**/inputs/prompts.txt")
     assert listing.read_text().splitlines() == list(expected.prompts)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.cli.conftest import InsideWorkbench, Workbench
+from tests.cli.conftest import ONLY_RUNS, InsideWorkbench, Workbench
 from workbench.tracking import default_uri, list_runs, metric_history
 from workbench.training.checkpoint import load_modules
 
@@ -36,7 +36,7 @@ def final_weights(run: Path, teacher) -> dict[str, torch.Tensor]:
 
 def points_in_mlflow(workbench: Workbench) -> dict[str, list[int]]:
     uri = default_uri(workbench.workspace)
-    (run,) = list_runs(uri, "quickstart")
+    (run,) = list_runs(uri, "quickstart", where=ONLY_RUNS)
     history = metric_history(uri, run.run_id)
     keys = [key for key in history["key"].unique() if not key.startswith("system/")]
     return {key: sorted(history.loc[history["key"] == key, "step"]) for key in keys}
@@ -51,7 +51,7 @@ def test_a_finished_run_has_everything(finished: Workbench) -> None:
     assert rows["teacher", 4]["fingerprint"]["samples"] == 200
     assert results["nimg"] == 1600
 
-    (tracked,) = list_runs(default_uri(finished.workspace), "quickstart")
+    (tracked,) = list_runs(default_uri(finished.workspace), "quickstart", where=ONLY_RUNS)
     assert tracked.status == "FINISHED"
     assert tracked.params["training.batch_size"] == "32"
     tags = tracked.tags
@@ -73,6 +73,16 @@ def test_running_again_recalls_the_results(inside_finished: InsideWorkbench) -> 
     again = inside_finished(*inside_finished.quick())
     assert "finished before" in again.stderr
     assert "student" in again.stdout
+
+
+def test_what_another_workspace_has_done_is_not_done_again(
+    finished: Workbench, workbench: InsideWorkbench
+) -> None:
+    uri = default_uri(finished.workspace)
+    told = workbench(*workbench.quick(), "--tracking-uri", uri)
+    assert "quickstart/default-seed0 is finished on" in told.stderr
+    assert not list(workbench.workspace.glob("runs/*/*"))
+    assert len(list_runs(uri, "quickstart", where=ONLY_RUNS)) == 1
 
 
 def test_evaluate_sample_and_list_the_finished_run(
@@ -125,7 +135,7 @@ def test_signals_checkpoint_and_end_killed(
     assert stopped.returncode == 1
     assert "The same command continues" in stopped.stderr
     assert "Traceback" not in stopped.stderr
-    (tracked,) = list_runs(default_uri(prepared.workspace), "quickstart")
+    (tracked,) = list_runs(default_uri(prepared.workspace), "quickstart", where=ONLY_RUNS)
     assert tracked.status == "KILLED"
     (row,) = prepared.json("runs", "list")
     assert row["state"] == "KILLED"
@@ -174,5 +184,5 @@ def test_an_unreachable_tracker_never_stops_training(prepared: InsideWorkbench) 
     uri = default_uri(prepared.workspace)
     prepared("runs", "sync", "--tracking-uri", uri)
     assert points_in_mlflow(prepared)["eval/fid"] == [0, 160]
-    (tracked,) = list_runs(uri, "quickstart")
+    (tracked,) = list_runs(uri, "quickstart", where=ONLY_RUNS)
     assert tracked.status == "FINISHED"

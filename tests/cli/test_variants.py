@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import QUICK, InsideWorkbench
+from tests.cli.conftest import ONLY_RUNS, QUICK, InsideWorkbench
 from workbench.teachers.embedded import embedded_teachers
 from workbench.tracking import default_uri, list_runs
 
@@ -52,7 +53,8 @@ def test_all_variants_run_and_share_a_figure(
     arguments = pair(sana="SanaPipeline", flux="FluxPipeline")
     told = prepared(*arguments)
     assert told.stderr.index("[1/2] sana") < told.stderr.index("[2/2] flux")
-    names = {run.name for run in list_runs(default_uri(prepared.workspace), "pair")}
+    uri = default_uri(prepared.workspace)
+    names = {run.name for run in list_runs(uri, "pair", where=ONLY_RUNS)}
     assert names == {"sana-seed0", "flux-seed0"}
     figure = prepared.workspace / "figures" / "pair.png"
     assert str(figure) in told.stdout
@@ -87,10 +89,62 @@ def test_a_variant_that_fails_is_reported_and_the_others_run(
     )
     script.write_text(text)
     told = prepared(*arguments, "--set", "training.max_nonfinite=2", code=1)
-    assert "bad: 2 updates of generator in a row were not finite" in told.stderr
-    assert told.stderr.rstrip().endswith("1 of 2 variants are done; the same command continues.")
+    assert "bad, seed 0: 2 updates of generator in a row were not finite" in told.stderr
+    assert told.stderr.rstrip().endswith("1 of 2 runs are done; the same command continues.")
     assert "pair/good-seed0" in told.stdout
     assert "pair/bad-seed0" not in told.stdout
+
+
+def test_seeds_side_by_side_stop_together_and_go_on(
+    prepared: InsideWorkbench, pair: Callable[..., list[str]]
+) -> None:
+    arguments = [*pair(one="SanaPipeline", two="SanaSprintPipeline"), "--seeds", "0,1"]
+    arguments += ["--parallel", "2", "--set", "training.kimg=0.96"]
+    arguments += ["--set", "schedule.checkpoint_kimg=0.032"]
+    stopped = prepared.signal_when(arguments, prepared.nimg_reached(96), signal.SIGTERM)
+    assert stopped.returncode == 1
+    assert stopped.stderr.rstrip().endswith("runs done; the same command continues.")
+    (plan,) = prepared.json("experiments", "status", "pair")
+    cells = {(cell["variant"], cell["seed"]): cell for cell in plan["cells"]}
+    assert set(cells) == {(name, seed) for name in ("one", "two") for seed in (0, 1)}
+    states = [cell["state"] for cell in cells.values()]
+    assert states.count("interrupted") == 2
+    assert "finished" not in states
+
+    told = prepared(*arguments)
+    assert told.stderr.count("done pair/") == 4
+    logs = [file.read_text() for file in prepared.workspace.glob("jobs/pair/*.log")]
+    assert sum("Resuming at" in log for log in logs) == 2
+    assert told.stdout.count("│ one ") == told.stdout.count("│ two ") == 2
+    (plan,) = prepared.json("experiments", "status", "pair")
+    assert {cell["state"] for cell in plan["cells"]} == {"finished"}
+    assert all(cell["kimg"] == 0.96 and cell["fid"] > 0 for cell in plan["cells"])
+    shown = prepared("experiments", "status", "pair").stdout
+    assert shown.count("± ") == 1 + 2  # the heading, and each variant once
+    assert "4 of 4 runs are finished." in shown
+
+    again = prepared(*arguments)
+    assert again.stderr.count("finished before") == 4
+
+
+def test_a_variant_that_changed_under_its_name_is_refused(
+    prepared: InsideWorkbench, pair: Callable[..., list[str]]
+) -> None:
+    arguments = pair(sana="SanaPipeline")
+    prepared("experiments", "register", "pair")
+    script = prepared.workspace.parent / "experiments" / "pair.py"
+    changed = "RunConfig(teacher=teacher, method={'sid_alpha': 1.2})"
+    script.write_text(script.read_text().replace("RunConfig(teacher=teacher)", changed))
+    refused = prepared("run", "pair", code=2)
+    assert "sana: method.sid_alpha 1.0 -> 1.2" in refused.stderr
+    assert "--new-version" in refused.stderr
+    assert not list(prepared.workspace.glob("runs/*/*"))
+    plan = prepared.json("experiments", "register", "pair", "--new-version", "--seeds", "3")
+    assert (plan["version"], plan["seeds"]) == (2, [3])
+    # Settings given on the command line are a plan of their own, and change no other.
+    prepared(*arguments, "--dry-run")
+    tried = prepared.json("experiments", "register", "pair", "--set", "training.kimg=1")
+    assert (tried["version"], tried["changes"]) == (1, ["training.kimg=1"])
 
 
 def test_nine_stand_ins_one_set_of_hyperparameters() -> None:

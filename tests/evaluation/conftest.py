@@ -11,11 +11,9 @@ from workbench.teachers.digits import load_digits_images
 
 
 @pytest.fixture(scope="session")
-def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache_dir(evaluation_cache: Path) -> Path:
     """A workspace cache that holds the trained classifier."""
-    folder = tmp_path_factory.mktemp("cache")
-    load_or_train(folder)
-    return folder
+    return evaluation_cache
 
 
 @pytest.fixture(scope="session")

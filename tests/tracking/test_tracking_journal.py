@@ -9,12 +9,14 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
+import workbench.tracking.journal as journal_module
 from workbench.errors import RequestError
 from workbench.tracking import InputData, Tracker, last_status, read_points
 from workbench.tracking.journal import (
     Cursor,
     Journal,
     load_cursor,
+    read_backwards,
     read_operations,
     save_cursor,
 )
@@ -203,3 +205,21 @@ def test_the_base_tracker_does_nothing(tmp_path: Path) -> None:
     assert tracker.flush()
     assert tracker.finish("FINISHED") == 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("block", [7, 64, 1 << 16])
+def test_backwards_is_forwards_reversed(
+    tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "_BLOCK", block)
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    for size in (0, 1, 63, 64, 65, 200, 3):
+        journal.append("tags", size, {"values": {"text": "ä" * size}})
+    journal.close()
+    with path.open("ab") as file:
+        file.write(b"no json\n")
+        file.write(b'{"kind":"status","time":1,"status":"RUNNING"}\n{"kind":"torn')
+    assert list(read_backwards(path)) == list(read_operations(path))[::-1]
+    assert next(read_backwards(path)).kind == "status"
+    assert list(read_backwards(tmp_path / "none.jsonl")) == []

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.helpers import EMPTY, SmallVelocity, labels
-from workbench.errors import RequestError
+from workbench.errors import PrunedRunError, RequestError
 from workbench.methods import Loss, Phase
 from workbench.teachers.base import OwnVelocity
 from workbench.training.checkpoint import damage, load_modules
@@ -83,6 +83,32 @@ def test_resuming_is_bit_exact(tmp_path: Path, stop_after: int) -> None:
     assert same(weights(resumed), weights(whole))
     assert {**first.points, **resumed_points.points} == whole_points.points
     assert not first.points.keys() & resumed_points.points.keys()
+
+
+def test_a_run_that_is_not_worth_finishing_ends_at_an_evaluation(tmp_path: Path) -> None:
+    """It keeps a checkpoint there, from which the run could still be finished, bit for bit."""
+
+    class Judge(Recorder):
+        def wants_end(self) -> bool:
+            asked.append(max(step for _, step in self.points))
+            return asked[-1] >= 320
+
+    asked: list[int] = []
+    evaluate = {"fid": 1.0}
+    with pytest.raises(PrunedRunError, match=r"0\.32 kimg"):
+        Engine(
+            config(), student(), ALONE, tmp_path / "cut", Judge(), lambda n, average: evaluate
+        ).train()
+    assert asked == [160, 320]
+    resumed, whole = (
+        Engine(config(), student(), ALONE, tmp_path / name, None, lambda n, average: evaluate)
+        for name in ("cut", "whole")
+    )
+    assert resumed.resume()
+    assert resumed.state.nimg == 320
+    resumed.train()
+    whole.train()
+    assert same(weights(resumed), weights(whole))
 
 
 def test_micro_batches_change_nothing_but_rounding() -> None:

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from workbench.errors import RequestError
+
 PLACES = "Where things are"
 OUTPUT = "Output"
 
@@ -40,6 +42,54 @@ JsonOption = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable."),
+]
+TeacherOption = Annotated[str | None, typer.Option(help="Name, folder or hub id.")]
+SeedsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--seeds",
+        "--seed",
+        metavar="0,1,2",
+        help="Random seeds, one run each (default: 0).",
+        show_default=False,
+    ),
+]
+
+
+def parse_seeds(text: str | None, default: tuple[int, ...] = (0,)) -> tuple[int, ...]:
+    """Distinct seeds in the order given.
+
+    Raises:
+        RequestError: not a list of whole numbers from 0.
+    """
+    if text is None:
+        return default
+    try:
+        seeds = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise RequestError(f"--seeds takes whole numbers as in 0,1,2 (got {text!r}).") from None
+    if min(seeds) < 0 or max(seeds) >= 2**63:
+        raise RequestError(f"A seed is a whole number from 0 to 2^63 - 1 (got {text!r}).")
+    return seeds
+
+
+def with_teacher(assignments: list[str] | None, teacher: str | None) -> list[str]:
+    """The person's changes as assignments."""
+    return [*(assignments or []), *([] if teacher is None else [f"teacher={teacher}"])]
+
+
+def duration(seconds: float) -> str:
+    """A time span as people read it: 42 s, 3 min 05 s, 2 h 07 min."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def own_command() -> str:

@@ -42,7 +42,7 @@ def evaluate(
 ) -> None:
     """Score a run's student, or a teacher, at one or more step counts."""
     from workbench.cli.building import ensure_with_bar
-    from workbench.cli.run import print_results
+    from workbench.cli.outcomes import print_results
     from workbench.errors import RequestError, unknown_name
     from workbench.evaluation import DIGITS_METRICS
     from workbench.runs import evaluate_model, load_model

@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from workbench import __version__
-from workbench.cli import evaluate, experiments, export, run, runs, sample, study, system, teachers
+from workbench.cli import (
+    compare,
+    evaluate,
+    experiments,
+    export,
+    report,
+    run,
+    runs,
+    sample,
+    study,
+    system,
+    teachers,
+)
 from workbench.cli.common import print_error
 from workbench.errors import WorkbenchError
 
@@ -38,7 +50,7 @@ def root(
     """Distil flow-matching teachers into few-step generators, and find out why a recipe works."""
 
 
-for _module in (run, evaluate, sample, export):
+for _module in (run, compare, report, evaluate, sample, export):
     _module.register(app)
 for _module in (teachers, runs, experiments, study):
     app.add_typer(_module.app)

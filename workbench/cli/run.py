@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,17 +12,19 @@ from workbench.cli.common import (
     JsonOption,
     TrackingOption,
     WorkspaceOption,
-    own_command,
+    parse_seeds,
     print_error,
     print_json,
     print_table,
     say,
+    with_teacher,
 )
 from workbench.errors import InterruptedRunError, RequestError, WorkbenchError
 
 if TYPE_CHECKING:
-    from workbench.runs import RunOutcome, RunRequest
+    from workbench.runs import Job, Launcher, RunOutcome
     from workbench.training.config import RunConfig
+    from workbench.training.nodes import Nodes
     from workbench.workspace import Workspace
 
 WHAT = "What to run"
@@ -29,9 +32,7 @@ HOW = "How to run it"
 
 
 def register(app: typer.Typer) -> None:
-    app.command(
-        epilog="Example:  workbench run quickstart --set training.batch_size=64 --seed 3 --nproc 2"
-    )(run)
+    app.command(epilog="Example:  workbench run t_range --seeds 0,1,2 --parallel 2")(run)
 
 
 def run(
@@ -39,7 +40,19 @@ def run(
         str, typer.Argument(help="Experiment by name, or the config.json that a run saved.")
     ],
     variant: Annotated[
-        str | None, typer.Option(help="(default: all, one after the other)", rich_help_panel=WHAT)
+        list[str] | None,
+        typer.Option(help="Only this one; repeatable (default: all).", rich_help_panel=WHAT),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            "--seeds",
+            "--seed",
+            metavar="0,1,2",
+            help="Random seeds, one run each (default: 0).",
+            rich_help_panel=WHAT,
+            show_default=False,
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -47,13 +60,42 @@ def run(
             "--set", metavar="KEY=VALUE", help="Change a setting; repeatable.", rich_help_panel=WHAT
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Random seed.", rich_help_panel=WHAT)] = None,
     teacher: Annotated[
         str | None, typer.Option(help="Name, folder or hub id.", rich_help_panel=WHAT)
     ] = None,
+    new_version: Annotated[
+        bool,
+        typer.Option(
+            "--new-version",
+            help="Go on although a variant's settings changed under its name.",
+            rich_help_panel=WHAT,
+        ),
+    ] = False,
+    parallel: Annotated[int, typer.Option(min=1, help="Runs at once.", rich_help_panel=HOW)] = 1,
     nproc: Annotated[
-        int, typer.Option(min=1, help="Processes to shard over.", rich_help_panel=HOW)
+        int, typer.Option(min=1, help="Processes to shard a run over.", rich_help_panel=HOW)
     ] = 1,
+    nodes: Annotated[
+        int, typer.Option(min=1, help="Machines to shard a run over.", rich_help_panel=HOW)
+    ] = 1,
+    node_rank: Annotated[
+        int, typer.Option(min=0, help="This machine's place among them.", rich_help_panel=HOW)
+    ] = 0,
+    rendezvous: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Of node 0, for all.", rich_help_panel=HOW),
+    ] = None,
+    launcher: Annotated[
+        str, typer.Option(help="local, or slurm for one job a run.", rich_help_panel=HOW)
+    ] = "local",
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="A setting of the Slurm jobs; repeatable.",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
     fresh: Annotated[
         bool,
         typer.Option("--fresh", help="Start over; the old run is kept.", rich_help_panel=HOW),
@@ -66,87 +108,181 @@ def run(
     tracking_uri: TrackingOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Distil a teacher: trains, tracks, evaluates and draws; the same command resumes."""
-    from workbench.cli.building import find_with_bar
-    from workbench.cli.progress import TerminalListener
-    from workbench.runs import RunRequest, check_request
+    """Distil a teacher: trains, tracks, evaluates and draws; the same command resumes.
+
+    Runs what is pending, resumes what was cut off and recalls what is done.
+    """
+    from workbench.runs import Job, check_request
     from workbench.tracking import default_uri
+    from workbench.training.nodes import Nodes
     from workbench.workspace import open_workspace
 
-    configs = _resolve(experiment, variant, seed, teacher, set_ or [])
     place = open_workspace(workspace)
+    uri = tracking_uri or default_uri(place.root)
+    start = _launcher(launcher, slurm or [], parallel)
+    changes = with_teacher(set_, teacher)
+    if experiment.endswith(".json"):
+        if variant or new_version:
+            raise RequestError("--variant and --new-version need an experiment's name.")
+        configs = _saved(Path(experiment), changes, seeds)
+    else:
+        chosen = parse_seeds(seeds)
+        configs = _planned(experiment, variant, changes, chosen, place, uri, new_version, dry_run)
+    machines = Nodes(nodes, node_rank, rendezvous)
+    for config in configs:
+        check_request(config, nproc, machines)
     if dry_run:
-        for config in configs:
-            check_request(config, nproc)
         _show_plan(configs, place, json_output)
         return
-    uri = tracking_uri or default_uri(place.root)
-    requests = [
-        RunRequest(config, place, uri, nproc, fresh, TerminalListener, find_with_bar, say)
-        for config in configs
-    ]
-    outcomes = _execute_all(requests)
-    figures = _figures(outcomes, place)
-    if json_output:
-        results = [outcome.results for outcome in outcomes]
-        several = {"runs": results, "figures": figures}
-        print_json(results[0] if len(requests) == 1 else several)
-    else:
-        _show_outcomes(outcomes, figures, place)
-    if len(outcomes) < len(requests):
-        done, all_ = len(outcomes), len(requests)
-        raise WorkbenchError(f"{done} of {all_} variants are done; the same command continues.")
+    if not fresh and nodes == 1:
+        configs = _left_for_us(configs, place, uri)
+    jobs = [Job(config, place, uri, nproc, fresh) for config in configs]
+    apart = start is not None or (parallel > 1 and len(jobs) > 1)
+    if apart and machines.count > 1:
+        raise RequestError(
+            "--nodes is for runs one after the other on this machine: neither with --parallel nor "
+            "with --launcher slurm, which takes --slurm nodes=N."
+        )
+    outcomes = _in_processes(jobs, start, parallel) if apart else _here(jobs, machines)
+    _report(outcomes, place, json_output, single=len(jobs) == 1)
+    if len(outcomes) < len(jobs):
+        done, all_ = len(outcomes), len(jobs)
+        raise WorkbenchError(f"{done} of {all_} runs are done; the same command continues.")
 
 
-def _execute_all(requests: list[RunRequest]) -> list[RunOutcome]:
-    """One after the other; with several, one that fails is reported and the rest still run.
+def _saved(file: Path, changes: list[str], seeds: str | None) -> list[RunConfig]:
+    from workbench.training.config import load_config, with_overrides
+
+    config = with_overrides(load_config(file), changes)
+    chosen = parse_seeds(seeds, (config.seed,))
+    return [config.model_copy(update={"seed": seed}) for seed in chosen]
+
+
+def _planned(
+    experiment: str,
+    variants: list[str] | None,
+    changes: list[str],
+    seeds: tuple[int, ...],
+    place: Workspace,
+    uri: str,
+    new_version: bool,
+    dry_run: bool,
+) -> list[RunConfig]:
+    """The runs of an experiment, all variants of a seed before the next, its plan registered."""
+    from workbench.errors import unknown_name
+    from workbench.registry import get_experiment, make_plan
+    from workbench.registry import register as register_plan
+
+    plan = make_plan(get_experiment(experiment), changes)
+    for name in variants or ():
+        if name not in plan.variants:
+            raise unknown_name(f"variant of {experiment}", name, plan.variants)
+    if not dry_run:
+        register_plan(plan, seeds, place, uri, new_version=new_version, say=say)
+    return [plan.config(name, seed) for seed in seeds for name in variants or plan.variants]
+
+
+def _left_for_us(configs: list[RunConfig], place: Workspace, uri: str) -> list[RunConfig]:
+    """Without the runs that somebody else who uses the store has done or is doing."""
+    from workbench.registry.elsewhere import taken_elsewhere
+    from workbench.runs.state import state_of
+
+    try:
+        taken = taken_elsewhere(configs, place, uri)
+    except WorkbenchError as error:
+        say(f"Whether others have run this could not be asked: {error}")
+        return configs
+    for row in taken.values():
+        host, state = row.tags.get("host", "another machine"), state_of(row)
+        say(f"{row.experiment}/{row.name} is {state} on {host}; --fresh runs it here too.")
+    return [config for index, config in enumerate(configs) if index not in taken]
+
+
+def _launcher(name: str, slurm: list[str], parallel: int) -> Launcher | None:
+    """Where jobs run; None for this machine's own processes.
+
+    Raises:
+        RequestError: unknown launcher, or settings that have nothing to apply to.
+    """
+    from workbench.errors import unknown_name
+
+    if name == "slurm":
+        from workbench.runs.slurm import SlurmLauncher, slurm_settings
+
+        return SlurmLauncher(slurm_settings(slurm))
+    if name != "local":
+        raise unknown_name("launcher", name, ("local", "slurm"))
+    if slurm:
+        raise RequestError("--slurm settings need --launcher slurm.")
+    return None
+
+
+def _here(jobs: list[Job], machines: Nodes) -> list[RunOutcome]:
+    """One after the other in this process; of several, one that fails does not stop the rest.
 
     Raises:
         RequestError: the request itself is wrong.
         WorkbenchError: the only one failed, or one was interrupted.
     """
-    from workbench.runs import execute
+    from workbench.cli.building import find_with_bar
+    from workbench.cli.progress import TerminalListener
+    from workbench.runs import RunRequest, execute
 
     outcomes = []
-    for place, request in enumerate(requests, 1):
-        if len(requests) > 1:
-            say(f"[{place}/{len(requests)}] {request.config.variant} on {request.config.teacher}")
+    for place, job in enumerate(jobs, 1):
+        config = job.config
+        if len(jobs) > 1:
+            say(f"[{place}/{len(jobs)}] {config.variant}, seed {config.seed}, on {config.teacher}")
+        request = RunRequest(
+            config,
+            job.workspace,
+            job.tracking_uri,
+            job.nproc,
+            job.fresh,
+            TerminalListener,
+            find_with_bar,
+            say,
+            nodes=machines,
+        )
         try:
             outcomes.append(execute(request))
         except (RequestError, InterruptedRunError):
             raise
         except WorkbenchError as error:
-            if len(requests) == 1:
+            if len(jobs) == 1:
                 raise
-            print_error(f"{request.config.variant}: {error}")
+            print_error(f"{config.variant}, seed {config.seed}: {error}")
     return outcomes
 
 
-def _resolve(
-    experiment: str,
-    variant: str | None,
-    seed: int | None,
-    teacher: str | None,
-    assignments: list[str],
-) -> list[RunConfig]:
-    """The chosen variant, or every one, with the person's changes."""
-    from workbench.registry import get_experiment
-    from workbench.training.config import load_config, with_overrides
+def _in_processes(jobs: list[Job], launcher: Launcher | None, parallel: int) -> list[RunOutcome]:
+    """Each in a process of its own, several at once, with a live table."""
+    from workbench.cli.building import ensure_with_bar
+    from workbench.cli.live import JobsWatcher
+    from workbench.runs import LocalLauncher, RunOutcome, run_jobs, stop_on_signals
+    from workbench.runs.state import RunState
 
-    if experiment.endswith(".json"):
-        configs = [load_config(Path(experiment))]
-    else:
-        found = get_experiment(experiment)
-        names = list(found.variants) if variant is None else [variant]
-        configs = [found.variant(name) for name in names]
-    if seed is not None:
-        assignments = [*assignments, f"seed={seed}"]
-    if teacher is not None:
-        assignments = [*assignments, f"teacher={teacher}"]
-    return [with_overrides(config, assignments) for config in configs]
+    ready = {job.folder.path: job.folder.results() for job in jobs if not job.fresh}
+    waiting = [job for job in jobs if ready.get(job.folder.path) is None]
+    for teacher, users in Counter(job.config.teacher for job in waiting).items():
+        if users > 1:  # else they would wait for each other's building; a single user builds it
+            ensure_with_bar(teacher, waiting[0].workspace.teachers)
+    if waiting:
+        watcher = JobsWatcher(waiting[0].config.experiment)
+        with stop_on_signals() as stop:
+            place = launcher or LocalLauncher(parallel)
+            views = run_jobs(waiting, place, parallel, watcher, stop)
+        done = {v.job.folder.path for v in views if v.state is RunState.FINISHED}
+    outcomes = []
+    for job in jobs:
+        results = job.folder.results()
+        trained = job in waiting
+        if results is not None and (not trained or job.folder.path in done):
+            outcomes.append(RunOutcome(job.folder, results, trained))
+    return outcomes
 
 
-def _show_plan(configs: list[RunConfig], workspace: Workspace, json_output: bool) -> None:
+def _show_plan(configs: list[RunConfig], place: Workspace, json_output: bool) -> None:
     from workbench.runs import run_folder
 
     if json_output:
@@ -158,63 +294,34 @@ def _show_plan(configs: list[RunConfig], workspace: Workspace, json_output: bool
     print_table(["setting", "value"], [[key, flat[0][key]] for key in keys])
     for config, settings in zip(configs, flat, strict=True):
         own = ", ".join(f"{key}={value}" for key, value in settings.items() if key not in keys)
-        folder = run_folder(workspace, config)
+        folder = run_folder(place, config)
         state = "would start"
         if folder.checkpoints.exists():
             state = "is finished:" if folder.results_file.exists() else "would resume"
         typer.echo(f"{state} {folder.path} ({config.total_nimg} images){own and f'  {own}'}")
 
 
-def _figures(outcomes: list[RunOutcome], workspace: Workspace) -> list[str]:
+def _report(
+    outcomes: list[RunOutcome], place: Workspace, json_output: bool, *, single: bool
+) -> None:
+    from workbench.cli.outcomes import show_outcomes
+
+    figures = _figures(outcomes, place)
+    if not json_output:
+        show_outcomes(outcomes, figures, place)
+        return
+    results = [outcome.results for outcome in outcomes]
+    several = {"runs": results, "figures": figures}
+    print_json(results[0] if single and results else several)
+
+
+def _figures(outcomes: list[RunOutcome], place: Workspace) -> list[str]:
     """A run's own figures; of several runs the experiment's, drawn now."""
     from workbench.runs.figures import draw_panels
 
     if len(outcomes) > 1:
         experiment = outcomes[0].folder.path.parent.name
-        return [str(file) for file in draw_panels(workspace, experiment)]
+        variants = {o.folder.path: o.folder.config().variant for o in outcomes}
+        files = draw_panels(variants, place.root / "figures" / experiment)
+        return [str(file) for file in files]
     return [str(figure) for outcome in outcomes for figure in outcome.results["figures"]]
-
-
-def _show_outcomes(outcomes: list[RunOutcome], figures: list[str], workspace: Workspace) -> None:
-    for outcome in outcomes:
-        if not outcome.trained:
-            say(f"{outcome.folder.name} was finished before; --fresh starts over. Its results:")
-        print_results(outcome.results["table"], str(outcome.results["run"]))
-    if not outcomes:
-        return
-    experiment = outcomes[0].folder.path.parent.name
-    for figure in figures:
-        typer.echo(figure)
-    command = f"{own_command()} ui --workspace {workspace.root} --experiment"
-    typer.echo(f"Compare runs in the browser:  {command} {experiment}")
-
-
-def print_results(table: list[dict[str, Any]], title: str) -> None:
-    """The table of teacher and student by steps."""
-    scores = [
-        key
-        for key in table[0]
-        if key not in ("model", "steps", "nfe", "ms_per_image", "fingerprint")
-    ]
-    print_table(
-        ["model", "steps", "NFE", *(_heading(score) for score in scores), "ms/image"],
-        [
-            [
-                str(row["model"]),
-                str(row["steps"]),
-                str(row["nfe"]),
-                *(_number(row[score]) for score in scores),
-                f"{row['ms_per_image']:.2f}",
-            ]
-            for row in table
-        ],
-        title,
-    )
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}" if value >= 1 else f"{value:.3f}"
-
-
-def _heading(score: str) -> str:
-    return score.upper() if len(score) <= 3 else score

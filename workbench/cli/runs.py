@@ -24,11 +24,11 @@ def list_(
     json_output: JsonOption = False,
 ) -> None:
     """Every run of the workspace: state, progress and scores, read from the run folders."""
-    from workbench.runs import all_runs, summary
+    from workbench.runs import all_runs, summarize
     from workbench.workspace import open_workspace
 
     rows = [
-        summary(folder)
+        summarize(folder)
         for folder in all_runs(open_workspace(workspace))
         if experiment in (None, folder.path.parent.name)
     ]
@@ -58,17 +58,21 @@ def sync(
 ) -> None:
     """Deliver to the tracking store what could not be delivered while the runs went on."""
     from workbench.errors import WorkbenchError
+    from workbench.registry import plan_folders
     from workbench.runs import all_runs
     from workbench.tracking import sync as deliver
     from workbench.workspace import open_workspace
 
+    place = open_workspace(workspace)
+    tracked = [*(folder.path for folder in all_runs(place)), *plan_folders(place)]
     rows: list[dict[str, Any]] = []
-    for folder in all_runs(open_workspace(workspace)):
+    for path in tracked:
         try:
-            left, problem = deliver(folder.path, tracking_uri), ""
+            left, problem = deliver(path, tracking_uri), ""
         except WorkbenchError as error:  # the others are delivered all the same
             left, problem = -1, str(error)
-        rows.append({"run": folder.name, "undelivered": left, "problem": problem})
+        name = f"{path.parent.name}/{path.name}"
+        rows.append({"run": name, "undelivered": left, "problem": problem})
     if json_output:
         print_json(rows)
     else:

@@ -1,63 +1,305 @@
-"""workbench study."""
+"""workbench study run and worker; the commands that look at a study are in study_results."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import time
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from workbench.cli import study_results
 from workbench.cli.common import (
     JsonOption,
+    SetOption,
+    TeacherOption,
     TrackingOption,
     WorkspaceOption,
+    parse_seeds,
     print_json,
-    print_table,
     say,
+    with_teacher,
 )
+from workbench.cli.study_results import StorageOption, print_trials
+from workbench.errors import RequestError, WorkbenchError
+
+if TYPE_CHECKING:
+    from workbench.studies import StudySpec
+    from workbench.studies.overview import StudyView
+    from workbench.studies.parent import StudyRun
+    from workbench.studies.queue import TrialQueue
+    from workbench.studies.supervisor import WorkerJob
+    from workbench.workspace import Workspace
 
 app = typer.Typer(name="study", no_args_is_help=True, help="Search settings with Optuna.")
 
+LOOK_SECONDS = 2.0
+"""Between two looks at all trials, which would else cost the database more than the workers do."""
 
-@app.command(epilog="Example:  workbench study run quickstart --trials 5 --set training.kimg=6.4")
+SEARCH = "What to search"
+HOW = "How to run it"
+
+NprocOption = Annotated[
+    int, typer.Option(min=1, help="Processes to shard a run over.", rich_help_panel=HOW)
+]
+
+
+@app.command(epilog="Example:  workbench study run quickstart --trials 40 --workers 2")
 def run(
     experiment: Annotated[str, typer.Argument(help="An experiment that declares a search space.")],
-    trials: Annotated[int, typer.Option(min=1, help="How many more.")] = 10,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change the base settings; repeatable."),
+    trials: Annotated[
+        int, typer.Option(min=1, help="Of the whole study; those it has count.")
+    ] = 40,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes here; others may join.", rich_help_panel=HOW)
+    ] = 1,
+    name: Annotated[
+        str | None, typer.Option(help="Of the study (default: the experiment's).")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the sampler.")] = 0,
+    variant: Annotated[
+        str | None,
+        typer.Option(help="To start from (default: the first).", rich_help_panel=SEARCH),
+    ] = None,
+    set_: SetOption = None,
+    teacher: TeacherOption = None,
+    objective: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="fid, alignment or ms_per_image; repeatable, for a Pareto front.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="tpe, gp, cmaes, nsgaii or random.", rich_help_panel=SEARCH),
+    ] = None,
+    pruner: Annotated[
+        str | None,
+        typer.Option(help="hyperband, median, wilcoxon or none.", rich_help_panel=SEARCH),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="0,1,2", help="One run each a trial, averaged.", rich_help_panel=SEARCH
+        ),
+    ] = None,
+    sampler_seed: Annotated[
+        int | None, typer.Option(min=0, help="Of the sampler.", rich_help_panel=SEARCH)
+    ] = None,
+    new_version: Annotated[
+        bool,
+        typer.Option(
+            "--new-version",
+            help="Start anew beside the study of this name.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = False,
+    nproc: NprocOption = 1,
+    storage: StorageOption = None,
     workspace: WorkspaceOption = None,
     tracking_uri: TrackingOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Search for the lowest FID; each trial is a tracked run, and the study continues by name."""
-    from workbench.errors import RequestError, WorkbenchError
-    from workbench.registry import get_experiment
-    from workbench.runs import RunRequest
-    from workbench.studies import StudySpec, run_study
+    """Search for the best settings; each trial is a tracked run. The same command continues."""
     from workbench.tracking import default_uri
-    from workbench.training.config import with_overrides
     from workbench.workspace import open_workspace
+
+    changes = {
+        "objectives": tuple(objective) if objective else None,
+        "sampler": sampler,
+        "pruner": pruner,
+        "seeds": parse_seeds(seeds) if seeds is not None else None,
+        "sampler_seed": sampler_seed,
+    }
+    place = open_workspace(workspace)
+    spec = _spec(experiment, name, variant, with_teacher(set_, teacher), changes)
+    _check_processes(spec, nproc)
+    queue = _prepare(spec, storage, place, new_version, trials)
+    uri = tracking_uri or default_uri(place.root)
+    jobs = _jobs(queue, place, uri, workers, nproc)
+    view = _supervise(queue, jobs, _parent(queue, uri, place))
+    if json_output:
+        print_json(view.as_dict())
+    else:
+        print_trials(view, view.best)
+    if not view.best:
+        reasons = [trial.error for trial in view.failed if trial.error]
+        last = f" The last one failed: {reasons[-1]}" if reasons else ""
+        raise WorkbenchError(f"No trial is complete.{last}")
+
+
+@app.command(epilog="Example:  workbench study worker quickstart --storage postgresql://host/db")
+def worker(
+    study: Annotated[str, typer.Argument(help="A study that `study run` has begun.")],
+    nproc: NprocOption = 1,
+    storage: StorageOption = None,
+    workspace: WorkspaceOption = None,
+    tracking_uri: TrackingOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Work on a study from this machine, until no trial is left."""
+    from workbench.cli.building import find_with_bar
+    from workbench.runs import RunRequest
+    from workbench.studies.worker import work
+    from workbench.tracking import default_uri
+    from workbench.training.config import RunConfig
+    from workbench.workspace import open_workspace
+
+    place = open_workspace(workspace)
+    request = RunRequest(
+        RunConfig(),
+        place,
+        tracking_uri or default_uri(place.root),
+        nproc,
+        find_teacher=find_with_bar,
+        say=say,
+    )
+    report = work(study_results.address(storage, place), study, request, say)
+    if json_output:
+        print_json({"study": study, "ended": report.ended})
+    else:
+        typer.echo(f"No trial of {study} is left; this worker brought {report.ended} to an end.")
+
+
+def _spec(
+    experiment: str,
+    name: str | None,
+    variant: str | None,
+    assignments: list[str],
+    changes: dict[str, Any],
+) -> StudySpec:
+    """What the experiment declares, with the person's changes."""
+    from workbench.registry import get_experiment
+    from workbench.studies import StudySettings, StudySpec
+    from workbench.training.config import with_overrides
 
     chosen = get_experiment(experiment)
     if not chosen.space:
         raise RequestError(f"Experiment {experiment!r} declares no search space.")
-    place = open_workspace(workspace)
-    base = with_overrides(chosen.variant(), set_ or [])
-    request = RunRequest(base, place, tracking_uri or default_uri(place.root))
-    spec = StudySpec(experiment, base, chosen.space)
-    study = run_study(
-        spec, request, trials, seed, lambda n, score: say(f"trial {n}: FID {score:.3f}")
+    settings = (chosen.study or StudySettings()).with_changes(
+        {key: value for key, value in changes.items() if value is not None}
     )
-    done = [trial for trial in study.trials if trial.value is not None]
-    if not done:
-        raise WorkbenchError("No trial finished.")
-    best = study.best_trial
-    if json_output:
-        print_json({"trials": len(done), "best": best.value, "params": best.params})
+    base = with_overrides(chosen.variant(variant), assignments)
+    spec = StudySpec(name or experiment, experiment, base, chosen.space, settings)
+    spec.check()
+    return spec
+
+
+def _check_processes(spec: StudySpec, nproc: int) -> None:
+    """Refuse a space whose extremes no run could share among its processes."""
+    from workbench.runs import check_request
+    from workbench.studies.check import corners
+    from workbench.studies.space import at_point
+
+    check_request(spec.base, nproc)
+    for point in corners(spec.space):
+        check_request(at_point(spec.base, point), nproc)
+
+
+def _prepare(
+    spec: StudySpec, storage: str | None, place: Workspace, new_version: bool, trials: int
+) -> TrialQueue:
+    """The study with its tickets, and what all workers need built once, before they start."""
+    from workbench.cli.building import find_with_bar
+    from workbench.evaluation import load_or_train
+    from workbench.studies.queue import TrialQueue
+    from workbench.studies.storage import StudyStorage
+    from workbench.studies.study import create_or_continue
+
+    settings = spec.settings
+    opened = StudyStorage(
+        study_results.address(storage, place), settings.heartbeat_s, settings.grace_s
+    )
+    spec = create_or_continue(opened, spec, new_version=new_version)
+    find_with_bar(spec.base.teacher, place.teachers)
+    load_or_train(place.cache)
+    queue = TrialQueue(opened, spec)
+    added, ended = queue.fill(trials), view_of(queue).ended
+    if ended or not added:
+        say(f"Study {spec.name} continues: {ended} trials have ended, {added} are added.")
+    return queue
+
+
+def _jobs(
+    queue: TrialQueue, place: Workspace, uri: str, workers: int, nproc: int
+) -> list[WorkerJob]:
+    from workbench.studies.study import exact_name
+    from workbench.studies.supervisor import WorkerJob
+
+    open_ = view_of(queue)
+    # No more of them than trials that are left: each takes seconds to begin.
+    count = min(workers, open_.total - open_.ended)
+    return [
+        WorkerJob(
+            queue.spec.base,
+            place,
+            uri,
+            nproc,
+            study=exact_name(queue.spec),
+            storage=queue.storage.url,
+            index=index,
+        )
+        for index in range(1, count + 1)
+    ]
+
+
+def _supervise(queue: TrialQueue, jobs: list[WorkerJob], parent: StudyRun) -> StudyView:
+    """Start the workers and follow them to the end; the study as it stands then."""
+    from workbench.cli.study_live import StudyDisplay
+    from workbench.runs import LocalLauncher, stop_on_signals
+    from workbench.studies.supervisor import supervise
+
+    display = StudyDisplay()
+    for job in jobs:
+        display.say(f"worker {job.index}: log in {job.log}")
+
+    seen = 0.0
+
+    def look() -> None:
+        nonlocal seen
+        if time.monotonic() - seen < LOOK_SECONDS:
+            return
+        seen = time.monotonic()
+        try:
+            display.show(view_of(queue))
+        except Exception as error:  # a table must not end a study; workers wait for the database
+            if not queue.storage.is_trouble(error):
+                raise
+
+    try:
+        with stop_on_signals() as stop:
+            launcher = LocalLauncher(max(1, len(jobs)))
+            codes = supervise(jobs, launcher, stop, look, display.say)
+    finally:
+        display.stop()
+        parent.end()
+    _check_codes(jobs, codes)
+    return queue.storage.patiently(lambda: view_of(queue))
+
+
+def _check_codes(jobs: list[WorkerJob], codes: dict[int, int]) -> None:
+    bad = sorted((job for job in jobs if codes[job.index]), key=lambda job: codes[job.index] != 2)
+    if not bad:
         return
-    rows = [[key, str(value)] for key, value in best.params.items()]
-    print_table(
-        ["setting", "value"], rows, f"Best of {len(done)}: trial {best.number}, {best.value:.3f}"
-    )
+    code, said = codes[bad[0].index], bad[0].last_words
+    if code == 2:  # what one worker refuses, the study refuses
+        raise RequestError(said)
+    raise WorkbenchError(f"Worker {bad[0].index} ended with code {code}: {said}")
+
+
+def _parent(queue: TrialQueue, uri: str, place: Workspace) -> StudyRun:
+    from workbench.studies.parent import StudyRun
+    from workbench.tracking import default_artifact_root
+
+    parent = StudyRun(queue, uri, default_artifact_root(place.root))
+    parent.begin()
+    return parent
+
+
+def view_of(queue: TrialQueue) -> StudyView:
+    """The study as it stands."""
+    from workbench.studies.overview import view
+
+    return view(queue.spec, queue.tickets())
+
+
+study_results.register(app)

@@ -32,43 +32,70 @@ def register(app: typer.Typer) -> None:
 
 def ui(
     experiment: Annotated[
-        str | None, typer.Option(help="Start on this experiment's charts.")
+        str | None, typer.Option(help="To open (default: the newest run's).", show_default=False)
     ] = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="To listen on.")] = 5000,
-    host: Annotated[str, typer.Option(help="Loopback by default.")] = "127.0.0.1",
+    metric: Annotated[
+        str | None,
+        typer.Option(help="Drawn first and sorted by (default: eval/fid).", show_default=False),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="To listen on (default: 5000).", show_default=False),
+    ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(help="To listen on (default: 127.0.0.1, loopback).", show_default=False),
+    ] = None,
     workspace: WorkspaceOption = None,
     tracking_uri: TrackingOption = None,
 ) -> None:
-    """Serve the MLflow UI on the workspace's store; Ctrl-C stops it."""
+    """Serve the MLflow UI, opened on an experiment's comparison; Ctrl-C stops it.
+
+    If the runs are tracked by a server, its UI is up already: the address there is printed.
+    """
+    from workbench.errors import RequestError
     from workbench.tracking import (
         SERVER_ENVIRONMENT,
         default_artifact_root,
         default_uri,
         ensure_store,
+        server_base,
         server_command,
     )
     from workbench.workspace import open_workspace
 
     place = open_workspace(workspace)
     uri = tracking_uri or default_uri(place.root)
+    base = server_base(uri)
+    if base is not None:
+        if port is not None or host is not None:
+            raise RequestError("The store is a server already; --host and --port are for one here.")
+        typer.echo(_address(base, uri, experiment, metric))
+        return
     artifacts = default_artifact_root(place.root)
-    command = server_command(uri, artifacts, port, host)
-    address = _address(f"http://{host}:{port}", uri, experiment)
+    host, port = host or "127.0.0.1", port or 5000
+    address = _address(f"http://{host}:{port}", uri, experiment, metric)
     ensure_store(uri, artifacts)
     say(f"MLflow UI in about 10 s:  {address}   (Ctrl-C stops it)")
+    command = server_command(uri, artifacts, port, host)
     os.execve(sys.executable, command, {**os.environ, **SERVER_ENVIRONMENT})
 
 
-def _address(base: str, uri: str, experiment: str | None) -> str:
+def _address(base: str, uri: str, experiment: str | None, metric: str | None) -> str:
+    """Where the experiment's comparison opens, once that is saved in the store."""
     from workbench.errors import RequestError
-    from workbench.tracking import experiment_address, list_runs
+    from workbench.tracking import list_runs, publish_comparison, view_address
 
     if experiment is None:
-        return base
-    runs = list_runs(uri, experiment, limit=1)
+        newest = list_runs(uri, limit=1)
+        if not newest:
+            return base
+        experiment = newest[0].experiment
+    runs = list_runs(uri, experiment, limit=500)
     if not runs:
         raise RequestError(f"Experiment {experiment!r} has no tracked run yet.")
-    return experiment_address(base, runs[0].experiment_id, charts=True)
+    key = publish_comparison(uri, runs, metric)
+    return view_address(base, runs[0].experiment_id, key)
 
 
 def doctor(

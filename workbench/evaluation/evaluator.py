@@ -166,15 +166,23 @@ class Evaluator:
 
     def fingerprint(self, steps: int) -> dict[str, Any]:
         """JSON-serialisable identity of the scores, with its own short hash as ``"id"``."""
-        parts: dict[str, Any] = {
+        parts = {**self._ingredients, "steps": steps}
+        return {**parts, "id": _short_hash(parts)}
+
+    @cached_property
+    def protocol(self) -> str:
+        """Short hash of all that decides the scores besides the sampler and its steps."""
+        return _short_hash(self._ingredients)
+
+    @property
+    def _ingredients(self) -> dict[str, Any]:
+        return {
             "metrics": {metric.name: dict(metric.ingredients) for metric in self.metrics},
             "samples": self.samples,
             "prompts": self._prompts_hash,
             "seed": self.seed,
-            "steps": steps,
             "versions": {name: _version(name) for name in _VERSIONED},
         }
-        return {**parts, "id": _short_hash(parts)}
 
     @cached_property
     def _prompts_hash(self) -> str:

@@ -18,6 +18,7 @@ from workbench.registry.plan_store import (
     Registered,
     attach_to_plan,
     load_plan,
+    plan_folders,
     plan_rows,
     register,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "get_experiment",
     "load_plan",
     "make_plan",
+    "plan_folders",
     "plan_rows",
     "register",
     "write_variant",

@@ -106,10 +106,15 @@ def register(
             current.run_id,
         )
         if wanted.plan.version > current.plan.version:
-            wanted = replace(wanted, run_id=None)
+            wanted = replace(wanted, seeds=tuple(seeds), run_id=None)
         if wanted == mine:
             return mine
         return _write(wanted, workspace, tracking_uri, say)
+
+
+def plan_folders(workspace: Workspace) -> list[Path]:
+    """Where the workspace keeps its copies of plans, each with a journal of its own."""
+    return sorted(file.parent for file in (workspace.root / "plans").glob(f"*/*/{_FILE}"))
 
 
 def plan_rows(rows: Sequence[RunRow]) -> list[PlanRow]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.bundled import bundled_folder, load_module
-from workbench.workspace import Workspace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,15 +27,19 @@ def draw_curve(run_dir: Path, table: Sequence[Mapping[str, Any]], target: Path) 
     return [*save_figure(script.plot(frame, levels), stem), csv]
 
 
-def draw_panels(workspace: Workspace, experiment: str) -> list[Path]:
-    """An experiment's curves, one panel a variant: PNG, SVG and the CSVs behind them."""
+def draw_panels(variants: Mapping[Path, str], stem: Path) -> list[Path]:
+    """Curves of several runs, one panel a variant: PNG, SVG and the CSVs behind them.
+
+    Args:
+        variants: run folder -> variant, in the order of the panels.
+        stem: of the files; what follows is added.
+    """
     from workbench.plotting import save_figure, save_frame
 
     script = load_module(bundled_folder("analysis") / "fid_curves.py")
-    curves = script.read_experiment(workspace.root, experiment)
-    stem = workspace.root / "figures" / experiment
-    csv = save_frame(curves.frame, stem.with_suffix(".csv"))
-    levels = save_frame(curves.levels, stem.with_name(f"{experiment}_teacher.csv"))
+    curves = script.read_runs(list(variants), list(variants.values()))
+    csv = save_frame(curves.frame, stem.with_name(f"{stem.name}.csv"))
+    levels = save_frame(curves.levels, stem.with_name(f"{stem.name}_teacher.csv"))
     return [*save_figure(script.plot_panels(*curves), stem), csv, levels]
 
 

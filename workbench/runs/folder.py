@@ -6,11 +6,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.errors import RequestError, unknown_name
-from workbench.training.config import RunConfig, load_config
 from workbench.workspace import Workspace, write_json
+
+if TYPE_CHECKING:
+    from workbench.training.config import RunConfig
 
 _TEACHER = "teacher.json"
 
@@ -50,6 +52,9 @@ class RunFolder:
         return self.path.with_name(f".{self.path.name}.lock")
 
     def config(self) -> RunConfig:
+        # Here, because it brings torch: listing runs does not need it.
+        from workbench.training.config import load_config
+
         return load_config(self.config_file)
 
     def results(self) -> dict[str, Any] | None:

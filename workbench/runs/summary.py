@@ -1,49 +1,86 @@
-"""A run in one line, from its folder alone."""
+"""A run in one line, from its folder alone: without torch, and without its whole journal."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from workbench.errors import RequestError
 from workbench.runs.folder import RunFolder
-from workbench.tracking import last_status, read_points
+from workbench.tracking import Operation, journal_path, read_backwards
+from workbench.training.budget import total_images
+from workbench.workspace import is_held
 
-_KEYS = ("eval/fid", "eval/alignment", "best/fid")
+_SCORES = {"eval/fid": "fid", "eval/alignment": "alignment", "best/fid": "best_fid"}
+_PROGRESS = ("eval/", "train/")
 
 
-def summary(folder: RunFolder) -> dict[str, Any]:
+def summarize(folder: RunFolder) -> dict[str, Any]:
     """State, progress in kimg, last scores and best FID.
 
     The state is RUNNING while a process holds the run, INTERRUPTED if one died holding it, else
     the one that the run ended in.
+
+    Raises:
+        RequestError: the run's configuration cannot be read.
     """
-    last: dict[str, tuple[int, float]] = {}
-    for point in read_points(folder.path):
-        if point.key in _KEYS or point.key.startswith("train/"):
-            key = point.key if point.key in _KEYS else "train"
-            last[key] = max(last.get(key, (-1, 0.0)), (point.step, point.value))
-    kimg = max((step for step, _ in last.values()), default=0) / 1000
-    config = folder.config()
+    newest = _Newest()
+    for operation in read_backwards(journal_path(folder.path)):
+        newest.hear(operation)
+        if newest.complete:
+            break
     return {
         "run": folder.name,
-        "state": _state(folder),
-        "kimg": kimg,
-        "total_kimg": config.total_nimg / 1000,
-        "fid": last.get("eval/fid", (0, None))[1],
-        "alignment": last.get("eval/alignment", (0, None))[1],
-        "best_fid": last.get("best/fid", (0, None))[1],
+        "state": _state(folder, newest.status),
+        "kimg": (newest.step or 0) / 1000,
+        "total_kimg": _total_images(folder) / 1000,
+        **{name: newest.scores.get(name) for name in ("fid", "alignment", "best_fid")},
         "folder": str(folder.path),
     }
 
 
-def _state(folder: RunFolder) -> str:
+class _Newest:
+    """The last value of everything asked for, heard from the last line to the first.
+
+    Steps only grow along a journal: what a resumed run measures again is not written again. A run
+    ends behind its last point, and says so when it goes on; so a state before it is past.
+    """
+
+    def __init__(self) -> None:
+        self.step: int | None = None
+        self.scores: dict[str, float] = {}
+        self.status: str | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self.step is not None and len(self.scores) == len(_SCORES)
+
+    def hear(self, operation: Operation) -> None:
+        if operation.kind == "status" and self.status is None:
+            self.status = str(operation.body["status"])
+        if operation.kind != "metrics":
+            return
+        values = operation.body["values"]
+        if self.step is None and any(key.startswith(_PROGRESS) for key in values):
+            self.step = int(operation.body["step"])
+        for key, name in _SCORES.items():
+            if key in values and name not in self.scores:
+                self.scores[name] = float(values[key])
+
+
+def _state(folder: RunFolder, ended: str | None) -> str:
     if folder.results_file.exists():
         return "FINISHED"
-    lock = FileLock(folder.lock, timeout=0)
-    try:
-        with lock:
-            ended = last_status(folder.path)
-    except Timeout:
+    if is_held(folder.lock):
         return "RUNNING"
     return ended if ended in ("FAILED", "KILLED") else "INTERRUPTED"
+
+
+def _total_images(folder: RunFolder) -> int:
+    try:
+        training = json.loads(folder.config_file.read_text(encoding="utf-8"))["training"]
+        return total_images(float(training["kimg"]), int(training["batch_size"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RequestError(
+            f"{folder.config_file} is not a run's configuration: {error}."
+        ) from error

@@ -1,19 +1,23 @@
-"""Hyperparameter searches with Optuna."""
+"""Hyperparameter searches with Optuna.
+
+Here are the names that experiment files and lists need; the work is in the modules, which load
+Optuna and torch.
+"""
 
 from __future__ import annotations
 
-from workbench.studies.space import Choice, Integer, Real, SearchSpace, check_space, suggest
-from workbench.studies.study import StudySpec, open_study, run_study, storage_url
+from workbench.studies.check import check_space
+from workbench.studies.objectives import OBJECTIVES
+from workbench.studies.space import Choice, Integer, Real, SearchSpace
+from workbench.studies.spec import StudySettings, StudySpec
 
 __all__ = [
+    "OBJECTIVES",
     "Choice",
     "Integer",
     "Real",
     "SearchSpace",
+    "StudySettings",
     "StudySpec",
     "check_space",
-    "open_study",
-    "run_study",
-    "storage_url",
-    "suggest",
 ]

@@ -1,17 +1,26 @@
-"""Search spaces: configuration keys and what they may be."""
+"""Search spaces: configuration keys, what each may be, and when it matters."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from workbench.training.config import RunConfig, with_overrides
 
 if TYPE_CHECKING:
     from optuna import Trial
 
-Value = float | int | str
+Value: TypeAlias = float | int | str | bool | None
+"""What Optuna stores: a list or tuple of a :class:`Choice` becomes its JSON text."""
+
+When: TypeAlias = Mapping[str, tuple[Any, ...]]
+"""Other keys of the space and the values at which a dimension matters; all have to hold."""
+
+Point: TypeAlias = Mapping[str, Value]
+"""One point of a space: values of the keys that matter there, in the space's order."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +30,10 @@ class Real:
     low: float
     high: float
     log: bool = False
+    when: When = field(default_factory=dict, kw_only=True)
+
+    def __str__(self) -> str:
+        return f"{self.low:g} .. {self.high:g}{' (log)' if self.log else ''}{_when_text(self.when)}"
 
     def suggest(self, trial: Trial, key: str) -> Value:
         return trial.suggest_float(key, self.low, self.high, log=self.log)
@@ -28,52 +41,163 @@ class Real:
     def extremes(self) -> tuple[Value, ...]:
         return (self.low, self.high)
 
+    def problem(self) -> str | None:
+        """Why no value can be drawn; None if one can."""
+        if not all(isinstance(v, int | float) and math.isfinite(v) for v in self.extremes()):
+            return f"expected finite numbers (got {self.low!r} and {self.high!r})"
+        return _range_problem(self.low, self.high, self.log)
+
+    def contains(self, value: Value) -> bool:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and self.low <= float(value) <= self.high
+
 
 @dataclass(frozen=True)
 class Integer:
-    """An integer in [low, high]."""
+    """An integer low, low + step, ... up to high, searched on a log scale if asked."""
 
     low: int
     high: int
     log: bool = False
+    step: int = 1
+    when: When = field(default_factory=dict, kw_only=True)
+
+    def __str__(self) -> str:
+        step = "" if self.step == 1 else f" by {self.step}"
+        log = " (log)" if self.log else ""
+        return f"{self.low} .. {self.high}{step}{log}{_when_text(self.when)}"
 
     def suggest(self, trial: Trial, key: str) -> Value:
-        return trial.suggest_int(key, self.low, self.high, log=self.log)
+        return trial.suggest_int(key, self.low, self.high, step=self.step, log=self.log)
 
     def extremes(self) -> tuple[Value, ...]:
         return (self.low, self.high)
 
+    def problem(self) -> str | None:
+        """Why no value can be drawn; None if one can."""
+        if not all(type(v) is int for v in (self.low, self.high, self.step)):
+            return f"expected whole numbers (got {self.low!r}, {self.high!r}, {self.step!r})"
+        if self.step < 1 or (self.high - self.low) % self.step:
+            return f"a step of {self.step} does not lead from {self.low} to {self.high}"
+        if self.log and self.step != 1:
+            return "a log scale has no step"
+        return _range_problem(self.low, self.high, self.log)
+
+    def contains(self, value: Value) -> bool:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return whole and value in range(self.low, self.high + 1, self.step)
+
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several values."""
+    """One of several values, stored as they are, so that every dashboard shows them."""
 
-    values: tuple[Value, ...]
+    values: tuple[Any, ...]
+    when: When = field(default_factory=dict, kw_only=True)
+
+    def __str__(self) -> str:
+        return f"{' | '.join(as_text(v) for v in self.values)}{_when_text(self.when)}"
 
     def suggest(self, trial: Trial, key: str) -> Value:
-        index = trial.suggest_categorical(key, list(range(len(self.values))))
-        return self.values[index]
+        chosen: Value = trial.suggest_categorical(key, self.extremes())
+        return chosen
 
     def extremes(self) -> tuple[Value, ...]:
-        return self.values
+        return tuple(stored(value) for value in self.values)
+
+    def problem(self) -> str | None:
+        """Why no value can be drawn; None if one can."""
+        if not self.values:
+            return "expected at least one value"
+        texts = [as_text(value) for value in self.values]
+        doubled = sorted({text for text in texts if texts.count(text) > 1})
+        return f"the value {doubled[0]} is there twice" if doubled else None
+
+    def contains(self, value: Value) -> bool:
+        return as_text(value) in [as_text(own) for own in self.values]
 
 
-SearchSpace = Mapping[str, Real | Integer | Choice]
+Dimension: TypeAlias = Real | Integer | Choice
+SearchSpace: TypeAlias = Mapping[str, Dimension]
+
+_KINDS: dict[str, type[Dimension]] = {"real": Real, "integer": Integer, "choice": Choice}
 
 
-def check_space(space: SearchSpace, base: RunConfig) -> None:
-    """Refuse a space before its first trial.
+def stored(value: Any) -> Value:
+    """A value as Optuna's storage takes it."""
+    return json.dumps(list(value)) if isinstance(value, list | tuple) else value
+
+
+def as_text(value: Any) -> str:
+    """A value as an assignment takes it: ``KEY=<text>``."""
+    kept = stored(value)
+    return kept if isinstance(kept, str) else json.dumps(kept)
+
+
+def matters(dimension: Dimension, point: Point) -> bool:
+    """Whether the dimension is part of a point whose earlier keys are given."""
+    return all(
+        key in point and as_text(point[key]) in [as_text(value) for value in values]
+        for key, values in dimension.when.items()
+    )
+
+
+def suggest(space: SearchSpace, trial: Trial) -> Point:
+    """Draw one point; a trial that has values already (a retry) keeps them."""
+    point: dict[str, Value] = {}
+    for key, dimension in space.items():
+        if matters(dimension, point):
+            point[key] = dimension.suggest(trial, key)
+    return point
+
+
+def at_point(base: RunConfig, point: Point) -> RunConfig:
+    """The base configuration with a point's values.
 
     Raises:
-        RequestError: an unknown configuration key, or a bound that the configuration refuses.
+        RequestError: an unknown key or a refused value.
     """
-    for key, dimension in space.items():
-        for value in dimension.extremes():
-            with_overrides(base, [f"{key}={value}"])
+    return with_overrides(base, [f"{key}={as_text(value)}" for key, value in point.items()])
 
 
-def suggest(space: SearchSpace, base: RunConfig, trial: Trial) -> RunConfig:
-    """The base configuration with one point of the space."""
-    return with_overrides(
-        base, [f"{key}={dimension.suggest(trial, key)}" for key, dimension in space.items()]
-    )
+def space_to_json(space: SearchSpace) -> dict[str, Any]:
+    """Plain values that :func:`space_from_json` reads, for a study's own record."""
+    names = {kind: name for name, kind in _KINDS.items()}
+    return {
+        key: {
+            "kind": names[type(dimension)],
+            **{name: value for name, value in vars(dimension).items() if name != "when"},
+            "when": {other: list(values) for other, values in dimension.when.items()},
+        }
+        for key, dimension in space.items()
+    }
+
+
+def space_from_json(values: Mapping[str, Any]) -> dict[str, Dimension]:
+    """The space behind :func:`space_to_json`'s values.
+
+    Raises:
+        KeyError, TypeError: not such values.
+    """
+    space = {}
+    for key, content in values.items():
+        fields = dict(content)
+        kind = _KINDS[fields.pop("kind")]
+        when = {other: tuple(allowed) for other, allowed in fields.pop("when").items()}
+        if "values" in fields:
+            fields["values"] = tuple(
+                tuple(value) if isinstance(value, list) else value for value in fields["values"]
+            )
+        space[key] = kind(**fields, when=when)
+    return space
+
+
+def _range_problem(low: float, high: float, log: bool) -> str | None:
+    if low > high:
+        return f"the lower end {low:g} is above the upper end {high:g}"
+    return f"a log scale needs a lower end above 0 (got {low:g})" if log and low <= 0 else None
+
+
+def _when_text(when: When) -> str:
+    parts = [f"{key} is {' | '.join(as_text(v) for v in vs)}" for key, vs in when.items()]
+    return f", where {' and '.join(parts)}" if parts else ""

@@ -1,99 +1,172 @@
-"""Optuna over runs: each trial is a tracked, resumable run of its own."""
+"""A study by its name: created once, found again, continued only as what it is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from workbench.errors import RequestError, WorkbenchError, unknown_name
-from workbench.runs import RunRequest, execute
-from workbench.studies.space import SearchSpace, check_space, suggest
-from workbench.training.config import RunConfig
-from workbench.training.engine import InterruptedRunError
+from workbench.errors import RequestError, unknown_name
+from workbench.studies.samplers import PRUNERS, calm_optuna
+from workbench.studies.spec import VERSION, StudySpec, differences, spec_from_json
+from workbench.studies.storage import StudyStorage
 
 if TYPE_CHECKING:
-    from optuna import Study, Trial
+    from optuna import Study
+
+SPEC = "spec"
+"""The study's user attribute that holds its spec."""
+
+_SHOWN_DIFFERENCES = 6
 
 
-@dataclass(frozen=True)
-class StudySpec:
-    """A search: the recipe it starts from, what may change, and the score it lowers."""
+def create_or_continue(
+    storage: StudyStorage, spec: StudySpec, *, new_version: bool = False
+) -> StudySpec:
+    """The spec as it stands in the storage: created, or found to search alike.
 
-    name: str
-    base: RunConfig
-    space: SearchSpace
-    objective: str = "fid"
-
-
-class _Refused(Exception):  # noqa: N818
-    """Carries a RequestError past ``catch``: what is wrong for one trial is wrong for all."""
-
-
-def storage_url(workspace: Path) -> str:
-    """Optuna's own SQLite file, apart from MLflow's."""
-    return f"sqlite:///{workspace / 'optuna.db'}"
-
-
-def open_study(spec: StudySpec, storage: str, seed: int) -> Study:
-    """The study by its name, created or continued, with a TPE sampler."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(
-        study_name=spec.name,
-        storage=storage,
-        sampler=optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True),
-        direction="minimize",
-        load_if_exists=True,
-    )
-
-
-def run_study(
-    spec: StudySpec,
-    request: RunRequest,
-    trials: int,
-    seed: int,
-    report: Callable[[int, float], None],
-) -> Study:
-    """Run ``trials`` more trials; a trial whose run fails is a failed trial, not a failed study.
-
-    Args:
-        request: how trials are run; its configuration is replaced by each trial's.
-        report: hears the number and the score of each finished trial.
+    Versions of a name are studies of their own, ``NAME``, ``NAME.v2``, ...; the newest one counts.
 
     Raises:
-        RequestError: the space names an unknown key or a refused value (before any trial).
+        RequestError: the study of this name searches something else (shows what), or was made by
+            another program.
+        WorkbenchError: the storage does not answer.
     """
-    check_space(spec.space, spec.base)
-    study = open_study(spec, storage_url(request.workspace.root), seed)
+    spec.check()
+    rdb = storage.rdb
+    with storage.lock("create"), calm_optuna():
+        found = _versions(storage, spec.name)
+        if found and not new_version:
+            wanted = replace(spec, name=found[-1])
+            existing = _load(storage, wanted.name)
+            if not _is_half_made(existing, wanted):
+                _check_same(_read_spec(existing), wanted)
+            existing.set_user_attr(SPEC, wanted.to_json())
+            return wanted
+        name = f"{spec.name}.v{_number(found[-1]) + 1}" if found else spec.name
+        wanted = replace(spec, name=name)
+        import optuna
 
-    def objective(trial: Trial) -> float:
-        config = suggest(spec.space, spec.base, trial)
-        config = config.model_copy(
-            update={"experiment": f"study-{spec.name}", "variant": f"trial{trial.number}"}
+        study = optuna.create_study(
+            study_name=name, storage=rdb, directions=[o.direction for o in spec.objectives]
         )
-        try:
-            outcome = execute(replace(request, config=config))
-        except InterruptedRunError as error:
-            raise KeyboardInterrupt from error  # not this trial's failure: the study stops
-        except RequestError as error:
-            raise _Refused(str(error)) from error
-        trial.set_user_attr("run", outcome.folder.name)
-        score = _score(outcome.results["table"], config.generator.steps, spec.objective)
-        report(trial.number, score)
-        return score
+        study.set_metric_names([objective.name for objective in spec.objectives])
+        study.set_user_attr(SPEC, wanted.to_json())
+    return wanted
 
-    try:
-        study.optimize(objective, n_trials=trials, catch=(WorkbenchError,))
-    except _Refused as error:
-        raise RequestError(str(error)) from error
+
+def load_spec(storage: StudyStorage, name: str) -> StudySpec:
+    """The spec of the study with this name, its newest version unless ``NAME.vN`` names one.
+
+    Raises:
+        RequestError: no such study (names the nearest), or one of another program.
+        WorkbenchError: the storage does not answer, or the spec is of another version.
+    """
+    names = study_names(storage)
+    exact = VERSION.fullmatch(name)
+    if exact and exact[2] == "1":
+        name = exact[1] if exact[1] in names else name
+    elif not exact and (found := _sorted_versions(names, name)):
+        name = found[-1]
+    if name not in names:
+        raise unknown_name(f"study in {storage.shown}", name, names)
+    with calm_optuna():
+        return _read_spec(_load(storage, name))
+
+
+def exact_name(spec: StudySpec) -> str:
+    """A reference that means this version, whatever newer ones there will be."""
+    return spec.name if VERSION.fullmatch(spec.name) else f"{spec.name}.v1"
+
+
+def load_study(storage: StudyStorage, spec: StudySpec) -> Study:
+    """Optuna's study with its pruner; each trial brings its own sampler.
+
+    Raises:
+        RequestError: it was deleted.
+        WorkbenchError: the storage does not answer.
+    """
+    with calm_optuna():
+        study = _load(storage, spec.name)
+        study.pruner = PRUNERS[spec.pruner](spec.rungs)
     return study
 
 
-def _score(table: list[dict[str, float | str]], steps: int, objective: str) -> float:
-    row = next(r for r in table if r["model"] == "student" and r["steps"] == steps)
-    if objective not in row:
-        raise unknown_name("objective", objective, row)
-    return float(row[objective])
+def open_at_pace(url: str, name: str) -> tuple[StudyStorage, StudySpec]:
+    """A study's spec, and its storage with the study's own heartbeats.
+
+    Raises:
+        RequestError: no such study.
+        WorkbenchError: the storage does not answer.
+    """
+    probe = StudyStorage(url)
+    spec = load_spec(probe, name)
+    probe.close()
+    return StudyStorage(url, spec.settings.heartbeat_s, spec.settings.grace_s), spec
+
+
+def study_names(storage: StudyStorage) -> list[str]:
+    """Every study of a storage; a file that does not exist has none, and is not made.
+
+    Raises:
+        WorkbenchError: the storage does not answer.
+    """
+    import optuna
+
+    if not storage.exists:
+        return []
+    with calm_optuna():
+        return optuna.study.get_all_study_names(storage=storage.rdb)
+
+
+def _load(storage: StudyStorage, name: str) -> Study:
+    import optuna
+
+    try:
+        return optuna.load_study(
+            study_name=name, storage=storage.rdb, sampler=optuna.samplers.RandomSampler()
+        )
+    except KeyError:
+        raise RequestError(f"The study {name!r} in {storage.shown} is gone.") from None
+
+
+def _is_half_made(study: Study, spec: StudySpec) -> bool:
+    """Whether whoever created the study died before it could say what it is."""
+    directions = [direction.name.lower() for direction in study.directions]
+    empty = SPEC not in study.user_attrs and not study.get_trials(deepcopy=False)
+    return empty and directions == [objective.direction for objective in spec.objectives]
+
+
+def _read_spec(study: Study) -> StudySpec:
+    content = study.user_attrs.get(SPEC)
+    if content is None:
+        raise RequestError(
+            f"The study {study.study_name!r} was made by another program; choose another --name."
+        )
+    return spec_from_json(content)
+
+
+def _check_same(old: StudySpec, new: StudySpec) -> None:
+    changes = list(differences(old, new))
+    if not changes:
+        return
+    shown = "; ".join(changes[:_SHOWN_DIFFERENCES])
+    more = len(changes) - _SHOWN_DIFFERENCES
+    raise RequestError(
+        f"Study {old.name!r} searches otherwise: {shown}{f'; and {more} more' if more > 0 else ''}"
+        ". Its trials would not compare: --new-version starts another beside it, or --name."
+    )
+
+
+def _versions(storage: StudyStorage, name: str) -> list[str]:
+    return _sorted_versions(study_names(storage), name)
+
+
+def _sorted_versions(names: Sequence[str], name: str) -> list[str]:
+    own = [n for n in names if n == name or ((m := VERSION.fullmatch(n)) and m[1] == name)]
+    return sorted(own, key=_number)
+
+
+def _number(name: str) -> int:
+    found = VERSION.fullmatch(name)
+    return int(found[2]) if found else 1

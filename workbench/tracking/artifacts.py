@@ -27,7 +27,7 @@ def read_artifact_bytes(tracking_uri: str, run_id: str, path: str) -> bytes:
     Raises:
         WorkbenchError: the store or the file does not answer.
     """
-    with _client(tracking_uri) as client, tempfile.TemporaryDirectory() as folder:
+    with asked_client(tracking_uri) as client, tempfile.TemporaryDirectory() as folder:
         return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
 
 
@@ -37,7 +37,7 @@ def list_artifacts(tracking_uri: str, run_id: str, folder: str = "") -> list[str
     Raises:
         WorkbenchError: the store does not answer.
     """
-    with _client(tracking_uri) as client:
+    with asked_client(tracking_uri) as client:
         return [str(item.path) for item in client.list_artifacts(run_id, folder or None)]
 
 
@@ -47,7 +47,7 @@ def add_artifact(tracking_uri: str, run_id: str, path: Path, folder: str = "") -
     Raises:
         WorkbenchError: the store does not take it.
     """
-    with _client(tracking_uri) as client:
+    with asked_client(tracking_uri) as client:
         client.log_artifact(run_id, str(path), folder or None)
 
 
@@ -57,12 +57,12 @@ def describe_experiment(tracking_uri: str, experiment_id: str, markdown: str) ->
     Raises:
         WorkbenchError: the store does not take it.
     """
-    with _client(tracking_uri) as client:
+    with asked_client(tracking_uri) as client:
         client.set_experiment_tag(experiment_id, "mlflow.note.content", markdown)
 
 
 @contextmanager
-def _client(tracking_uri: str) -> Iterator[Any]:
+def asked_client(tracking_uri: str) -> Iterator[Any]:
     try:
         yield open_store(tracking_uri)
     except WorkbenchError:

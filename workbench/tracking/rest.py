@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 PAGE = 500
 """Runs asked for at once. Every page costs a round; a whole store in one would time out."""
 
+_PATIENCE = 6
+
 _SPECIAL = (
     "MLFLOW_TRACKING_AUTH",
     "MLFLOW_TRACKING_AWS_SIGV4",
@@ -98,7 +100,8 @@ class _Credentials:
 
 def _post(session: requests.Session, url: str, body: Mapping[str, Any]) -> dict[str, Any]:
     timeout = float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"])
-    reply = session.post(url, json=body, timeout=timeout)
+    # A server that is there may take its time over a page of runs.
+    reply = session.post(url, json=body, timeout=(timeout, _PATIENCE * timeout))
     try:
         values = reply.json()
     except ValueError:

@@ -27,7 +27,7 @@ from typing import Any
 from urllib.parse import quote
 
 from workbench.errors import WorkbenchError, unknown_name
-from workbench.tracking.artifacts import _client
+from workbench.tracking.artifacts import asked_client
 from workbench.tracking.curve import TAG as CURVE
 from workbench.tracking.curve import decode_curve
 from workbench.tracking.rows import RunRow
@@ -42,7 +42,7 @@ _TAG_LIMIT = 5000
 
 _RUN_COLOR = "mlflow.runColor"
 _FIRST_PAGE = 100
-"""Runs that the UI loads before anybody scrolls."""
+"""As many runs as the UI loads before anybody scrolls."""
 
 _FIXED_COLUMNS = ("attributes.`Run Name`", "runDateAndNestInfo", "duration")
 _COLUMN_WIDTH = 120
@@ -139,7 +139,7 @@ def publish_view(
     """
     state = json.dumps(view, separators=(",", ":"))
     packed = "deflate;" + base64.b64encode(zlib.compress(state.encode(), 9)).decode()
-    with _client(tracking_uri) as client:
+    with asked_client(tracking_uri) as client:
         saved = _saved(client.get_experiment(experiment_id).tags.get(_TAG + key))
         name = name or key
         if (saved.get("name"), saved.get("state")) == (name, packed):
@@ -173,7 +173,7 @@ def color_runs(tracking_uri: str, experiment_id: str) -> None:
     Raises:
         WorkbenchError: the store does not answer.
     """
-    with _client(tracking_uri) as client:
+    with asked_client(tracking_uri) as client:
         found = client.search_runs([experiment_id], max_results=_FIRST_PAGE)
         tags = {run.info.run_id: run.data.tags for run in reversed(found)}
         for run_id, color in missing_colors(tags).items():
@@ -256,7 +256,9 @@ def _nth_color(index: int) -> str:
     return f"#{round(red * 255):02X}{round(green * 255):02X}{round(blue * 255):02X}"
 
 
-def _layout(sections: Mapping[str, Sequence[Mapping[str, Any]]], known: Iterable[str]) -> Any:
+def _layout(
+    sections: Mapping[str, Sequence[Mapping[str, Any]]], known: Iterable[str]
+) -> dict[str, Any]:
     """Our charts in open sections of two columns, then closed ones where the UI puts the rest."""
     charts = [
         {**chart, "uuid": f"{name}/{i}", "metricSectionId": name}

@@ -1,0 +1,145 @@
+"""`compare` and `report` as a person calls them, on runs that nobody had to train."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote
+
+import PIL.Image
+import pytest
+
+from tests.cli.conftest import InsideWorkbench
+from tests.populate import Shape, populate
+from tests.services import MlflowServer
+from workbench.registry import Experiment, make_plan, register
+from workbench.tracking import default_uri, list_runs
+from workbench.training.config import RunConfig, with_overrides
+from workbench.workspace import Workspace, open_workspace
+
+VARIANTS = ("wide", "narrow")
+SHAPES = {"narrow": Shape(floor=0.9)}
+
+
+def configs(experiment: str) -> list[RunConfig]:
+    return [
+        with_overrides(
+            RunConfig(),
+            [f"experiment={experiment}", f"variant={v}", f"seed={s}", "training.kimg=12.8"],
+        )
+        for v in VARIANTS
+        for s in (0, 1)
+    ]
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A registered experiment with two variants of two seeds; read it only."""
+    place = open_workspace(tmp_path_factory.mktemp("compared") / "workspace")
+    uri = default_uri(place.root)
+    variants = dict(zip(VARIANTS, configs("ranges")[::2], strict=True))
+    register(make_plan(Experiment("ranges", "Which?", "Wide.", variants)), [0, 1], place, uri)
+    populate(uri, place, configs("ranges"), SHAPES)
+    return place
+
+
+@pytest.fixture
+def inside(filled: Workspace, workbench: InsideWorkbench) -> InsideWorkbench:
+    workbench.workspace = filled.root
+    return workbench
+
+
+def test_tables_and_notes_go_where_they_belong(inside: InsideWorkbench) -> None:
+    done = inside("compare", "ranges")
+    lines = done.stdout.splitlines()
+    wide, narrow = (next(place for place, t in enumerate(lines) if v in t) for v in VARIANTS)
+    assert wide < narrow
+    assert "at 12.8 kimg" in done.stdout
+    assert "worse" in done.stdout
+    assert f"ui --workspace {inside.workspace} --experiment ranges" in done.stderr
+    assert done.stdout.count("ui --workspace") == 0
+
+
+def test_json_is_one_document_of_the_same_numbers(inside: InsideWorkbench, tmp_path: Path) -> None:
+    picture, numbers = tmp_path / "figure.png", tmp_path / "numbers.csv"
+    files = ("--figure", str(picture), "--csv", str(numbers))
+    values = inside.json("compare", "ranges/wide", "ranges/narrow", "--metric", "fid", *files)
+    assert [group["label"] for group in values["groups"]] == ["wide", "narrow"]
+    assert values["verdicts"][0]["difference"] > 0.3
+    rows = {row.run_id: row for row in list_runs(default_uri(inside.workspace), "ranges")}
+    for group in values["groups"]:
+        last = [rows[run["run_id"]].metrics["eval/fid"] for run in group["runs"]]
+        assert group["scores"]["fid"]["last"]["values"] == pytest.approx(last, rel=1e-5)
+    assert PIL.Image.open(picture).width > 1000
+    assert len(numbers.read_text().splitlines()) == 3
+
+
+def test_markdown(inside: InsideWorkbench) -> None:
+    lines = inside("compare", "ranges", "--markdown").stdout.splitlines()
+    assert lines[0].startswith("**FID")
+    assert lines[2].startswith("| variant | seeds | at 12.8 kimg | at ")
+    assert lines[4].startswith("| wide | 2 | 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ranges", "--json", "--markdown"], "choose one"),
+        (["range"], "Did you mean 'ranges'"),
+        (["ranges/wide-seed9"], "Unknown experiment, variant or run"),
+        (["ranges", "--metric", "fed"], "Did you mean 'fid'"),
+        (["ranges", "--figure", "curves.bmp"], "ends in one of .png, .svg, .pdf"),
+        (["ranges", "--tracking-uri", "somewhere"], "Cannot track to 'somewhere'"),
+    ],
+)
+def test_wrong_requests(inside: InsideWorkbench, arguments: list[str], message: str) -> None:
+    done = inside("compare", *arguments, code=2)
+    assert message in done.stderr
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_report_is_written_and_kept(inside: InsideWorkbench, tmp_path: Path) -> None:
+    place = Workspace(tmp_path / "workspace")
+    shutil.copytree(inside.workspace, place.root)
+    inside.workspace = place.root
+    done = inside("report", "ranges")
+    path = place.root / "reports" / "ranges.html"
+    assert done.stdout == f"{path}\n"
+    assert "report/ranges.html" in done.stderr
+    assert "Which?" in path.read_text()
+    values = inside.json("report", "ranges", "--out", str(tmp_path / "x.html"))
+    assert values == {"report": str(tmp_path / "x.html"), "artifact": "report/ranges.html"}
+    assert "Unknown" in inside("report", "ranges", "--metric", "fed", code=2).stderr
+    assert "is not registered" in inside("report", "nothing", code=2).stderr
+
+
+def test_a_servers_address_opens_the_comparison(
+    workbench: InsideWorkbench, mlflow_on_postgres: MlflowServer
+) -> None:
+    place = open_workspace(workbench.workspace)
+    made = populate(mlflow_on_postgres.uri, place, configs("served-ranges"), SHAPES, folders=False)
+    address = mlflow_on_postgres.uri
+    done = workbench("compare", "served-ranges", "--tracking-uri", address)
+    view = unquote(done.stderr)
+    assert f"{address}/#/compare-runs?runs=" in view
+    assert all(run_id in view for run_id in made)
+
+
+def test_listing_and_comparing_wait_for_no_heavy_package(filled: Workspace) -> None:
+    """What keeps 500 runs under two seconds; importing torch or MLflow alone takes as long."""
+    code = (
+        "import sys; from workbench.cli.main import app\n"
+        "for command in (['runs', 'list'], ['compare', 'ranges']):\n"
+        "    app(command, standalone_mode=False)\n"
+        "print(*{'torch', 'mlflow', 'pandas', 'optuna'} & set(sys.modules), file=sys.stderr)"
+    )
+    environment = {**os.environ, "WORKBENCH_WORKSPACE": str(filled.root)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stderr.splitlines()[-1] == ""
+    assert done.stdout.count("wide") >= 4

@@ -1,0 +1,150 @@
+"""Several machines as one run: here two processes that meet at a port of this machine."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import pytest
+import torch
+
+from tests.cli.conftest import ONLY_RUNS, InsideWorkbench
+from tests.cli.test_run import final_weights
+from workbench.errors import RequestError, WorkbenchError
+from workbench.tracking import default_uri, list_runs
+from workbench.training import parallel
+from workbench.training.nodes import Nodes
+from workbench.training.parallel import joined_ranks, launch
+
+SHORT = ("training.kimg=0.16", "schedule.evaluate_kimg=0.16", "evaluation.samples=50")
+
+
+@pytest.fixture
+def address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[ProcessPoolExecutor]:
+    """Two processes that may have children, so that each can be a node."""
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        yield pool
+
+
+def on_node(function: Callable[[], object], nodes: Nodes, name: str, seconds: int) -> object:
+    """One node's part; a WorkbenchError comes back as a value."""
+    parallel._SECONDS_TO_MEET = seconds
+    try:
+        return launch(function, 1, nodes=nodes, name=name)
+    except WorkbenchError as error:
+        return error
+
+
+def ranks_of_all() -> tuple[int, int, list[int]]:
+    with joined_ranks() as ranks:
+        return ranks.rank, ranks.world, ranks.gather(ranks.rank * 10)
+
+
+def fail_on_the_second() -> None:
+    with joined_ranks() as ranks:
+        if ranks.rank == 1:
+            raise RequestError("node one has a reason")
+        ranks.any(False)
+
+
+def test_nodes_keep_their_order_and_say_what_failed(
+    machines: ProcessPoolExecutor, address: str
+) -> None:
+    def both(
+        function: Callable[[], object], names: tuple[str, str], ranks: tuple[int, int], seconds=60
+    ):
+        parts = [
+            machines.submit(on_node, function, Nodes(2, rank, address), name, seconds)
+            for rank, name in sorted(zip(ranks, names, strict=True), reverse=True)
+        ]
+        return [part.result(timeout=100) for part in reversed(parts)]
+
+    assert both(ranks_of_all, ("run", "run"), (0, 1)) == [(0, 2, [0, 10]), (1, 2, [0, 10])]
+    first, second = both(fail_on_the_second, ("run", "run"), (0, 1))
+    assert isinstance(first, WorkbenchError)
+    assert isinstance(second, RequestError)
+    assert str(second) == "node one has a reason"
+    for error in both(ranks_of_all, ("run-a", "run-b"), (0, 1)):
+        assert isinstance(error, RequestError)
+        assert "run-a --nproc 1" in str(error)
+        assert "run-b --nproc 1" in str(error)
+    both_zero = both(ranks_of_all, ("run", "run"), (0, 0), seconds=3)
+    assert any("cannot use" in str(error) for error in both_zero), both_zero
+
+
+def test_a_node_that_stays_away_is_named(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "_SECONDS_TO_MEET", 1)
+    with pytest.raises(WorkbenchError, match=f"Node 1 of 2 did not come to {address} within 1 s"):
+        launch(ranks_of_all, 1, nodes=Nodes(2, 0, address), name="run")
+    with pytest.raises(WorkbenchError, match=f"Nobody is at the rendezvous {address}"):
+        launch(ranks_of_all, 1, nodes=Nodes(2, 1, address), name="run")
+
+
+def test_two_nodes_are_two_ranks(prepared: InsideWorkbench, address: str, digits_teacher) -> None:
+    """Node 0 and node 1 end with the weights of two ranks on one machine; one run is tracked."""
+    nodes = [
+        prepared.start(
+            *prepared.quick(
+                *("--nodes", "2", "--node-rank", str(rank), "--rendezvous", address, "--json"),
+                settings=SHORT,
+            )
+        )
+        for rank in (1, 0)
+    ]
+    ends = [process.communicate(timeout=200) for process in nodes]
+    assert [process.returncode for process in nodes] == [0, 0], ends
+    run = prepared.only_run()
+    documents = [json.loads(out) for out, _ in ends]
+    assert documents[0] == documents[1] == json.loads((run / "results.json").read_text())
+    (tracked,) = list_runs(default_uri(prepared.workspace), "quickstart", where=ONLY_RUNS)
+    assert (tracked.status, tracked.tags["ranks"]) == ("FINISHED", "2")
+    # The same configuration is the same run: set it aside and repeat it on one machine.
+    ours = final_weights(run, digits_teacher)
+    prepared(*prepared.quick("--nproc", "2", "--fresh", "--json", settings=SHORT))
+    theirs = final_weights(run, digits_teacher)
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--nodes", "2"), "need --rendezvous HOST:PORT"),
+        (
+            ("--nodes", "2", "--node-rank", "2", "--rendezvous", "a:1"),
+            "Node rank 2 is outside 0..1",
+        ),
+        (("--node-rank", "1", "--rendezvous", "a:1"), "1 is outside 0..0"),
+        (("--rendezvous", "a:1"), "--rendezvous is for several nodes"),
+        (("--nodes", "2", "--rendezvous", "nowhere"), "'nowhere' is not HOST:PORT"),
+        (("--nodes", "3", "--rendezvous", "a:1"), "not divisible by 3 ranks"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(
+    workbench: InsideWorkbench, options: tuple[str, ...], said: str
+) -> None:
+    assert said in workbench(*workbench.quick(*options, "--dry-run"), code=2).stderr
+
+
+def test_torchrun_by_hand_is_refused(workbench: InsideWorkbench) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
+    ended = subprocess.run(
+        [*command, "workbench", *workbench.quick("--dry-run")],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert ended.returncode != 0
+    assert "Error: This is one of 2 processes of torchrun" in ended.stderr
+    assert "--nodes, --node-rank and --rendezvous" in ended.stderr

@@ -1,0 +1,238 @@
+"""The fault drill: many workers, one study on PostgreSQL, kill -9 and a database that crashes.
+
+`make drill` runs it in full (8 workers, 200 trials, two killed, one crash); the test suite runs it
+small. Every trial is a real run, tracked into MLflow on the same PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from tests.conftest import SMALL_RECIPES
+from tests.services import Postgres
+from workbench.evaluation import load_or_train
+from workbench.runs import all_runs
+from workbench.studies import Choice, Real, StudySettings, StudySpec
+from workbench.studies.queue import WORKER, Ticket, TicketState, TrialQueue
+from workbench.studies.storage import ENVIRONMENT_VARIABLE, StudyStorage
+from workbench.studies.study import create_or_continue
+from workbench.teachers import build_from_recipe
+from workbench.tracking import default_artifact_root, ensure_store
+from workbench.training.config import RunConfig, with_overrides
+from workbench.workspace import Workspace, open_workspace
+
+NAME = "drill"
+BRIEF = (
+    "training.kimg=0.032",
+    "training.batch_size=16",
+    "schedule.evaluate_kimg=0.016",
+    "schedule.checkpoint_kimg=0.016",
+    "evaluation.samples=20",
+    "evaluation.teacher_steps=[2]",
+)
+"""A run of two iterations: its time goes into loading, evaluating, drawing and tracking."""
+
+SPACE = {"method.sid_alpha": Real(0.8, 1.4), "generator.noise": Choice(("fresh", "ddim"))}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many of what; workers are killed while they run a trial, one after the other."""
+
+    workers: int
+    trials: int
+    kills: int
+    grace_s: int
+    timeout: float
+
+
+FULL = Plan(workers=8, trials=200, kills=2, grace_s=15, timeout=3600.0)
+
+
+class Drill:
+    """One drill in a workspace of its own.
+
+    Args:
+        evaluation_cache: a workspace's cache that holds the digits classifier.
+    """
+
+    def __init__(self, plan: Plan, postgres: Postgres, workspace: Workspace, teacher: Path) -> None:
+        self.plan, self.postgres, self.workspace = plan, postgres, workspace
+        self.storage_url = postgres.create_database(f"{NAME}_optuna")
+        self.tracking_uri = postgres.create_database(f"{NAME}_mlflow")
+        ensure_store(self.tracking_uri, default_artifact_root(workspace.root))
+        base = with_overrides(RunConfig(teacher=str(teacher)), BRIEF)
+        settings = StudySettings(heartbeat_s=1, grace_s=plan.grace_s, sampler="random")
+        spec = StudySpec(NAME, "quickstart", base, SPACE, settings)
+        storage = StudyStorage(self.storage_url, settings.heartbeat_s, settings.grace_s)
+        self.queue = TrialQueue(storage, create_or_continue(storage, spec))
+        self.queue.fill(plan.trials)
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.killed: list[tuple[str, int]] = []
+
+    def run(self) -> None:
+        """Work, kill, crash, and wait for the workers that are left.
+
+        Raises:
+            AssertionError: a worker ended badly, or the study did not end in time.
+        """
+        host = os.uname().nodename
+        for index in range(self.plan.workers):
+            process = self._start(index)
+            self.processes[f"{host}:{process.pid}"] = process
+        deadline = time.monotonic() + self.plan.timeout
+        events = self.plan.kills + 1
+        for event in range(1, events + 1):
+            self._wait_for(self.plan.trials * event // (events + 1), deadline)
+            if event == self.plan.kills:  # before the last kill: the re-queue meets the crash
+                self.postgres.restart(crash=True)
+            if event <= self.plan.kills:
+                self._kill_one(deadline)
+        for name, process in self.processes.items():
+            if name not in {worker for worker, _ in self.killed}:
+                code = process.wait(timeout=max(1.0, deadline - time.monotonic()))
+                assert code == 0, f"{name} ended with {code}: {self._logs()}"
+
+    def stop(self) -> None:
+        """Ends what is still running of this drill."""
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+    def tickets(self) -> list[Ticket]:
+        return self.queue.storage.patiently(self.queue.tickets)
+
+    def trials(self) -> list[FrozenTrial]:
+        return self.queue.study.get_trials(deepcopy=False)
+
+    def _start(self, index: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "workbench", "study", "worker", NAME]
+        environment = {
+            **os.environ,
+            ENVIRONMENT_VARIABLE: self.storage_url,
+            "MLFLOW_TRACKING_URI": self.tracking_uri,
+            "WORKBENCH_WORKSPACE": str(self.workspace.root),
+            "OMP_NUM_THREADS": "1",
+        }
+        with (self.workspace.root / f"worker{index}.log").open("wb") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+
+    def _wait_for(self, ended: int, deadline: float) -> None:
+        while sum(ticket.state is TicketState.COMPLETE for ticket in self.tickets()) < ended:
+            assert time.monotonic() < deadline, f"{ended} trials never ended: {self._logs()}"
+            assert any(p.poll() is None for p in self.processes.values()), self._logs()
+            time.sleep(0.1)
+
+    def _kill_one(self, deadline: float) -> None:
+        """SIGKILL to a worker in the middle of a trial, which never says another word."""
+        while time.monotonic() < deadline:
+            for ticket in self.tickets():
+                name = ticket.trial.user_attrs.get(WORKER)
+                process = self.processes.get(name or "")
+                begun = ticket.state is TicketState.RUNNING and self._has_checkpoint(ticket.number)
+                if begun and process is not None and process.poll() is None:
+                    process.send_signal(signal.SIGKILL)
+                    process.wait()
+                    # It may have ended the trial in the last instant; then the next one.
+                    again = {t.number: t for t in self.tickets()}[ticket.number]
+                    if again.state is TicketState.RUNNING:
+                        self.killed.append((str(name), again.trial.number))
+                        return
+                    self.killed.append((str(name), -1))
+            time.sleep(0.02)
+        raise AssertionError(f"no worker could be killed in time: {self._logs()}")
+
+    def _has_checkpoint(self, number: int) -> bool:
+        runs = self.workspace.runs / f"study-{NAME}"
+        return any(runs.glob(f"trial{number}-*/checkpoints/nimg-*"))
+
+    def _logs(self) -> str:
+        files = sorted(self.workspace.root.glob("worker*.log"))
+        return "\n".join(f"{file.name}: {file.read_text()[-1500:]}" for file in files)
+
+
+def check(drill: Drill) -> dict[str, Any]:
+    """Asserts that nothing was lost, nothing ended twice, and MLflow says the same; the counts."""
+    trials, tickets = drill.trials(), drill.tickets()
+    assert {ticket.number for ticket in tickets} == set(range(drill.plan.trials))
+    assert Counter(t.state for t in tickets) == {TicketState.COMPLETE: drill.plan.trials}
+    states = Counter(trial.state for trial in trials)
+    assert states[TrialState.COMPLETE] == drill.plan.trials, states
+    assert states[TrialState.RUNNING] == states[TrialState.WAITING] == 0, states
+
+    # Every attempt that failed was a lost worker's, and its ticket went on with the same point.
+    by_number = {trial.number: trial for trial in trials}
+    retried = {n: t for t in trials for n in t.system_attrs.get("retry_history", [])}
+    lost = {trial.number for trial in trials if trial.state is TrialState.FAIL}
+    expected = {number for _, number in drill.killed if number >= 0}
+    assert len(expected) == drill.plan.kills
+    assert lost >= expected
+    assert lost == set(retried)
+    for number in lost:
+        assert retried[number].params == by_number[number].params
+
+    # One folder a ticket: a retry resumed its run instead of starting another.
+    runs = list(all_runs(drill.workspace))
+    assert len(runs) == drill.plan.trials
+    assert all(run.results() is not None for run in runs)
+    return {"trials": len(trials), "lost": sorted(lost), **check_mlflow(drill, tickets)}
+
+
+def check_mlflow(drill: Drill, tickets: list[Ticket]) -> dict[str, Any]:
+    """Asserts one finished parent with every trial's run as its finished child, once."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(drill.tracking_uri)
+    experiment = client.get_experiment_by_name(f"study-{NAME}")
+    runs = client.search_runs([experiment.experiment_id], max_results=5000)
+    parents = [run for run in runs if run.data.tags["kind"] == "study"]
+    children = [run for run in runs if run.data.tags["kind"] == "run"]
+    (parent,) = parents
+    assert (parent.info.status, parent.data.tags["outcome"]) == ("FINISHED", "finished")
+    assert {run.info.status for run in children} == {"FINISHED"}
+    assert {run.data.tags["outcome"] for run in children} == {"finished"}
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert sorted(int(run.data.tags["trial"]) for run in children) == list(range(drill.plan.trials))
+    values = {ticket.number: ticket.trial.values[0] for ticket in tickets}
+    for run in children:
+        assert run.data.metrics["table/student_4_fid"] == values[int(run.data.tags["trial"])]
+    assert parent.data.tags["trials.complete"] == str(drill.plan.trials)
+    history = client.get_metric_history(parent.info.run_id, "best/fid")
+    assert sorted(point.step for point in history) == list(range(1, drill.plan.trials + 1))
+    assert parent.data.metrics["best/fid"] == min(values.values())
+    return {"parents": len(parents), "children": len(children)}
+
+
+def main() -> None:
+    """The full drill, on services of its own; prints what it found."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="workbench-drill-") as folder, Postgres() as server:
+        teacher = build_from_recipe(
+            "drill", SMALL_RECIPES["SanaPipeline"], Path(folder) / "teacher"
+        )
+        workspace = open_workspace(Path(folder) / "workspace")
+        load_or_train(workspace.cache)
+        drill = Drill(FULL, server, workspace, teacher)
+        try:
+            drill.run()
+        finally:
+            drill.stop()
+        found = check(drill)
+    sys.stdout.write(json.dumps({**found, "seconds": round(time.monotonic() - began)}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Tracked runs without a store, and a small store with every kind of run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import pytest
+
+from workbench.tracking import CURVE_TAG, Curve, RunRow, encode_curve
+
+MakeRow = Callable[..., RunRow]
+
+
+@pytest.fixture
+def make_row() -> MakeRow:
+    """A run of one variant and seed: (kimg, fid) pairs at ten images a second."""
+    count = 0
+
+    def make(
+        variant: str,
+        seed: int,
+        curve: Sequence[tuple[float, float]],
+        *,
+        tags: Mapping[str, str | None] | None = None,
+        params: Mapping[str, str] | None = None,
+        alignment: float = 0.9,
+        pace: float = 10.0,
+    ) -> RunRow:
+        nonlocal count
+        count += 1
+        nimg = tuple(round(1000 * kimg) for kimg, _ in curve)
+        scores = {
+            "fid": tuple(fid for _, fid in curve),
+            "alignment": tuple(alignment for _ in curve),
+        }
+        own = {
+            "variant": variant,
+            "seed": str(seed),
+            "teacher": "digits-sana",
+            "variant_hash": f"hash-{variant}",
+            "evaluation": "protocol-a",
+            "outcome": "finished",
+            "host": "elsewhere",
+            "device": "cpu",
+            CURVE_TAG: encode_curve(Curve(nimg, tuple(n / pace for n in nimg), scores)),
+            **(tags or {}),
+        }
+        return RunRow(
+            run_id=f"{count:032x}",
+            name=f"{variant}-seed{seed}",
+            experiment="e",
+            experiment_id="1",
+            status="FINISHED",
+            start_time=1000 * count,
+            end_time=None,
+            params={"generator.steps": "4", "seed": str(seed), **(params or {})},
+            tags={key: value for key, value in own.items() if value is not None},
+            metrics={"table/student_4_ms_per_image": 0.5 + seed, "table/teacher_50_fid": 0.25},
+        )
+
+    return make

@@ -1,0 +1,73 @@
+"""A run in one line: the same as its whole journal tells, read from the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.populate import Shape, write_folders
+from workbench.errors import RequestError
+from workbench.runs import RunFolder, all_runs, summarize
+from workbench.tracking import read_points
+from workbench.tracking.spool import Spool
+from workbench.training.config import RunConfig, with_overrides
+from workbench.workspace import Workspace, exclusive, open_workspace
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """One finished run and one whose process died."""
+    workspace = open_workspace(tmp_path_factory.mktemp("summary") / "workspace")
+    configs = [
+        with_overrides(RunConfig(), [f"variant={variant}", "training.kimg=12.7"])
+        for variant in ("done", "torn")
+    ]
+    write_folders(workspace, configs, {"torn": Shape(reached=0.6)})
+    return workspace
+
+
+def from_whole_journal(folder: RunFolder) -> dict[str, Any]:
+    points = read_points(folder.path)
+    last = {point.key: point.value for point in sorted(points, key=lambda point: point.step)}
+    steps = [p.step for p in points if p.key.startswith(("train/", "eval/"))]
+    return {
+        "kimg": max(steps) / 1000,
+        "total_kimg": folder.config().total_nimg / 1000,
+        "fid": last["eval/fid"],
+        "alignment": last["eval/alignment"],
+        "best_fid": last["best/fid"],
+    }
+
+
+def test_the_end_of_the_journal_tells_as_much_as_all_of_it(place: Workspace) -> None:
+    for folder in all_runs(place):
+        found = summarize(folder)
+        assert found.items() >= from_whole_journal(folder).items()
+        assert found["run"] == folder.name
+    states = {
+        folder.name.split("/")[1][:4]: summarize(folder)["state"] for folder in all_runs(place)
+    }
+    assert states == {"done": "FINISHED", "torn": "INTERRUPTED"}
+
+
+def test_states_of_a_run_that_is_not_finished(place: Workspace) -> None:
+    (torn,) = [folder for folder in all_runs(place) if folder.path.name.startswith("torn")]
+    with exclusive(torn.lock, "a run"):
+        assert summarize(torn)["state"] == "RUNNING"
+    spool = Spool(torn.path)
+    for status in ("KILLED", "RUNNING", "FAILED"):
+        spool.status(status)
+        assert summarize(torn)["state"] == ("INTERRUPTED" if status == "RUNNING" else status)
+    spool.journal.close()
+
+
+def test_a_run_that_has_measured_nothing(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "experiment" / "run")
+    folder.prepare(RunConfig())
+    found = summarize(folder)
+    assert (found["state"], found["kimg"], found["fid"]) == ("INTERRUPTED", 0.0, None)
+    folder.config_file.write_text('{"training": 3}')
+    with pytest.raises(RequestError, match="is not a run's configuration"):
+        summarize(folder)

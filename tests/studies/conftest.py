@@ -1,0 +1,75 @@
+"""Small studies: real storage, and runs of two iterations on the tests' teacher."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.drill import BRIEF
+from workbench.evaluation import load_or_train
+from workbench.runs import RunRequest
+from workbench.studies import Choice, Real, SearchSpace, StudySettings, StudySpec
+from workbench.studies.queue import TrialQueue
+from workbench.studies.storage import StudyStorage, default_storage
+from workbench.studies.study import create_or_continue
+from workbench.tracking import default_uri
+from workbench.training.config import RunConfig, with_overrides
+from workbench.workspace import Workspace, open_workspace
+
+SPACE: SearchSpace = {
+    "method.sid_alpha": Real(0.8, 1.4),
+    "generator.noise": Choice(("fresh", "ddim")),
+}
+PACE = StudySettings(heartbeat_s=1, grace_s=2, sampler="random")
+
+MakeQueue = Callable[..., TrialQueue]
+
+
+@pytest.fixture(scope="session")
+def evaluation_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits classifier, trained once for all workspaces of these tests."""
+    cache = tmp_path_factory.mktemp("evaluation") / "cache"
+    load_or_train(cache)
+    return cache
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, evaluation_cache: Path) -> Workspace:
+    """A workspace that has evaluated before."""
+    place = open_workspace(tmp_path / "workspace")
+    shutil.copytree(evaluation_cache, place.cache)
+    return place
+
+
+@pytest.fixture
+def base(digits_teacher_dir: Path) -> RunConfig:
+    """A run of two iterations."""
+    return with_overrides(RunConfig(teacher=str(digits_teacher_dir)), BRIEF)
+
+
+@pytest.fixture
+def request_of(workspace: Workspace, base: RunConfig) -> RunRequest:
+    """How trials are run here."""
+    return RunRequest(base, workspace, default_uri(workspace.root))
+
+
+@pytest.fixture
+def queue_of(tmp_path: Path) -> MakeQueue:
+    """Opens a study's queue, again and again, as another process would."""
+
+    def opened(
+        base: RunConfig | None = None,
+        settings: StudySettings = PACE,
+        space: SearchSpace = SPACE,
+        name: str = "small",
+        url: str | None = None,
+    ) -> TrialQueue:
+        url = url or default_storage(tmp_path)
+        storage = StudyStorage(url, settings.heartbeat_s, settings.grace_s)
+        spec = StudySpec(name, "quickstart", base or RunConfig(), space, settings)
+        return TrialQueue(storage, create_or_continue(storage, spec))
+
+    return opened

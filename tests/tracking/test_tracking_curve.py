@@ -1,0 +1,60 @@
+"""Evaluations as one tag: what is read back is what was logged, and it always fits."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from workbench.tracking import Point, curve_of, decode_curve, encode_curve
+
+
+def points(count: int) -> list[Point]:
+    logged = []
+    for index in range(count):
+        step = 6400 * index
+        logged.append(Point("eval/fid", step, 40 / (index + 1) + 1 / 3, 0))
+        logged.append(Point("perf/train_seconds", step, 16.5 * index, 0))
+        if index % 2 == 0:
+            logged.append(Point("eval/alignment", step, 0.9, 0))
+        logged.append(Point("train/loss", step, 1.0, 0))
+    return logged
+
+
+def test_a_curve_survives_its_tag() -> None:
+    curve = curve_of([*points(3), Point("eval/fid", 0, 99.0, 1)])
+    assert curve.nimg == (0, 6400, 12800)
+    assert curve.seconds == (0.0, 16.5, 33.0)
+    assert curve.scores["fid"] == pytest.approx((40 + 1 / 3, 20 + 1 / 3, 40 / 3 + 1 / 3))
+    back = decode_curve(encode_curve(curve))
+    assert (back.nimg, back.seconds) == (curve.nimg, curve.seconds)
+    assert back.scores["fid"] == pytest.approx(curve.scores["fid"], rel=1e-5)
+    assert math.isnan(back.scores["alignment"][1])
+
+
+def test_values_at_a_budget_are_those_of_the_last_evaluation_within_it() -> None:
+    curve = curve_of(points(4))
+    assert curve.at_nimg("fid", 12799) == curve.scores["fid"][1]
+    assert curve.at_nimg("fid", 12800) == curve.scores["fid"][2]
+    assert curve.at_seconds("fid", 32.9) == curve.scores["fid"][1]
+    # The alignment was not measured at 6.4 kimg: the one before counts.
+    assert curve.at_nimg("alignment", 6400) == 0.9
+    assert curve.at_nimg("fid", -1) is None
+    assert curve.at_nimg("kid", 12800) is None
+
+
+def test_a_long_curve_is_thinned_but_keeps_its_end() -> None:
+    curve = curve_of([*points(500), Point("eval/fid", 500 * 6400, math.inf, 0)])
+    text = encode_curve(curve)
+    assert len(text) < 5000
+    back = decode_curve(text)
+    assert back.nimg[-1] == 500 * 6400
+    assert back.scores["fid"][-1] == math.inf
+    assert len(back.nimg) > 50
+    assert set(back.nimg) <= set(curve.nimg)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"nimg":[1]}', '{"nimg":1,"seconds":2}'])
+def test_another_tag_is_no_curve(text: str) -> None:
+    with pytest.raises(ValueError, match=r"curve|Expecting"):
+        decode_curve(text)

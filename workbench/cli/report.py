@@ -1,0 +1,56 @@
+"""workbench report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from workbench.cli.common import (
+    JsonOption,
+    TrackingOption,
+    WorkspaceOption,
+    print_json,
+    say,
+)
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog="Example:  workbench report t_range --out t_range.html")(report)
+
+
+def report(
+    name: Annotated[str, typer.Argument(help="A registered experiment.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="HTML to write (default: reports/NAME.html in the workspace)."),
+    ] = None,
+    metric: Annotated[str, typer.Option(help="Sorts and judges: fid or alignment.")] = "fid",
+    finished: Annotated[bool, typer.Option("--finished", help="Only finished runs.")] = False,
+    allow_mixed: Annotated[
+        bool, typer.Option("--allow-mixed", help="Although evaluated in different ways.")
+    ] = False,
+    workspace: WorkspaceOption = None,
+    tracking_uri: TrackingOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Write an experiment's findings as one HTML page, and keep it beside its plan in MLflow.
+
+    Question, settings, curves, samples, the table with intervals, and every run's versions; the
+    page needs no other file and no network.
+    """
+    from workbench.reports.page import ReportRequest, write_report
+    from workbench.tracking import default_uri
+    from workbench.workspace import open_workspace
+
+    place = open_workspace(workspace)
+    uri = tracking_uri or default_uri(place.root)
+    path = out or place.root / "reports" / f"{name}.html"
+    request = ReportRequest(name, path, metric, finished=finished, allow_mixed=allow_mixed)
+    stored = write_report(request, uri, place)
+    if json_output:
+        print_json({"report": str(path), "artifact": stored})
+        return
+    say(f"Kept in MLflow as {stored}.")
+    typer.echo(path)

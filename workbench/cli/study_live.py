@@ -1,0 +1,104 @@
+"""A study while it runs: a live table on a terminal, one line a trial elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from workbench.cli.common import duration
+
+if TYPE_CHECKING:
+    from workbench.studies.overview import StudyView, TrialView
+
+_WIDTH = 24
+
+
+class StudyDisplay:
+    """Shows a study's views on stderr."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, soft_wrap=True)
+        self.live = Live(console=self.console, refresh_per_second=4, transient=True)
+        self.on_terminal = sys.stderr.isatty()
+        self._told: int | None = None
+        if self.on_terminal:
+            self.live.start()
+
+    def show(self, view: StudyView) -> None:
+        """The study now; off a terminal only what ended since the last time."""
+        if self.on_terminal:
+            self.live.update(render(view))
+        elif self._told != view.ended:
+            if self._told is not None or view.ended:
+                self.say(summary_line(view))
+            self._told = view.ended
+
+    def say(self, text: str) -> None:
+        """A line above the table."""
+        self.console.print(text, highlight=False, markup=False)
+
+    def stop(self) -> None:
+        """Give the terminal back."""
+        self.live.stop()
+
+
+def render(view: StudyView) -> Group:
+    """Counts, the best trial, and the running ones."""
+    from workbench.runs.progress import sparkline
+
+    lines: list[Text | Table] = [Text(summary_line(view))]
+    if view.history:
+        shown = sparkline(list(view.history), _WIDTH)
+        lines.append(Text(f"{next(iter(view.objectives))} by trial  {shown}"))
+    if view.running:
+        lines.append(_running(view))
+    return Group(*lines)
+
+
+def summary_line(view: StudyView) -> str:
+    """One line: how many ended, in which states, the best value, and the time left."""
+    states = ", ".join(f"{count} {state}" for state, count in view.counts.items() if count)
+    parts = [f"{view.name}: {view.ended} of {view.total} trials ended ({states or 'none'})"]
+    if len(view.objectives) == 1 and view.best:
+        parts.append(f"best {score_text(view.best[0])} in trial {view.best[0].number}")
+    elif view.best:
+        parts.append(f"{len(view.best)} on the Pareto front")
+    if view.left:
+        parts.append(f"about {duration(view.left)} left")
+    return "; ".join(parts)
+
+
+def score_text(trial: TrialView) -> str:
+    """A complete trial's values by name."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in trial.values.items())
+
+
+def _running(view: StudyView) -> Table:
+    from workbench.runs.progress import sparkline
+
+    table = Table(title_justify="left", header_style="bold", box=None)
+    for column in ("trial", "kimg", "reports", "", "left", "worker"):
+        table.add_column(column)
+    for trial in view.running:
+        total = "" if trial.total_nimg is None else f" / {trial.total_nimg / 1000:g}"
+        table.add_row(
+            str(trial.number) + (f" (try {trial.attempts})" if trial.attempts > 1 else ""),
+            f"{trial.nimg / 1000:g}{total}",
+            f"{trial.curve[-1]:.4g}" if trial.curve else "",
+            sparkline(list(trial.curve), _WIDTH),
+            "" if trial.left is None else duration(trial.left),
+            _worker(trial, view),
+        )
+    return table
+
+
+def _worker(trial: TrialView, view: StudyView) -> str:
+    worker = trial.worker or "starting"
+    if trial.worker is not None and trial.worker not in view.workers:
+        return f"{worker} (silent for {duration(trial.silent or 0.0)})"
+    return worker

@@ -1,0 +1,292 @@
+"""workbench study status, best, importance, plot, dashboard, enqueue and promote."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from workbench.cli.common import (
+    PLACES,
+    JsonOption,
+    TrackingOption,
+    WorkspaceOption,
+    print_json,
+    print_table,
+    say,
+)
+from workbench.errors import RequestError
+
+if TYPE_CHECKING:
+    from workbench.studies.overview import StudyView, TrialView
+    from workbench.studies.queue import Ticket, TrialQueue
+    from workbench.workspace import Workspace
+
+StorageOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Of studies: postgresql://... for many machines (default: SQLite in the workspace).",
+        envvar="WORKBENCH_STUDY_STORAGE",
+        show_default=False,
+        rich_help_panel=PLACES,
+    ),
+]
+StudyArgument = Annotated[str, typer.Argument(help="Study by name: its newest version.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog="Example:  workbench study status quickstart --watch")(status)
+    app.command(epilog="Example:  workbench study best quickstart --json")(best)
+    app.command(epilog="Example:  workbench study importance quickstart")(importance)
+    app.command(epilog="Example:  workbench study plot quickstart --out figures/")(plot)
+    app.command(epilog="Example:  workbench study dashboard --port 8081")(dashboard)
+    app.command(epilog="Example:  workbench study enqueue quickstart --set method.sid_alpha=1.2")(
+        enqueue
+    )
+    app.command(epilog="Example:  workbench study promote quickstart --trial 12 --variant tuned")(
+        promote
+    )
+
+
+def status(
+    study: StudyArgument,
+    watch: Annotated[bool, typer.Option("--watch", help="Until the study ends.")] = False,
+    storage: StorageOption = None,
+    workspace: WorkspaceOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Trials by state, the best, and the running ones with their progress."""
+    from workbench.cli.study_live import StudyDisplay, render
+    from workbench.studies.overview import view
+    from workbench.workspace import open_workspace
+
+    queue = _open(study, storage, open_workspace(workspace))
+    now = view(queue.spec, queue.tickets())
+    if watch:
+        display = StudyDisplay()
+        try:
+            while now.ended < now.total:
+                display.show(now)
+                time.sleep(1.0)
+                now = queue.storage.patiently(lambda: view(queue.spec, queue.tickets()))
+        finally:
+            display.stop()
+    if json_output:
+        print_json(now.as_dict())
+        return
+    from rich.console import Console
+
+    Console(soft_wrap=True, highlight=False).print(render(now))
+    for trial in now.failed:
+        typer.echo(f"trial {trial.number} {trial.state}: {trial.error or 'its workers died'}")
+
+
+def best(
+    study: StudyArgument,
+    storage: StorageOption = None,
+    workspace: WorkspaceOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """The best trial's settings; with several objectives the Pareto front."""
+    from workbench.studies.overview import view
+    from workbench.workspace import open_workspace
+
+    queue = _open(study, storage, open_workspace(workspace))
+    now = view(queue.spec, queue.tickets())
+    if not now.best:
+        raise RequestError(f"No trial of {now.name} is complete yet.")
+    if json_output:
+        shown = {key: now.as_dict()[key] for key in ("name", "objectives", "counts", "best")}
+        print_json(shown)
+    else:
+        print_trials(now, now.best)
+
+
+def importance(
+    study: StudyArgument,
+    storage: StorageOption = None,
+    workspace: WorkspaceOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """How much of each objective's variance every setting explains (fANOVA)."""
+    from workbench.studies.figures import importance_frame
+    from workbench.workspace import open_workspace
+
+    queue = _open(study, storage, open_workspace(workspace))
+    found = {}
+    for place, objective in enumerate(queue.spec.objectives):
+        frame = importance_frame(queue.spec, queue.study, place)
+        found[objective.name] = dict(zip(frame["key"], frame["importance"].tolist(), strict=True))
+    if json_output:
+        print_json(found)
+        return
+    keys = next(iter(found.values()))
+    rows = [[key, *(f"{weights[key]:.3f}" for weights in found.values())] for key in keys]
+    print_table(["setting", *found], rows, f"Share of the variance explained, {queue.spec.name}")
+
+
+def plot(
+    study: StudyArgument,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder (default: the workspace's, by study).")
+    ] = None,
+    storage: StorageOption = None,
+    workspace: WorkspaceOption = None,
+    tracking_uri: TrackingOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Draw history, importance, slices and Pareto front, with their numbers as CSV."""
+    from workbench.studies.figures import draw_study
+    from workbench.studies.parent import StudyRun
+    from workbench.tracking import default_artifact_root, default_uri
+    from workbench.workspace import open_workspace
+
+    place = open_workspace(workspace)
+    queue = _open(study, storage, place)
+    folder = out or place.root / "studies" / queue.spec.name
+    files = draw_study(queue.spec, queue.study, queue.tickets(), folder)
+    uri = tracking_uri or default_uri(place.root)
+    StudyRun(queue, uri, default_artifact_root(place.root)).add_files(
+        dict.fromkeys(files, "figures")
+    )
+    if json_output:
+        print_json([str(file) for file in files])
+    else:
+        for file in files:
+            typer.echo(file)
+
+
+def dashboard(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="To listen on.")] = 8081,
+    host: Annotated[str, typer.Option(help="Loopback by default.")] = "127.0.0.1",
+    storage: StorageOption = None,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Serve Optuna's dashboard on the studies; Ctrl-C stops it."""
+    from workbench.studies.storage import StudyStorage
+    from workbench.studies.study import study_names
+    from workbench.workspace import open_workspace
+
+    try:
+        from optuna_dashboard import run_server
+    except ImportError as error:
+        raise RequestError(
+            f"The dashboard needs the Python package {error.name}: "
+            "pip install 'workbench-sid[dashboard]'"
+        ) from None
+    opened = StudyStorage(address(storage, open_workspace(workspace)))
+    names = study_names(opened)
+    if not names:
+        raise RequestError(f"{opened.shown} holds no study yet; `workbench study run` begins one.")
+    say(f"Studies {', '.join(names)}:  http://{host}:{port}/dashboard   (Ctrl-C stops it)")
+    # In this process: its own command would show the storage's password to everyone here.
+    run_server(opened.rdb, host=host, port=port)
+
+
+def enqueue(
+    study: StudyArgument,
+    set_: Annotated[
+        list[str],
+        typer.Option("--set", metavar="KEY=VALUE", help="Of the study's space; repeatable."),
+    ],
+    storage: StorageOption = None,
+    workspace: WorkspaceOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Queue a point to try next; what it leaves open the sampler draws."""
+    from workbench.studies.check import read_point
+    from workbench.workspace import open_workspace
+
+    queue = _open(study, storage, open_workspace(workspace))
+    point = read_point(queue.spec.space, queue.spec.base, set_)
+    number = queue.enqueue(point)
+    if json_output:
+        print_json({"study": queue.spec.name, "trial": number, "point": dict(point)})
+    else:
+        typer.echo(f"Trial {number} of {queue.spec.name} will try {', '.join(set_)}.")
+
+
+def promote(
+    study: StudyArgument,
+    trial: Annotated[int, typer.Option(min=0, help="A complete one, by number.")],
+    variant: Annotated[str, typer.Option(help="Name of the new variant.")],
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Of experiment files (default: the last one that is searched)."),
+    ] = None,
+    storage: StorageOption = None,
+    workspace: WorkspaceOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Write a trial's settings as a variant of its experiment, ready for `workbench run`."""
+    from workbench.registry import experiment_folders, write_variant
+    from workbench.studies.space import at_point
+    from workbench.workspace import open_workspace
+
+    queue = _open(study, storage, open_workspace(workspace))
+    spec, ticket = queue.spec, _complete(queue, trial)
+    config = at_point(spec.base, ticket.trial.params)
+    values = ", ".join(
+        f"{objective.name} {value:.6g}"
+        for objective, value in zip(spec.objectives, ticket.trial.values, strict=True)
+    )
+    seeds = ", ".join(str(seed) for seed in spec.settings.seeds)
+    told = f"study {spec.name}, trial {trial}: {values} (seeds {seeds})"
+    place = folder or experiment_folders()[-1]
+    file = write_variant(place, spec.experiment, variant, config, told)
+    if json_output:
+        print_json({"file": str(file), "experiment": spec.experiment, "variant": variant})
+    else:
+        typer.echo(f"{file}\nworkbench run {spec.experiment} --variant {variant} --seeds 0,1,2")
+
+
+def address(storage: str | None, place: Workspace) -> str:
+    """The storage's URL."""
+    from workbench.studies.storage import default_storage
+
+    return storage or default_storage(place.root)
+
+
+def print_trials(view: StudyView, trials: Sequence[TrialView]) -> None:
+    """Settings down, trials across."""
+    if not trials:
+        return
+    keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
+    rows = [[key, *(_shown(trial.params.get(key, "-")) for trial in trials)] for key in keys]
+    names = list(view.objectives)
+    scores = [[name, *(f"{trial.values[name]:.4g}" for trial in trials)] for name in names]
+    kind = "Best" if len(names) == 1 else "Pareto front"
+    print_table(
+        ["", *(f"trial {trial.number}" for trial in trials)],
+        scores + rows,
+        f"{kind} of {view.counts['complete']} complete trials, {view.name}",
+    )
+
+
+def _open(study: str, storage: str | None, place: Workspace) -> TrialQueue:
+    from workbench.studies.queue import TrialQueue
+    from workbench.studies.study import open_at_pace
+
+    return TrialQueue(*open_at_pace(address(storage, place), study))
+
+
+def _complete(queue: TrialQueue, number: int) -> Ticket:
+    from workbench.studies.queue import TicketState
+
+    tickets = {ticket.number: ticket for ticket in queue.tickets()}
+    complete = [n for n, t in tickets.items() if t.state is TicketState.COMPLETE]
+    if number not in complete:
+        state = tickets[number].state if number in tickets else "not there"
+        listed = ", ".join(map(str, complete)) or "none"
+        raise RequestError(
+            f"Trial {number} of {queue.spec.name} is {state}; complete are: {listed}."
+        )
+    return tickets[number]
+
+
+def _shown(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

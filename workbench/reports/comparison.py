@@ -1,0 +1,233 @@
+"""Groups of runs side by side: what each reached, and which differences the seeds can vouch for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from workbench.errors import unknown_name
+from workbench.reports.groups import Group, SeedRun, Selection
+from workbench.reports.statistics import Difference, Estimate, estimate, welch
+from workbench.runs.state import RunState
+from workbench.tracking.curve import LOWER_IS_BETTER
+
+BEST, LAST, AT_KIMG, AT_SECONDS = "best", "last", "at_kimg", "at_seconds"
+
+Read = Callable[[SeedRun, str], float | None]
+"""(run, score) -> the run's value; None where it has none."""
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """A group's numbers: ``scores[score][statistic]`` over its seeds, where all runs have it.
+
+    ``ms_per_image`` and ``nfe`` are the student's at its own step count, from the final table.
+    """
+
+    group: Group
+    scores: Mapping[str, Mapping[str, Estimate]]
+    ms_per_image: Estimate | None
+    nfe: int | None
+
+    def get(self, score: str, statistic: str) -> Estimate | None:
+        return self.scores.get(score, {}).get(statistic)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A group against the best one, at equal kimg."""
+
+    label: str
+    best: str
+    difference: Difference
+
+    @property
+    def words(self) -> str:
+        apart = self.difference.excludes_zero
+        if apart is None:
+            return "one seed: no interval"
+        return "worse" if apart else "not told apart"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Results best first, by ``metric`` at equal kimg.
+
+    ``kimg`` and ``seconds`` are the most that every run reached; ``seconds`` is None where a run
+    did not write its times.
+    """
+
+    metric: str
+    kimg: float
+    seconds: float | None
+    results: tuple[GroupResult, ...]
+    verdicts: tuple[Verdict, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        return tuple(result.group for result in self.results)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "metric": self.metric,
+            "kimg": self.kimg,
+            "seconds": self.seconds,
+            "groups": [_result_dict(result) for result in self.results],
+            "verdicts": [
+                {
+                    "group": verdict.label,
+                    "best": verdict.best,
+                    "difference": verdict.difference.mean,
+                    "interval": verdict.difference.interval,
+                    "excludes_zero": verdict.difference.excludes_zero,
+                }
+                for verdict in self.verdicts
+            ],
+            "notes": list(self.notes),
+        }
+
+
+def compare(selection: Selection, metric: str = "fid") -> Comparison:
+    """Put groups side by side.
+
+    Raises:
+        RequestError: no run has such a score.
+    """
+    groups = selection.groups
+    runs = [run for group in groups for run in group.runs]
+    known = sorted({name for run in runs for name in run.curve.scores})
+    if metric not in known or metric not in LOWER_IS_BETTER:
+        raise unknown_name("metric", metric, [name for name in known if name in LOWER_IS_BETTER])
+    nimg = min(run.nimg for run in runs)
+    seconds: float | None = min(run.seconds for run in runs)
+    if any(math.isnan(run.seconds) for run in runs):
+        seconds = None
+    results = [_result(group, known, nimg, seconds) for group in groups]
+    results.sort(key=lambda result: _rank(result, metric))
+    notes = [*selection.notes, *_limits(runs, nimg), *_single(groups)]
+    if seconds is not None:
+        notes += _machines(runs)
+    return Comparison(
+        metric, nimg / 1000, seconds, tuple(results), _verdicts(results, metric), tuple(notes)
+    )
+
+
+def _result(group: Group, scores: Sequence[str], nimg: int, seconds: float | None) -> GroupResult:
+    reads: dict[str, Read] = {
+        BEST: _best,
+        LAST: lambda run, name: run.curve.at_nimg(name, run.nimg),
+        AT_KIMG: lambda run, name: run.curve.at_nimg(name, nimg),
+    }
+    if seconds is not None:
+        limit = seconds
+        reads[AT_SECONDS] = lambda run, name: run.curve.at_seconds(name, limit)
+    numbers = {
+        name: {
+            statistic: found
+            for statistic, read in reads.items()
+            if (found := _over_seeds(group, [read(run, name) for run in group.runs])) is not None
+        }
+        for name in scores
+    }
+    steps = group.params.get("generator.steps", "")
+    nfe = int(steps) if steps.isdigit() else None
+    key = f"table/student_{nfe}_ms_per_image"
+    pace = _over_seeds(group, [run.row.metrics.get(key) for run in group.runs])
+    return GroupResult(group, numbers, pace, nfe)
+
+
+def _over_seeds(group: Group, values: Sequence[float | None]) -> Estimate | None:
+    present = [value for value in values if value is not None]
+    return estimate(present) if len(present) == len(group.runs) else None
+
+
+def _best(run: SeedRun, name: str) -> float | None:
+    values = [value for value in run.curve.scores.get(name, ()) if not math.isnan(value)]
+    better = min if LOWER_IS_BETTER.get(name, True) else max
+    return better(values) if values else None
+
+
+def _rank(result: GroupResult, metric: str) -> tuple[bool, float]:
+    found = result.get(metric, AT_KIMG)
+    if found is None or math.isnan(found.mean):
+        return True, 0.0
+    return False, found.mean if LOWER_IS_BETTER[metric] else -found.mean
+
+
+def _verdicts(results: Sequence[GroupResult], metric: str) -> tuple[Verdict, ...]:
+    """Every other group against the first."""
+    best = results[0].get(metric, AT_KIMG)
+    verdicts = []
+    for result in results[1:]:
+        own = result.get(metric, AT_KIMG)
+        if best is not None and own is not None:
+            difference = welch(own.values, best.values)
+            verdicts.append(Verdict(result.group.label, results[0].group.label, difference))
+    return tuple(verdicts)
+
+
+def _limits(runs: Sequence[SeedRun], nimg: int) -> list[str]:
+    """Who keeps the others from being compared later."""
+    most = max(run.nimg for run in runs)
+    slow = [run for run in runs if run.nimg == nimg and run.state is not RunState.FINISHED]
+    if not slow or most == nimg:
+        return []
+    names = ", ".join(f"{run.row.name} ({run.state})" for run in slow[:3])
+    more = f" and {len(slow) - 3} more" if len(slow) > 3 else ""
+    return [
+        f"Equal kimg is {nimg / 1000:g} of up to {most / 1000:g}, as far as {names}{more} got; "
+        "--finished leaves unfinished runs out."
+    ]
+
+
+def _single(groups: Sequence[Group]) -> list[str]:
+    alone = [group.label for group in groups if len(group.runs) == 1]
+    if not alone:
+        return []
+    names = ", ".join(alone[:3]) + (f" and {len(alone) - 3} more" if len(alone) > 3 else "")
+    return [f"One seed only, so no interval: {names}."]
+
+
+def _machines(runs: Sequence[SeedRun]) -> list[str]:
+    kinds = {tuple(run.row.tags.get(key, "?") for key in ("host", "device")) for run in runs}
+    if len(kinds) < 2:
+        return []
+    shown = ", ".join(sorted("/".join(kind) for kind in kinds))
+    return [f"Equal seconds are of different machines: {shown}."]
+
+
+def _result_dict(result: GroupResult) -> dict[str, Any]:
+    group, pace = result.group, result.ms_per_image
+    return {
+        "label": group.label,
+        "experiment": group.experiment,
+        "variant": group.variant,
+        "teacher": group.teacher,
+        "variant_hash": group.variant_hash,
+        "seeds": list(group.seeds),
+        "scores": {
+            name: {statistic: _estimate_dict(found) for statistic, found in statistics.items()}
+            for name, statistics in result.scores.items()
+        },
+        "ms_per_image": None if pace is None else _estimate_dict(pace),
+        "nfe": result.nfe,
+        "runs": [
+            {
+                "run_id": run.row.run_id,
+                "name": run.row.name,
+                "seed": run.seed,
+                "state": str(run.state),
+                "kimg": run.nimg / 1000,
+                "evaluation": run.protocol,
+            }
+            for run in group.runs
+        ],
+    }
+
+
+def _estimate_dict(found: Estimate) -> dict[str, Any]:
+    return {**asdict(found), "values": list(found.values), "interval": found.interval}

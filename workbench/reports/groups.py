@@ -1,0 +1,180 @@
+"""From names that a person types to groups of runs that may be averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from workbench.runs.state import RunState, state_of
+from workbench.runs.tags import EVALUATION
+from workbench.tracking import CURVE_TAG, Curve, RunRow, decode_curve
+
+_NOT_SETTINGS = ("experiment", "variant", "seed", "teacher")
+_SHOWN_DIFFERENCES = 2
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """One tracked run with its evaluations."""
+
+    row: RunRow
+    curve: Curve
+    state: RunState
+
+    @property
+    def seed(self) -> int:
+        return int(self.row.tags["seed"])
+
+    @property
+    def nimg(self) -> int:
+        """Images at its last evaluation."""
+        return self.curve.nimg[-1]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training at its last evaluation; NaN where the run did not write them."""
+        return self.curve.seconds[-1]
+
+    @property
+    def protocol(self) -> str:
+        """What its scores may be compared with: an id of the evaluation's whole protocol."""
+        samples, seed = (self.row.params.get(f"evaluation.{key}") for key in ("samples", "seed"))
+        return self.row.tags.get(EVALUATION, f"not recorded ({samples} samples, seed {seed})")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Repetitions: runs whose settings are equal but for the seed, one run a seed.
+
+    ``label`` tells it from the other groups beside it.
+    """
+
+    label: str
+    experiment: str
+    variant: str
+    teacher: str
+    variant_hash: str
+    runs: tuple[SeedRun, ...]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(run.seed for run in self.runs)
+
+    @property
+    def params(self) -> Mapping[str, str]:
+        """The settings that its runs share."""
+        return self.runs[0].row.params
+
+    @property
+    def started(self) -> int:
+        """When its newest run began, ms since 1970."""
+        return max(run.row.start_time for run in self.runs)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Groups to compare, and what a person has to know of how they were made."""
+
+    groups: tuple[Group, ...]
+    notes: tuple[str, ...] = ()
+
+
+def is_distillation(row: RunRow) -> bool:
+    """Whether a tracked run is a variant's run, not a plan or a study."""
+    return "variant" in row.tags and row.tags.get("seed", "").isdigit()
+
+
+def make_groups(rows: Sequence[RunRow], *, finished: bool = False) -> Selection:
+    """Runs to groups of equal settings, variants in the order of their first run.
+
+    Labels are told apart among one experiment's groups on one teacher; see :func:`tell_apart`.
+
+    Of several runs of one variant and seed (``--fresh``, or two machines) the finished one counts,
+    else the newest; the others form groups of their own, as do older settings of the same name.
+
+    Args:
+        finished: leave out all runs that are not finished.
+    """
+    runs, notes = [], []
+    for row in sorted(rows, key=lambda row: row.start_time):
+        state = state_of(row)
+        curve = decode_curve(row.tags[CURVE_TAG]) if CURVE_TAG in row.tags else None
+        if finished and state is not RunState.FINISHED:
+            continue
+        if curve is None or not curve.nimg:
+            notes.append(f"{row.experiment}/{row.name} ({state}) has no evaluation; left out.")
+            continue
+        runs.append(SeedRun(row, curve, state))
+    cells: dict[tuple[str, ...], list[SeedRun]] = {}
+    for run in runs:
+        cells.setdefault((*_settings(run.row), run.row.tags["seed"]), []).append(run)
+    grouped: dict[tuple[str, ...], list[SeedRun]] = {}
+    for key, repeated in cells.items():
+        for rank, run in enumerate(sorted(repeated, key=_counts_first)):
+            grouped.setdefault((*key[:-1], str(rank)), []).append(run)
+    return Selection(_labelled(grouped), tuple(notes))
+
+
+def _counts_first(run: SeedRun) -> tuple[bool, int]:
+    return run.state is not RunState.FINISHED, -run.row.start_time
+
+
+def _settings(row: RunRow) -> tuple[str, ...]:
+    tags = row.tags
+    return row.experiment, tags["variant"], tags.get("teacher", ""), tags.get("variant_hash", "")
+
+
+def _labelled(grouped: Mapping[tuple[str, ...], Sequence[SeedRun]]) -> tuple[Group, ...]:
+    groups = {
+        key: Group(
+            label=key[1],
+            experiment=key[0],
+            variant=key[1],
+            teacher=key[2],
+            variant_hash=key[3],
+            runs=tuple(sorted(runs, key=lambda run: run.seed)),
+        )
+        for key, runs in grouped.items()
+    }
+    labelled = []
+    for key, group in groups.items():
+        same = [other for k, other in groups.items() if k[:3] == key[:3] and k[-1] == "0"]
+        newest = max(same, key=lambda other: other.started)
+        marks = []
+        if newest.variant_hash != group.variant_hash:
+            marks.append(f"older: {_difference(group.params, newest.params)}")
+        if key[-1] != "0":
+            marks.append("set aside" if key[-1] == "1" else f"set aside {key[-1]}")
+        label = group.variant + (f" ({'; '.join(marks)})" if marks else "")
+        labelled.append(replace(group, label=label))
+    return tuple(labelled)
+
+
+def tell_apart(groups: Iterable[Group]) -> tuple[Group, ...]:
+    """The groups with labels that differ: with experiment, teacher and run where these do."""
+    groups = tuple(groups)
+    experiments = {group.experiment for group in groups}
+    teachers: dict[tuple[str, str], set[str]] = {}
+    for group in groups:
+        teachers.setdefault((group.experiment, group.variant), set()).add(group.teacher)
+    labels = []
+    for group in groups:
+        many = len(teachers[group.experiment, group.variant]) > 1
+        label = f"{group.label} on {group.teacher}" if many else group.label
+        labels.append(f"{group.experiment}/{label}" if len(experiments) > 1 else label)
+    return tuple(
+        replace(group, label=label if labels.count(label) == 1 else f"{label} {_mark(group)}")
+        for group, label in zip(groups, labels, strict=True)
+    )
+
+
+def _mark(group: Group) -> str:
+    return f"[{group.runs[0].row.run_id[:6]}]"
+
+
+def _difference(own: Mapping[str, str], other: Mapping[str, str]) -> str:
+    """What an older group's settings were, where they differ."""
+    keys = [key for key in own if key not in _NOT_SETTINGS and own[key] != other.get(key)]
+    shown = [f"{key}={own[key]}" for key in keys[:_SHOWN_DIFFERENCES]]
+    more = len(keys) - _SHOWN_DIFFERENCES
+    return ", ".join([*shown, f"{more} more"] if more > 0 else shown) or "other settings"

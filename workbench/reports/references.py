@@ -1,0 +1,160 @@
+"""What a person may name: an experiment, one of its variants, or a run by any of its names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from workbench.errors import RequestError, unknown_name
+from workbench.reports.groups import Group, Selection, is_distillation, make_groups, tell_apart
+from workbench.tracking import RunRow, list_runs, load_record
+from workbench.workspace import Workspace
+
+_ALL = 100_000
+_SHORTEST_ID = 6
+
+
+def select(
+    tracking_uri: str,
+    workspace: Workspace,
+    references: Sequence[str],
+    *,
+    finished: bool = False,
+    allow_mixed: bool = False,
+) -> Selection:
+    """The groups behind references, in their order, each group once.
+
+    A reference is an experiment, ``experiment/variant``, or a run: its name, the name or path of
+    its folder (as ``workbench runs list`` prints it), its MLflow id or six digits of it.
+
+    Args:
+        finished: only finished runs count.
+        allow_mixed: compare scores of different evaluations too.
+
+    Raises:
+        RequestError: unknown (names the nearest), nothing to compare, or runs that were evaluated
+            in different ways.
+        WorkbenchError: the store does not answer.
+    """
+    store = _Store(tracking_uri, workspace)
+    groups: dict[frozenset[str], Group] = {}
+    notes: list[str] = []
+    for reference in references:
+        rows, name = store.find(reference)
+        found = make_groups(rows, finished=finished)
+        notes += found.notes
+        for group in found.groups:
+            named = replace(group, label=name) if name is not None else group
+            groups.setdefault(frozenset(run.row.run_id for run in group.runs), named)
+    if not groups:
+        what = " and ".join(repr(reference) for reference in references)
+        state = "finished run" if finished else "evaluated run"
+        raise RequestError(f"{what}: there is no {state} to compare yet.")
+    selected = tell_apart(groups.values())
+    notes += check_comparable(selected, allow_mixed=allow_mixed)
+    return Selection(selected, tuple(dict.fromkeys(notes)))
+
+
+class _Store:
+    """Reads each experiment once, and the whole store only for a run without its experiment."""
+
+    def __init__(self, tracking_uri: str, workspace: Workspace) -> None:
+        self._uri = tracking_uri
+        self._workspace = workspace
+        self._read: dict[str | None, list[RunRow]] = {}
+
+    def find(self, reference: str) -> tuple[list[RunRow], str | None]:
+        """The runs of a reference, and the label of a reference to a single run."""
+        experiment, slash, rest = reference.partition("/")
+        try:
+            rows = self._rows(experiment)
+        except RequestError:
+            rows = self._rows(None)  # not an experiment's name; a wrong address is refused here too
+            slash, rest = "", reference
+        else:
+            if not slash:
+                return rows, None
+            variant = [row for row in rows if row.tags["variant"] == rest]
+            if variant:
+                return variant, None
+        found = self._runs(rows, reference, rest)
+        if not found:
+            known = {row.experiment for row in rows}
+            if slash:
+                known = {f"{row.experiment}/{row.tags['variant']}" for row in rows}
+            raise unknown_name("experiment, variant or run", reference, known)
+        names = {row.name for row in found}
+        return found, names.pop() if len(found) == 1 else None
+
+    def _runs(self, rows: Sequence[RunRow], reference: str, rest: str) -> list[RunRow]:
+        run_id = self._id_of_folder(reference)
+        if run_id is not None:
+            return [row for row in rows if row.run_id == run_id] or [
+                row for row in self._rows(None) if row.run_id == run_id
+            ]
+        exact = [row for row in rows if rest in (row.name, row.run_id, _folder_name(row))]
+        if exact:
+            return exact
+        begun = [row for row in rows if row.run_id.startswith(rest)]
+        return begun if len(rest) >= _SHORTEST_ID and len(begun) == 1 else []
+
+    def _id_of_folder(self, reference: str) -> str | None:
+        """The MLflow run of a run's folder: also of one that was set aside and renamed."""
+        for folder in (self._workspace.runs / reference, Path(reference)):
+            if (folder / "config.json").is_file():
+                record = load_record(folder)
+                return None if record is None else record.run_id
+        return None
+
+    def _rows(self, experiment: str | None) -> list[RunRow]:
+        if experiment not in self._read:
+            rows = list_runs(self._uri, experiment, limit=_ALL)
+            self._read[experiment] = [row for row in rows if is_distillation(row)]
+        return self._read[experiment]
+
+
+def _folder_name(row: RunRow) -> str:
+    return Path(row.tags.get("folder", "")).name
+
+
+def check_comparable(groups: Sequence[Group], *, allow_mixed: bool = False) -> list[str]:
+    """Refuses scores that mean different things; with ``allow_mixed`` returns a warning instead.
+
+    Raises:
+        RequestError: the runs were evaluated in different ways.
+    """
+    protocols: dict[str, list[Group]] = {}
+    for group in groups:
+        for protocol in sorted({run.protocol for run in group.runs}):
+            protocols.setdefault(protocol, []).append(group)
+    if len(protocols) < 2:
+        return []
+    parts = [
+        f"{_short(members)} by {protocol}{_circumstances(members[0], protocol)}"
+        for protocol, members in protocols.items()
+    ]
+    text = f"The runs were evaluated in {len(protocols)} ways: {'; '.join(parts)}."
+    if not allow_mixed:
+        raise RequestError(
+            f"{text} Their scores do not compare; --allow-mixed shows them all the same."
+        )
+    return [f"{text} Scores of different evaluations do not compare."]
+
+
+def _short(groups: Sequence[Group]) -> str:
+    names = [group.label for group in groups]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _circumstances(group: Group, protocol: str) -> str:
+    """What of an evaluation a person can recognise."""
+    row = next(run.row for run in group.runs if run.protocol == protocol)
+    known = {
+        "samples": row.params.get("evaluation.samples"),
+        "seed": row.params.get("evaluation.seed"),
+        "torch": row.tags.get("version.torch"),
+        "diffusers": row.tags.get("version.diffusers"),
+    }
+    shown = ", ".join(f"{key} {value}" for key, value in known.items() if value is not None)
+    return f" ({shown})" if shown else ""

@@ -1,0 +1,183 @@
+"""A comparison as rows of text, and as rows of numbers."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from workbench.errors import RequestError
+from workbench.reports.comparison import (
+    AT_KIMG,
+    AT_SECONDS,
+    BEST,
+    LAST,
+    Comparison,
+    GroupResult,
+    Verdict,
+)
+from workbench.reports.statistics import Difference, Estimate
+
+_TITLES = {"fid": "FID", "alignment": "alignment"}
+_STATISTICS = (AT_KIMG, AT_SECONDS, BEST, LAST)
+
+
+class Table(NamedTuple):
+    """Text for people: a title, headings and rows."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
+        body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return f"**{self.title}**\n\n{body}\n"
+
+
+def title_of(score: str) -> str:
+    """A score's name as people write it."""
+    return _TITLES.get(score, score)
+
+
+def all_tables(comparison: Comparison) -> list[Table]:
+    """All of a comparison, in tables that fit a terminal."""
+    found = [score_table(comparison), verdict_table(comparison), side_table(comparison)]
+    return [table for table in found if table.rows]
+
+
+def score_table(comparison: Comparison) -> Table:
+    """What each group reached, best first; +- is a 95 % interval's half width over seeds."""
+    metric = comparison.metric
+    asked = [
+        (statistic, heading)
+        for statistic, heading in headings(comparison).items()
+        if any(result.get(metric, statistic) for result in comparison.results)
+    ]
+    rows = [
+        [
+            result.group.label,
+            str(len(result.group.runs)),
+            *(number(result.get(metric, statistic)) for statistic, _ in asked),
+        ]
+        for result in comparison.results
+    ]
+    title = f"{title_of(metric)}, mean over seeds ± 95 % interval"
+    return Table(title, ["variant", "seeds", *(heading for _, heading in asked)], rows)
+
+
+def headings(comparison: Comparison) -> dict[str, str]:
+    """What the statistics are called."""
+    return {
+        AT_KIMG: f"at {comparison.kimg:g} kimg",
+        AT_SECONDS: f"at {comparison.seconds or 0:.0f} s",
+        BEST: "best",
+        LAST: "last",
+    }
+
+
+def side_table(comparison: Comparison) -> Table:
+    """What else decides: the other scores at equal kimg, and the student's cost."""
+    known = {name for result in comparison.results for name in result.scores}
+    others = [name for name in _TITLES if name in known - {comparison.metric}]
+    rows = [
+        [
+            result.group.label,
+            *(number(result.get(name, AT_KIMG)) for name in others),
+            number(result.ms_per_image),
+            "-" if result.nfe is None else str(result.nfe),
+        ]
+        for result in comparison.results
+    ]
+    columns = [f"{title_of(name)} at {comparison.kimg:g} kimg" for name in others]
+    return Table("Beside it", ["variant", *columns, "ms/image", "NFE"], rows)
+
+
+def verdict_table(comparison: Comparison) -> Table:
+    """Every group against the best one."""
+    columns = ["variant", "difference", "95 % interval", "verdict"]
+    rows = [
+        [verdict.label, *difference(verdict.difference), verdict.words]
+        for verdict in comparison.verdicts
+    ]
+    best = comparison.results[0].group.label
+    title = f"{title_of(comparison.metric)} at {comparison.kimg:g} kimg, against {best} (Welch)"
+    return Table(title, columns, rows)
+
+
+def number(found: Estimate | None) -> str:
+    """0.371±0.012; without interval for one seed; - where there is none."""
+    if found is None:
+        return "-"
+    if found.half is None or math.isnan(found.half):
+        return _digits(found.mean)
+    return f"{_digits(found.mean)}±{_digits(found.half)}"
+
+
+def difference(found: Difference) -> tuple[str, str]:
+    """The difference and its interval."""
+    interval = found.interval
+    if interval is None:
+        return f"{found.mean:+.3f}", "-"
+    return f"{found.mean:+.3f}", f"{interval[0]:+.3f} to {interval[1]:+.3f}"
+
+
+def write_csv(comparison: Comparison, path: Path) -> None:
+    """One row a group, every number in full.
+
+    Raises:
+        RequestError: the file cannot be written.
+    """
+    scores = sorted({name for result in comparison.results for name in result.scores})
+    verdicts = {verdict.label: verdict for verdict in comparison.verdicts}
+    rows = [_csv_row(result, scores, verdicts) for result in comparison.results]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({**row, **_reach(comparison)} for row in rows)
+    except OSError as error:
+        raise RequestError(f"Cannot write {path}: {error.strerror}.") from None
+
+
+def _reach(comparison: Comparison) -> dict[str, float | None]:
+    return {"equal_kimg": comparison.kimg, "equal_seconds": comparison.seconds}
+
+
+def _csv_row(
+    result: GroupResult, scores: Sequence[str], verdicts: dict[str, Verdict]
+) -> dict[str, object]:
+    group = result.group
+    row: dict[str, object] = {
+        "group": group.label,
+        "experiment": group.experiment,
+        "variant": group.variant,
+        "teacher": group.teacher,
+        "variant_hash": group.variant_hash,
+        "seeds": " ".join(str(seed) for seed in group.seeds),
+        "equal_kimg": None,
+        "equal_seconds": None,
+    }
+    for score in scores:
+        for statistic in _STATISTICS:
+            row |= _csv_cells(f"{score}_{statistic}", result.get(score, statistic))
+    row |= _csv_cells("ms_per_image", result.ms_per_image)
+    row["nfe"] = result.nfe
+    verdict = verdicts.get(group.label)
+    low, high = (verdict.difference.interval if verdict else None) or (None, None)
+    row["difference"] = verdict.difference.mean if verdict else None
+    row |= {"difference_low": low, "difference_high": high}
+    return row
+
+
+def _csv_cells(name: str, found: Estimate | None) -> dict[str, object]:
+    low, high = (found.interval if found else None) or (None, None)
+    mean = None if found is None else found.mean
+    return {f"{name}_mean": mean, f"{name}_low": low, f"{name}_high": high}
+
+
+def _digits(value: float) -> str:
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3f}"

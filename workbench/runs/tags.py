@@ -1,0 +1,6 @@
+"""Names of tags that are written here and read elsewhere."""
+
+from __future__ import annotations
+
+EVALUATION = "evaluation"
+"""The protocol of evaluation; scores of two runs compare exactly where it is equal."""

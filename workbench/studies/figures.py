@@ -1,0 +1,222 @@
+"""A study's figures: history, importance, slices, and the Pareto front of several objectives.
+
+Each has its numbers (``*_frame``) apart from its drawing, and is saved with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import RequestError
+from workbench.plotting import (
+    COLUMN_WIDTH,
+    NEUTRAL,
+    TEXT_WIDTH,
+    color,
+    new_figure,
+    paper_style,
+    save_figure,
+    save_frame,
+)
+from workbench.studies.overview import best_tickets
+from workbench.studies.queue import Ticket, TicketState
+from workbench.studies.samplers import calm_optuna
+from workbench.studies.space import Choice, as_text
+from workbench.studies.spec import StudySpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from optuna import Study
+
+FEWEST_TRIALS = 4
+"""Complete trials below which no importance means anything."""
+
+_SLICES_A_ROW = 3
+
+
+def draw_study(
+    spec: StudySpec, study: Study, tickets: Sequence[Ticket], folder: Path
+) -> list[Path]:
+    """Every figure that the study's trials allow, as PNG and SVG, each with its numbers as CSV.
+
+    Raises:
+        RequestError: no trial is complete.
+    """
+    frame = trials_frame(spec, tickets)
+    if frame.empty:
+        raise RequestError(f"Study {spec.name!r} has no complete trial to draw yet.")
+    drawn: dict[str, tuple[pd.DataFrame, Figure]] = {}
+    with paper_style():
+        for place, objective in enumerate(spec.objectives):
+            tail = "" if place == 0 else f"_{objective.name}"
+            history = history_frame(spec, frame, place)
+            drawn[f"history{tail}"] = history, plot_history(spec, history, place)
+            if len(frame) >= FEWEST_TRIALS:
+                weights = importance_frame(spec, study, place)
+                drawn[f"importance{tail}"] = weights, plot_importance(weights)
+        drawn["slices"] = frame, plot_slices(spec, frame)
+        if spec.objective is None:
+            drawn["pareto"] = frame, plot_pareto(spec, frame)
+    files = []
+    for name, (numbers, figure) in drawn.items():
+        files += [*save_figure(figure, folder / name), save_frame(numbers, folder / f"{name}.csv")]
+    return files
+
+
+def trials_frame(spec: StudySpec, tickets: Sequence[Ticket]) -> pd.DataFrame:
+    """A row a complete trial, in the order of their ends.
+
+    Columns: trial, each objective, each key of the space (None where it did not matter), front
+    (whether no other trial is better in everything).
+    """
+    import pandas as pd
+
+    front = {ticket.number for ticket in best_tickets(spec, tickets)}
+    complete = [ticket for ticket in tickets if ticket.state is TicketState.COMPLETE]
+    complete.sort(key=lambda t: (t.trial.datetime_complete is None, t.trial.datetime_complete))
+    rows = [
+        {
+            "trial": ticket.number,
+            **{o.name: v for o, v in zip(spec.objectives, ticket.trial.values, strict=True)},
+            **{key: ticket.trial.params.get(key) for key in spec.space},
+            "front": ticket.number in front,
+        }
+        for ticket in complete
+    ]
+    names = [objective.name for objective in spec.objectives]
+    return pd.DataFrame(rows, columns=["trial", *names, *spec.space, "front"])
+
+
+def history_frame(spec: StudySpec, frame: pd.DataFrame, place: int) -> pd.DataFrame:
+    """One objective over complete trials. Columns: done (1, 2, ...), trial, value, best."""
+    import pandas as pd
+
+    objective = spec.objectives[place]
+    values = frame[objective.name]
+    best = values.cummin() if objective.direction == "minimize" else values.cummax()
+    done = range(1, len(frame) + 1)
+    return pd.DataFrame({"done": done, "trial": frame["trial"], "value": values, "best": best})
+
+
+def importance_frame(spec: StudySpec, study: Study, place: int = 0) -> pd.DataFrame:
+    """How much of one objective's variance each key explains (fANOVA); largest first.
+
+    Keys that matter only sometimes are left out. Columns: key, importance (they sum to 1).
+
+    Raises:
+        RequestError: too few complete trials, or all with one value.
+    """
+    import pandas as pd
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
+    many = [t for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]
+    if len(many) < FEWEST_TRIALS:
+        raise RequestError(
+            f"Study {spec.name!r} has {len(many)} complete trials; importance needs at least "
+            f"{FEWEST_TRIALS}."
+        )
+    always = [key for key, dimension in spec.space.items() if not dimension.when]
+    with calm_optuna():
+        found = get_param_importances(
+            study,
+            evaluator=FanovaImportanceEvaluator(seed=0),
+            params=always,
+            target=lambda trial: trial.values[place],
+        )
+    pairs = sorted(found.items(), key=lambda pair: -pair[1])
+    return pd.DataFrame(pairs, columns=["key", "importance"])
+
+
+def plot_history(spec: StudySpec, history: pd.DataFrame, place: int) -> Figure:
+    """Every trial's value, and the best one so far."""
+    objective = spec.objectives[place]
+    figure = new_figure()
+    axes = figure.add_subplot()
+    axes.plot(history["done"], history["value"], "o", color=NEUTRAL, alpha=0.5, label="a trial")
+    axes.step(history["done"], history["best"], where="post", color=color(0), label="best so far")
+    axes.set(xlabel="complete trials", ylabel=_heading(objective.name))
+    if _spans_decades(history["value"]):
+        axes.set_yscale("log")
+    axes.legend()
+    return figure
+
+
+def plot_importance(weights: pd.DataFrame) -> Figure:
+    """Bars, the most important key on top."""
+    figure = new_figure(COLUMN_WIDTH, 0.7 + 0.24 * len(weights))
+    axes = figure.add_subplot()
+    shown = weights.iloc[::-1]
+    axes.barh(shown["key"], shown["importance"], color=color(0), height=0.6)
+    axes.set(xlabel="share of the variance explained", xlim=(0, 1))
+    return figure
+
+
+def plot_slices(spec: StudySpec, frame: pd.DataFrame) -> Figure:
+    """The first objective over each key, one panel a key; darker is later."""
+    rows = -(-len(spec.space) // _SLICES_A_ROW)
+    figure = new_figure(TEXT_WIDTH, 0.3 + 1.9 * rows)
+    name = spec.objectives[0].name
+    log = _spans_decades(frame[name])
+    for index, (key, dimension) in enumerate(spec.space.items()):
+        axes = figure.add_subplot(rows, min(_SLICES_A_ROW, len(spec.space)), index + 1)
+        held = frame[frame[key].notna()] if not isinstance(dimension, Choice) else frame
+        _slice(axes, held, key, name, dimension)
+        axes.set_xlabel(key)
+        axes.set_ylabel(_heading(name) if index % _SLICES_A_ROW == 0 else "")
+        if log:
+            axes.set_yscale("log")
+    return figure
+
+
+def _slice(axes: Axes, held: pd.DataFrame, key: str, name: str, dimension: Any) -> None:
+    style: dict[str, Any] = {
+        "c": list(held.index),
+        "cmap": "Blues",
+        "vmin": -len(held) / 2,
+        "s": 10,
+    }
+    if isinstance(dimension, Choice):
+        order = [as_text(value) for value in dimension.values]
+        places = [order.index(as_text(v)) if as_text(v) in order else -1 for v in held[key]]
+        axes.scatter(places, held[name], **style)
+        axes.set_xticks(range(len(order)), order, rotation=30, ha="right")
+        axes.set_xlim(-0.5, len(order) - 0.5)
+    else:
+        axes.scatter(held[key].astype(float), held[name], **style)
+        if dimension.log:
+            axes.set_xscale("log")
+
+
+def plot_pareto(spec: StudySpec, frame: pd.DataFrame) -> Figure:
+    """Trials by pairs of objectives; coloured are those that no other one beats in everything."""
+    names = [objective.name for objective in spec.objectives]
+    pairs = [(a, b) for index, a in enumerate(names) for b in names[index + 1 :]]
+    figure = new_figure(COLUMN_WIDTH if len(pairs) == 1 else TEXT_WIDTH, 2.4)
+    for index, (across, up) in enumerate(pairs):
+        axes = figure.add_subplot(1, len(pairs), index + 1)
+        rest, front = frame[~frame["front"]], frame[frame["front"]]
+        axes.plot(rest[across], rest[up], "o", color=NEUTRAL, alpha=0.4, label="beaten")
+        axes.plot(front[across], front[up], "o", color=color(1), label="Pareto front")
+        for row in front.itertuples():
+            axes.annotate(
+                str(row.trial),
+                (getattr(row, across), getattr(row, up)),
+                textcoords="offset points",
+                xytext=(3, 3),
+                fontsize=6,
+            )
+        axes.set(xlabel=_heading(across), ylabel=_heading(up))
+    figure.axes[0].legend()
+    return figure
+
+
+def _heading(name: str) -> str:
+    return {"fid": "FID", "ms_per_image": "ms per image"}.get(name, name)
+
+
+def _spans_decades(values: pd.Series[float]) -> bool:
+    return bool((values > 0).all() and values.max() > 20 * values.min())

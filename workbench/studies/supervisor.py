@@ -1,0 +1,126 @@
+"""Workers as processes of their own: started, followed, started again when killed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench.errors import InterruptedRunError
+from workbench.runs.jobs import Handle, Job, Launcher
+from workbench.studies.storage import ENVIRONMENT_VARIABLE
+from workbench.training.events import StopFlag
+from workbench.workspace import write_json
+
+_RESTARTS = 3
+_LOOK_SECONDS = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerJob(Job):
+    """One worker of a study on this machine; ``config`` is the study's base.
+
+    ``storage`` may hold a password: like ``tracking_uri`` it travels in the environment.
+    """
+
+    study: str
+    storage: str
+    index: int
+
+    @property
+    def log(self) -> Path:
+        """What the worker printed."""
+        return self._log_folder / f"worker{self.index}.log"
+
+    def command(self) -> list[str]:
+        return [
+            *(sys.executable, "-m", "workbench", "study", "worker", self.study),
+            *("--workspace", str(self.workspace.root), "--nproc", str(self.nproc)),
+        ]
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), ENVIRONMENT_VARIABLE: self.storage}
+
+    def write(self) -> None:
+        """Make the place of the log; a worker reads its settings from the study."""
+        write_json(self._log_folder / "study.json", {"study": self.study})
+
+    @property
+    def last_words(self) -> str:
+        """The last line of the log."""
+        try:
+            lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return "it left no log"
+        said = [line for line in lines if line.strip()]
+        return said[-1].removeprefix("Error: ") if said else "it printed nothing"
+
+    @property
+    def _log_folder(self) -> Path:
+        return self.workspace.root / "jobs" / f"study-{self.study}"
+
+
+@dataclass
+class _Place:
+    """A worker's place and the process that fills it."""
+
+    job: WorkerJob
+    handle: Handle
+    restarts: int = 0
+    code: int | None = None
+
+
+def supervise(
+    jobs: Sequence[WorkerJob],
+    launcher: Launcher,
+    stop: StopFlag,
+    look: Callable[[], None],
+    say: Callable[[str], None],
+) -> dict[int, int]:
+    """Run the workers to their ends; each one's index and exit code.
+
+    A worker that a signal killed is started again, three times at most: its trial waits for it. One
+    that refuses the request ends the others, who would be refused too.
+
+    Args:
+        look: called about twice a second.
+
+    Raises:
+        InterruptedRunError: asked to stop; the workers have been, and have ended.
+    """
+    places = [_Place(job, launcher.start(job)) for job in jobs]
+    asked = False
+    try:
+        while any(place.code is None for place in places):
+            for place in places:
+                _follow(place, launcher, stop, say)
+            refused = any(place.code == 2 for place in places)
+            if (stop.requested or refused) and not asked:
+                asked = True
+                _stop(places)
+            look()
+            time.sleep(_LOOK_SECONDS)
+    except BaseException:  # the second Ctrl-C: nothing of ours outlives us unasked
+        _stop(places)
+        raise
+    if stop.requested:
+        raise InterruptedRunError("Stopped; running trials wait with their checkpoints.")
+    return {place.job.index: place.code or 0 for place in places}
+
+
+def _follow(place: _Place, launcher: Launcher, stop: StopFlag, say: Callable[[str], None]) -> None:
+    if place.code is not None or (code := place.handle.poll()) is None:
+        return
+    if code < 0 and place.restarts < _RESTARTS and not stop.requested:
+        place.restarts += 1
+        say(f"Worker {place.job.index} was killed by signal {-code} and is started again.")
+        place.handle = launcher.start(place.job)
+    else:
+        place.code = code
+
+
+def _stop(places: Sequence[_Place]) -> None:
+    for place in places:
+        place.handle.stop()

@@ -1,0 +1,152 @@
+"""One trial: a point of the space, run with every seed, as tracked and resumable runs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import PrunedRunError, RequestError, WorkbenchError
+from workbench.runs import RunRequest, check_request, execute, run_folder
+from workbench.studies.listener import TrialAddress, open_listener
+from workbench.studies.objectives import OBJECTIVES, student_scores
+from workbench.studies.queue import Claim
+from workbench.studies.samplers import SAMPLERS, calm_optuna, trial_seed
+from workbench.studies.space import Point, at_point, suggest
+from workbench.studies.spec import StudySpec
+from workbench.studies.storage import StudyStorage
+from workbench.training.config import RunConfig
+from workbench.workspace import is_held
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+
+RUNS = "runs"
+"""User attribute of a trial: the folders of its runs."""
+
+
+class OwnFaultError(WorkbenchError):
+    """A refusal that says nothing about other trials: of the point, or of what became of it."""
+
+
+class BusyRunError(WorkbenchError):
+    """Another process is still at this trial's run."""
+
+
+@dataclass(frozen=True)
+class TrialRunner:
+    """How a worker runs trials.
+
+    Attributes:
+        request: everything but configuration, listener and tags, which each run brings.
+        tags: of every run, beside the trial's own.
+    """
+
+    storage: StudyStorage
+    spec: StudySpec
+    request: RunRequest
+    tags: Mapping[str, str]
+
+    def draw(self, study: Study, claim: Claim) -> tuple[Trial, Point]:
+        """Optuna's trial with its point drawn; what was drawn before stays.
+
+        Drawing it once more after the database failed in between gives a whole point again.
+        """
+        from optuna.trial import Trial
+
+        with calm_optuna():
+            make_sampler = SAMPLERS[self.spec.settings.sampler]
+            study.sampler = make_sampler(trial_seed(self.spec.settings.sampler_seed, claim.ticket))
+            study.get_trials(deepcopy=False)  # tells Optuna's cache of the trial
+            trial = Trial(study, claim.trial_id)
+            return trial, suggest(self.spec.space, trial)
+
+    def config(self, point: Point, claim: Claim, seed: int) -> RunConfig:
+        """One run of a trial: measured where the objectives are, at its full step count.
+
+        Raises:
+            OwnFaultError: the configuration refuses the point, or its batch these processes.
+        """
+        try:
+            config = at_point(self.spec.base, point)
+            check_request(config, self.request.nproc)
+        except RequestError as error:
+            raise OwnFaultError(str(error)) from None
+        steps = config.generator.steps
+        return config.model_copy(
+            update={
+                "experiment": self.spec.run_experiment,
+                "variant": f"trial{claim.ticket}",
+                "seed": seed,
+                "evaluation": config.evaluation.model_copy(update={"student_steps": (steps,)}),
+            }
+        )
+
+    def run(self, trial: Trial, point: Point, claim: Claim) -> dict[str, float]:
+        """The trial's scores by objective, each the mean over seeds.
+
+        Raises:
+            PrunedRunError: it is not worth finishing.
+            BusyRunError: another process holds one of its runs.
+            RequestError: what is wrong for this trial is wrong for all.
+            WorkbenchError: the run failed, or was interrupted and resumes when run again.
+        """
+        scores: list[dict[str, float]] = []
+        seeds = self.spec.settings.seeds
+        for place, seed in enumerate(seeds):
+            scores.append(self._run_once(self.config(point, claim, seed), claim, place))
+            if self.spec.prunes_over_seeds:
+                worse = self._is_worse(trial, claim, place, scores[-1])
+                if worse and place + 1 < len(seeds):
+                    raise PrunedRunError(f"Worse than the best trial after {place + 1} seeds.")
+        return {name: statistics.fmean(score[name] for score in scores) for name in OBJECTIVES}
+
+    def record(self, trial: Trial, point: Point, claim: Claim, scores: Mapping[str, float]) -> None:
+        """Keep beside the trial what its values do not say: all scores, and where its runs are."""
+        folders = [
+            run_folder(self.request.workspace, self.config(point, claim, seed)).name
+            for seed in self.spec.settings.seeds
+        ]
+        attributes: dict[str, Any] = {**scores, RUNS: folders}
+        for name, value in attributes.items():
+            trial.set_user_attr(name, value)
+
+    def _run_once(self, config: RunConfig, claim: Claim, place: int) -> dict[str, float]:
+        folder = run_folder(self.request.workspace, config)
+        lock = folder.lock
+        busy = BusyRunError(f"Trial {claim.ticket} is still being run by another process.")
+        if is_held(lock):
+            raise busy
+        address = TrialAddress(self.storage.url, self.spec, claim.number, claim.trial_id, place)
+        request = replace(
+            self.request,
+            config=config,
+            make_listener=partial(open_listener, address),
+            tags={**self.tags, "study": self.spec.name, "trial": str(claim.ticket)},
+        )
+        try:
+            outcome = execute(request)
+        except RequestError as error:
+            if is_held(lock):
+                raise busy from None
+            if any(folder.checkpoints.glob("*")):  # it began, so that other trials can begin too
+                raise OwnFaultError(str(error)) from None
+            raise
+        return student_scores(outcome.results["table"], config.generator.steps)
+
+    def _is_worse(
+        self, trial: Trial, claim: Claim, place: int, scores: Mapping[str, float]
+    ) -> bool:
+        """Wilcoxon's question: does the trial lose to the best one, seed by seed?"""
+        (objective,) = self.spec.objectives
+
+        def ask() -> bool:
+            known = self.storage.rdb.get_trial(claim.trial_id).intermediate_values
+            if place not in known:
+                trial.report(scores[objective.name], place)
+            with calm_optuna():
+                return trial.should_prune()
+
+        return self.storage.patiently(ask)

@@ -1,0 +1,206 @@
+"""A worker: draws tickets until none is left, on any machine that reaches the storage."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from workbench.errors import InterruptedRunError, PrunedRunError, RequestError, WorkbenchError
+from workbench.runs import RunRequest
+from workbench.runs.signals import stop_on_signals
+from workbench.studies.heartbeat import Pulse
+from workbench.studies.parent import StudyRun
+from workbench.studies.queue import WORKER, Claim, TicketState, TrialQueue
+from workbench.studies.space import as_text
+from workbench.studies.storage import UnreachableError
+from workbench.studies.study import open_at_pace
+from workbench.studies.trial import BusyRunError, TrialRunner
+from workbench.tracking import default_artifact_root
+from workbench.training.checkpoint import CheckpointError
+from workbench.training.events import StopFlag
+
+REFUSED = "refused"
+"""The study's user attribute that stops all workers: what is wrong for every trial."""
+
+NOT_THE_TRIALS_FAULT = (
+    InterruptedRunError,
+    KeyboardInterrupt,
+    CheckpointError,
+    UnreachableError,
+    OSError,
+)
+"""The trial waits again, and goes on where it was when somebody can."""
+
+_CPU_ALLOCATOR = "DefaultCPUAllocator"  # torch raises a plain RuntimeError there
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended: with values, with an error, or pruned with neither."""
+
+    shown: str
+    values: tuple[float, ...] | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class WorkerReport:
+    """What a worker did: tickets that it brought to an end."""
+
+    ended: int
+
+
+def work(
+    url: str, name: str, request: RunRequest, say: Callable[[str], None] = lambda text: None
+) -> WorkerReport:
+    """Run a study's trials until none is waiting and no peer has one that may come back.
+
+    Args:
+        url: the study's storage.
+        request: how trials are run; configuration, listener and tags are replaced by each trial's.
+        say: hears of each trial.
+
+    Raises:
+        RequestError: no such study; or something is wrong for all trials, here or at a peer: the
+            study stops, and its trials wait.
+        InterruptedRunError: a signal came; the trial waits and continues where it was.
+        WorkbenchError: the storage stayed away, or this machine cannot write.
+    """
+    storage, spec = open_at_pace(url, name)
+    worker = _Worker(TrialQueue(storage, spec), request, say)
+    with stop_on_signals() as stop:
+        try:
+            worker.loop(stop)
+        finally:
+            worker.close()
+    return WorkerReport(worker.ended)
+
+
+class _Worker:
+    def __init__(self, queue: TrialQueue, request: RunRequest, say: Callable[[str], None]) -> None:
+        self.queue, self.storage, self.say = queue, queue.storage, say
+        self.parent = StudyRun(
+            queue, request.tracking_uri, default_artifact_root(request.workspace.root)
+        )
+        self.request = request
+        self.name = f"{platform.node()}:{os.getpid()}"
+        self.ended = 0
+
+    def loop(self, stop: StopFlag) -> None:
+        patiently = self.storage.patiently
+        # What a peer refused may have been mended since; else this worker finds it out itself.
+        patiently(lambda: self._refuse(None), stop)
+        self.parent.begin()
+        while True:
+            if stop.requested:
+                raise InterruptedRunError("Stopped between two trials; the others wait.")
+            if (refusal := patiently(self._refusal, stop)) is not None:
+                raise RequestError(refusal)
+            patiently(self.queue.recover, stop)
+            claim = patiently(self.queue.claim, stop)
+            if claim is not None:
+                self._hold(claim, stop)
+            elif patiently(self.queue.counts, stop)[TicketState.RUNNING]:
+                self.queue.wait(stop)  # a peer may die, and its trial come back
+            else:
+                return
+
+    def close(self) -> None:
+        self.parent.end()
+        self.storage.close()
+
+    def _hold(self, claim: Claim, stop: StopFlag) -> None:
+        """Run a claimed ticket; however that goes, the ticket ends or waits again."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        def beat() -> None:
+            self.storage.rdb.record_heartbeat(claim.trial_id)
+
+        with Pulse(self.storage, self.queue.spec.settings.heartbeat_s, beat):
+            try:
+                self._attempt(claim, stop)
+            except UpdateFinishedTrialError:
+                self.say(f"trial {claim.ticket}: a peer has queued it again")
+            except BusyRunError as busy:
+                self.say(f"{busy} It waits.")
+                self._give_back(claim, stop)
+                self.queue.wait(stop)
+            except RequestError as error:
+                text = str(error)
+                self.storage.patiently(lambda: self._refuse(text), stop)
+                self._give_back(claim, stop)
+                raise
+            except NOT_THE_TRIALS_FAULT as error:
+                stop.requested |= isinstance(error, InterruptedRunError | KeyboardInterrupt)
+                self._give_back(claim, stop)
+                raise
+        self.parent.tell()
+
+    def _attempt(self, claim: Claim, stop: StopFlag) -> None:
+        """Draw, run and tell; what is the trial's own fault ends here."""
+        patiently, spec = self.storage.patiently, self.queue.spec
+        runner = TrialRunner(self.storage, spec, self.request, self.parent.child_tags)
+        trial, point = patiently(lambda: runner.draw(self.queue.study, claim), stop)
+        patiently(lambda: trial.set_user_attr(WORKER, self.name), stop)
+        shown = ", ".join(f"{key}={as_text(value)}" for key, value in point.items())
+        self.say(f"trial {claim.ticket}: {shown}")
+        began = time.monotonic()
+        try:
+            scores = runner.run(trial, point, claim)
+        except PrunedRunError as pruned:
+            self._finish(claim, stop, Outcome(f"pruned. {pruned}"))
+            return
+        except (BusyRunError, RequestError, *NOT_THE_TRIALS_FAULT):
+            raise
+        except Exception as error:
+            reason = _reason(error)
+            self._finish(claim, stop, Outcome(f"failed. {reason}", error=reason))
+            if not _fails_alone(error):
+                raise
+            return
+        patiently(lambda: runner.record(trial, point, claim, scores), stop)
+        values = tuple(scores[objective.name] for objective in spec.objectives)
+        text = ", ".join(f"{o.name} {scores[o.name]:.4g}" for o in spec.objectives)
+        text += f" in {time.monotonic() - began:.0f} s"
+        self._finish(claim, stop, Outcome(text, values))
+
+    def _finish(self, claim: Claim, stop: StopFlag, outcome: Outcome) -> None:
+        def tell() -> bool:
+            return self.queue.finish(claim, outcome.values, error=outcome.error)
+
+        kept = self.storage.patiently(tell, stop)
+        self.ended += kept
+        lost = "" if kept else " (a peer has queued it again, and will recall these results)"
+        self.say(f"trial {claim.ticket}: {outcome.shown}{lost}")
+
+    def _give_back(self, claim: Claim, stop: StopFlag) -> None:
+        """Best effort when asked to stop: what stays RUNNING is found by its silence."""
+        try:
+            self.storage.patiently(lambda: self.queue.give_back(claim), stop)
+        except (InterruptedRunError, UnreachableError) as error:
+            self.say(str(error))
+
+    def _refusal(self) -> str | None:
+        text = self.queue.study.user_attrs.get(REFUSED)
+        return None if text is None else str(text)
+
+    def _refuse(self, text: str | None) -> None:
+        self.queue.study.set_user_attr(REFUSED, text)
+
+
+def _fails_alone(error: Exception) -> bool:
+    """Whether a failure says nothing about other trials; anything else is a bug."""
+    if isinstance(error, WorkbenchError | torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and _CPU_ALLOCATOR in str(error)
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    name = "" if isinstance(error, WorkbenchError) else f"{type(error).__name__}: "
+    return f"{name}{lines[0]}"[:480]
