@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: quickstart test check install clean
+.PHONY: quickstart test drill check install clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/workbench run quickstart
@@ -13,7 +13,11 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --strict workbench
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+# Eight workers on one PostgreSQL study, two killed and the database crashed; about half an hour.
+drill: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.drill
 
 install: $(VENV)/.installed
 

@@ -36,9 +36,10 @@ def configs(experiment: str) -> list[RunConfig]:
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def filled(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path) -> Workspace:
     """A registered experiment with two variants of two seeds; read it only."""
     place = open_workspace(tmp_path_factory.mktemp("compared") / "workspace")
+    shutil.copy(fresh_store, place.root)
     uri = default_uri(place.root)
     variants = dict(zip(VARIANTS, configs("ranges")[::2], strict=True))
     register(make_plan(Experiment("ranges", "Which?", "Wide.", variants)), [0, 1], place, uri)

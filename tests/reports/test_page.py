@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import shutil
 from pathlib import Path
 
 import PIL.Image
@@ -21,9 +22,10 @@ SHAPES = {"near": Shape(0.40), "far": Shape(0.9), "moved": Shape(0.41)}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def place(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path) -> Workspace:
     """A registered experiment: three variants ran, one did not; "moved" ran on another machine."""
     workspace = open_workspace(tmp_path_factory.mktemp("page") / "workspace")
+    shutil.copy(fresh_store, workspace.root)
     uri = default_uri(workspace.root)
     alphas = {"near": 1.0, "far": 0.5, "moved": 1.2, "never": 2.0}
     variants = {

@@ -16,9 +16,10 @@ from workbench.workspace import Workspace, open_workspace
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def place(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path) -> Workspace:
     """Experiment "one" (a, b; two seeds) and "two" (a): the first run of one/a was set aside."""
     workspace = open_workspace(tmp_path_factory.mktemp("references") / "workspace")
+    shutil.copy(fresh_store, workspace.root)
     uri = default_uri(workspace.root)
 
     def configs(experiment: str, *names: str) -> list[RunConfig]:
