@@ -22,7 +22,7 @@ from workbench.training.parallel import joined_ranks, launch
 
 SHORT = (
     *("training.kimg=0.16", "schedule.evaluate_kimg=0.16", "evaluation.samples=50"),
-    "evaluation.student_steps=[4]",
+    *("schedule.log_kimg=0.032", "evaluation.student_steps=[4]"),
 )
 
 
@@ -127,8 +127,7 @@ def test_two_nodes_are_two_ranks(prepared: InsideWorkbench, address: str) -> Non
     # The same configuration is the same run: set it aside and repeat it on one machine.
     prepared(*prepared.quick("--nproc", "2", "--fresh", "--json", settings=SHORT))
     ours, theirs = (losses(file) for file in (kept_as(run), run))
-    assert ours.keys() == theirs.keys() and len(ours) >= 6
-    print({key: (ours[key], theirs[key]) for key in ours})
+    assert len(ours) >= 5 * 6
     assert ours == pytest.approx(theirs, rel=1e-5)
 
 

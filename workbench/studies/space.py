@@ -48,8 +48,9 @@ class Real:
         return _range_problem(self.low, self.high, self.log)
 
     def contains(self, value: Value) -> bool:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and self.low <= float(value) <= self.high
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return self.low <= value <= self.high
 
 
 @dataclass(frozen=True)
