@@ -74,7 +74,9 @@ class Drill:
         self.tracking_uri = postgres.create_database(f"{NAME}_mlflow")
         ensure_store(self.tracking_uri, default_artifact_root(workspace.root))
         base = with_overrides(RunConfig(teacher=str(teacher)), BRIEF)
-        settings = StudySettings(heartbeat_s=1, grace_s=plan.grace_s, sampler="random")
+        settings = StudySettings(
+            heartbeat_s=1, grace_s=plan.grace_s, sampler="random", pruner="none"
+        )
         spec = StudySpec(NAME, "quickstart", base, SPACE, settings)
         storage = StudyStorage(self.storage_url, settings.heartbeat_s, settings.grace_s)
         self.queue = TrialQueue(storage, create_or_continue(storage, spec))

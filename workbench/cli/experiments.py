@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,7 +23,7 @@ from workbench.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from workbench.registry.status import PlanStatus
+    from workbench.registry.status import Cell, PlanStatus
 
 app = typer.Typer(
     name="experiments", no_args_is_help=True, help="What can be run, and what has been."
@@ -157,45 +157,51 @@ def status(
 
 
 def _print_status(status: PlanStatus) -> None:
-    from workbench.registry.status import spread
+    """One line a run, narrow enough for 80 columns; --json has everything."""
     from workbench.runs.state import RunState
 
     plan, rows = status.plan, []
-    before = None
+    shown: set[str] = set()
     for cell in status.cells:
-        mine = [c for c in status.cells if c.variant == cell.variant]
-        fids = [c.fid for c in mine if c.state is RunState.FINISHED and c.fid is not None]
-        over = spread(fids) if cell.variant != before else None
-        before_text = "" if cell.variant == before else cell.variant
-        before = cell.variant
+        first = cell.variant not in shown
+        shown.add(cell.variant)
         rows.append(
             [
-                before_text,
+                cell.variant if first else "",
                 str(cell.seed),
-                cell.state,
-                _kimg(cell.kimg, cell.total_kimg),
-                _score(cell.fid),
-                _score(cell.best_fid),
-                _score(cell.alignment),
-                "" if over is None else f"{over[0]:.3f} ± {over[1]:.3f} ({len(fids)})",
-                _left(cell.left) if cell.state is not RunState.FINISHED else "",
+                _state(cell),
+                f"{cell.kimg:g}",
+                "-" if cell.fid is None else f"{cell.fid:.3f}",
+                _over_seeds(status, cell.variant) if first else "",
             ]
         )
+    total = {cell.total_kimg for cell in status.cells if cell.total_kimg is not None}
+    kimg = f"kimg of {max(total):g}" if len(total) == 1 else "kimg"
     title = f"{plan.experiment}, {plan.title}: {plan.question}"
-    columns = ["variant", "seed", "state", "kimg", "FID", "best FID", "alignment"]
-    print_table([*columns, "FID, mean ± sd (seeds)", "left"], rows, title)
+    columns = ["variant", "seed", "state", kimg, "FID", "mean ± sd (seeds)"]
+    print_table(columns, rows, title)
     done = status.count(RunState.FINISHED)
     left = "" if not status.left else f", about {duration(status.left)} of work left"
     typer.echo(f"{done} of {len(status.cells)} runs are finished{left}.")
 
 
-def _kimg(kimg: float, total: float | None) -> str:
-    return f"{kimg:g}" if total is None else f"{kimg:g} / {total:g}"
+def _state(cell: Cell) -> str:
+    from workbench.runs.state import RunState
+
+    going = cell.state is RunState.RUNNING and cell.left is not None
+    return f"{cell.state}, {duration(cell.left or 0)}" if going else str(cell.state)
 
 
-def _score(value: Any) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _over_seeds(status: PlanStatus, variant: str) -> str:
+    """The final FIDs of a variant's finished runs."""
+    from workbench.registry.status import spread
+    from workbench.runs.state import RunState
 
-
-def _left(seconds: float | None) -> str:
-    return "?" if seconds is None else duration(seconds)
+    cells = [c for c in status.cells if c.variant == variant and c.state is RunState.FINISHED]
+    fids = [cell.fid for cell in cells if cell.fid is not None]
+    over = spread(fids)
+    if over is None:
+        return ""
+    mean, deviation = over
+    sd = "" if deviation is None else f" ± {deviation:.3f}"
+    return f"{mean:.3f}{sd} ({len(fids)})"

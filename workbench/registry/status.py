@@ -86,11 +86,11 @@ def plan_status(plan: PlanRow, rows: Sequence[RunRow]) -> PlanStatus:
     return PlanStatus(plan, tuple(cells))
 
 
-def spread(values: Sequence[float]) -> tuple[float, float] | None:
-    """Mean and sample standard deviation (0 for one value); None without values."""
+def spread(values: Sequence[float]) -> tuple[float, float | None] | None:
+    """Mean and sample standard deviation, which one value has not; None without values."""
     if not values:
         return None
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def _cell(variant: str, seed: int, row: RunRow) -> Cell:
