@@ -128,20 +128,25 @@ def plot(
         height = max(0.42 * width, 0.21 * len(values) + 0.9)
         figure = new_figure(width, height)
         left, right = figure.subplots(1, 2, width_ratios=(1.55, 1))
-        _draw_curves(left, frame, metric, list(values), styles)
+        _draw_curves(left, frame, metric, list(values), styles, list((levels or {}).values()))
         _draw_values(right, values, metric, styles, equal_kimg(frame))
         name_levels(left, levels or {})
     return figure
 
 
 def _draw_curves(
-    axes: Axes, frame: pd.DataFrame, metric: str, order: Sequence[str], styles: Mapping[str, int]
+    axes: Axes,
+    frame: pd.DataFrame,
+    metric: str,
+    order: Sequence[str],
+    styles: Mapping[str, int],
+    levels: Sequence[float],
 ) -> None:
     kimg_axis(axes, frame["kimg"])
     drawn = frame[frame["label"].isin(order)]
     finite = drawn[metric][drawn[metric].abs() < math.inf]
     if LOWER_IS_BETTER[metric]:
-        log_axis(axes, [float(value) for value in finite[finite > 0]])
+        log_axis(axes, [*(float(v) for v in finite[finite > 0]), *(v for v in levels if v > 0)])
     for label in reversed(order):  # the best on top
         shade, dash, marker = _style(styles[label])
         table = drawn[drawn["label"] == label].pivot(index="kimg", columns="run", values=metric)

@@ -100,13 +100,13 @@ def exclusive(path: Path, holder: str, wait: float = 1.0) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a living process holds the lock file."""
+    """Whether a living process holds the lock file, or it is closed to us and may be held."""
     from filelock import FileLock, Timeout
 
-    if not path.exists():
-        return False
     try:
+        if not path.exists():
+            return False
         with FileLock(path, timeout=0):
             return False
-    except Timeout:
+    except (Timeout, PermissionError):
         return True

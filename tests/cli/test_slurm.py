@@ -107,15 +107,15 @@ from workbench.workspace import Workspace
 COMMAND = '''
 import signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
-print("ready", flush=True)
+print("ready, fresh:", sys.argv[1], flush=True)
 time.sleep(60)
 '''
 
 class Sleeper(Job):
     def command(self):
-        return [sys.executable, "-c", COMMAND]
+        return [sys.executable, "-c", COMMAND, str(self.fresh)]
 
-job = Sleeper(RunConfig(), Workspace(Path(sys.argv[1])), "")
+job = Sleeper(RunConfig(), Workspace(Path(sys.argv[1])), "", fresh=True)
 job.write()
 print(job.log, flush=True)
 SlurmTask(job, tuple(sys.argv[2:]), 30)()
@@ -125,9 +125,10 @@ SlurmTask(job, tuple(sys.argv[2:]), 30)()
 class Task:
     """A submitit task's process whose run only waits to be asked, and then ends with 3."""
 
-    def __init__(self, folder: Path, *needs: str) -> None:
+    def __init__(self, folder: Path, *needs: str, restarts: str = "0") -> None:
         folder.mkdir(exist_ok=True)
         marks = {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": "7"}
+        marks |= {"SLURM_RESTART_COUNT": restarts}  # Slurm sets it in a re-queued job
         self.process = subprocess.Popen(
             [sys.executable, "-c", TASK, str(folder), *needs],
             env={**os.environ, **marks, "SUBMITIT_FOLDER": str(folder)},
@@ -155,9 +156,10 @@ def test_a_person_stops_it_and_slurm_has_the_last_word(tmp_path: Path) -> None:
     stopped.wait_until_it_runs()
     stopped.tell(signal.SIGUSR1)
     assert stopped.ended() == 3
+    assert "fresh: True" in stopped.log.read_text()
     assert stopped.exit_file.read_text() == "3\n"
 
-    held = Task(tmp_path / "held")
+    held = Task(tmp_path / "held", restarts="1")
     held.wait_until_it_runs()
     held.tell(signal.SIGTERM)  # the run ends, its task waits to be killed or re-queued
     run = psutil.Process(held.process.pid).children()
@@ -166,6 +168,7 @@ def test_a_person_stops_it_and_slurm_has_the_last_word(tmp_path: Path) -> None:
     assert held.process.poll() is None
     held.tell(signal.SIGUSR1)
     assert held.ended() == 3
+    assert "fresh: False" in held.log.read_text()
 
 
 def test_what_did_not_travel_is_named(tmp_path: Path) -> None:

@@ -192,6 +192,14 @@ def test_a_study_that_is_not_there_or_searches_otherwise(searched: InsideWorkben
     assert "fresh | ddim" in searched("study", "enqueue", "searched", *wrong, code=2).stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["worker", "status", "best", "importance", "plot", "dashboard", "enqueue", "promote"],
+)
+def test_help_explains_with_an_example(workbench: InsideWorkbench, command: str) -> None:
+    assert f"Example:  workbench study {command} " in workbench("study", command, "--help").stdout
+
+
 def test_the_dashboard_serves_the_studies_on_loopback(searched: InsideWorkbench) -> None:
     from workbench.registry import get_experiment
     from workbench.studies import StudySpec

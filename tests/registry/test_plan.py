@@ -101,6 +101,32 @@ def test_a_second_workspace_continues_the_same_plan(
     assert (second.run_id, second.seeds) == (first.run_id, (0, 1))
     (row,) = plan_rows(list_runs(uri, "asked"))
     assert row.seeds == (0, 1)
+    # What one adds the other keeps, and neither gives a name of the other's new settings.
+    grown = make_plan(experiment(low=["method.t_range=[0,0.5]"], new=["method.sid_alpha=1.2"]))
+    register(grown, (2,), other, uri)
+    again = registered(place, experiment(), 3)
+    assert again.seeds == (0, 1, 2, 3)
+    assert list(again.plan.variants) == ["low", "high", "new"]
+    with pytest.raises(RequestError, match=r"new: method.sid_alpha 1.2 -> 1.0"):
+        registered(place, experiment(new=[]), 0)
+
+
+def test_a_plan_deleted_in_the_store_is_written_again(place: Workspace) -> None:
+    from mlflow import MlflowClient
+
+    uri = default_uri(place.root)
+    first = registered(place, experiment(), 0)
+    MlflowClient(uri).delete_run(first.run_id)
+    assert plan_rows(list_runs(uri, "asked")) == []
+    registered(place, experiment(), 0)
+    (row,) = plan_rows(list_runs(uri, "asked"))
+    assert row.hashes == first.plan.hashes
+
+
+@pytest.mark.parametrize("change", ["seed=3", "experiment=other", "variant=z"])
+def test_names_and_seeds_are_no_settings_of_a_plan(change: str) -> None:
+    with pytest.raises(RequestError, match="--seeds"):
+        make_plan(experiment(), [change])
 
 
 def test_a_plan_edited_by_hand_is_noticed(place: Workspace) -> None:
@@ -151,7 +177,7 @@ def test_status_joins_plan_and_runs_by_content(place: Workspace) -> None:
         tracker.finish("FINISHED" if outcome == "finished" else "KILLED")
 
     done = plan.config("low", 0)
-    track("a", done, "finished", eval_fid=0.5, best_fid=0.4, perf_kimg=64.0)
+    track("a", done, "finished", eval_fid=0.5, best_fid=0.4, perf_train_seconds=60.0)
     track("b", plan.config("low", 1), "interrupted", perf_kimg=16.0, perf_images_per_s=100.0)
     track("c", plan.config("low", 7), "finished", eval_fid=0.7)
     older = with_overrides(done, ["method.t_range=[0,0.4]"])
@@ -171,8 +197,7 @@ def test_status_joins_plan_and_runs_by_content(place: Workspace) -> None:
     }
     assert (cells["low", 0].fid, cells["low", 0].best_fid) == (0.5, 0.4)
     assert cells["low", 1].left == pytest.approx(480)
-    pace = cells["high", 0].left
-    assert pace is not None
-    assert status.left == pytest.approx(480 + 2 * pace)
+    assert cells["high", 0].left == pytest.approx(60)
+    assert status.left == pytest.approx(480 + 2 * 60)
     assert status.count(RunState.FINISHED) == 2
     assert spread([0.5, 0.7]) == pytest.approx((0.6, 0.2 / 2**0.5))

@@ -50,7 +50,7 @@ def make_row() -> MakeRow:
             name=f"{variant}-seed{seed}",
             experiment="e",
             experiment_id="1",
-            status="FINISHED",
+            status="RUNNING" if own.get("outcome") == "running" else "FINISHED",
             start_time=1000 * count,
             end_time=None,
             params={"generator.steps": "4", "seed": str(seed), **(params or {})},

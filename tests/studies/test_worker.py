@@ -108,9 +108,11 @@ def test_what_is_a_trials_own_fault_fails_it_alone(
     assert parent.data.tags["trials.failed"] == "2"
 
 
+@pytest.mark.parametrize("nproc", [1, 2])
 def test_a_bad_trial_is_pruned_at_its_first_evaluation(
-    queue_of: MakeQueue, base: RunConfig, request_of: RunRequest
+    nproc: int, queue_of: MakeQueue, base: RunConfig, request_of: RunRequest
 ) -> None:
+    """Also where its run has processes of its own, one of which asks the study."""
     queue = queue_of(base, PACE.with_changes({"pruner": "median"}))
     distributions = {
         "method.sid_alpha": FloatDistribution(0.8, 1.4),
@@ -126,7 +128,7 @@ def test_a_bad_trial_is_pruned_at_its_first_evaluation(
             )
         )
     queue.fill(6)
-    said = run_all(queue, request_of)
+    said = run_all(queue, replace(request_of, nproc=nproc))
     assert said[-1] == "trial 5: pruned. Ended early at 0.016 kimg."
     assert queue.tickets()[5].state is TicketState.PRUNED
     (reported,) = queue.tickets()[5].trial.intermediate_values.items()

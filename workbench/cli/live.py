@@ -75,6 +75,7 @@ class JobsWatcher(Watcher):
 
     def _left(self, views: Sequence[JobView]) -> float | None:
         """Wall time to the end, by the pace of this session so far."""
+        views = [view for view in views if view.state is not RunState.FAILED]
         total = sum(view.progress.total_nimg for view in views)
         seen = sum(
             view.progress.total_nimg if view.state is RunState.FINISHED else view.progress.nimg

@@ -22,6 +22,7 @@ from workbench.cli.common import (
 from workbench.errors import InterruptedRunError, RequestError, WorkbenchError
 
 if TYPE_CHECKING:
+    from workbench.registry import Plan
     from workbench.runs import Job, Launcher, RunOutcome
     from workbench.training.config import RunConfig
     from workbench.training.nodes import Nodes
@@ -71,7 +72,15 @@ def run(
             rich_help_panel=WHAT,
         ),
     ] = False,
-    parallel: Annotated[int, typer.Option(min=1, help="Runs at once.", rich_help_panel=HOW)] = 1,
+    parallel: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Runs at once (default: 1; with Slurm all).",
+            rich_help_panel=HOW,
+            show_default=False,
+        ),
+    ] = None,
     nproc: Annotated[
         int, typer.Option(min=1, help="Processes to shard a run over.", rich_help_panel=HOW)
     ] = 1,
@@ -112,6 +121,7 @@ def run(
 
     Runs what is pending, resumes what was cut off and recalls what is done.
     """
+    from workbench.registry import register as register_plan
     from workbench.runs import Job, check_request
     from workbench.tracking import default_uri
     from workbench.training.nodes import Nodes
@@ -119,35 +129,63 @@ def run(
 
     place = open_workspace(workspace)
     uri = tracking_uri or default_uri(place.root)
-    start = _launcher(launcher, slurm or [], parallel)
-    changes = with_teacher(set_, teacher)
-    if experiment.endswith(".json"):
-        if variant or new_version:
-            raise RequestError("--variant and --new-version need an experiment's name.")
-        configs = _saved(Path(experiment), changes, seeds)
-    else:
-        chosen = parse_seeds(seeds)
-        configs = _planned(experiment, variant, changes, chosen, place, uri, new_version, dry_run)
+    start = _launcher(launcher, slurm or [])
     machines = Nodes(nodes, node_rank, rendezvous)
+    changes = with_teacher(set_, teacher)
+    plan, configs = _requested(experiment, variant, changes, seeds, new_version)
     for config in configs:
         check_request(config, nproc, machines)
-    if dry_run:
-        _show_plan(configs, place, json_output)
-        return
-    if not fresh and nodes == 1:
-        configs = _left_for_us(configs, place, uri)
-    jobs = [Job(config, place, uri, nproc, fresh) for config in configs]
-    apart = start is not None or (parallel > 1 and len(jobs) > 1)
+    at_once = parallel or (1 if start is None else len(configs))
+    apart = start is not None or (at_once > 1 and len(configs) > 1)
     if apart and machines.count > 1:
         raise RequestError(
             "--nodes is for runs one after the other on this machine: neither with --parallel nor "
             "with --launcher slurm, which takes --slurm nodes=N."
         )
-    outcomes = _in_processes(jobs, start, parallel) if apart else _here(jobs, machines)
+    if dry_run:
+        _show_plan(configs, place, json_output)
+        return
+    if plan is not None:
+        chosen = tuple(dict.fromkeys(config.seed for config in configs))
+        register_plan(plan, chosen, place, uri, new_version=new_version, ask_store=False, say=say)
+    jobs = [Job(config, place, uri, nproc, fresh) for config in configs]
+    # A saved configuration is run as it is asked for: by a person, or by another command.
+    share = plan is not None and not fresh and machines.count == 1
+    if apart:
+        left = [job for job in jobs if not (share and _is_taken(job))]
+        outcomes, taken = _in_processes(left, start, at_once), len(jobs) - len(left)
+    else:
+        outcomes, taken = _here(jobs, machines, share)
     _report(outcomes, place, json_output, single=len(jobs) == 1)
-    if len(outcomes) < len(jobs):
+    if len(outcomes) + taken < len(jobs):
         done, all_ = len(outcomes), len(jobs)
         raise WorkbenchError(f"{done} of {all_} runs are done; the same command continues.")
+
+
+def _requested(
+    experiment: str,
+    variants: list[str] | None,
+    changes: list[str],
+    seeds: str | None,
+    new_version: bool,
+) -> tuple[Plan | None, list[RunConfig]]:
+    """The runs of an experiment, all variants of a seed before the next, and its plan.
+
+    A saved configuration has no plan.
+    """
+    from workbench.errors import unknown_name
+    from workbench.registry import get_experiment, make_plan
+
+    if experiment.endswith(".json"):
+        if variants or new_version:
+            raise RequestError("--variant and --new-version need an experiment's name.")
+        return None, _saved(Path(experiment), changes, seeds)
+    plan = make_plan(get_experiment(experiment), changes)
+    for name in variants or ():
+        if name not in plan.variants:
+            raise unknown_name(f"variant of {experiment}", name, plan.variants)
+    chosen = [(seed, name) for seed in parse_seeds(seeds) for name in variants or plan.variants]
+    return plan, [plan.config(name, seed) for seed, name in chosen]
 
 
 def _saved(file: Path, changes: list[str], seeds: str | None) -> list[RunConfig]:
@@ -158,47 +196,23 @@ def _saved(file: Path, changes: list[str], seeds: str | None) -> list[RunConfig]
     return [config.model_copy(update={"seed": seed}) for seed in chosen]
 
 
-def _planned(
-    experiment: str,
-    variants: list[str] | None,
-    changes: list[str],
-    seeds: tuple[int, ...],
-    place: Workspace,
-    uri: str,
-    new_version: bool,
-    dry_run: bool,
-) -> list[RunConfig]:
-    """The runs of an experiment, all variants of a seed before the next, its plan registered."""
-    from workbench.errors import unknown_name
-    from workbench.registry import get_experiment, make_plan
-    from workbench.registry import register as register_plan
-
-    plan = make_plan(get_experiment(experiment), changes)
-    for name in variants or ():
-        if name not in plan.variants:
-            raise unknown_name(f"variant of {experiment}", name, plan.variants)
-    if not dry_run:
-        register_plan(plan, seeds, place, uri, new_version=new_version, say=say)
-    return [plan.config(name, seed) for seed in seeds for name in variants or plan.variants]
-
-
-def _left_for_us(configs: list[RunConfig], place: Workspace, uri: str) -> list[RunConfig]:
-    """Without the runs that somebody else who uses the store has done or is doing."""
+def _is_taken(job: Job) -> bool:
+    """Whether somebody else who uses the store has done this run or is doing it; says so."""
     from workbench.registry.elsewhere import taken_elsewhere
     from workbench.runs.state import state_of
 
     try:
-        taken = taken_elsewhere(configs, place, uri)
+        row = taken_elsewhere(job.config, job.workspace, job.tracking_uri)
     except WorkbenchError as error:
         say(f"Whether others have run this could not be asked: {error}")
-        return configs
-    for row in taken.values():
+        return False
+    if row is not None:
         host, state = row.tags.get("host", "another machine"), state_of(row)
         say(f"{row.experiment}/{row.name} is {state} on {host}; --fresh runs it here too.")
-    return [config for index, config in enumerate(configs) if index not in taken]
+    return row is not None
 
 
-def _launcher(name: str, slurm: list[str], parallel: int) -> Launcher | None:
+def _launcher(name: str, slurm: list[str]) -> Launcher | None:
     """Where jobs run; None for this machine's own processes.
 
     Raises:
@@ -217,8 +231,10 @@ def _launcher(name: str, slurm: list[str], parallel: int) -> Launcher | None:
     return None
 
 
-def _here(jobs: list[Job], machines: Nodes) -> list[RunOutcome]:
+def _here(jobs: list[Job], machines: Nodes, share: bool) -> tuple[list[RunOutcome], int]:
     """One after the other in this process; of several, one that fails does not stop the rest.
+
+    Returns the outcomes and, with ``share``, how many runs were left to others.
 
     Raises:
         RequestError: the request itself is wrong.
@@ -228,9 +244,13 @@ def _here(jobs: list[Job], machines: Nodes) -> list[RunOutcome]:
     from workbench.cli.progress import TerminalListener
     from workbench.runs import RunRequest, execute
 
-    outcomes = []
+    outcomes: list[RunOutcome] = []
+    taken = 0
     for place, job in enumerate(jobs, 1):
         config = job.config
+        if share and _is_taken(job):
+            taken += 1
+            continue
         if len(jobs) > 1:
             say(f"[{place}/{len(jobs)}] {config.variant}, seed {config.seed}, on {config.teacher}")
         request = RunRequest(
@@ -252,7 +272,7 @@ def _here(jobs: list[Job], machines: Nodes) -> list[RunOutcome]:
             if len(jobs) == 1:
                 raise
             print_error(f"{config.variant}, seed {config.seed}: {error}")
-    return outcomes
+    return outcomes, taken
 
 
 def _in_processes(jobs: list[Job], launcher: Launcher | None, parallel: int) -> list[RunOutcome]:

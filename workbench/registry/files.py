@@ -171,7 +171,7 @@ def _read(file: Path) -> Experiment | _Addition:
         module = load_module(file)
     except RequestError as error:
         raise RequestError(f"{_place(error, file)}{error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         text = f"{type(error).__name__}: {error}"
         raise RequestError(f"does not load: {_place(error, file)}{text}") from error
     experiment = getattr(module, "EXPERIMENT", None)

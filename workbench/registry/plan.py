@@ -85,9 +85,15 @@ def make_plan(experiment: Experiment, assignments: Sequence[str] = ()) -> Plan:
     """An experiment's plan in its first version, with a person's changes.
 
     Raises:
-        RequestError: an unknown key or a refused value.
+        RequestError: an unknown key, a refused value, or a seed or name among the changes.
     """
     last = {text.partition("=")[0].strip(): text for text in assignments}
+    for key in ("seed", "experiment", "variant"):
+        if key in last:
+            raise RequestError(
+                f"--set {last[key]} cannot change an experiment: its seeds come from --seeds, its "
+                "names from its file."
+            )
     changes = tuple(last[key] for key in sorted(last))
     names = {name: experiment.variant(name) for name in experiment.variants}
     return Plan(

@@ -7,6 +7,7 @@ a plan but loses none, and the daily `workbench run` asks nobody when nothing is
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ from workbench.workspace import Workspace, exclusive, write_json
 PLAN_KIND = "plan"
 _FILE = "plan.json"
 _SHOWN_DIFFERENCES = 6
+_LONGEST_TAG = 7500  # MLflow keeps 8000 characters
 _DELIVERY = DeliverySettings(interval=0.2, finish_timeout=30.0, system_interval=0.0)
 
 
@@ -77,6 +79,7 @@ def register(
     tracking_uri: str,
     *,
     new_version: bool = False,
+    ask_store: bool = True,
     say: Callable[[str], None] = lambda text: None,
 ) -> Registered:
     """Write the plan down, or find that it stands already; returns it as it stands.
@@ -85,6 +88,8 @@ def register(
     some are refused, or with ``new_version`` begin the next version.
 
     Args:
+        ask_store: False trusts the workspace's copy where it was delivered and says all of this;
+            a store that others write to is asked all the same.
         say: hears that the store is out of reach; the plan is then delivered later.
 
     Raises:
@@ -92,12 +97,12 @@ def register(
     """
     with exclusive(workspace.root / "plans" / ".lock", "Registering a plan", wait=120):
         mine = _local(workspace, plan.experiment, plan.key)
-        shared = tracking_uri != default_uri(workspace.root)
-        if mine is not None and not shared and _says_all(mine, plan, seeds):
+        own_store = tracking_uri == default_uri(workspace.root)
+        trusted = own_store and not ask_store and mine is not None and mine.run_id is not None
+        if trusted and mine is not None and _says_all(mine, plan, seeds):
             return mine
         theirs = _stored(tracking_uri, plan, say)
-        known = [found for found in (mine, theirs) if found is not None]
-        current = max(known, key=lambda found: found.plan.version, default=None)
+        current = _both(mine, theirs)
         if current is None:
             return _write(Registered(plan, tuple(seeds)), workspace, tracking_uri, say)
         wanted = Registered(
@@ -107,8 +112,8 @@ def register(
         )
         if wanted.plan.version > current.plan.version:
             wanted = replace(wanted, seeds=tuple(seeds), run_id=None)
-        if wanted == mine:
-            return mine
+        if wanted == mine == theirs:
+            return wanted
         return _write(wanted, workspace, tracking_uri, say)
 
 
@@ -169,6 +174,20 @@ def _find(tracking_uri: str, experiment: str, key: str) -> PlanRow:
 def _plan_runs(tracking_uri: str, experiment: str) -> list[RunRow]:
     where = f"tags.kind = '{PLAN_KIND}' AND tags.experiment = '{experiment}'"
     return list_runs(tracking_uri, limit=1000, where=where)
+
+
+def _both(mine: Registered | None, theirs: Registered | None) -> Registered | None:
+    """The newer of two copies; of one version, what both hold together.
+
+    Raises:
+        RequestError: they give one name different settings.
+    """
+    if mine is None or theirs is None:
+        return mine or theirs
+    if mine.plan.version != theirs.plan.version:
+        return max(mine, theirs, key=lambda found: found.plan.version)
+    seeds = tuple(sorted({*mine.seeds, *theirs.seeds}))
+    return Registered(_merged(theirs.plan, mine.plan, False), seeds, theirs.run_id)
 
 
 def _says_all(found: Registered, plan: Plan, seeds: Sequence[int]) -> bool:
@@ -272,11 +291,12 @@ def _write(
     folder = workspace.root / "plans" / plan.experiment / f"{plan.key}-v{plan.version}"
     root = default_artifact_root(workspace.root)
     identity = RunIdentity(plan.experiment, plan.title, {}, _tags(wanted), description(plan))
-    if wanted.run_id is not None and load_record(folder) is None:
-        # Registered by another workspace: this one continues the same run.
-        record = RunRecord.new(identity, tracking_uri, root, 0)
+    if load_record(folder) is None:
+        # The same key in every workspace: whoever delivers second finds the first one's run.
+        record = RunRecord.new(identity, tracking_uri, root, time.time_ns() // 1_000_000)
+        mark = f"{PLAN_KIND}/{plan.experiment}/{plan.key}/v{plan.version}"
         tracking_dir(folder).mkdir(parents=True, exist_ok=True)
-        save_record(folder, replace(record, run_id=wanted.run_id))
+        save_record(folder, replace(record, run_key=mark, run_id=wanted.run_id))
     write_json(folder / _FILE, {"seeds": list(wanted.seeds), **plan.to_json()})
     tracker = MlflowTracker(folder, tracking_uri, root, identity, _DELIVERY)
     tracker.log_artifact(folder / _FILE)
@@ -303,8 +323,13 @@ def _is(row: RunRow, folder: Path) -> bool:
 
 
 def _tags(wanted: Registered) -> dict[str, str]:
+    """What the store's table tells of a plan.
+
+    Raises:
+        RequestError: more than a tag holds, which MLflow would cut without a word.
+    """
     plan = wanted.plan
-    return {
+    tags = {
         "kind": PLAN_KIND,
         "experiment": plan.experiment,
         "plan.key": plan.key,
@@ -317,6 +342,13 @@ def _tags(wanted: Registered) -> dict[str, str]:
         "plan.hash": plan.content_hash,
         **environment_tags(),
     }
+    for name, text in tags.items():
+        if len(text) > _LONGEST_TAG:
+            raise RequestError(
+                f"The plan of {plan.experiment} is too large: its {name} has {len(text)} "
+                f"characters, of at most {_LONGEST_TAG}. Divide it into several experiments."
+            )
+    return tags
 
 
 def description(plan: Plan) -> str:

@@ -120,13 +120,10 @@ def _cell(variant: str, seed: int, row: RunRow) -> Cell:
 
 
 def _finished_seconds(rows: Sequence[RunRow]) -> float | None:
-    """The median duration of the finished runs."""
-    spans = [
-        (row.end_time - row.start_time) / 1000
-        for row in rows
-        if row.end_time is not None and _is_finished(row)
-    ]
-    return statistics.median(spans) if spans else None
+    """The median training time of the finished runs; when they were interrupted does not count."""
+    spans = [row.metrics.get("perf/train_seconds") for row in rows if _is_finished(row)]
+    known = [span for span in spans if span is not None]
+    return statistics.median(known) if known else None
 
 
 def _is_finished(row: RunRow) -> bool:

@@ -37,18 +37,26 @@ class GroupResult:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A group against the best one, at equal kimg."""
+    """A group against the best one that several seeds vouch for, at equal kimg."""
 
     label: str
     best: str
     difference: Difference
+    lower_is_better: bool = True
+
+    @property
+    def is_better(self) -> bool:
+        """Possible only for a group of a single seed, which cannot be the reference."""
+        return (self.difference.mean < 0) == self.lower_is_better
 
     @property
     def words(self) -> str:
         apart = self.difference.excludes_zero
         if apart is None:
             return "one seed: no interval"
-        return "worse" if apart else "not told apart"
+        if not apart:
+            return "not told apart"
+        return "better" if self.is_better else "worse"
 
 
 @dataclass(frozen=True)
@@ -102,18 +110,23 @@ def compare(selection: Selection, metric: str = "fid") -> Comparison:
     known = sorted({name for run in runs for name in run.curve.scores})
     if metric not in known or metric not in LOWER_IS_BETTER:
         raise unknown_name("metric", metric, [name for name in known if name in LOWER_IS_BETTER])
-    nimg = min(run.nimg for run in runs)
-    seconds: float | None = min(run.seconds for run in runs)
-    if any(math.isnan(run.seconds) for run in runs):
+    begun = [run for run in runs if run.nimg > 0] or runs  # at 0 nothing has been learnt yet
+    nimg = min(run.nimg for run in begun)
+    seconds: float | None = min(run.seconds for run in begun)
+    if any(math.isnan(run.seconds) for run in begun):
         seconds = None
     results = [_result(group, known, nimg, seconds) for group in groups]
     results.sort(key=lambda result: _rank(result, metric))
     notes = [*selection.notes, *_limits(runs, nimg), *_single(groups)]
     if seconds is not None:
         notes += _machines(runs)
-    return Comparison(
-        metric, nimg / 1000, seconds, tuple(results), _verdicts(results, metric), tuple(notes)
-    )
+    verdicts = _verdicts(results, metric)
+    if sum(verdict.difference.half is not None for verdict in verdicts) > 1:
+        notes.append(
+            "Intervals are not corrected for their number, and the best was chosen by the same "
+            "data: differences near the edge of theirs need more seeds."
+        )
+    return Comparison(metric, nimg / 1000, seconds, tuple(results), verdicts, tuple(notes))
 
 
 def _result(group: Group, scores: Sequence[str], nimg: int, seconds: float | None) -> GroupResult:
@@ -159,15 +172,24 @@ def _rank(result: GroupResult, metric: str) -> tuple[bool, float]:
 
 
 def _verdicts(results: Sequence[GroupResult], metric: str) -> tuple[Verdict, ...]:
-    """Every other group against the first."""
-    best = results[0].get(metric, AT_KIMG)
-    verdicts = []
-    for result in results[1:]:
-        own = result.get(metric, AT_KIMG)
-        if best is not None and own is not None:
-            difference = welch(own.values, best.values)
-            verdicts.append(Verdict(result.group.label, results[0].group.label, difference))
-    return tuple(verdicts)
+    """Every other group against the best that several seeds vouch for, if there is one."""
+    measured = [(result, own) for result in results if (own := result.get(metric, AT_KIMG))]
+    reference = next((pair for pair in measured if pair[1].n > 1), None) or next(
+        iter(measured), None
+    )
+    if reference is None:
+        return ()
+    best, best_own = reference
+    return tuple(
+        Verdict(
+            result.group.label,
+            best.group.label,
+            welch(own.values, best_own.values),
+            LOWER_IS_BETTER[metric],
+        )
+        for result, own in measured
+        if result is not best
+    )
 
 
 def _limits(runs: Sequence[SeedRun], nimg: int) -> list[str]:

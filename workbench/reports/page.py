@@ -119,11 +119,14 @@ def _facts(plan: Plan, comparison: Comparison) -> list[tuple[str, str]]:
     """The few numbers to read first."""
     best = comparison.results[0]
     runs = sum(len(group.runs) for group in comparison.groups)
-    close = sum(verdict.difference.excludes_zero is False for verdict in comparison.verdicts)
+    told = [verdict.difference.excludes_zero for verdict in comparison.verdicts]
     return [
         (f"best {title_of(comparison.metric)}", number(best.get(comparison.metric, AT_KIMG))),
         ("by", best.group.label),
-        ("not told apart from it", f"{close} of {len(comparison.verdicts)}"),
+        (
+            "told apart, not, one seed",
+            f"{told.count(True)}, {told.count(False)}, {told.count(None)}",
+        ),
         ("runs", str(runs)),
         ("compared at", f"{comparison.kimg:g} kimg"),
         ("plan", f"v{plan.version}"),

@@ -109,7 +109,8 @@ def _fill(
         if len(handles) >= parallel:
             return
         if view.state is RunState.PENDING:
-            view.progress.refresh()
+            if not view.job.fresh:
+                view.progress.refresh()
             view.resumed_at = view.progress.nimg
             handles[place] = launcher.start(view.job)
             view.state, view.started = RunState.RUNNING, time.monotonic()

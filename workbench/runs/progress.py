@@ -25,6 +25,7 @@ class RunProgress:
         self.scores: list[float] = []
         self._journal = journal_path(folder)
         self._read = 0
+        self._mark: int | None = None
 
     @property
     def left(self) -> float | None:
@@ -39,7 +40,11 @@ class RunProgress:
         return sparkline(self.scores)
 
     def refresh(self) -> None:
-        """Read what was written since the last time."""
+        """Read what was written since the last time; a new journal is read from its start."""
+        mark = self._journal.stat().st_ino if self._journal.exists() else None
+        if mark != self._mark:
+            self.nimg, self.images_per_s, self.scores = 0, 0.0, []
+            self._mark, self._read = mark, 0
         for operation in read_operations(self._journal, self._read):
             self._read = operation.end
             if operation.kind == "metrics":

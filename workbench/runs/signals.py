@@ -17,7 +17,10 @@ from workbench.training.events import StopFlag
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """A flag that SIGTERM and SIGINT set; a SIGINT after either raises KeyboardInterrupt."""
+    """A flag that SIGTERM, SIGINT and a closed terminal (SIGHUP, unless under nohup) set.
+
+    A SIGINT after any of them raises KeyboardInterrupt.
+    """
     flag = StopFlag()
     if threading.current_thread() is not threading.main_thread():
         yield flag
@@ -28,7 +31,10 @@ def stop_on_signals() -> Iterator[StopFlag]:
             raise KeyboardInterrupt
         flag.requested = True
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    heard = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        heard.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in heard}
     try:
         yield flag
     finally:

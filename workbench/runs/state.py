@@ -36,12 +36,15 @@ def state_of(row: RunRow) -> RunState:
     """The state of a tracked run.
 
     A run that the store believes running is interrupted if its process was on this machine and is
-    gone; of other machines' runs the store knows best.
+    gone; of other machines' runs the store knows best, and a person who ended one there.
     """
+    ended = _OF_MLFLOW.get(row.status, RunState.RUNNING)
     try:
         state = RunState(row.tags[OUTCOME])
     except (KeyError, ValueError):
-        state = _OF_MLFLOW.get(row.status, RunState.RUNNING)
+        state = ended
+    if state is RunState.RUNNING:
+        state = ended
     folder = row.tags.get("folder")
     here = folder is not None and row.tags.get("host") == platform.node()
     if state is RunState.RUNNING and here and not is_held(RunFolder(Path(str(folder))).lock):

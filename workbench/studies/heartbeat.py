@@ -27,7 +27,7 @@ class Pulse:
         self._thread = threading.Thread(target=self._run, name="study-pulse", daemon=True)
 
     def __enter__(self) -> Pulse:
-        self._thread.start()
+        self.start()
         return self
 
     def __exit__(
@@ -38,6 +38,10 @@ class Pulse:
     ) -> None:
         self.stop()
 
+    def start(self) -> None:
+        """The first beat is on its way."""
+        self._thread.start()
+
     def stop(self) -> None:
         """The last beat; returns when it is over."""
         self._stop.set()
@@ -45,7 +49,6 @@ class Pulse:
             self._thread.join()
 
     def _run(self) -> None:
-        rdb = self._storage.rdb
         stopping = complained = False
         while not stopping:
             stopping = self._stop.is_set()
@@ -57,4 +60,4 @@ class Pulse:
                     LOG.warning("A sign of life could not be written: %s", error)
             if not stopping:
                 self._stop.wait(self._interval)
-        rdb.remove_session()  # SQLAlchemy keeps one for each thread, and this thread ends
+        self._storage.leave_thread()

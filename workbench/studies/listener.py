@@ -74,13 +74,8 @@ class TrialListener(Listener):
     def on_start(self, progress: Progress) -> None:
         self.progress = progress
         interval = self.address.spec.settings.heartbeat_s
-        try:
-            _ = self.storage.rdb
-        except Exception as error:
-            self._complain(error)
-            return
         self._pulse = Pulse(self.storage, interval, self._write_progress)
-        self._pulse.__enter__()
+        self._pulse.start()
 
     def on_iteration(self, progress: Progress) -> None:
         self.progress = progress

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -79,6 +80,7 @@ class StudyStorage:
         self._file = sqlite_path(url)
         self._options = _SQLITE_OPTIONS if self._file else _POSTGRES_OPTIONS
         self._rdb: RDBStorage | None = None
+        self._opening = threading.Lock()
 
     @property
     def exists(self) -> bool:
@@ -92,10 +94,11 @@ class StudyStorage:
         Raises:
             WorkbenchError: unreachable (named without its password), or made by another Optuna.
         """
-        if self._rdb is None:
-            with self.lock("create"), self._explained():
-                self._rdb = self._open()
-        return self._rdb
+        with self._opening:
+            if self._rdb is None:
+                with self.lock("create"), self._explained():
+                    self._rdb = self._open()
+            return self._rdb
 
     def lock(self, name: str) -> AbstractContextManager[None]:
         """Held by one process at a time over all machines that use this storage.
@@ -146,10 +149,15 @@ class StudyStorage:
             self.last_trouble = time.monotonic()
         return found
 
-    def close(self) -> None:
-        """Give up this process's connections; the next use opens new ones."""
+    def leave_thread(self) -> None:
+        """To be called by a thread that ends: SQLAlchemy keeps a session for each."""
         if self._rdb is not None:
             self._rdb.remove_session()
+
+    def close(self) -> None:
+        """Give up this process's connections; the next use opens new ones."""
+        self.leave_thread()
+        if self._rdb is not None:
             self._rdb.engine.dispose()
             self._rdb = None
 

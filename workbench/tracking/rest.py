@@ -54,7 +54,8 @@ def answer(tracking_uri: str, question: Question) -> list[RunRow] | None:
 
     prepare_environment()
     with requests.Session() as session:
-        session.auth = _Credentials()
+        user, password = requests.utils.get_auth_from_url(tracking_uri)
+        session.auth = requests.auth.HTTPBasicAuth(user, password) if user else _Credentials()
 
         def ask(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
             return _post(session, f"{tracking_uri.rstrip('/')}/api/2.0/mlflow/{path}", body)
@@ -83,7 +84,7 @@ def _special() -> bool:
 
 
 class _Credentials:
-    """What MLflow's client takes from the environment; a password in the address counts before."""
+    """What MLflow's client takes from the environment, for an address without a password."""
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         from requests.auth import HTTPBasicAuth
