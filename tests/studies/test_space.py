@@ -37,6 +37,7 @@ CONDITIONAL: SearchSpace = {
         ({"method.sid_alpha": Real(0.8, float("inf"))}, "finite"),
         ({"training.optimizers.generator.lr": Real(0.0, 1.0, log=True)}, "above 0"),
         ({"training.batch_size": Integer(32, 100, step=32)}, "step of 32"),
+        ({"generator.steps": Real(1.0, 8.0)}, "valid integer"),
         ({"generator.noise": Choice(())}, "at least one value"),
         ({"generator.steps": Choice((4, 4))}, "4 is there twice"),
         ({"seed": Integer(0, 9)}, "sets seed"),

@@ -26,8 +26,8 @@ _MEASURES = ("schedule.", "evaluation.")
 def check_space(space: SearchSpace, base: RunConfig) -> None:
     """Refuse a space that has a point which the configuration would refuse.
 
-    Tried are all pairs of extremes, each with what makes it matter. Combinations of three that are
-    impossible only together surface in their trial, which fails alone.
+    Tried are all pairs of probes (ends, and a value between), each with what makes it matter. What
+    is impossible only elsewhere, or only in threes, surfaces in its trial, which fails alone.
 
     Raises:
         RequestError: an unknown key (names the nearest), a key that a study sets by itself, a
@@ -49,11 +49,11 @@ def check_space(space: SearchSpace, base: RunConfig) -> None:
 
 
 def corners(space: SearchSpace) -> Iterator[Point]:
-    """Points at every extreme and every pair of extremes, other keys left as they are."""
+    """Points at every probe and every pair of probes, other keys left as they are."""
     singles = [
         point
         for key, dimension in space.items()
-        for value in dimension.extremes()
+        for value in dimension.probes()
         for point in _reaching(space, key, value)
     ]
     yield from singles

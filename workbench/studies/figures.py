@@ -120,6 +120,11 @@ def importance_frame(spec: StudySpec, study: Study, place: int = 0) -> pd.DataFr
             f"{FEWEST_TRIALS}."
         )
     always = [key for key, dimension in spec.space.items() if not dimension.when]
+    if len({trial.values[place] for trial in many}) == 1:
+        raise RequestError(
+            f"All complete trials of study {spec.name!r} have the same "
+            f"{spec.objectives[place].name}: nothing to explain."
+        )
     with calm_optuna():
         found = get_param_importances(
             study,

@@ -38,6 +38,11 @@ class Real:
     def suggest(self, trial: Trial, key: str) -> Value:
         return trial.suggest_float(key, self.low, self.high, log=self.log)
 
+    def probes(self) -> tuple[Value, ...]:
+        """Values that stand for all: the ends, and one between that is no round number."""
+        inside = self.low + (self.high - self.low) / math.pi
+        return tuple(dict.fromkeys((self.low, self.high, inside)))
+
     def extremes(self) -> tuple[Value, ...]:
         return (self.low, self.high)
 
@@ -71,6 +76,10 @@ class Integer:
     def suggest(self, trial: Trial, key: str) -> Value:
         return trial.suggest_int(key, self.low, self.high, step=self.step, log=self.log)
 
+    def probes(self) -> tuple[Value, ...]:
+        """Values that stand for all: the ends, and the one after the first."""
+        return tuple(dict.fromkeys((self.low, self.high, min(self.low + self.step, self.high))))
+
     def extremes(self) -> tuple[Value, ...]:
         return (self.low, self.high)
 
@@ -102,6 +111,10 @@ class Choice:
     def suggest(self, trial: Trial, key: str) -> Value:
         chosen: Value = trial.suggest_categorical(key, self.extremes())
         return chosen
+
+    def probes(self) -> tuple[Value, ...]:
+        """Every value."""
+        return self.extremes()
 
     def extremes(self) -> tuple[Value, ...]:
         return tuple(stored(value) for value in self.values)

@@ -20,7 +20,7 @@ from workbench.studies.samplers import SAMPLERS, calm_optuna, trial_seed
 from workbench.studies.space import Point, at_point, suggest
 from workbench.studies.spec import StudySpec
 from workbench.studies.storage import StudyStorage
-from workbench.tracking import RunStatus, last_status
+from workbench.tracking import RunStatus, last_status, sync
 from workbench.training.config import RunConfig
 from workbench.training.parallel import Ranks, choose_device
 from workbench.workspace import is_held
@@ -146,19 +146,15 @@ class TrialRunner:
         return student_scores(outcome.results["table"], config.generator.steps)
 
     def _end_tracking(self, outcome: RunOutcome, request: RunRequest) -> None:
-        """The last word on a run whose worker was killed between its results and that word."""
-        folder = outcome.folder
-        if last_status(folder.path) in get_args(RunStatus):
-            return
+        """The last words of a run whose worker was killed after it had written the results."""
+        folder, uri = outcome.folder, request.tracking_uri
         alone = Ranks(0, 1, choose_device())
         try:
+            if last_status(folder.path) in get_args(RunStatus):
+                sync(folder.path, uri)  # they were spoken, but perhaps not heard
+                return
             tracker = open_tracker(
-                request.config,
-                folder.path,
-                request.workspace,
-                request.tracking_uri,
-                alone,
-                request.tags,
+                request.config, folder.path, request.workspace, uri, alone, request.tags
             )
             tracker.log_artifact(folder.results_file)
             tracker.set_tags({OUTCOME: RunState.FINISHED})
