@@ -123,10 +123,16 @@ def test_a_plan_deleted_in_the_store_is_written_again(place: Workspace) -> None:
     assert row.hashes == first.plan.hashes
 
 
-@pytest.mark.parametrize("change", ["seed=3", "experiment=other", "variant=z"])
+@pytest.mark.parametrize("change", ["seed=3", "variant=z"])
 def test_names_and_seeds_are_no_settings_of_a_plan(change: str) -> None:
     with pytest.raises(RequestError, match="--seeds"):
         make_plan(experiment(), [change])
+
+
+def test_an_experiment_may_be_filed_under_another_name() -> None:
+    plan = make_plan(experiment(), ["experiment=other", "training.kimg=2"])
+    assert (plan.experiment, plan.changes) == ("other", ("training.kimg=2",))
+    assert {config.experiment for config in plan.variants.values()} == {"other"}
 
 
 def test_a_plan_edited_by_hand_is_noticed(place: Workspace) -> None:

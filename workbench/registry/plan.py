@@ -84,25 +84,29 @@ class Plan(FrozenConfig):
 def make_plan(experiment: Experiment, assignments: Sequence[str] = ()) -> Plan:
     """An experiment's plan in its first version, with a person's changes.
 
+    "experiment=NAME" among them files the same variants under another name.
+
     Raises:
         RequestError: an unknown key, a refused value, or a seed or name among the changes.
     """
     last = {text.partition("=")[0].strip(): text for text in assignments}
-    for key in ("seed", "experiment", "variant"):
+    for key in ("seed", "variant"):
         if key in last:
             raise RequestError(
                 f"--set {last[key]} cannot change an experiment: its seeds come from --seeds, its "
-                "names from its file."
+                "variants' names from its file."
             )
+    name = last.pop("experiment", "").partition("=")[2].strip() or experiment.name
     changes = tuple(last[key] for key in sorted(last))
-    names = {name: experiment.variant(name) for name in experiment.variants}
+    configs = {variant: experiment.variant(variant) for variant in experiment.variants}
     return Plan(
-        experiment=experiment.name,
+        experiment=name,
         question=experiment.question,
         hypothesis=experiment.hypothesis,
         changes=changes,
         variants={
-            name: with_overrides(config, [*changes, "seed=0"]) for name, config in names.items()
+            variant: with_overrides(config, [*changes, f"experiment={name}", "seed=0"])
+            for variant, config in configs.items()
         },
     )
 
