@@ -52,7 +52,7 @@ def guidance(teacher: str) -> tuple[str, ...]:
     return ("generator.distilled_guidance=2.5",) if takes_one else ()
 
 
-KEEP = ("training.kimg=0.032", "schedule.keep_checkpoints=9", "seed=1")
+KEEP = ("training.kimg=0.032", "schedule.keep_checkpoints=9", "evaluation.seed=1")
 LORA = 'training.lora={"rank":4,"scale":2}'
 LORA5 = LORA.replace("4", "5")
 SETTINGS: Mapping[str, tuple[str, ...]] = {
