@@ -5,7 +5,7 @@
 For one embedded teacher of each family: the transformer's own arguments are recorded from one call
 through the adapter, then both are called in turn on the same batch, forward alone and forward with
 backward. The ratio is the median over pairs, so that a busy moment spoils one pair and no more.
-Also counted: calls of the transformer for one velocity, which is one everywhere. Weights are random.
+Also counted: calls of the transformer for one velocity, one everywhere. Weights are random.
 """
 
 from __future__ import annotations
