@@ -97,6 +97,7 @@ def test_a_written_variant_reads_back_as_the_same_settings(own: Path) -> None:
     )
     file = write_variant(own, "quickstart", "found", config, 'study "x", trial 7')
     assert file.parent == own
+    assert file.read_text().startswith('# study "x", trial 7\nextends')
     read = get_experiment("quickstart").variants["found"]
     assert read.variant_fingerprint() == config.variant_fingerprint()
     with pytest.raises(RequestError, match="--variant"):

@@ -37,6 +37,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path) -> Worksp
     register(plan, [0, 1], workspace, uri)
     configs = [plan.config(name, seed) for name in SHAPES for seed in (0, 1)]
     ids = populate(uri, workspace, configs, SHAPES)
+    # A newer run under the same name, of another plan: no business of this page.
+    tried = make_plan(experiment, ["training.kimg=6.4"])
+    populate(uri, workspace, [tried.config("near", 0)], SHAPES)
     from workbench.tracking.store import open_store
 
     store = open_store(uri)
@@ -82,7 +85,9 @@ def test_what_people_wrote_is_text(page: str) -> None:
 
 def test_the_findings_are_there(page: str, place: Workspace) -> None:
     for row in list_runs(default_uri(place.root), "alpha"):
-        assert (row.run_id in page) == ("variant" in row.tags)
+        ours = "variant" in row.tags and row.params["training.kimg"] == "12.8"
+        assert (row.run_id in page) == ours
+    assert "older:" not in page
     text = re.sub(r"<[^>]+>|\s+", " ", page)
     assert "Registered, but not in this page" in text
     assert "never." in text

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.drill import BRIEF
-from workbench.evaluation import load_or_train
 from workbench.runs import RunRequest
 from workbench.studies import Choice, Real, SearchSpace, StudySettings, StudySpec
 from workbench.studies.queue import TrialQueue
@@ -26,14 +25,6 @@ SPACE: SearchSpace = {
 PACE = StudySettings(heartbeat_s=1, grace_s=2, sampler="random")
 
 MakeQueue = Callable[..., TrialQueue]
-
-
-@pytest.fixture(scope="session")
-def evaluation_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The digits classifier, trained once for all workspaces of these tests."""
-    cache = tmp_path_factory.mktemp("evaluation") / "cache"
-    load_or_train(cache)
-    return cache
 
 
 @pytest.fixture

@@ -252,6 +252,29 @@ def test_what_is_wrong_for_all_stops_the_study(
     assert queue.counts() == {TicketState.COMPLETE: 3}
 
 
+def test_what_no_worker_can_read_or_write_fails_its_trial_in_the_end(
+    queue_of: MakeQueue, base: RunConfig, request_of: RunRequest
+) -> None:
+    """Each worker that meets it ends and gives it back; after the retries the next one goes on."""
+    queue = queue_of(base, PACE.with_changes({"retries": 1}))
+    queue.fill(2)
+    blocked = request_of.workspace.runs / "study-small"
+    blocked.parent.mkdir(exist_ok=True)
+    blocked.write_text("a file where the runs' folder should be")
+    with pytest.raises(OSError, match="study-small"):
+        run_all(queue, request_of)
+    assert queue.counts() == {TicketState.WAITING: 2}
+    said: list[str] = []
+    with pytest.raises(OSError, match="study-small"):  # trial 1 is met for the first time
+        work(queue.storage.url, queue.spec.name, request_of, said.append)
+    assert any("trial 0: failed on 2 workers" in line for line in said)
+    assert queue.counts() == {TicketState.FAILED: 1, TicketState.WAITING: 1}
+    blocked.unlink()
+    run_all(queue, request_of)
+    assert queue.counts() == {TicketState.FAILED: 1, TicketState.COMPLETE: 1}
+    assert "study-small" in queue.tickets()[0].trial.user_attrs[ERROR]
+
+
 def test_an_unreachable_tracker_fails_no_trial_and_its_runs_find_their_parent(
     queue_of: MakeQueue, base: RunConfig, request_of: RunRequest
 ) -> None:

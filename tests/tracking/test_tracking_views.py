@@ -125,9 +125,8 @@ def test_means_are_over_seeds_only_and_every_group_has_a_colour_of_its_own() -> 
 
 def test_single_runs_show_their_samples_at_the_last_evaluation() -> None:
     runs = rows("a", "b", seeds=1)
-    for run in runs:
-        curve = Curve((0, 6400), (1.0, 2.0), {"fid": (2.0, 0.5)})
-        run.tags[CURVE_TAG] = encode_curve(curve)  # type: ignore[index]
+    curve = encode_curve(Curve((0, 6400), (1.0, 2.0), {"fid": (2.0, 0.5)}))
+    runs = [replace(run, tags={**run.tags, CURVE_TAG: curve}) for run in runs]
     images = [c for c in experiment_view(runs)["compareRunCharts"] if c["type"] == "IMAGE"]
     assert [(c["imageKeys"], c["step"]) for c in images] == [(["samples/student"], 6400)]
 

@@ -52,7 +52,6 @@ class _Addition(FrozenConfig):
     extends: str | None = None
     question: str = ""
     hypothesis: str = ""
-    provenance: str = ""
     base: dict[str, Any] = Field(default_factory=dict)
     variants: dict[str, dict[str, Any]]
 
@@ -124,6 +123,9 @@ def write_variant(
     It holds every setting that differs from the defaults, so that it stays what it is whatever
     becomes of the experiment's own file.
 
+    Args:
+        provenance: where it comes from, for readers of the file: its first lines, as comments.
+
     Raises:
         RequestError: unknown experiment, or it has such a variant.
     """
@@ -139,8 +141,8 @@ def write_variant(
         if key not in ("experiment", "variant", "seed") and defaults.get(key) != text
     }
     lines = [
+        *(f"# {line}" for line in provenance.splitlines()),
         f"extends = {json.dumps(experiment)}",
-        f"provenance = {json.dumps(provenance)}",
         "",
         f"[variants.{json.dumps(variant)}]",
         *(f"{json.dumps(key)} = {json.dumps(text)}" for key, text in own.items()),

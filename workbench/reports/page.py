@@ -50,6 +50,9 @@ class ReportRequest:
 def write_report(request: ReportRequest, tracking_uri: str, workspace: Workspace) -> str:
     """Write the page, and store it with the experiment's plan; returns its name there.
 
+    Only the plan's own runs are in it, not those of ``--teacher`` and ``--set``, whose plans are
+    others.
+
     Raises:
         RequestError: the experiment is not registered, nothing is evaluated yet, runs that do not
             compare, or a file that cannot be written.
@@ -62,6 +65,7 @@ def write_report(request: ReportRequest, tracking_uri: str, workspace: Workspace
         [request.name],
         finished=request.finished,
         allow_mixed=request.allow_mixed,
+        hashes=set(plan.hashes.values()),
     )
     text = render(plan, compare(selection, request.metric), selection.groups, tracking_uri)
     try:

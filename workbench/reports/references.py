@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ def select(
     *,
     finished: bool = False,
     allow_mixed: bool = False,
+    hashes: Collection[str] | None = None,
 ) -> Selection:
     """The groups behind references, in their order, each group once.
 
@@ -31,6 +32,7 @@ def select(
     Args:
         finished: only finished runs count.
         allow_mixed: compare scores of different evaluations too.
+        hashes: only runs of these variants' settings (a plan's), whatever else has their names.
 
     Raises:
         RequestError: unknown (names the nearest), nothing to compare, or runs that were evaluated
@@ -42,6 +44,8 @@ def select(
     notes: list[str] = []
     for reference in references:
         rows, name = store.find(reference)
+        if hashes is not None:
+            rows = [row for row in rows if row.tags.get("variant_hash") in hashes]
         found = make_groups(rows, finished=finished)
         notes += found.notes
         for group in found.groups:

@@ -27,13 +27,13 @@ from workbench.training.events import StopFlag
 REFUSED = "refused"
 """The study's user attribute that stops all workers: what is wrong for every trial."""
 
-NOT_THE_TRIALS_FAULT = (
-    InterruptedRunError,
-    KeyboardInterrupt,
-    CheckpointError,
-    UnreachableError,
-    OSError,
-)
+SETBACKS = "setbacks"
+"""User attribute of a trial: how many workers could not read or write what it needs."""
+
+_SETBACK = (CheckpointError, OSError)
+"""The worker ends; the trial waits again, as often as lost ones are retried."""
+
+NOT_THE_TRIALS_FAULT = (InterruptedRunError, KeyboardInterrupt, UnreachableError, *_SETBACK)
 """The trial waits again, and goes on where it was when somebody can."""
 
 _CPU_ALLOCATOR = "DefaultCPUAllocator"  # torch raises a plain RuntimeError there
@@ -135,6 +135,9 @@ class _Worker:
                 self.storage.patiently(lambda: self._refuse(text), stop)
                 self._give_back(claim, stop)
                 raise
+            except _SETBACK as error:
+                if not self._set_back(claim, stop, error):
+                    raise
             except NOT_THE_TRIALS_FAULT as error:
                 stop.requested |= isinstance(error, InterruptedRunError | KeyboardInterrupt)
                 self._give_back(claim, stop)
@@ -177,6 +180,22 @@ class _Worker:
         self.ended += kept
         lost = "" if kept else " (a peer has queued it again, and will recall these results)"
         self.say(f"trial {claim.ticket}: {outcome.shown}{lost}")
+
+    def _set_back(self, claim: Claim, stop: StopFlag, error: Exception) -> bool:
+        """Let the trial wait for another machine, or fail it; whether it failed.
+
+        Without a limit one checkpoint that nobody can read would end every worker that comes.
+        """
+        rdb, patiently = self.storage.rdb, self.storage.patiently
+        trial = patiently(lambda: rdb.get_trial(claim.trial_id), stop)
+        count = int(trial.user_attrs.get(SETBACKS, 0)) + 1
+        patiently(lambda: rdb.set_trial_user_attr(claim.trial_id, SETBACKS, count), stop)
+        if count <= self.queue.spec.settings.retries:
+            self._give_back(claim, stop)
+            return False
+        reason = _reason(error)
+        self._finish(claim, stop, Outcome(f"failed on {count} workers. {reason}", error=reason))
+        return True
 
     def _give_back(self, claim: Claim, stop: StopFlag) -> None:
         """Best effort when asked to stop: what stays RUNNING is found by its silence."""
