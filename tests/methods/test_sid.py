@@ -9,8 +9,16 @@ from torch import Tensor
 
 from tests.helpers import EMPTY, ExactOwnVelocity, SmallVelocity, labels
 from workbench.flow import WEIGHTINGS, NoiseSource
-from workbench.methods import Batch, GeneratorConfig, GuidanceConfig, Networks, SiD, SiDConfig
-from workbench.methods.sid import fake_score_loss, sid_loss
+from workbench.methods import (
+    Batch,
+    GeneratorConfig,
+    GuidanceConfig,
+    Networks,
+    SiD,
+    SiDConfig,
+    fake_score_loss,
+    sid_loss,
+)
 
 COUNT = 5
 WEIGHT_FORMULAS = {

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import RequestError
-from workbench.training.config import RunConfig, load_config, with_overrides
+from workbench.methods import SiD2aConfig
+from workbench.training.config import AdamConfig, RunConfig, load_config, with_overrides
 
 
 def test_overrides_reach_nested_keys_and_keep_the_original() -> None:
@@ -42,7 +43,12 @@ def test_overrides_reach_nested_keys_and_keep_the_original() -> None:
         ("method.t_range=[0, 1.2]", "0 <= low < high <= 1"),
         ("evaluation.student_steps=[8]", "exceed generator.steps"),
         ("training.kimg=NaN", "training.kimg"),
-        ("training.optimizers={}", "trains .*fake_score"),
+        ('training.optimizers={"critic": {"lr": 1}}', "trains fake_score, generator, .*for critic"),
+        ("method.name=sdi", "Did you mean 'sid'"),
+        ("method.name=sid2a", "learns from image-text pairs .*data.source"),
+        ("method.adversarial.fake_weight=1", "is a setting of method sid2a; .* method is sid"),
+        ("data.source=digits", "'sid' learns without data"),
+        ("method.t_range=1", "method.t_range: "),
         ("experiment=a/b", "experiment"),
     ],
 )
@@ -78,3 +84,22 @@ def test_fingerprint_changes_with_every_setting() -> None:
 def test_budget_is_whole_batches() -> None:
     config = with_overrides(RunConfig(), ["training.kimg=1", "training.batch_size=128"])
     assert config.total_nimg == 1024
+
+
+def test_another_method_keeps_what_was_changed_and_both_have() -> None:
+    base = with_overrides(
+        RunConfig(), ["method.density=ddpm", "method.loss_scale=7", "training.kimg=1"]
+    )
+    switched = with_overrides(
+        base, ["method.adversarial.sid_weight=0.25", "data.source=digits", "method.name=sid2a"]
+    )
+    assert isinstance(switched.method, SiD2aConfig)
+    assert (switched.method.density, switched.method.loss_scale) == ("ddpm", 7.0)
+    assert switched.method.adversarial.sid_weight == 0.25
+    assert with_overrides(switched, ["method.name=sid", "data=null"]) == base
+
+
+def test_missing_optimizers_are_the_defaults() -> None:
+    config = with_overrides(RunConfig(), ['training.optimizers={"generator": {"lr": 0.25}}'])
+    assert config.training.optimizers["generator"].lr == 0.25
+    assert config.training.optimizers["fake_score"] == AdamConfig()

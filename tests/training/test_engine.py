@@ -322,7 +322,7 @@ def test_means_are_over_applied_updates(tmp_path: Path) -> None:
 
     def run(broken: bool) -> float:
         engine = Engine(config("schedule.log_kimg=0.8"), student(), ALONE, listener=Watch())
-        phases = engine.method.phases()
+        phases = engine.method.phases(0)
         calls = iter(range(10_000))
 
         def fake_score(networks, batch):
@@ -331,7 +331,7 @@ def test_means_are_over_applied_updates(tmp_path: Path) -> None:
             ones = {name: torch.tensor(poison) for name in loss.metrics}
             return Loss(loss.value * poison, ones)
 
-        engine.method.phases = lambda: (Phase("fake_score", fake_score), phases[1])
+        engine.method.phases = lambda nimg: (Phase(("fake_score",), fake_score), phases[1])
         engine.train()
         return logged["train/fake_score_loss"]
 

@@ -20,7 +20,7 @@ from tests.training.test_parallel import Blocks, BlockVelocity, Losses, assert_c
 from workbench import distill as distil_own
 from workbench.errors import RequestError
 from workbench.flow import NoiseSource
-from workbench.methods import Batch, FewStepSampler, GeneratorConfig
+from workbench.methods import Batch, FewStepSampler, GeneratorConfig, make_method
 from workbench.teachers import PipelineTeacher, load_pipeline_teacher, sample_teacher
 from workbench.teachers.base import Conditioning, OwnVelocity, VelocityNetwork
 from workbench.teachers.digits import PROMPTS as DIGIT_PROMPTS
@@ -34,7 +34,8 @@ from workbench.training.roles import Roles, Student, build_roles, student_networ
 
 LORA = 'training.lora={"rank":4,"scale":2}'
 PROMPTS = ["the digit 7", "a handwritten two", "zero written by hand", "the digit 1"]
-TRAINED = ("fake_score", "generator")
+METHOD = make_method(RunConfig().method, GeneratorConfig())
+TRAINED = METHOD.roles
 
 
 def student_of(teacher: PipelineTeacher) -> Student:
@@ -42,7 +43,7 @@ def student_of(teacher: PipelineTeacher) -> Student:
 
 
 def lora_roles(student: Student, *overrides: str) -> Roles:
-    return build_roles(student, config(LORA, *overrides), TRAINED, ALONE)
+    return build_roles(student, config(LORA, *overrides), METHOD, ALONE)
 
 
 def batch(teacher: PipelineTeacher) -> tuple[Tensor, Tensor, Conditioning]:
@@ -425,7 +426,7 @@ def test_a_lora_generator_starts_where_another_ended(
         # An adapter goes on as one, a full run goes on from the fused weights.
         for overrides, tolerance in (((LORA,), 2e-6), ((), 1e-5)):
             roles = build_roles(
-                replace(student, generator=earlier), config(*overrides), TRAINED, ALONE
+                replace(student, generator=earlier), config(*overrides), METHOD, ALONE
             )
             for network in (roles.trained["generator"], roles.average):
                 torch.testing.assert_close(network(*inputs), expected, atol=tolerance, rtol=0)

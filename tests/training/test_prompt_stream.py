@@ -17,7 +17,7 @@ from workbench.teachers.base import Conditioning, OwnVelocity
 from workbench.teachers.prompt_sources import PromptsConfig, PromptSet, read_prompts
 from workbench.teachers.text_store import StoredPrompts, TextStore
 from workbench.training.engine import Engine, Student
-from workbench.training.prompts import PromptStream
+from workbench.training.streams import PromptStream
 
 
 def source(folder: Path, count: int = 150) -> PromptsConfig:

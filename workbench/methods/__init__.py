@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, get_args
+
+from workbench.methods.adversarial import AdversarialSiD, SiD2aConfig
 from workbench.methods.base import Loss, Method, Networks, Phase
-from workbench.methods.batch import Batch
+from workbench.methods.batch import Batch, Pairs, PairSource
 from workbench.methods.generator import (
     NOISE_RULES,
     DrawNoise,
@@ -13,12 +18,14 @@ from workbench.methods.generator import (
     get_noise_rule,
     step_times,
 )
-from workbench.methods.sid import GuidanceConfig, SiD, SiDConfig, fake_score_loss, sid_loss
+from workbench.methods.score import GuidanceConfig, fake_score_loss
+from workbench.methods.sid import SiD, SiDConfig, sid_loss
 
-MethodConfig = SiDConfig
-"""The settings of any method; a union discriminated by ``name`` once there are several."""
+MethodConfig = SiDConfig | SiD2aConfig
+"""The settings of any method, told apart by ``name``."""
 
 __all__ = [
+    "METHODS",
     "NOISE_RULES",
     "Batch",
     "DrawNoise",
@@ -29,26 +36,43 @@ __all__ = [
     "Method",
     "MethodConfig",
     "Networks",
+    "PairSource",
+    "Pairs",
     "Phase",
     "SiD",
+    "SiD2aConfig",
     "SiDConfig",
     "fake_score_loss",
     "generate",
     "get_noise_rule",
     "make_method",
-    "method_roles",
+    "method_type",
     "sid_loss",
     "step_times",
 ]
 
-_METHODS: dict[type[MethodConfig], type[SiD]] = {SiDConfig: SiD}
+_TYPES: Mapping[type[MethodConfig], type[Any]] = {
+    SiDConfig: SiD,
+    SiD2aConfig: AdversarialSiD,
+}
+
+METHODS: Mapping[str, type[MethodConfig]] = MappingProxyType(
+    {kind.model_fields["name"].default: kind for kind in get_args(MethodConfig)}
+)
+"""Name -> the settings of a method."""
 
 
-def method_roles(config: MethodConfig) -> tuple[str, ...]:
-    """The networks that a method trains."""
-    return _METHODS[type(config)].roles
+def method_type(config: MethodConfig) -> type[Method]:
+    """The method that a configuration describes."""
+    kind: type[Method] = _TYPES[type(config)]
+    return kind
 
 
 def make_method(config: MethodConfig, generator: GeneratorConfig) -> Method:
-    """The method that a configuration describes, bound to the student's sampler."""
-    return _METHODS[type(config)](config, generator)
+    """The same, bound to the student's sampler.
+
+    Raises:
+        RequestError: the method trains no student of this sampler.
+    """
+    method: Method = _TYPES[type(config)](config, generator)
+    return method

@@ -1,12 +1,14 @@
-"""What a distillation method is to the engine: phases, each training one role by one loss."""
+"""What a distillation method is to the engine: phases, each training some networks by one loss."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from workbench.methods.batch import Batch
 from workbench.methods.generator import FewStepSampler, GeneratorConfig
@@ -15,11 +17,15 @@ from workbench.teachers.base import Conditioning, VelocityNetwork
 
 @dataclass(frozen=True)
 class Networks:
-    """The roles of a distillation. Methods that need a role read it here by its name."""
+    """The roles of a distillation. Methods that need a role read it here by its name.
+
+    ``heads`` are small modules of the method's own, beside the copies of the teacher.
+    """
 
     teacher: VelocityNetwork
     trained: Mapping[str, VelocityNetwork]
     uncond: Conditioning | None
+    heads: Mapping[str, nn.Module] = field(default_factory=dict)
 
     @property
     def generator(self) -> VelocityNetwork:
@@ -28,6 +34,10 @@ class Networks:
     @property
     def fake_score(self) -> VelocityNetwork:
         return self.trained["fake_score"]
+
+    def module(self, name: str) -> nn.Module:
+        """A trained role or a head."""
+        return self.trained[name] if name in self.trained else self.heads[name]
 
 
 @dataclass(frozen=True)
@@ -40,24 +50,60 @@ class Loss:
 
 @dataclass(frozen=True)
 class Phase:
-    """One optimiser step of an iteration: the role it trains and the loss it trains it on."""
+    """One optimiser step of an iteration: the roles and heads it trains, on one loss.
 
-    role: str
-    loss: Callable[[Networks, Batch], Loss]
-
-
-class Method(ABC):
-    """A distillation method: a list of phases over named roles. The engine knows no method by name.
-
-    Every trained role starts as a copy of the teacher; ``generator`` is always among them and
-    is the one that is averaged (EMA), evaluated and exported.
+    Attributes:
+        draw: which draw of prompts it works on. Phases of one iteration that repeat a role take
+            another draw each.
     """
 
     roles: tuple[str, ...]
+    loss: Callable[[Networks, Batch], Loss]
+    draw: int = 0
+
+    @property
+    def name(self) -> str:
+        """The role it is told by."""
+        return self.roles[0]
+
+
+MakeHead = Callable[[int], nn.Module]
+"""Width of the network's last features -> a head on them, with weights drawn from torch's seed."""
+
+
+class Method(ABC):
+    """A distillation method: phases over named roles. The engine knows no method by name.
+
+    Every trained role starts as a copy of the teacher; ``generator`` is always among them and
+    is the one that is averaged (EMA), evaluated and exported. Checkpoints hold every trained role
+    and head with its moments, and the average.
+
+    Attributes:
+        roles: copies of the teacher that are trained.
+        heads: modules of its own that are trained, by name.
+        learns_from_pairs: whether its losses ask the batch for image-text pairs.
+
+    Raises:
+        RequestError: the student's sampler is none that the method trains.
+    """
+
+    roles: ClassVar[tuple[str, ...]]
+    heads: ClassVar[Mapping[str, MakeHead]] = MappingProxyType({})
+    learns_from_pairs: ClassVar[bool] = False
 
     def __init__(self, generator: GeneratorConfig) -> None:
+        self.check_generator(generator)
         self.sampler = FewStepSampler(generator)
 
     @abstractmethod
-    def phases(self) -> Sequence[Phase]:
-        """The optimiser steps of one iteration, in order."""
+    def phases(self, nimg: int) -> Sequence[Phase]:
+        """The optimiser steps of the iteration that begins at ``nimg`` images, in order."""
+
+    @classmethod
+    def check_generator(cls, generator: GeneratorConfig) -> None:
+        """Whether the method trains a student of this time grid and noise; any by default.
+
+        Raises:
+            RequestError: it does not, and what it needs.
+        """
+        return

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from workbench.flow.noise import NoiseSource
 from workbench.teachers.base import Conditioning
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Image-text pairs: latents (B, *latent_shape), float32, and their prompts' encodings."""
+
+    latents: Tensor
+    cond: Conditioning | None
+
+    def to(self, device: torch.device) -> Pairs:
+        cond = self.cond.to(device) if self.cond else None
+        return Pairs(self.latents.to(device, non_blocking=True), cond)
+
+
+class PairSource(Protocol):
+    """Endless pairs, addressed by stream and sample index."""
+
+    def take(self, stream: str, start: int, count: int) -> Pairs: ...
 
 
 @dataclass(frozen=True)
@@ -27,6 +46,17 @@ class Batch:
     noise: NoiseSource
     latent_shape: tuple[int, ...]
     device: torch.device
+    pairs: PairSource | None = None
+
+    def real(self, stream: str) -> Pairs:
+        """As many image-text pairs as the batch has samples.
+
+        Raises:
+            ValueError: the run has none; its configuration should have been refused.
+        """
+        if self.pairs is None:
+            raise ValueError("This run has no image-text pairs")
+        return self.pairs.take(stream, self.start, self.count).to(self.device)
 
     def normal(self, stream: str) -> Tensor:
         """Latent-shaped normal noise (B, *latent_shape), float32."""

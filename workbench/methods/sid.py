@@ -5,37 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 from torch import Tensor
 
-from workbench.flow import expand_like, get_density, get_weighting, x0_from_velocity
+from workbench.flow import get_weighting
 from workbench.flow.weightings import Weighting
-from workbench.methods.base import Loss, Method, Networks, Phase
+from workbench.methods.base import Loss, Networks, Phase
 from workbench.methods.batch import Batch
 from workbench.methods.generator import GeneratorConfig
-from workbench.settings import FrozenConfig
-from workbench.teachers.guidance import guided_velocity
+from workbench.methods.score import Diffused, ScoreConfig, ScoreDistillation, score_gap
 
 
-class GuidanceConfig(FrozenConfig):
-    """Classifier-free guidance scales; 1 = off, 0 = unconditional."""
+class SiDSettings(ScoreConfig):
+    """Settings of SiD, with data and without."""
 
-    train_fake: float = Field(1.0, description="scale while the fake score is trained")
-    eval_fake: float = Field(1.0, description="scale of the fake score in the generator's loss")
-    eval_teacher: float = Field(1.0, description="scale of the teacher in the generator's loss")
-
-
-class SiDConfig(FrozenConfig):
-    """Settings of data-free SiD."""
-
-    name: Literal["sid"] = "sid"
     sid_alpha: float = Field(1.0, description="a in the generator's loss; 1.2 for EDM in SiD")
     weighting: str = Field("1-t", description="w(t) of the generator's loss")
-    density: str = Field("sid", description="density of t in both losses")
-    t_range: tuple[float, float] = Field((0.0, 1.0), description="truncation of the density of t")
-    guidance: GuidanceConfig = GuidanceConfig()
-    loss_scale: float = Field(100.0, gt=0, description="factor of the generator's loss")
 
     @field_validator("weighting")
     @classmethod
@@ -43,21 +28,11 @@ class SiDConfig(FrozenConfig):
         get_weighting(name)
         return name
 
-    @model_validator(mode="after")
-    def _known_density(self) -> SiDConfig:
-        get_density(self.density, self.t_range)
-        return self
 
+class SiDConfig(SiDSettings):
+    """Data-free SiD."""
 
-def fake_score_loss(x_g: Tensor, eps: Tensor, velocity: Tensor) -> Tensor:
-    """Mean over the batch of ||(eps - x_g) - v_psi||^2 summed over the latent; a scalar.
-
-    Args:
-        x_g: detached generator samples (B, ...).
-        eps: the noise that made x_t (B, ...).
-        velocity: v_psi(x_t, t, c) (B, ...).
-    """
-    return (eps - x_g - velocity).square().flatten(1).sum(1).mean()
+    name: Literal["sid"] = "sid"
 
 
 def sid_loss(
@@ -80,56 +55,33 @@ def sid_loss(
     return (weighting(t, x_g, f_phi) * per_sample).mean()
 
 
-class SiD(Method):
+class SiD(ScoreDistillation):
     """Each iteration: one fake-score step, then one generator step, on newly drawn samples."""
 
-    roles = ("fake_score", "generator")
-
-    def __init__(self, config: SiDConfig, generator: GeneratorConfig) -> None:
-        super().__init__(generator)
+    def __init__(self, config: SiDSettings, generator: GeneratorConfig) -> None:
+        super().__init__(config, generator)
         self.config = config
-        self.density = get_density(config.density, config.t_range)
         self.weighting = get_weighting(config.weighting)
 
-    def phases(self) -> Sequence[Phase]:
+    def phases(self, nimg: int) -> Sequence[Phase]:
         return (
-            Phase("fake_score", self.fake_score_phase),
-            Phase("generator", self.generator_phase),
+            Phase(("fake_score",), self.fake_score_phase),
+            Phase(("generator",), self.generator_phase),
         )
-
-    def fake_score_phase(self, networks: Networks, batch: Batch) -> Loss:
-        with torch.no_grad():
-            x_g = self.sampler.sample(networks.generator, batch, "fake_score")
-        x_t, t, eps = self._diffuse(x_g, batch, "fake_score")
-        velocity = guided_velocity(
-            networks.fake_score,
-            x_t,
-            t,
-            batch.cond,
-            networks.uncond,
-            self.config.guidance.train_fake,
-        )
-        loss = fake_score_loss(x_g, eps, velocity)
-        return Loss(loss, {"train/fake_score_loss": loss.detach()})
 
     def generator_phase(self, networks: Networks, batch: Batch) -> Loss:
         x_g = self.sampler.sample(networks.generator, batch, "generator")
-        x_t, t, _ = self._diffuse(x_g, batch, "generator")
-        scales = self.config.guidance
-        v_phi = guided_velocity(
-            networks.teacher, x_t, t, batch.cond, networks.uncond, scales.eval_teacher
-        )
-        v_psi = guided_velocity(
-            networks.fake_score, x_t, t, batch.cond, networks.uncond, scales.eval_fake
-        )
-        f_phi, f_psi = x0_from_velocity(x_t, t, v_phi), x0_from_velocity(x_t, t, v_psi)
-        loss = sid_loss(x_g, f_phi, f_psi, t, self.weighting, self.config.sid_alpha)
-        gap = (f_phi - f_psi).detach().square().flatten(1).mean(1).sqrt().mean()
-        metrics = {"train/generator_loss": loss.detach(), "train/score_gap": gap}
-        return Loss(self.config.loss_scale * loss, metrics)
+        at = self.diffuse(x_g, batch, "generator")
+        loss = self.sid(*self.estimates(networks, batch, at), at)
+        return Loss(self.config.loss_scale * loss.value, loss.metrics)
 
-    def _diffuse(self, x_g: Tensor, batch: Batch, stream: str) -> tuple[Tensor, Tensor, Tensor]:
-        t = self.density.sample_from(batch.uniform(f"{stream}/t"))
-        t = t.to(x_g)
-        eps = batch.normal(f"{stream}/eps")
-        return torch.lerp(x_g, eps, expand_like(t, x_g)), t, eps
+    def sid(self, f_phi: Tensor, f_psi: Tensor, at: Diffused) -> Loss:
+        """The unscaled loss of the generator from both estimates (B, ...)."""
+        value = sid_loss(at.x_g, f_phi, f_psi, at.t, self.weighting, self.config.sid_alpha)
+        return Loss(
+            value,
+            {
+                "train/generator_loss": value.detach(),
+                "train/score_gap": score_gap(f_phi, f_psi),
+            },
+        )

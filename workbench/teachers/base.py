@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +90,8 @@ class VelocityNetwork(nn.Module, ABC):
     Subclasses implement :meth:`predict` in the network's own terms (time scale, packing, masks).
     Inputs and outputs are float32 whatever the precision of the weights; ``autocast_dtype``
     turns on mixed precision for the network alone. ``evaluations`` counts samples, not calls,
-    so that a guided evaluation of B samples counts 2 B. ``distilled_guidance`` is the scale fed
+    so that a guided evaluation of B samples counts 2 B; ``backward_evaluations`` counts those that
+    a gradient came back through. ``distilled_guidance`` is the scale fed
     to a network that takes guidance as an input (FLUX, SANA-Sprint); None where it takes none.
     """
 
@@ -99,6 +101,7 @@ class VelocityNetwork(nn.Module, ABC):
         self.distilled_guidance = distilled_guidance
         self.autocast_dtype: torch.dtype | None = None
         self.evaluations = 0
+        self.backward_evaluations = 0
 
     @property
     def weights_dtype(self) -> torch.dtype:
@@ -115,14 +118,49 @@ class VelocityNetwork(nn.Module, ABC):
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
         """Velocity eps - x_0 (B, ...) from x_t (B, ...) and t (B,)."""
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
+    def forward(
+        self, x_t: Tensor, t: Tensor, cond: Conditioning | None, with_features: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """The velocity (B, ...), float32; ``with_features`` also the last features.
+
+        Those are the tokens after the last norm, float32 (B, tokens, width), which the output
+        layer makes the velocity of: outputs of this call too, because sharding unshards for the
+        backward pass of what a network returns.
+
+        Raises:
+            RequestError: features are asked for and the module does not say where they are.
+        """
         self.evaluations += x_t.shape[0]
-        with torch.autocast(
-            x_t.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
+        with (
+            _inputs_of(self.feature_layer() if with_features else None) as seen,
+            torch.autocast(
+                x_t.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
+            ),
         ):
             velocity = self.predict(x_t, t, cond).float()
+        if velocity.requires_grad:
+            hookable: Any = velocity  # its method is untyped
+            hookable.register_hook(self._count_backward)
         # FSDP2 hangs its backward hook on the output, which an in-place change of a view drops.
-        return velocity.clone() if velocity._is_view() else velocity
+        velocity = velocity.clone() if velocity._is_view() else velocity
+        if not with_features:
+            return velocity
+        features = seen[0].float()
+        return velocity, features.flatten(1, -2) if features.ndim > 2 else features[:, None]
+
+    def feature_layer(self) -> nn.Linear:
+        """The output layer, whose input are the last features.
+
+        Raises:
+            RequestError: the module has no linear layer ``proj_out``.
+        """
+        layer = getattr(self.module, "proj_out", None)
+        if not isinstance(layer, nn.Linear):
+            raise RequestError(
+                f"{type(self.module).__name__} has no last features for a discriminator: it needs "
+                "a linear output layer named proj_out."
+            )
+        return layer
 
     def blocks(self) -> Iterator[nn.Module]:
         """The repeated transformer blocks: units of sharding and of gradient checkpointing."""
@@ -143,6 +181,23 @@ class VelocityNetwork(nn.Module, ABC):
                 "training.gradient_checkpointing=false."
             )
         enable()
+
+    def _count_backward(self, gradient: Tensor) -> None:
+        self.backward_evaluations += gradient.shape[0]
+
+
+@contextmanager
+def _inputs_of(layer: nn.Module | None) -> Iterator[list[Tensor]]:
+    """The inputs that a layer gets meanwhile, in order."""
+    seen: list[Tensor] = []
+    if layer is None:
+        yield seen
+        return
+    hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 class OwnVelocity(VelocityNetwork):

@@ -11,10 +11,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from workbench.errors import RequestError, unknown_name
-from workbench.methods import GeneratorConfig, MethodConfig, SiDConfig, method_roles
+from workbench.methods import METHODS, GeneratorConfig, MethodConfig, SiDConfig, method_type
 from workbench.settings import FrozenConfig
+from workbench.teachers.pair_sources import PairsConfig
 from workbench.teachers.prompt_sources import PromptsConfig
 from workbench.training.budget import total_images
+
+_METHOD_NAME = "method.name"
 
 Precision = Literal["fp32", "bf16-mixed", "bf16"]
 
@@ -112,6 +115,9 @@ class RunConfig(FrozenConfig):
         None, description="guidance fed to a teacher that takes one as an input; none = its own"
     )
     prompts: PromptsConfig = PromptsConfig()
+    data: PairsConfig | None = Field(
+        None, description="image-text pairs, for the methods that learn from them"
+    )
     start: str | None = Field(
         None,
         min_length=1,
@@ -119,19 +125,28 @@ class RunConfig(FrozenConfig):
         "none = at the teacher",
     )
     generator: GeneratorConfig = GeneratorConfig()
-    method: MethodConfig = SiDConfig()
+    method: MethodConfig = Field(SiDConfig(), discriminator="name")
     training: TrainingConfig = TrainingConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
-        roles, given = set(method_roles(self.method)), set(self.training.optimizers)
-        if roles != given:
+        method = method_type(self.method)
+        method.check_generator(self.generator)
+        if method.learns_from_pairs and self.data is None:
             raise ValueError(
-                f"method {self.method.name!r} trains {sorted(roles)}, but training.optimizers "
-                f"names {sorted(given)}"
+                f"method {self.method.name!r} learns from image-text pairs and data is not set; "
+                "set data.source, to digits or a folder, for example"
             )
+        if self.data is not None and not method.learns_from_pairs:
+            raise ValueError(
+                f"method {self.method.name!r} learns without data, but data.source is "
+                f"{self.data.source!r}"
+            )
+        optimizers = _optimizers(self.method, self.training.optimizers)
+        training = self.training.model_copy(update={"optimizers": optimizers})
+        object.__setattr__(self, "training", training)  # pydantic: self, or nothing is validated
         too_many = [k for k in self.student_steps if k > self.generator.steps]
         if too_many:
             raise ValueError(
@@ -190,6 +205,30 @@ class RunConfig(FrozenConfig):
         return dict(_flatten(self.model_dump(mode="json")))
 
 
+def trained_names(method: MethodConfig) -> tuple[str, ...]:
+    """The roles and heads that a method trains, each with an optimiser."""
+    kind = method_type(method)
+    return (*kind.roles, *kind.heads)
+
+
+def _optimizers(method: MethodConfig, given: Mapping[str, AdamConfig]) -> Mapping[str, AdamConfig]:
+    """One optimiser for everything that a method trains: what is not given is the default's.
+
+    Raises:
+        ValueError: settings for what it does not train.
+    """
+    names = trained_names(method)
+    foreign = [role for role, adam in given.items() if role not in names and adam != AdamConfig()]
+    if foreign:
+        raise ValueError(
+            f"method {method.name!r} trains {', '.join(names)}, but training.optimizers has "
+            f"settings for {', '.join(foreign)}"
+        )
+    ordered = [role for role in given if role in names]
+    ordered += [role for role in names if role not in given]
+    return {role: given.get(role, AdamConfig()) for role in ordered}
+
+
 def load_config(path: Path) -> RunConfig:
     """A configuration from the JSON file that a run saved.
 
@@ -210,15 +249,18 @@ def with_overrides(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
 
     Values are JSON where they parse as JSON, else text.
 
+    A method's name comes first: with it the method's own settings, and its roles' optimisers,
+    take the place of the other one's.
+
     Raises:
         RequestError: no "=", an unknown key (names the nearest one) or a refused value.
     """
     values = config.model_dump(mode="json")
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals:
-            raise RequestError(f"Cannot read {assignment!r}: expected KEY=VALUE.")
-        _assign(values, key.strip(), _parse(text.strip()))
+    pairs = [_pair(assignment) for assignment in assignments]
+    for key, value in sorted(pairs, key=lambda pair: pair[0] != _METHOD_NAME):
+        if key == _METHOD_NAME:
+            _switch_method(values, str(value))
+        _assign(values, key, value)
     return validated(values)
 
 
@@ -256,6 +298,41 @@ def _short_hash(value: object) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
+def _pair(assignment: str) -> tuple[str, Any]:
+    key, equals, text = assignment.partition("=")
+    if not equals:
+        raise RequestError(f"Cannot read {assignment!r}: expected KEY=VALUE.")
+    return key.strip(), _parse(text.strip())
+
+
+def _switch_method(values: dict[str, Any], name: str) -> None:
+    """Another method's settings: its defaults, but what both have and the old one had changed."""
+    if name not in METHODS:
+        raise unknown_name("method", name, METHODS)
+    old, method = values["method"], METHODS[name]()
+    was = METHODS[old["name"]]().model_dump(mode="json")
+    new = method.model_dump(mode="json")
+    changed = {key for key in old if key in new and old[key] != was[key]}
+    values["method"] = {**new, **{key: old[key] for key in changed}}
+    optimizers = values["training"]["optimizers"]
+    plain = AdamConfig().model_dump(mode="json")
+    values["training"]["optimizers"] = {
+        role: optimizers.get(role, plain) for role in trained_names(method)
+    }
+
+
+def _check_owner(values: Mapping[str, Any], key: str) -> None:
+    """A setting of another method is no unknown name."""
+    field, name = key.removeprefix("method.").split(".")[0], values["method"]["name"]
+    if not key.startswith("method.") or field in METHODS[name].model_fields:
+        return
+    owners = [other for other, kind in METHODS.items() if field in kind.model_fields]
+    if owners:
+        raise RequestError(
+            f"{key} is a setting of method {' and '.join(owners)}; this run's method is {name}."
+        )
+
+
 def _parse(text: str) -> Any:
     try:
         return json.loads(text)
@@ -264,6 +341,7 @@ def _parse(text: str) -> Any:
 
 
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:
+    _check_owner(values, key)
     *folders, leaf = key.split(".")
     node: Any = values
     default: Any = RunConfig().model_dump(mode="json")
@@ -292,7 +370,10 @@ def _flatten(node: Any, prefix: str = "") -> list[tuple[str, str]]:
 def _readable(error: ValidationError) -> RequestError:
     parts = []
     for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"])
+        place = [str(part) for part in item["loc"]]
+        if place[:1] == ["method"] and len(place) > 1 and place[1] in METHODS:
+            del place[1]  # pydantic names the method between its key and its setting
+        where = ".".join(place)
         if item["type"] == "extra_forbidden":
             return unknown_name("configuration key", where, known_keys())
         message = item["msg"].removeprefix("Value error, ")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from workbench.errors import InterruptedRunError, PrunedRunError, RequestError, WorkbenchError
 from workbench.flow.noise import NoiseSource
@@ -28,8 +28,8 @@ from workbench.training.config import AdamConfig, RunConfig
 from workbench.training.ema import ema_decay, update_ema
 from workbench.training.events import Listener, Progress, StopFlag
 from workbench.training.parallel import Ranks, gradient_norm
-from workbench.training.prompts import PromptStream
 from workbench.training.roles import AVERAGE, GENERATOR, Student, build_roles
+from workbench.training.streams import PairStream, PromptStream
 
 __all__ = [
     "Engine",
@@ -95,12 +95,14 @@ class Engine:
         self.method = make_method(config.method, config.generator)
         self.local_batch = ranks.share(config.training.batch_size)
         self.prompts = PromptStream(student.prompts, self.noise) if student.prompts else None
-        roles = build_roles(student, config, self.method.roles, ranks)
+        self.pairs = PairStream(student.pairs, self.noise) if student.pairs else None
+        roles = build_roles(student, config, self.method, ranks)
         uncond = student.uncond.to(ranks.device) if student.uncond else None
-        self.networks, self.average = Networks(roles.teacher, roles.trained, uncond), roles.average
+        self.networks = Networks(roles.teacher, roles.trained, uncond, roles.heads)
+        self.average = roles.average
         self.optimizers = {
-            role: _adam(network, config.training.optimizers[role])
-            for role, network in self.networks.trained.items()
+            name: _adam(self.networks.module(name), config.training.optimizers[name])
+            for name in (*roles.trained, *roles.heads)
         }
         self.identity = f"{config.recipe_fingerprint()}/{student.fingerprint}"
         self.state = TrainingState()
@@ -173,41 +175,46 @@ class Engine:
         iteration = self.state.nimg // self.config.training.batch_size
         evaluations = self.noise.integer("evaluations", iteration, self.config.generator.steps)
         torch.manual_seed(abs(hash((self.config.seed, iteration, self.ranks.rank))))
-        for phase in self.method.phases():
+        for phase in self.method.phases(self.state.nimg):
             applied = self._update(phase, evaluations)
-            if applied and phase.role == GENERATOR:
+            if applied and GENERATOR in phase.roles:
                 settings = self.config.training
                 decay = ema_decay(settings.batch_size, settings.ema_halflife_kimg * 1000)
                 update_ema(self.average, self.networks.generator, decay)
         self.state.nimg += self.config.training.batch_size
         self.state.seconds += self._clock.stop(
-            self.config.training.batch_size, self._evaluation_count()
+            self.config.training.batch_size, *self._evaluation_counts()
         )
 
     def _update(self, phase: Phase, evaluations: int) -> bool:
-        """Accumulate a phase's gradient and step its optimiser, unless it is not finite."""
-        network, optimizer = self.networks.trained[phase.role], self.optimizers[phase.role]
-        optimizer.zero_grad(set_to_none=True)
+        """Accumulate a phase's gradient and step its optimisers, unless it is not finite."""
+        optimizers = [self.optimizers[role] for role in phase.roles]
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
         metrics: dict[str, Tensor] = {}
-        with self._training_only(phase.role):
-            for batch in self._micro_batches(evaluations):
+        with self._training_only(phase.roles):
+            for batch in self._micro_batches(evaluations, phase.draw):
                 loss = phase.loss(self.networks, batch)
                 part = batch.count / self.local_batch
                 torch.autograd.backward(loss.value * part)
                 for name, value in loss.metrics.items():
                     metrics[name] = metrics.get(name, 0.0) + part * value
-        metrics[f"train/{phase.role}_grad_norm"] = gradient_norm(network.parameters())
+        for role in phase.roles:
+            norm = gradient_norm(self.networks.module(role).parameters())
+            metrics[f"train/{role}_grad_norm"] = norm
         reduced = self.ranks.mean(torch.stack([v.float() for v in metrics.values()])).tolist()
         finite = all(value == value and abs(value) != float("inf") for value in reduced)
         if finite:
-            optimizer.step()
-            self.state.skipped_in_a_row[phase.role] = 0
+            for optimizer in optimizers:
+                optimizer.step()
+            self.state.skipped_in_a_row[phase.name] = 0
             for name, value in zip(metrics, reduced, strict=True):
                 self.state.sums[name] = self.state.sums.get(name, 0.0) + value
                 self.state.counts[name] = self.state.counts.get(name, 0) + 1
         else:
-            self._skip(phase.role, dict(zip(metrics, reduced, strict=True)))
-        optimizer.zero_grad(set_to_none=True)
+            self._skip(phase.name, dict(zip(metrics, reduced, strict=True)))
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
         return finite
 
     def _skip(self, role: str, values: Mapping[str, float]) -> None:
@@ -224,9 +231,9 @@ class Engine:
             )
 
     @contextmanager
-    def _training_only(self, role: str) -> Iterator[None]:
-        """Gradients for one role's weights; through the other networks only to their inputs."""
-        others = [n for name, n in self.networks.trained.items() if name != role]
+    def _training_only(self, roles: Sequence[str]) -> Iterator[None]:
+        """Gradients for these roles' weights; through the other networks only to their inputs."""
+        others = [self.networks.module(name) for name in self.optimizers if name not in roles]
         for network in others:
             network.requires_grad_(False)
         try:
@@ -235,14 +242,20 @@ class Engine:
             for network in others:
                 network.requires_grad_(True)
 
-    def _micro_batches(self, evaluations: int) -> Iterator[Batch]:
+    def _micro_batches(self, evaluations: int, draw: int) -> Iterator[Batch]:
         first = self.state.nimg + self.ranks.rank * self.local_batch
-        size = self.config.training.micro_batch_size or self.local_batch
+        size, device = self.config.training.micro_batch_size or self.local_batch, self.ranks.device
         for start in range(first, first + self.local_batch, size):
             count = min(size, first + self.local_batch - start)
-            cond = self.prompts.take(start, count).to(self.ranks.device) if self.prompts else None
             yield Batch(
-                start, count, cond, evaluations, self.noise, self.latent_shape, self.ranks.device
+                start,
+                count,
+                self.prompts.take(start, count, draw).to(device) if self.prompts else None,
+                evaluations,
+                self.noise,
+                self.latent_shape,
+                device,
+                self.pairs,
             )
 
     def _evaluate(self) -> bool:
@@ -287,7 +300,8 @@ class Engine:
         self.listener.on_checkpoint(self.state.nimg, path)
 
     def _stateful(self) -> Stateful:
-        return Stateful({**self.networks.trained, AVERAGE: self.average}, dict(self.optimizers))
+        modules = {**self.networks.trained, **self.networks.heads, AVERAGE: self.average}
+        return Stateful(modules, dict(self.optimizers))
 
     def _due(self, every_kimg: float) -> bool:
         """Whether the last batch crossed a multiple of the interval, or the end."""
@@ -303,10 +317,12 @@ class Engine:
     def _progress(self) -> Progress:
         return Progress(self.state.nimg, self.config.total_nimg, self._clock.images_per_s)
 
-    def _evaluation_count(self) -> int:
-        """Network evaluations so far on all ranks, which do equal work."""
+    def _evaluation_counts(self) -> tuple[int, int]:
+        """Network evaluations so far, forward and backward, on all ranks, which do equal work."""
         networks = (self.networks.teacher, *self.networks.trained.values())
-        return self.ranks.world * sum(network.evaluations for network in networks)
+        forward = sum(network.evaluations for network in networks)
+        backward = sum(network.backward_evaluations for network in networks)
+        return self.ranks.world * forward, self.ranks.world * backward
 
 
 class _Clock:
@@ -317,30 +333,36 @@ class _Clock:
         self.images = 0
         self.images_per_s = 0.0
         self._began = 0.0
-        self._evaluations_read = 0
-        self._evaluations = 0
+        self._counts = self._counts_read = (0, 0)
 
     def start(self) -> None:
         self._began = time.perf_counter()
 
-    def stop(self, images: int, evaluations: int) -> float:
-        """Count an iteration; its seconds."""
+    def stop(self, images: int, forward: int, backward: int) -> float:
+        """Count an iteration, given all network evaluations so far; its seconds."""
         seconds = time.perf_counter() - self._began
         self.seconds += seconds
         self.images += images
         self.images_per_s = self.images / self.seconds
-        self._evaluations = evaluations
+        self._counts = (forward, backward)
         return seconds
 
     def read(self) -> dict[str, float]:
         """Images a second and network evaluations an image since the last reading."""
-        per_image = (self._evaluations - self._evaluations_read) / max(1, self.images)
-        values = {"perf/images_per_s": self.images_per_s, "perf/nfe_per_image": per_image}
-        self._evaluations_read, self.images, self.seconds = self._evaluations, 0, 0.0
+        forward, backward = (
+            (now - before) / max(1, self.images)
+            for now, before in zip(self._counts, self._counts_read, strict=True)
+        )
+        values = {
+            "perf/images_per_s": self.images_per_s,
+            "perf/nfe_per_image": forward,
+            "perf/backward_per_image": backward,
+        }
+        self._counts_read, self.images, self.seconds = self._counts, 0, 0.0
         return values
 
 
-def _adam(network: VelocityNetwork, settings: AdamConfig) -> torch.optim.Optimizer:
+def _adam(network: nn.Module, settings: AdamConfig) -> torch.optim.Optimizer:
     return torch.optim.Adam(
         network.parameters(),
         lr=settings.lr,

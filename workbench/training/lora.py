@@ -53,7 +53,7 @@ class AdapterBase(nn.Module):
         self.requires_grad_(False)
         self.train(False)  # dropout would make phi and psi differ where they are equal
 
-    def forward(self, call: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    def forward(self, call: Callable[..., Any], *inputs: Any) -> Any:
         """Run a network's own forward. Sharding hangs its hooks here, once for all networks."""
         return call(*inputs)
 
@@ -145,10 +145,14 @@ class AdapterNetwork(VelocityNetwork):
     adapter_name: str | None
     adapter: nn.Module
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
+    def forward(
+        self, x_t: Tensor, t: Tensor, cond: Conditioning | None, with_features: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         with self.base.active(self.adapter_name):
-            velocity: Tensor = self.base(super().forward, x_t, t, cond)
-        return velocity
+            output: Tensor | tuple[Tensor, Tensor] = self.base(
+                super().forward, x_t, t, cond, with_features
+            )
+        return output
 
     def enable_gradient_checkpointing(self) -> None:
         self.base.enable_gradient_checkpointing()
@@ -174,7 +178,7 @@ def adapter_network(source: VelocityNetwork, base: AdapterBase, name: str | None
     network.__dict__.update(module=base.module, base=base, adapter_name=name)
     if name is not None:
         network.adapter = base.weights_of(name)
-    network.evaluations = 0
+    network.evaluations = network.backward_evaluations = 0
     adapted: AdapterNetwork = network
     return adapted
 

@@ -10,7 +10,7 @@ Not counted: what a kernel takes inside itself, fragmentation, the CUDA context,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from workbench.flow.noise import NoiseSource
-from workbench.methods import Batch, Networks, Phase, make_method
+from workbench.methods import Batch, Method, Networks, Pairs, Phase, make_method
 from workbench.teachers.architecture import Architecture
 from workbench.teachers.base import VelocityNetwork
 from workbench.training.config import RunConfig
@@ -32,6 +32,7 @@ from workbench.training.roles import Roles, Student, build_roles
 _FP32 = 4
 _MOMENTS = 2  # Adam's
 _FEW = 2  # blocks of a kind that are gone through; the others cost as much each
+_AFTER_WARM_UPS = 10**12  # images after which a method's phases are all there
 _PREFETCHED_BLOCKS = 2  # FSDP2 gathers the next block while one computes
 
 
@@ -79,7 +80,7 @@ def estimate_memory(
         RequestError: the batch does not divide by the ranks, or the network refuses a setting.
     """
     method = make_method(config.method, config.generator)
-    roles = _roles(architecture.network(), architecture, config, method.roles)
+    roles = _roles(architecture.network(), architecture, config, method)
     kept = {**_kept(roles, ranks), "held": held}
     moments = [_building(roles, kept, config, ranks)]
     for role, peak in _extrapolated(architecture, config, ranks).items():
@@ -93,7 +94,7 @@ def least_memory(
 ) -> int:
     """The same without gradients and activations; quick to tell."""
     method = make_method(config.method, config.generator)
-    roles = _roles(architecture.network(), architecture, config, method.roles)
+    roles = _roles(architecture.network(), architecture, config, method)
     kept = {**_kept(roles, ranks), "held": held}
     return max(sum(kept.values()), _building(roles, kept, config, ranks).total)
 
@@ -101,7 +102,7 @@ def least_memory(
 def checkpoint_bytes(architecture: Architecture, config: RunConfig) -> int:
     """Size of one checkpoint: trained networks, their moments and the average."""
     method = make_method(config.method, config.generator)
-    kept = _kept(_roles(architecture.network(), architecture, config, method.roles), 1)
+    kept = _kept(_roles(architecture.network(), architecture, config, method), 1)
     return sum(kept[part] for part in ("students", "moments", "average", "buffers"))
 
 
@@ -137,14 +138,15 @@ def _simulated(
     method = make_method(config.method, config.generator)
     network = architecture.network()
     _keep_blocks(network, blocks)
-    roles = _roles(network, architecture, config, method.roles)
+    roles = _roles(network, architecture, config, method)
     with FakeTensorMode(allow_non_fake_inputs=True):
         _give_fake_memory(roles)
         batch = _batch(architecture, micro_batch)
-        networks = Networks(roles.teacher, roles.trained, architecture.prompts(1))
+        networks = Networks(roles.teacher, roles.trained, architecture.prompts(1), roles.heads)
         rounds = 1 if micro_batch == local_batch else 2
         return {
-            phase.role: _update(phase, networks, batch, rounds, ranks) for phase in method.phases()
+            phase.name: _update(phase, networks, batch, rounds, ranks)
+            for phase in method.phases(_AFTER_WARM_UPS)
         }
 
 
@@ -160,12 +162,12 @@ def _keep_blocks(network: VelocityNetwork, counts: Mapping[str, int]) -> None:
 
 
 def _roles(
-    network: VelocityNetwork, architecture: Architecture, config: RunConfig, names: Sequence[str]
+    network: VelocityNetwork, architecture: Architecture, config: RunConfig, method: Method
 ) -> Roles:
     """The run's networks, as the engine builds them, on the meta device."""
     with torch.device("meta"):
         student = Student(network, architecture.latent_shape)
-        return build_roles(student, config, names, Ranks(0, 1, torch.device("meta")))
+        return build_roles(student, config, method, Ranks(0, 1, torch.device("meta")))
 
 
 def _kept(roles: Roles, ranks: int) -> dict[str, int]:
@@ -208,10 +210,10 @@ def _building(roles: Roles, kept: Mapping[str, int], config: RunConfig, ranks: i
 
 def _update(phase: Phase, networks: Networks, batch: Batch, rounds: int, ranks: int) -> _Peak:
     """Peak of an update beyond what is kept, bytes a rank."""
-    network = networks.trained[phase.role]
-    for name, other in networks.trained.items():
-        other.requires_grad_(name == phase.role)
-    everything = (networks.teacher, *networks.trained.values())
+    network = networks.module(phase.name)
+    for name, other in (*networks.trained.items(), *networks.heads.items()):
+        other.requires_grad_(name in phase.roles)
+    everything = (networks.teacher, *networks.trained.values(), *networks.heads.values())
     existing = [tensor for each in everything for tensor in _tensors(each)]
     live = LiveBytes(existing)
     with live, _sharded_gradients(network, live, ranks):
@@ -250,7 +252,19 @@ def _batch(architecture: Architecture, count: int) -> Batch:
         noise=_AnyNoise(0),
         latent_shape=architecture.latent_shape,
         device=torch.device("cpu"),
+        pairs=_AnyPairs(architecture),
     )
+
+
+class _AnyPairs:
+    """Pairs of the right shapes: their values are not looked at."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        self.architecture = architecture
+
+    def take(self, stream: str, start: int, count: int) -> Pairs:
+        latents = torch.empty(count, *self.architecture.latent_shape)
+        return Pairs(latents, self.architecture.prompts(count))
 
 
 class _AnyNoise(NoiseSource):
@@ -287,12 +301,12 @@ def _fake(value: Tensor, made: dict[int, Tensor]) -> Tensor:
 
 def _roots(roles: Roles) -> list[nn.Module]:
     """The modules that hold all weights, each once."""
-    networks = (roles.teacher, *roles.trained.values(), roles.average)
+    networks = (roles.teacher, *roles.trained.values(), *roles.heads.values(), roles.average)
     roots = [each.base if isinstance(each, AdapterNetwork) else each for each in networks]
     return list({id(root): root for root in roots}.values())
 
 
-def _tensors(network: VelocityNetwork) -> Iterable[Tensor]:
+def _tensors(network: nn.Module) -> Iterable[Tensor]:
     root = network.base if isinstance(network, AdapterNetwork) else network
     return (*root.parameters(), *root.buffers())
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
+from torch import nn
 
 from workbench.errors import RequestError
 from workbench.flow.noise import NoiseSource
+from workbench.methods import Method
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.training.config import LoraConfig, RunConfig
 from workbench.training.ema import averaged_copy
@@ -20,7 +22,7 @@ from workbench.training.lora import (
     merged_network,
 )
 from workbench.training.parallel import Ranks
-from workbench.training.prompts import PromptRows
+from workbench.training.streams import PairRows, PromptRows
 
 GENERATOR = "generator"
 AVERAGE = "generator_ema"
@@ -35,8 +37,9 @@ class Student:
             one).
         generator: where the generator and its average start instead; with ``training.lora`` a
             network with an adapter of the same settings.
-        fingerprint: identifies the teacher's weights and the prompts: a checkpoint continues with
-            no others.
+        fingerprint: identifies the teacher's weights, the prompts and the pairs: a checkpoint
+            continues with no others.
+        pairs: image-text pairs, for a method that learns from them.
     """
 
     teacher: VelocityNetwork
@@ -46,6 +49,7 @@ class Student:
     start: VelocityNetwork | None = None
     generator: VelocityNetwork | None = None
     fingerprint: str = ""
+    pairs: PairRows | None = None
 
 
 @dataclass(frozen=True)
@@ -55,21 +59,38 @@ class Roles:
     teacher: VelocityNetwork
     trained: Mapping[str, VelocityNetwork]
     average: VelocityNetwork
+    heads: Mapping[str, nn.Module] = field(default_factory=dict)
 
 
-def build_roles(student: Student, config: RunConfig, names: Sequence[str], ranks: Ranks) -> Roles:
-    """The teacher, each trained role by name, and the generator's average.
+def build_roles(student: Student, config: RunConfig, method: Method, ranks: Ranks) -> Roles:
+    """The teacher, each role that the method trains, the generator's average, and its heads.
 
     Raises:
         RequestError: the network refuses ``training.lora`` or gradient checkpointing.
     """
     if config.training.lora is None:
-        roles = _full_copies(student, config, names, ranks)
+        roles = _full_copies(student, config, method.roles, ranks)
     else:
-        roles = _adapters(student, config, config.training.lora, names, ranks)
+        roles = _adapters(student, config, config.training.lora, method.roles, ranks)
     for network in (roles.trained[GENERATOR], roles.average):
         _guided(network, config)
-    return roles
+    return replace(roles, heads=_heads(roles.teacher, config, method, ranks))
+
+
+def _heads(
+    teacher: VelocityNetwork, config: RunConfig, method: Method, ranks: Ranks
+) -> Mapping[str, nn.Module]:
+    """The method's own modules, float32; their first weights depend on the run's seed alone."""
+    if not method.heads:
+        return {}
+    width = teacher.feature_layer().in_features
+    heads = {}
+    for name, make in method.heads.items():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            heads[name] = make(width).to(ranks.device)
+        ranks.shard(heads[name], ())
+    return heads
 
 
 def student_network(source: VelocityNetwork, config: RunConfig) -> VelocityNetwork:
@@ -103,7 +124,8 @@ def _full_copy(
     source: VelocityNetwork, config: RunConfig, ranks: Ranks, *, trainable: bool
 ) -> VelocityNetwork:
     network = copy.deepcopy(source).to(device=ranks.device, dtype=_storage(config))
-    network.autocast_dtype, network.evaluations = _autocast(config), 0
+    network.autocast_dtype = _autocast(config)
+    network.evaluations = network.backward_evaluations = 0
     network.requires_grad_(trainable)
     network.train(False)  # dropout would make phi and psi differ where they are equal
     if config.training.gradient_checkpointing:

@@ -1,0 +1,153 @@
+"""Adversarial SiD (SiD2a, arXiv 2509.25127): data-aided, with a discriminator of no parameters.
+
+The fake score's last features, averaged over space, are the logits of as many small discriminators
+as it has features. The fake score learns them beside its own task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from workbench.flow import expand_like, x0_from_velocity
+from workbench.methods.base import Loss, Networks, Phase
+from workbench.methods.batch import Batch
+from workbench.methods.generator import GeneratorConfig
+from workbench.methods.score import Diffused, fake_score_loss
+from workbench.methods.sid import SiD, SiDSettings
+from workbench.settings import FrozenConfig
+from workbench.teachers.base import Conditioning
+from workbench.teachers.guidance import guided_velocity, guided_with_features
+
+
+class AdversarialConfig(FrozenConfig):
+    """Weights and warm-ups of the adversarial terms; the published ones."""
+
+    sid_weight: float = Field(0.5, ge=0, description="of SiD in the generator's loss")
+    generator_weight: float = Field(0.5, ge=0, description="of the adversarial term there")
+    fake_weight: float = Field(
+        0.5, ge=0, description="of each half, real and fake, in the fake score's loss"
+    )
+    generator_start_kimg: float = Field(20.0, ge=0, description="the generator waits so long")
+    adversarial_start_kimg: float = Field(
+        40.0, ge=0, description="until then the generator learns from SiD alone"
+    )
+
+
+class SiD2aConfig(SiDSettings):
+    """Adversarial SiD, which continues a generator distilled without data."""
+
+    name: Literal["sid2a"] = "sid2a"
+    adversarial: AdversarialConfig = AdversarialConfig()
+
+
+def logits(features: Tensor) -> Tensor:
+    """Features (B, tokens, width) to logits (B, width): their mean over space."""
+    return features.mean(dim=1)
+
+
+def bce(logits: Tensor, label: float, elements: int) -> Tensor:
+    """Binary cross entropy per sample (B,), mean over logits (B, width), times ``elements``.
+
+    Args:
+        label: 1 for real, 0 for fake.
+        elements: of a latent, so that it weighs as the losses summed over the latent do.
+    """
+    sign = 1.0 if label == 1.0 else -1.0
+    return elements * softplus(-sign * logits).mean(dim=1)
+
+
+class AdversarialSiD(SiD):
+    """SiD with a generative adversarial term on diffused samples of both kinds."""
+
+    learns_from_pairs = True
+
+    def __init__(self, config: SiD2aConfig, generator: GeneratorConfig) -> None:
+        super().__init__(config, generator)
+        self.adversarial = config.adversarial
+
+    def phases(self, nimg: int) -> Sequence[Phase]:
+        fake_score = Phase(("fake_score",), self.discriminating_phase)
+        if nimg < 1000 * self.adversarial.generator_start_kimg:
+            return (fake_score,)
+        joined = nimg >= 1000 * self.adversarial.adversarial_start_kimg
+        phase = self.adversarial_phase if joined else self.generator_phase
+        return (fake_score, Phase(("generator",), phase))
+
+    def discriminating_phase(self, networks: Networks, batch: Batch) -> Loss:
+        """The fake score's own loss + weight (BCE(real, 1) + BCE(fake, 0)), at the same times."""
+        at = self.generated(networks, batch, "fake_score")
+        real = batch.real("fake_score")
+        at_real = self._diffuse_like(real.latents, at, batch)
+        velocity, fake, true = self._both(networks, batch, at, at_real, real.cond)
+        loss = fake_score_loss(at.x_g, at.eps, velocity)
+        elements = at.x_g[0].numel()
+        on_real = bce(logits(true), 1.0, elements).mean()
+        on_fake = bce(logits(fake), 0.0, elements).mean()
+        total = loss + self.adversarial.fake_weight * (on_real + on_fake)
+        return Loss(
+            total,
+            {
+                "train/fake_score_loss": loss.detach(),
+                "train/bce_real": on_real.detach() / elements,
+                "train/bce_fake": on_fake.detach() / elements,
+            },
+        )
+
+    def adversarial_phase(self, networks: Networks, batch: Batch) -> Loss:
+        """weight SiD + weight w(t) BCE(generated, 1), from one evaluation of the fake score."""
+        x_g = self.sampler.sample(networks.generator, batch, "generator")
+        at = self.diffuse(x_g, batch, "generator")
+        scales, uncond = self.config.guidance, networks.uncond
+        v_phi = guided_velocity(
+            networks.teacher, at.x_t, at.t, batch.cond, uncond, scales.eval_teacher
+        )
+        v_psi, features = guided_with_features(
+            networks.fake_score, at.x_t, at.t, batch.cond, uncond, scales.eval_fake
+        )
+        f_phi, f_psi = (x0_from_velocity(at.x_t, at.t, v) for v in (v_phi, v_psi))
+        sid = self.sid(f_phi, f_psi, at)
+        deceived = bce(logits(features), 1.0, x_g[0].numel())
+        weighted = (self.weighting(at.t, x_g, f_phi) * deceived).mean()
+        loss = (
+            self.adversarial.sid_weight * sid.value + self.adversarial.generator_weight * weighted
+        )
+        metrics = {**sid.metrics, "train/adversarial_loss": weighted.detach()}
+        return Loss(self.config.loss_scale * loss, metrics)
+
+    def _diffuse_like(self, latents: Tensor, at: Diffused, batch: Batch) -> Diffused:
+        """Real latents at the times of the generated ones, with noise of their own."""
+        eps = batch.normal("fake_score/real_eps")
+        x_t = torch.lerp(latents, eps, expand_like(at.t, latents))
+        return Diffused(latents, x_t, at.t, eps)
+
+    def _both(
+        self,
+        networks: Networks,
+        batch: Batch,
+        at: Diffused,
+        at_real: Diffused,
+        real_cond: Conditioning | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The fake score's velocity of the fake samples, features of these and of the real ones.
+
+        One batched call without guidance; with guidance the real ones, which need none, go apart.
+        """
+        scale = self.config.guidance.train_fake
+        network, uncond = networks.fake_score, networks.uncond
+        if scale != 1.0:
+            velocity, fake = guided_with_features(network, at.x_t, at.t, batch.cond, uncond, scale)
+            _, true = guided_with_features(network, at_real.x_t, at_real.t, real_cond, uncond, 1.0)
+            return velocity, fake, true
+        x_t, t = torch.cat([at.x_t, at_real.x_t]), torch.cat([at.t, at_real.t])
+        cond = None
+        if batch.cond is not None and real_cond is not None:
+            cond = Conditioning.cat([batch.cond, real_cond])
+        velocity, features = guided_with_features(network, x_t, t, cond, uncond, 1.0)
+        count = len(at.t)
+        return velocity[:count], features[:count], features[count:]

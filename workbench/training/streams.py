@@ -1,0 +1,81 @@
+"""Which prompt, and which image-text pair, each sample gets: shuffled passes, by address."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from workbench.flow.noise import NoiseSource
+from workbench.methods import Pairs
+from workbench.teachers.base import Conditioning
+
+
+class PromptRows(Protocol):
+    """Encoded prompts, in memory (``Conditioning``) or on disk (``StoredPrompts``)."""
+
+    def __len__(self) -> int: ...
+
+    def select(self, index: Tensor, /) -> Conditioning:
+        """Rows by an int64 index (any order, repeats allowed)."""
+        ...
+
+
+class PairRows(Protocol):
+    """Image-text pairs whose latents and prompts are encoded, in memory or on disk."""
+
+    def __len__(self) -> int: ...
+
+    def select(self, index: Tensor, /) -> Pairs:
+        """Rows by an int64 index (any order, repeats allowed)."""
+        ...
+
+
+class ShuffledPasses:
+    """Endless passes over ``length`` rows, each in a fresh random order; addressed by place.
+
+    The position in the data is a sample's index, so that a resume continues it.
+    """
+
+    def __init__(self, length: int, noise: NoiseSource) -> None:
+        self.length = length
+        self._order = lru_cache(maxsize=8)(
+            lambda stream, epoch: noise.permutation(f"{stream}/{epoch}", length)
+        )
+
+    def rows(self, stream: str, start: int, count: int) -> Tensor:
+        """Row indices of samples ``start .. start + count``, int64 (count,)."""
+        parts = []
+        while count > 0:
+            epoch, place = divmod(start, self.length)
+            parts.append(self._order(stream, epoch)[place : place + count])
+            start, count = start + len(parts[-1]), count - len(parts[-1])
+        return torch.cat(parts)
+
+
+class PromptStream:
+    """Prompts for generated samples; each draw is an order of its own."""
+
+    def __init__(self, encoded: PromptRows, noise: NoiseSource) -> None:
+        self.encoded = encoded
+        self._passes = ShuffledPasses(len(encoded), noise)
+
+    def rows(self, start: int, count: int, draw: int = 0) -> Tensor:
+        """Row indices of samples ``start .. start + count``, int64 (count,)."""
+        return self._passes.rows(f"prompts{draw}" if draw else "prompts", start, count)
+
+    def take(self, start: int, count: int, draw: int = 0) -> Conditioning:
+        return self.encoded.select(self.rows(start, count, draw))
+
+
+class PairStream:
+    """Image-text pairs for the losses that ask for them; each stream is an order of its own."""
+
+    def __init__(self, pairs: PairRows, noise: NoiseSource) -> None:
+        self.pairs = pairs
+        self._passes = ShuffledPasses(len(pairs), noise)
+
+    def take(self, stream: str, start: int, count: int) -> Pairs:
+        return self.pairs.select(self._passes.rows(f"pairs/{stream}", start, count))
