@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.runs.state import OUTCOME, RunState
+from workbench.runs.tracking import RUN_KIND
 from workbench.studies.objectives import Objective
 from workbench.studies.queue import OPEN_STATES, Ticket, TicketState, TrialQueue
 from workbench.studies.spec import StudySpec
 from workbench.studies.storage import StudyStorage
-from workbench.tracking import environment_tags, redact
+from workbench.tracking import KIND, environment_tags, redact
 from workbench.tracking.store import get_or_create_experiment, open_store, summary
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class StudyRun:
         spec = self.queue.spec
         experiment = get_or_create_experiment(self._client, spec.run_experiment, self.artifact_root)
         tags = {
-            "kind": STUDY_KIND,
+            KIND: STUDY_KIND,
             "study": spec.name,
             "experiment": spec.run_experiment,
             "mlflow.note.content": describe(spec, []),
@@ -159,7 +160,8 @@ class StudyRun:
 
     def _adopt(self) -> None:
         """Trials that began while the store did not answer have no parent yet."""
-        for run in self._children(f"tags.study = '{self.queue.spec.name}' and tags.kind = 'run'"):
+        ours = f"tags.study = '{self.queue.spec.name}' and tags.{KIND} = '{RUN_KIND}'"
+        for run in self._children(ours):
             if PARENT_TAG not in run.data.tags:
                 self._client.set_tag(run.info.run_id, PARENT_TAG, self.run_id)
 
