@@ -108,7 +108,8 @@ class TrialRunner:
                 worse = self._is_worse(trial, claim, place, scores[-1])
                 if worse and place + 1 < len(seeds):
                     raise PrunedRunError(f"Worse than the best trial after {place + 1} seeds.")
-        return {name: statistics.fmean(score[name] for score in scores) for name in OBJECTIVES}
+        known = [name for name in OBJECTIVES if all(name in score for score in scores)]
+        return {name: statistics.fmean(score[name] for score in scores) for name in known}
 
     def record(self, trial: Trial, point: Point, claim: Claim, scores: Mapping[str, float]) -> None:
         """Keep beside the trial what its values do not say: all scores, and where its runs are."""
@@ -143,7 +144,9 @@ class TrialRunner:
             raise
         if not outcome.trained:
             self._end_tracking(outcome, request)
-        return student_scores(outcome.results["table"], config.generator.steps)
+        return student_scores(
+            outcome.results["table"], config.generator.steps, self.spec.objectives
+        )
 
     def _end_tracking(self, outcome: RunOutcome, request: RunRequest) -> None:
         """The last words of a run whose worker was killed after it had written the results."""
