@@ -101,7 +101,8 @@ class TrialRunner:
                 worse = self._is_worse(trial, claim, place, scores[-1])
                 if worse and place + 1 < len(seeds):
                     raise PrunedRunError(f"Worse than the best trial after {place + 1} seeds.")
-        return {name: statistics.fmean(score[name] for score in scores) for name in OBJECTIVES}
+        known = [name for name in OBJECTIVES if all(name in score for score in scores)]
+        return {name: statistics.fmean(score[name] for score in scores) for name in known}
 
     def record(self, trial: Trial, point: Point, claim: Claim, scores: Mapping[str, float]) -> None:
         """Keep beside the trial what its values do not say: all scores, and where its runs are."""
@@ -134,7 +135,9 @@ class TrialRunner:
             if any(folder.checkpoints.glob("*")):  # it began, so that other trials can begin too
                 raise OwnFaultError(str(error)) from None
             raise
-        return student_scores(outcome.results["table"], config.generator.steps)
+        return student_scores(
+            outcome.results["table"], config.generator.steps, self.spec.objectives
+        )
 
     def _is_worse(
         self, trial: Trial, claim: Claim, place: int, scores: Mapping[str, float]
