@@ -1,7 +1,12 @@
-"""FID and alignment against generated images, with the teacher's levels as lines.
+"""Figure 4: FID and alignment or CLIP score against generated images, one panel a variant.
 
-python analysis/fid_curves.py --run-dir .workbench/runs/quickstart/... --out figures/fid
-python analysis/fid_curves.py --experiment nine_teachers --out figures/nine_teachers
+    python analysis/fid_curves.py --experiment nine_teachers --out figures/nine_teachers --csv
+    python analysis/fid_curves.py --run-dir .workbench/runs/quickstart/... --out figures/fid
+
+Lines are means over seeds, bands reach from the lowest to the highest seed, dashed lines are the
+teacher's levels. Rings mark instabilities (see workbench.reports.curves.find_instabilities), which
+are also listed on stderr. With --run-dir the numbers come from the runs' own folders, also while
+they are going on.
 """
 
 from __future__ import annotations
@@ -9,16 +14,18 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from workbench.errors import RequestError, WorkbenchError
+from workbench.errors import RequestError
 from workbench.plotting import (
     COLUMN_WIDTH,
-    FORMATS,
     NEUTRAL,
     TEXT_WIDTH,
+    Drawing,
+    Script,
     color,
     kimg_axis,
     log_axis,
@@ -26,9 +33,19 @@ from workbench.plotting import (
     new_figure,
     paler,
     paper_style,
-    save_figure,
-    save_frame,
+    points,
 )
+from workbench.reports.curves import collect_curves as collect
+from workbench.reports.curves import (
+    curve_frame,
+    curve_rows,
+    find_instabilities,
+    level_frame,
+    mean_curve,
+)
+from workbench.reports.groups import Group
+from workbench.reports.references import select
+from workbench.tracking import curve_of, default_uri
 from workbench.tracking.spool import Point, read_points
 from workbench.workspace import open_workspace
 
@@ -37,55 +54,44 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-METRICS = {"eval/fid": "fid", "eval/alignment": "alignment"}
-CURVE_COLUMNS = ["run", "label", "kimg", "fid", "alignment"]
-LEVEL_COLUMNS = ["run", "label", "steps", "nfe", "fid", "alignment"]
+EXPERIMENT = "nine_teachers"
+SECOND = {"clip": "CLIP score", "alignment": "prompt alignment"}
+"""What the right axis may show; the first that the runs have, unless asked for."""
 
 
 class Curves(NamedTuple):
-    """``frame``: one row a run and evaluation. ``levels``: one row a run and teacher level."""
+    """``frame``: one row a run and evaluation. ``levels``: label, steps, metric, value, n."""
 
     frame: pd.DataFrame
     levels: pd.DataFrame
 
 
-def collect(
-    points: Mapping[str, Iterable[Point]], labels: Mapping[str, str] | None = None
+def collect_points(
+    logged: Mapping[str, Iterable[Point]], labels: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
-    """Logged points to one row for each run and step: run, label, kimg, fid, alignment.
-
-    A point logged again after a resume counts once, with its last value. A metric missing at a
-    step is NaN there.
-    """
-    import pandas as pd
-
-    rows = []
-    for run, logged in points.items():
-        steps: dict[int, dict[str, float]] = {}
-        for point in sorted(logged, key=lambda point: point.timestamp):
-            if point.key in METRICS:
-                steps.setdefault(point.step, {})[METRICS[point.key]] = point.value
-        label = (labels or {}).get(run, run)
-        rows += [
-            {"run": run, "label": label, "kimg": step / 1000.0, **values}
-            for step, values in sorted(steps.items())
-        ]
-    return pd.DataFrame(rows, columns=CURVE_COLUMNS)
+    """Points from runs' own journals, in the order logged, as :func:`collect` has tracked runs."""
+    return curve_frame(
+        row
+        for run, found in logged.items()
+        for row in curve_rows((labels or {}).get(run, run), run, None, curve_of(found))
+    )
 
 
-def teacher_levels(
+def levels_of_results(
     results: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
-    """The teacher's rows of each run's ``results.json``: run, label, steps, nfe, fid, alignment."""
+    """The teachers' levels in runs' ``results.json``, as ``level_frame`` has them."""
     import pandas as pd
 
     rows = [
-        {**row, "run": run, "label": (labels or {}).get(run, run)}
+        ((labels or {}).get(run, run), row["steps"], metric, row[metric], 1)
         for run, result in results.items()
         for row in result.get("table", [])
         if row.get("model") == "teacher"
+        for metric in ("fid", *SECOND)
+        if metric in row
     ]
-    return pd.DataFrame(rows, columns=LEVEL_COLUMNS)
+    return pd.DataFrame(rows, columns=["label", "steps", "metric", "value", "n"])
 
 
 def read_runs(run_dirs: Sequence[Path], labels: Sequence[str] = ()) -> Curves:
@@ -97,51 +103,51 @@ def read_runs(run_dirs: Sequence[Path], labels: Sequence[str] = ()) -> Curves:
     """
     if labels and len(labels) != len(run_dirs):
         raise RequestError(f"{len(run_dirs)} runs have {len(labels)} labels; expected one each.")
-    points: dict[str, list[Point]] = {}
-    results: dict[str, Mapping[str, Any]] = {}
-    names: dict[str, str] = {}
-    for place, folder in enumerate(run_dirs):
-        run = str(folder)
-        points[run] = read_points(folder, METRICS)
-        if not points[run]:
-            raise RequestError(f"{folder} holds no evaluation yet (no eval/fid in its journal).")
-        names[run] = labels[place] if labels else folder.resolve().name
-        results[run] = _read_results(folder / "results.json")
-    return Curves(collect(points, names), teacher_levels(results, names))
+    logged = {str(folder): read_points(folder) for folder in run_dirs}
+    for run, found in logged.items():
+        if not curve_of(found).nimg:
+            raise RequestError(f"{run} holds no evaluation yet (no eval/fid in its journal).")
+    own = [folder.resolve().name for folder in run_dirs]
+    often = Counter(own)
+    given = labels or [
+        name if often[name] == 1 else str(folder)
+        for name, folder in zip(own, run_dirs, strict=True)
+    ]
+    names = dict(zip(logged, given, strict=True))
+    results = {str(folder): _read_results(folder / "results.json") for folder in run_dirs}
+    return Curves(collect_points(logged, names), levels_of_results(results, names))
 
 
-def read_experiment(workspace: Path, experiment: str) -> Curves:
-    """The runs of an experiment in a workspace, labelled by variant, in the experiment's order.
-
-    Raises:
-        RequestError: no run of that experiment has an evaluation yet.
-    """
-    folders = sorted((workspace / "runs" / experiment).glob("*/config.json"))
-    configs = {file.parent: json.loads(file.read_text(encoding="utf-8")) for file in folders}
-    begun = {
-        folder: str(config["variant"])
-        for folder, config in configs.items()
-        if "~" not in folder.name and read_points(folder, METRICS)
-    }
-    if not begun:
-        raise RequestError(f"{workspace} holds no evaluated run of {experiment!r} yet.")
-    order = _variants_of(experiment)
-    folders = sorted(begun, key=lambda f: (order.get(begun[f], len(order)), begun[f], f.name))
-    return read_runs(folders, [begun[folder] for folder in folders])
-
-
-def _variants_of(experiment: str) -> dict[str, int]:
-    """Variant -> place in the experiment's file; empty if the file is gone."""
+def in_order(groups: Sequence[Group], experiment: str) -> list[Group]:
+    """The groups in the order of the experiment's file, if it is known; else as they are."""
     from workbench.registry import find_experiments
 
     found = find_experiments().experiments.get(experiment)
-    return {name: place for place, name in enumerate(found.variants)} if found else {}
+    order = {name: place for place, name in enumerate(found.variants)} if found else {}
+    return sorted(groups, key=lambda group: order.get(group.variant, len(order)))
+
+
+def second_metric(frame: pd.DataFrame, wanted: str | None = None) -> str | None:
+    """What the right axis shows; None if the runs have nothing for it.
+
+    Raises:
+        RequestError: the runs lack what is wanted.
+    """
+    known = [name for name in SECOND if name in frame and bool(frame[name].notna().any())]
+    if wanted is not None and wanted not in known:
+        listed = ", ".join(known) or "none of the kind"
+        raise RequestError(f"These runs have no {SECOND[wanted]} ({wanted}); they have: {listed}.")
+    return wanted or next(iter(known), None)
 
 
 def plot(
-    frame: pd.DataFrame, levels: pd.DataFrame | None = None, *, width: float = COLUMN_WIDTH
+    frame: pd.DataFrame,
+    levels: pd.DataFrame | None = None,
+    second: str | None = None,
+    *,
+    width: float = COLUMN_WIDTH,
 ) -> Figure:
-    """FID (log, solid, left) and alignment (linear, paler, right) against kimg (log).
+    """All labels in one panel: FID (log, solid, left) and the second score (linear, paler, right).
 
     A logarithm has no place for the evaluation at 0 kimg, the start of the student: it stands at
     the left end, before a break in the axis, at the tick "0".
@@ -150,13 +156,15 @@ def plot(
         RequestError: there is no finite positive FID to draw.
     """
     _check_drawable(frame)
+    second = second_metric(frame, second)
+    several = frame["label"].nunique() > 1
     with paper_style():
         figure = new_figure(width, 0.72 * width)
         axes = figure.add_subplot()
-        right = _draw_panel(axes, frame, levels)
-        _label_axes(axes, right, single=frame["run"].nunique() == 1)
+        right = _draw_panel(axes, frame, levels, second)
+        _label_axes(axes, right, second, single=not several)
         name_levels(axes, _distinct_levels(levels))
-        if frame["run"].nunique() > 1:
+        if several:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderaxespad=0.2)
     return figure
 
@@ -164,26 +172,28 @@ def plot(
 def plot_panels(
     frame: pd.DataFrame,
     levels: pd.DataFrame | None = None,
+    second: str | None = None,
     *,
     width: float = TEXT_WIDTH,
     columns: int = 3,
 ) -> Figure:
-    """Figure 4: one panel a label, the runs of a label (its seeds) in one colour.
+    """Figure 4: one panel a label, with the mean over its runs (its seeds) and their range.
 
     Raises:
         RequestError: there is no finite positive FID to draw.
     """
     _check_drawable(frame)
+    second = second_metric(frame, second)
     labels = list(dict.fromkeys(frame["label"]))
     rows = -(-len(labels) // columns)
     with paper_style():
-        figure = new_figure(width, 0.29 * width * rows)
+        figure = new_figure(width, 0.26 * width * rows)
         panels = [figure.add_subplot(rows, columns, place + 1) for place in range(len(labels))]
         for place, (axes, label) in enumerate(zip(panels, labels, strict=True)):
             own = None if levels is None else levels[levels["label"] == label]
-            right = _draw_panel(axes, frame[frame["label"] == label], own, one_color=True)
+            right = _draw_panel(axes, frame[frame["label"] == label], own, second)
             axes.set_title(label)
-            _label_axes(axes, right, single=True)
+            _label_axes(axes, right, second, single=True)
             if place % columns:
                 axes.set_ylabel("")
             if right is not None and place % columns < columns - 1 and place < len(labels) - 1:
@@ -202,67 +212,80 @@ def _check_drawable(frame: pd.DataFrame) -> None:
 
 
 def _draw_panel(
-    axes: Axes, frame: pd.DataFrame, levels: pd.DataFrame | None, *, one_color: bool = False
+    axes: Axes, frame: pd.DataFrame, levels: pd.DataFrame | None, second: str | None
 ) -> Axes | None:
-    """Curves and axes of one panel; returns the right axis if there is an alignment to show."""
+    """Curves and axes of one panel; returns the right axis if there is a second score to show."""
     axes.spines["right"].set_visible(False)
-    runs = list(dict.fromkeys(frame["run"]))
-    right = axes.twinx() if bool(frame["alignment"].notna().any()) else None
-    for index, run in enumerate(runs):
-        shade = 0 if one_color else index
-        _draw_run(axes, right, frame[frame["run"] == run].sort_values("kimg"), index, shade)
+    shown = second is not None and bool(frame[second].notna().any())
+    right = axes.twinx() if shown else None
+    for index, label in enumerate(dict.fromkeys(frame["label"])):
+        rows = frame[frame["label"] == label]
+        _draw_mean(axes, rows, "fid", index, color(index))
+        if right is not None and second is not None:
+            _draw_mean(right, rows, second, index, paler(color(index)))
+    for jump in find_instabilities(frame).itertuples():
+        if jump.fid < math.inf:
+            _mark(axes, jump.kimg, jump.fid, f"×{jump.height:.2g}")
     kimg_axis(axes, frame["kimg"])
     drawn = frame[(frame["fid"] > 0) & (frame["fid"] < math.inf)]
     log_axis(axes, [*drawn["fid"], *_distinct_levels(levels).values()])
-    if right is not None:
-        _alignment_axis(right, axes, frame["alignment"])
+    if right is not None and second is not None:
+        _second_axis(right, axes, frame[second])
     return right
 
 
-def _label_axes(axes: Axes, right: Axes | None, *, single: bool) -> None:
+def _draw_mean(axes: Axes, rows: pd.DataFrame, metric: str, index: int, shade: str) -> None:
+    curve = mean_curve(rows, metric)
+    left = metric == "fid"
+    if (curve["n"] > 1).any():
+        band = axes.fill_between(curve["kimg"], curve["low"], curve["high"], color=shade)
+        band.set(alpha=0.2, linewidth=0, zorder=2)
+    style = {"zorder": 4} if left else {"linewidth": points(1.0), "markersize": points(2.2)}
+    marker = "o-" if left else "s-"
+    (line,) = axes.plot(curve["kimg"], curve["mean"], marker, color=shade, **style)
+    line.set(clip_on=False, gid=f"{metric}-{index}", label=str(rows["label"].iloc[0]))
+
+
+def _mark(axes: Axes, kimg: float, fid: float, text: str) -> None:
+    """A ring around an instability, and how many times the best FID it is."""
+    (ring,) = axes.plot([kimg], [fid], "o", color="black", markersize=points(7), zorder=5)
+    ring.set(markerfacecolor="none", markeredgewidth=points(0.8), gid="instability")
+    place = {"xytext": (0, points(5)), "textcoords": "offset points", "ha": "center"}
+    axes.annotate(text, (kimg, fid), fontsize=points(7), va="bottom", **place)
+
+
+def _label_axes(axes: Axes, right: Axes | None, second: str | None, *, single: bool) -> None:
     axes.set_xlabel("generated images (thousands)")
     axes.set_ylabel("FID")
-    if right is None:
+    if right is None or second is None:
         return
     shade = paler(color(0), 0.7) if single else NEUTRAL
-    right.set_ylabel("prompt alignment (pale)", color=shade)
+    right.set_ylabel(f"{SECOND[second]} (pale)", color=shade)
     right.tick_params(axis="y", colors=shade)
     right.spines["right"].set_color(shade)
-
-
-def _draw_run(
-    axes: Axes, right: Axes | None, rows: pd.DataFrame, index: int, color_index: int
-) -> None:
-    shade, label = color(color_index), str(rows["label"].iloc[0])
-    fid, alignment = rows[rows["fid"].notna()], rows[rows["alignment"].notna()]
-    (line,) = axes.plot(fid["kimg"], fid["fid"], "o-", color=shade, label=label, zorder=4)
-    line.set(clip_on=False, gid=f"fid-{index}")
-    if right is not None:
-        (line,) = right.plot(alignment["kimg"], alignment["alignment"], "s-", color=paler(shade))
-        line.set(clip_on=False, gid=f"alignment-{index}", linewidth=1.0, markersize=2.2)
 
 
 def _distinct_levels(levels: pd.DataFrame | None) -> dict[str, float]:
     """Name and FID of the teacher's levels, best first; runs that measured the same share one."""
     if levels is None or levels.empty:
         return {}
-    usable = levels[(levels["fid"] > 0) & (levels["fid"] < math.inf)]
-    distinct = usable.drop_duplicates(["steps", "fid"]).sort_values("fid")
+    usable = levels[
+        (levels["metric"] == "fid") & (levels["value"] > 0) & (levels["value"] < math.inf)
+    ]
+    distinct = usable.drop_duplicates(["steps", "value"]).sort_values("value")
     named: dict[str, float] = {}
-    for label, steps, fid in zip(
-        distinct["label"], distinct["steps"], distinct["fid"], strict=True
-    ):
-        several = (distinct["steps"] == steps).sum() > 1
-        name = f"teacher, {steps:g} step{'s' if steps != 1 else ''}"
-        named[f"{name} ({label})" if several else name] = float(fid)
+    for row in distinct.itertuples():
+        several = (distinct["steps"] == row.steps).sum() > 1
+        name = f"teacher, {row.steps:g} step{'s' if row.steps != 1 else ''}"
+        named[f"{name} ({row.label})" if several else name] = float(row.value)
     return named
 
 
-def _alignment_axis(right: Axes, axes: Axes, values: pd.Series[float]) -> None:
-    """The right axis: from a round number below the lowest value up to 1."""
-    lowest = float(values.min())
-    bottom = max(0.0, math.floor((lowest - 0.02) * 10) / 10)
-    right.set_ylim(bottom, max(1.0, float(values.max())))
+def _second_axis(right: Axes, axes: Axes, values: pd.Series[float]) -> None:
+    """The right axis: of shares up to 1, from a round number below the lowest; else as it falls."""
+    lowest, highest = float(values.min()), float(values.max())
+    if lowest > 0.4:
+        right.set_ylim(max(0.0, math.floor((lowest - 0.02) * 10) / 10), max(1.0, highest))
     right.spines["left"].set_visible(False)
     axes.set_zorder(right.get_zorder() + 1)
     axes.patch.set_visible(False)
@@ -281,34 +304,47 @@ def _read_results(path: Path) -> Mapping[str, Any]:
     return results
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    wanted = parser.add_mutually_exclusive_group(required=True)
-    wanted.add_argument("--run-dir", nargs="+", type=Path, metavar="DIR")
-    wanted.add_argument("--experiment", help="its runs in the workspace, one panel a variant")
-    parser.add_argument("--workspace", type=Path, default=None, help="(default: ./.workbench)")
+def describe(instabilities: pd.DataFrame) -> tuple[str, ...]:
+    """A line for each instability, and one if there is none."""
+    if instabilities.empty:
+        return ("No instabilities.",)
+    return tuple(
+        f"Instability: {jump.label}{'' if jump.seed is None else f', seed {jump.seed}'}: FID "
+        f"{jump.fid:.3g} at {jump.kimg:g} kimg, {jump.height:.2f} times the best before it "
+        f"({jump.best:.3g}); {'recovered' if jump.recovered else 'not recovered'}."
+        for jump in instabilities.itertuples()
+    )
+
+
+def draw(options: argparse.Namespace) -> Drawing:
+    notes: tuple[str, ...] = ()
+    if options.run_dir:
+        curves = read_runs(options.run_dir, options.label)
+        figure = plot(*curves, options.second)
+    else:
+        workspace = open_workspace(options.workspace)
+        uri = options.tracking_uri or default_uri(workspace.root)
+        selection = select(uri, workspace, [options.experiment])
+        groups, notes = in_order(selection.groups, options.experiment), selection.notes
+        curves = Curves(collect(groups), level_frame(groups))
+        figure = plot_panels(*curves, options.second)
+    found = find_instabilities(curves.frame)
+    frames = {"": curves.frame, "_teacher": curves.levels, "_instabilities": found}
+    return Drawing({"": figure}, frames, notes=(*notes, *describe(found)))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--run-dir", nargs="+", type=Path, metavar="DIR", help="these runs instead, in one panel"
+    )
     parser.add_argument("--label", nargs="+", default=[], help="one for each --run-dir")
-    parser.add_argument("--out", type=Path, default=Path("fid_curves"), help="path, no suffix")
-    parser.add_argument("--format", default="png,svg", help=f"any of {','.join(FORMATS)}")
-    parser.add_argument("--csv", action="store_true", help="also write the numbers as CSV")
-    options = parser.parse_args(arguments)
-    try:
-        if options.experiment:
-            curves = read_experiment(open_workspace(options.workspace).root, options.experiment)
-            figure = plot_panels(*curves)
-        else:
-            curves = read_runs(options.run_dir, options.label)
-            figure = plot(*curves)
-        written = save_figure(figure, options.out, options.format.split(","))
-        if options.csv:
-            stem = options.out
-            written.append(save_frame(curves.frame, stem.with_name(stem.name + ".csv")))
-            written.append(save_frame(curves.levels, stem.with_name(stem.name + "_teacher.csv")))
-        for path in written:
-            print(path)
-    except WorkbenchError as error:
-        parser.exit(error.exit_code, f"{error}\n")
-    return 0
+    parser.add_argument(
+        "--second", choices=sorted(SECOND), help="right axis (default: the first that there is)"
+    )
+
+
+SCRIPT = Script("fid_curves", __doc__, draw, experiment=EXPERIMENT, add_options=add_options)
+main = SCRIPT.main
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.errors import RequestError, WorkbenchError
+from workbench.errors import RequestError
 from workbench.evaluation.grids import check_grid, to_pixels, wrap_words
-from workbench.plotting import FORMATS, TEXT_WIDTH, new_figure, paper_style, save_figure
+from workbench.plotting import TEXT_WIDTH, Drawing, Script, new_figure, paper_style, points
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,12 +67,14 @@ def plot(
                 axes.set_axis_off()
             middle = (y + tall / 2) / height
             text = captions[caption]
-            figure.text((left - 0.06) / width, middle, text, ha="right", va="center", fontsize=8)
+            side = (left - 0.06) / width
+            figure.text(side, middle, text, ha="right", va="center", fontsize=points(8))
             y -= gap
         for column, lines in enumerate(headers):
             x = (left + column * (cell + gap) + cell / 2) / width
             bottom = (height - top + 0.04) / height
-            figure.text(x, bottom, "\n".join(lines), ha="center", va="bottom", fontsize=7)
+            text = "\n".join(lines)
+            figure.text(x, bottom, text, ha="center", va="bottom", fontsize=points(7))
     return figure
 
 
@@ -108,20 +110,17 @@ def read_row(argument: str) -> tuple[str, NDArray[Any], list[str]]:
         raise RequestError(f"{file} holds no array 'images': {error}.") from error
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+def draw(options: argparse.Namespace) -> Drawing:
+    rows = [read_row(argument) for argument in options.rows]
+    return Drawing({"": plot({caption: images for caption, images, _ in rows}, rows[0][2])})
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("rows", nargs="+", metavar="CAPTION=FILE.npz")
-    parser.add_argument("--out", type=Path, default=Path("samples"), help="path without suffix")
-    parser.add_argument("--format", default="png,svg", help=f"any of {','.join(FORMATS)}")
-    options = parser.parse_args(arguments)
-    try:
-        rows = [read_row(argument) for argument in options.rows]
-        figure = plot({caption: images for caption, images, _ in rows}, rows[0][2])
-        for path in save_figure(figure, options.out, options.format.split(",")):
-            print(path)
-    except WorkbenchError as error:
-        parser.exit(error.exit_code, f"{error}\n")
-    return 0
+
+
+SCRIPT = Script("samples", __doc__, draw, add_options=add_options)
+main = SCRIPT.main
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "workbench"
 ROOMS = [
-    ("errors", "settings"),
+    ("errors", "lazy", "settings"),
     ("bundled", "workspace"),
     ("flow",),
     ("teachers",),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.populate import Shape, populate
 from workbench.errors import RequestError
 from workbench.plotting import save_figure
+from workbench.reports.curves import curve_frame, find_instabilities, mean_curve
+from workbench.tracking import default_uri
 from workbench.tracking.spool import Point, Spool
+from workbench.training.config import RunConfig, ScheduleConfig, TrainingConfig
+from workbench.workspace import open_workspace
 
 SCRIPT = Path(__file__).parents[2] / "analysis" / "fid_curves.py"
 KIMG = [0, 6.4, 12.8, 19.2, 25.6]
@@ -24,6 +30,24 @@ TABLE = [
     {"model": "teacher", "steps": 4, "nfe": 4, "fid": 18.9, "alignment": 0.85, "ms_per_image": 1},
     {"model": "student", "steps": 4, "nfe": 4, "fid": 7.4, "alignment": 0.95, "ms_per_image": 1},
 ]
+
+
+def made(curves, label="a", kimg=KIMG, alignment=ALIGNMENT):
+    """A frame of runs of one label: run -> FID at each kimg."""
+    rows = [
+        {
+            "label": label,
+            "run": run,
+            "seed": seed,
+            "kimg": k,
+            "seconds": k,
+            "fid": f,
+            "alignment": a,
+        }
+        for seed, (run, fid) in enumerate(curves.items())
+        for k, f, a in zip(kimg, fid, alignment, strict=True)
+    ]
+    return curve_frame(rows)
 
 
 def write_run(folder, scale=1.0, table=TABLE):
@@ -49,15 +73,16 @@ def curve(axes, gid):
 
 def test_reads_what_the_run_logged(fid_curves, tmp_path):
     frame, levels = fid_curves.read_runs([write_run(tmp_path / "a")], ["SiD"])
-    assert list(frame.columns) == ["run", "label", "kimg", "fid", "alignment"]
+    assert list(frame.columns)[:5] == ["label", "run", "seed", "kimg", "seconds"]
     assert frame["kimg"].tolist() == KIMG
     assert frame["fid"].tolist() == FID
     assert frame["alignment"].tolist() == ALIGNMENT
     assert set(frame["label"]) == {"SiD"}
-    assert levels[["steps", "fid"]].values.tolist() == [[50, 4.5], [20, 5.0], [4, 18.9]]
+    fid = levels[levels["metric"] == "fid"]
+    assert fid[["steps", "value"]].values.tolist() == [[50, 4.5], [20, 5.0], [4, 18.9]]
 
 
-def test_collect_counts_a_repeated_point_once_and_keeps_gaps(fid_curves):
+def test_a_repeated_point_counts_once_as_in_the_store_and_gaps_stay(fid_curves):
     points = [
         Point("eval/fid", 6400, 10.0, 2),
         Point("eval/fid", 0, 40.0, 1),
@@ -65,9 +90,9 @@ def test_collect_counts_a_repeated_point_once_and_keeps_gaps(fid_curves):
         Point("eval/alignment", 12800, 0.9, 4),
         Point("train/loss", 6400, 1.0, 3),
     ]
-    frame = fid_curves.collect({"run": points})
+    frame = fid_curves.collect_points({"run": points})
     assert frame["kimg"].tolist() == [0, 6.4, 12.8]
-    np.testing.assert_equal(frame["fid"].tolist(), [40.0, 9.0, math.nan])
+    np.testing.assert_equal(frame["fid"].tolist(), [40.0, 10.0, math.nan])
     np.testing.assert_equal(frame["alignment"].tolist(), [math.nan, math.nan, 0.9])
 
 
@@ -159,10 +184,8 @@ def test_young_runs_are_drawn_too(fid_curves, curves, tmp_path, length, first):
 
 def test_levels_of_different_teachers_are_told_apart(fid_curves):
     results = {"x": {"table": TABLE}, "y": {"table": [{**TABLE[2], "fid": 12.0}, TABLE[0]]}}
-    levels = fid_curves.teacher_levels(results, {"x": "one", "y": "two"})
-    frame = pd.DataFrame(
-        {"run": "x", "label": "one", "kimg": KIMG, "fid": FID, "alignment": ALIGNMENT}
-    )
+    levels = fid_curves.levels_of_results(results, {"x": "one", "y": "two"})
+    frame = made({"x": FID}, label="one")
     left = fid_curves.plot(frame, levels).axes[0]
     assert {text.get_text(): text.get_position()[1] for text in left.texts} == {
         "teacher, 50 steps": 4.5,
@@ -182,12 +205,13 @@ def test_the_command_writes_figure_and_numbers(tmp_path):
         text=True,
         check=True,
     )
-    names = ["fid.v1.png", "fid.v1.svg", "fid.v1.pdf", "fid.v1.csv", "fid.v1_teacher.csv"]
+    tables = ["fid.v1.csv", "fid.v1_teacher.csv", "fid.v1_instabilities.csv"]
+    names = ["fid.v1.png", "fid.v1.svg", "fid.v1.pdf", *tables]
     assert done.stdout.split() == [str(out.parent / name) for name in names]
     frame = pd.read_csv(out.parent / "fid.v1.csv")
     assert frame["fid"].tolist() == [*FID, *(1.2 * fid for fid in FID)]
     assert frame["label"].tolist() == ["SiD"] * 5 + ["other"] * 5
-    assert len(pd.read_csv(out.parent / "fid.v1_teacher.csv")) == 3
+    assert (pd.read_csv(out.parent / "fid.v1_teacher.csv")["metric"] == "fid").sum() == 3
 
 
 def test_bad_requests_are_one_clear_line(fid_curves, tmp_path, capsys):
@@ -203,6 +227,120 @@ def test_bad_requests_are_one_clear_line(fid_curves, tmp_path, capsys):
         fid_curves.main(["--run-dir", str(tmp_path / "nothing"), "--out", str(tmp_path / "x")])
     assert stopped.value.code == 2
     assert "holds no evaluation yet" in capsys.readouterr().err
-    frame = fid_curves.collect({"run": [Point("eval/fid", 0, math.nan, 1)]})
+    frame = fid_curves.collect_points({"run": [Point("eval/fid", 0, math.nan, 1)]})
     with pytest.raises(RequestError, match="no finite FID"):
         fid_curves.plot(frame)
+
+
+DESCENT = [100.0, 55.0, 34.0, 24.0, 19.0, 16.5, 15.0, 14.2, 13.7, 13.4, 13.2, 13.1]
+TIMES = [50.0 * place for place in range(len(DESCENT))]
+
+
+def jumps(fid):
+    return find_instabilities(made({"r": fid}, kimg=TIMES, alignment=[0.3] * len(TIMES)))
+
+
+def test_a_spike_is_found_with_its_place_and_height():
+    fid = [*DESCENT[:6], 33.0, 25.0, *DESCENT[8:]]
+    (found,) = jumps(fid).to_dict("records")
+    assert (found["kimg"], found["fid"], found["best"]) == (300.0, 33.0, 16.5)
+    assert found["height"] == pytest.approx(2.0)
+    assert found["recovered"]
+    two = jumps([*DESCENT[:4], 60.0, *DESCENT[5:-1], 40.0])
+    assert two[["kimg", "recovered"]].values.tolist() == [[200.0, True], [550.0, False]]
+    assert jumps([*DESCENT[:6], math.inf, *DESCENT[7:]])["height"].tolist() == [math.inf]
+    climb = [*DESCENT[:6], *(16.5 * 1.12**place for place in range(1, 7))]
+    (slow,) = jumps(climb).to_dict("records")
+    assert (slow["kimg"], slow["best"], slow["recovered"]) == (550.0, 16.5, False)
+
+
+def test_a_smooth_or_noisy_curve_has_no_instability():
+    assert jumps(DESCENT).empty
+    assert jumps([2.0, math.nan, 1.0, *DESCENT[3:]][:3] + [math.nan] * 9).empty
+    false = {0.03: 0, 0.1: 0}
+    for noise in false:
+        for seed in range(200):
+            rng = np.random.default_rng(seed)
+            noisy = np.array(DESCENT) * np.exp(noise * rng.standard_normal(len(DESCENT)))
+            false[noise] += len(jumps(list(noisy))) > 0
+    assert false[0.03] == 0
+    assert false[0.1] <= 4
+    stable = [14.0, 14.9, 13.3, 15.1, 13.0, 14.8, 13.2, 15.0, 13.1, 14.9, 13.0, 15.2]
+    assert jumps(stable).empty
+    assert len(jumps([*stable[:6], 60.0, *stable[7:]])) == 1
+
+
+def test_means_and_bands_are_over_the_runs_that_are_there():
+    frame = made({"x": FID, "y": [2 * fid for fid in FID], "z": [math.nan] * 5})
+    curve = mean_curve(frame, "fid")
+    np.testing.assert_allclose(curve["mean"], 1.5 * np.array(FID))
+    np.testing.assert_allclose(curve["low"], FID)
+    np.testing.assert_allclose(curve["high"], 2 * np.array(FID))
+    assert set(curve["n"]) == {2}
+    short = frame[(frame["run"] != "y") | (frame["kimg"] < 10)]
+    assert mean_curve(short, "fid")["kimg"].tolist() == [0, 6.4]
+
+
+def test_panels_show_mean_band_and_rings(fid_curves):
+    spiked = [*FID[:3], 40.0, FID[4]]
+    frame = pd.concat([made({"x": FID, "y": spiked}, "one"), made({"z": FID}, "two")])
+    figure = fid_curves.plot_panels(frame)
+    one, two = (axes for axes in figure.axes if axes.get_title())
+    expected = (np.array(FID) + np.array(spiked)) / 2
+    np.testing.assert_allclose(curve(one, "fid-0").get_ydata(), expected)
+    assert len(one.collections) == 1
+    assert not two.collections
+    ring = curve(one, "instability")
+    assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (19.2, 40.0)
+    assert [text.get_text() for text in one.texts] == ["×3.9"]
+    assert "instability" not in [line.get_gid() for line in two.get_lines()]
+
+
+def test_the_second_axis_is_what_the_runs_have(fid_curves):
+    frame = made({"x": FID})
+    assert fid_curves.second_metric(frame) == "alignment"
+    with_clip = frame.assign(clip=[0.28, 0.3, 0.31, 0.32, 0.33])
+    assert fid_curves.second_metric(with_clip) == "clip"
+    right = fid_curves.plot(with_clip).axes[1]
+    assert right.get_ylabel().startswith("CLIP score")
+    assert right.get_ylim()[1] < 0.4
+    with pytest.raises(RequestError, match=r"no CLIP score \(clip\); they have: alignment"):
+        fid_curves.second_metric(frame, "clip")
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory, fresh_store):
+    """Two teachers, two seeds each, in a store of their own."""
+    workspace = open_workspace(tmp_path_factory.mktemp("tracked"))
+    shutil.copy(fresh_store, workspace.root / "mlflow.db")
+    configs = [
+        RunConfig(
+            experiment="nine_teachers",
+            variant=variant,
+            teacher=teacher,
+            seed=seed,
+            training=TrainingConfig(kimg=25.6),
+            schedule=ScheduleConfig(evaluate_kimg=6.4),
+        )
+        for variant, teacher in (("sd3-medium", "digits-sd3"), ("sana-0.6b", "digits-sana"))
+        for seed in (0, 1)
+    ]
+    shapes = {"sd3-medium": Shape(floor=0.6), "sana-0.6b": Shape(reached=0.6)}
+    populate(default_uri(workspace.root), workspace, configs, shapes)
+    return workspace
+
+
+def test_tracked_runs_become_panels_in_the_experiments_order(fid_curves, tracked, tmp_path, capsys):
+    out = tmp_path / "nine"
+    uri = default_uri(tracked.root)
+    elsewhere = ["--workspace", str(tmp_path / "empty"), "--tracking-uri", uri]
+    assert fid_curves.main([*elsewhere, "--out", str(out), "--format", "svg", "--csv"]) == 0
+    frame = pd.read_csv(f"{out}.csv")
+    assert list(dict.fromkeys(frame["label"])) == ["sana-0.6b", "sd3-medium"]
+    assert frame.groupby("label")["seed"].unique().map(list).tolist() == [[0, 1], [0, 1]]
+    levels = pd.read_csv(f"{out}_teacher.csv")
+    assert set(levels["label"]) == {"sd3-medium"}  # the other one is not finished
+    assert set(levels["n"]) == {2}
+    told = capsys.readouterr()
+    assert told.out.split()[0] == f"{out}.svg"
+    assert told.err.strip() == "No instabilities."

@@ -9,12 +9,15 @@ import pytest
 from workbench.errors import RequestError
 from workbench.plotting import (
     PALETTE,
+    Drawing,
+    Script,
     color,
     new_figure,
     paler,
     paper_style,
     save_figure,
     save_frame,
+    use_style,
 )
 
 
@@ -71,3 +74,47 @@ def test_importing_costs_no_matplotlib_and_no_torch():
     code = "import sys, workbench.plotting; print([m for m in ('matplotlib','pandas','torch') if m in sys.modules])"  # noqa: E501
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_screen_is_the_papers_picture_enlarged(tmp_path):
+    paper = drawing()
+    with use_style("screen"):
+        screen = drawing()
+    sizes = [figure.get_size_inches()[0] for figure in (paper, screen)]
+    assert sizes[1] == pytest.approx(1.5 * sizes[0])
+    for figure in (paper, screen):
+        figure.draw_without_rendering()
+    for one, two in zip(paper.axes[0].get_xticklabels(), screen.axes[0].get_xticklabels()):  # noqa: B905
+        assert two.get_fontsize() == pytest.approx(1.5 * one.get_fontsize())
+    boxes = [figure.axes[0].get_position().bounds for figure in (paper, screen)]
+    assert boxes[1] == pytest.approx(boxes[0], abs=0.02)
+    with pytest.raises(RequestError, match="Did you mean 'screen'"), use_style("screan"):
+        pass
+
+
+def test_a_script_fails_in_one_line_and_prints_its_files(tmp_path, capsys):
+    def draw(options):
+        if options.experiment == "bad":
+            raise RequestError("no such thing")
+        return Drawing(
+            {"": drawing()}, {"": pd.DataFrame({"x": [1]})}, {".txt": "a"}, "table", ("n",)
+        )
+
+    script = Script("mine", "What it shows.", draw, experiment="good")
+    out = tmp_path / "a.b"
+    assert script.main(["--out", str(out), "--format", "svg", "--csv"]) == 0
+    told = capsys.readouterr()
+    assert told.out.split() == ["table", *(f"{out}{end}" for end in (".svg", ".txt", ".csv"))]
+    assert told.err == "n\n"
+    for arguments, message in (
+        (["--experiment", "bad"], "no such thing"),
+        (["--format", "pgn"], "Did you mean 'png'"),
+        (["--out", str(out / "below" / "a")], "Cannot write"),
+    ):
+        (tmp_path / "a.b").write_text("a file, no folder")
+        with pytest.raises(SystemExit) as ended:
+            script.main(arguments)
+        assert ended.value.code == 2
+        told = capsys.readouterr()
+        assert message in told.err
+        assert told.err.count("\n") == 1

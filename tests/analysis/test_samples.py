@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from workbench.errors import RequestError
-from workbench.evaluation.grids import image_grid, to_pixels, wrap_words
+from workbench.evaluation.grids import NotFiniteError, image_grid, to_pixels, wrap_words
 from workbench.plotting import save_figure
 
 SCRIPT = Path(__file__).parents[2] / "analysis" / "samples.py"
@@ -28,8 +28,9 @@ def test_pixels_round_to_nearest_and_clip():
     assert to_pixels(images)[0, 0, :, 0].tolist() == [0, 0, 0, 1, 255, 255]
     with pytest.raises(RequestError, match="shape"):
         to_pixels(images[:, :1])
-    with pytest.raises(RequestError, match="not finite"):
+    with pytest.raises(NotFiniteError, match="not finite") as found:
         to_pixels(images * torch.nan)
+    assert not isinstance(found.value, RequestError)  # nobody asked for it
 
 
 def test_picture_holds_every_image_in_its_place(rows):

@@ -14,7 +14,8 @@ from matplotlib.lines import Line2D
 from tests.analysis.conftest import by_path
 from workbench.errors import RequestError
 from workbench.plotting import save_figure
-from workbench.reports import Group, SeedRun, estimate
+from workbench.reports import Group, SeedRun, Selection, compare, estimate
+from workbench.reports.comparison import AT_KIMG
 from workbench.runs.state import RunState
 from workbench.tracking import Curve, RunRow
 
@@ -77,7 +78,7 @@ def test_one_row_for_each_run_and_evaluation(variants: ModuleType, nine: list[Gr
 def test_lines_are_means_and_bands_reach_from_seed_to_seed(
     variants: ModuleType, nine: list[Group]
 ) -> None:
-    left, right = variants.plot(variants.collect(nine)).axes
+    left, right = variants.plot(nine).axes
     for place in range(9):
         mean = line(left, f"mean-{place}").get_ydata()
         assert mean[-1] == pytest.approx(0.41 + 0.1 * place)
@@ -89,19 +90,27 @@ def test_lines_are_means_and_bands_reach_from_seed_to_seed(
 
 
 def test_nine_variants_have_nine_looks(variants: ModuleType, nine: list[Group]) -> None:
-    left, _ = variants.plot(variants.collect(nine)).axes
+    left, _ = variants.plot(nine).axes
     lines = [line(left, f"mean-{place}") for place in range(9)]
     assert len({found.get_marker() for found in lines}) == 9
     assert len({(found.get_color(), str(found.get_linestyle())) for found in lines}) == 9
 
 
-def test_values_are_taken_where_every_run_has_been(variants: ModuleType) -> None:
-    frame = variants.collect([group("a", (2.0, 1.0, 0.5, 0.4)), group("b", (2.0, 0.8))])
-    assert variants.equal_kimg(frame) == 6.4
-    values = variants.final_values(frame, "fid")
-    assert {name: found.values for name, found in values.items()} == {"b": (0.8,), "a": (1.0,)}
-    assert list(values) == ["b", "a"]
-    assert list(variants.final_values(frame, "alignment")) == ["b", "a"]
+def test_values_are_those_of_the_table(variants: ModuleType) -> None:
+    """At equal kimg, which a run that has only been evaluated at 0 does not hold back."""
+    groups = [
+        group("a", (2.0, 1.0, 0.5, 0.4), (2.0, 0.9)),
+        group("b", (2.0, 0.8, 0.7)),
+        group("begun", (2.0,)),
+    ]
+    _, right = variants.plot(groups).axes
+    assert [text.get_text() for text in right.get_yticklabels()] == ["b", "a", "begun"]
+    assert "at 6.4 kimg" in right.get_xlabel()
+    shown = compare(Selection(tuple(groups)), "fid").results[1].get("fid", AT_KIMG)
+    assert shown.values == (1.0, 0.9)
+    assert line(right, "interval-0").get_xdata() == pytest.approx(shown.interval)
+    values = variants.final_values(compare(Selection(tuple(groups)), "alignment"))
+    assert list(values) == ["b", "a", "begun"]
 
 
 def test_the_teachers_level_is_drawn_if_it_is_one(variants: ModuleType) -> None:
@@ -109,7 +118,7 @@ def test_the_teachers_level_is_drawn_if_it_is_one(variants: ModuleType) -> None:
     assert variants.teacher_levels(one) == {"teacher, 50 steps": 0.29}
     assert variants.teacher_levels([*one, group("c", (2.0, 1.0), teacher="other")]) == {}
     assert variants.teacher_levels([]) == {}
-    left, _ = variants.plot(variants.collect(one), levels={"teacher, 50 steps": 0.29}).axes
+    left, _ = variants.plot(one, levels={"teacher, 50 steps": 0.29}).axes
     assert "teacher, 50 steps" in [text.get_text() for text in left.texts]
 
 
@@ -117,18 +126,16 @@ def test_equal_numbers_give_equal_files(
     variants: ModuleType, nine: list[Group], tmp_path: Path
 ) -> None:
     files = [
-        save_figure(variants.plot(variants.collect(nine)), tmp_path / name, ["svg", "png"])
-        for name in ("one", "two")
+        save_figure(variants.plot(nine), tmp_path / name, ["svg", "png"]) for name in ("one", "two")
     ]
     assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
 
 
 def test_diverged_runs_are_left_out_and_nothing_is_refused(variants: ModuleType) -> None:
-    frame = variants.collect([group("a", (2.0, 1.0)), group("b", (2.0, math.inf))])
-    _, right = variants.plot(frame).axes
+    _, right = variants.plot([group("a", (2.0, 1.0)), group("b", (2.0, math.inf))]).axes
     assert [text.get_text() for text in right.get_yticklabels()] == ["a"]
     with pytest.raises(RequestError, match="no finite FID"):
-        variants.plot(variants.collect([group("b", (math.inf, math.inf))]))
+        variants.plot([group("b", (math.inf, math.inf))])
 
 
 def test_a_wrong_name_is_one_line(

@@ -130,11 +130,12 @@ def test_a_servers_address_opens_the_comparison(
     assert all(run_id in view for run_id in made)
 
 
-def test_listing_and_comparing_wait_for_no_heavy_package(filled: Workspace) -> None:
+def test_reading_commands_wait_for_no_heavy_package(filled: Workspace) -> None:
     """What keeps 500 runs under two seconds; importing torch or MLflow alone takes as long."""
     code = (
         "import sys; from workbench.cli.main import app\n"
-        "for command in (['runs', 'list'], ['compare', 'ranges']):\n"
+        "reading = ['runs', 'list'], ['compare', 'ranges'], ['experiments', 'status', 'ranges']\n"
+        "for command in reading:\n"
         "    app(command, standalone_mode=False)\n"
         "print(*{'torch', 'mlflow', 'pandas', 'optuna'} & set(sys.modules), file=sys.stderr)"
     )
@@ -143,4 +144,5 @@ def test_listing_and_comparing_wait_for_no_heavy_package(filled: Workspace) -> N
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
     assert done.stderr.splitlines()[-1] == ""
-    assert done.stdout.count("wide") >= 4
+    assert done.stdout.count("wide") >= 5
+    assert "4 of 4 runs are finished" in done.stdout

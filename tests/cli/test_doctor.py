@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
@@ -92,6 +97,52 @@ def test_wrong_requests(workbench: InsideWorkbench, arguments: list[str], messag
     answer = workbench("doctor", *arguments, code=2)
     assert message in answer.stderr
     assert answer.stderr.count("\n") == 1
+
+
+@contextmanager
+def some_server(status: int, body: bytes) -> Iterator[str]:
+    """Answers everything alike; its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: object) -> None:
+            """Says nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_tracking_server_is_asked(
+    workbench: InsideWorkbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "0.5")
+
+    def found(uri: str, code: int) -> str:
+        answer = workbench("doctor", "--tracking-uri", uri, "--json", code=code)
+        (check,) = [c for c in json.loads(answer.stdout) if c["name"] == "tracking store"]
+        assert check["passed"] == (code == 0)
+        assert "geheim" not in answer.stdout + answer.stderr
+        return str(check["finding"])
+
+    with some_server(200, b'{"experiments": []}') as uri:
+        address = uri.replace("//", "//me:geheim@")
+        assert found(address, 0) == f"{uri.replace('//', '//me:***@')} answers"
+    assert "refused" in found("http://127.0.0.1:9", 1)
+    with some_server(200, b"<html>Welcome</html>") as uri:
+        assert "no MLflow server's answer: <html>Welcome" in found(uri, 1)
+    with some_server(401, b'{"message": "You are not authenticated."}') as uri:
+        assert "You are not authenticated. (HTTP 401)" in found(uri, 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert "timed out" in found(f"http://127.0.0.1:{silent.getsockname()[1]}", 1)
+    nobody = "postgresql://me:geheim@127.0.0.1:9/lab"
+    assert "postgresql://me:***@127.0.0.1:9/lab: " in found(nobody, 1)
 
 
 def test_a_teacher_that_is_not_built_yet(workbench: InsideWorkbench) -> None:

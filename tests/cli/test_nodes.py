@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from workbench.errors import RequestError, WorkbenchError
 from workbench.tracking import default_uri, list_runs, read_points
 from workbench.training import parallel
 from workbench.training.nodes import Nodes
-from workbench.training.parallel import joined_ranks, launch
+from workbench.training.parallel import _met, joined_ranks, launch
 
 SHORT = (
     *("training.kimg=0.16", "schedule.evaluate_kimg=0.16", "evaluation.samples=50"),
@@ -39,7 +40,7 @@ def machines() -> Iterator[ProcessPoolExecutor]:
 
 def on_node(function: Callable[[], object], nodes: Nodes, name: str, seconds: int) -> object:
     """One node's part; a WorkbenchError comes back as a value."""
-    parallel._SECONDS_TO_MEET = seconds
+    parallel._SECONDS_TO_MEET, parallel._SECONDS_TO_PART = seconds, 1
     try:
         return launch(function, 1, nodes=nodes, name=name)
     except WorkbenchError as error:
@@ -81,6 +82,22 @@ def test_nodes_keep_their_order_and_say_what_failed(
         assert "run-b --nproc 1" in str(error)
     both_zero = both(ranks_of_all, ("run", "run"), (0, 0), seconds=3)
     assert any("cannot use" in str(error) for error in both_zero), both_zero
+
+
+def test_the_next_run_does_not_meet_the_one_before(address: str) -> None:
+    """Node 1 comes to the second run while node 0 still serves the first."""
+
+    def meets(rank: int, lingers: float) -> list[str]:
+        met = []
+        for what in ("first", "second"):
+            with _met(Nodes(2, rank, address), what):
+                met.append(what)
+                time.sleep(lingers)
+        return met
+
+    with ThreadPoolExecutor(2) as threads:
+        parts = [threads.submit(meets, 0, 1.0), threads.submit(meets, 1, 0.0)]
+        assert [part.result(timeout=60) for part in parts] == [["first", "second"]] * 2
 
 
 def test_a_node_that_stays_away_is_named(address: str, monkeypatch: pytest.MonkeyPatch) -> None:

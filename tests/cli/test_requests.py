@@ -108,6 +108,27 @@ def test_dry_run_shows_and_starts_nothing(workbench: InsideWorkbench) -> None:
     assert not list(workbench.workspace.glob("runs/*"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--teacher", "digits-sanna"], "Did you mean 'digits-sana'?"),
+        (["--set", "prompts.source=nowhere.txt"], "There is no prompt file 'nowhere.txt'"),
+        (["--tracking-uri", "somewhere"], "Cannot track to 'somewhere'"),
+        (["--nproc", "3"], "not divisible by 3 ranks"),
+    ],
+)
+def test_dry_run_refuses_what_the_run_refuses(
+    workbench: InsideWorkbench, changes: list[str], message: str
+) -> None:
+    said = [
+        workbench("run", "quickstart", *changes, *more, code=2).stderr
+        for more in ([], ["--dry-run"])
+    ]
+    assert message in said[0]
+    assert said[0] == said[1]
+    assert not (workbench.workspace / "plans").exists()
+
+
 def test_json_is_the_only_thing_on_stdout(workbench: InsideWorkbench) -> None:
     assert {row["name"] for row in workbench.json("teachers", "list")} >= {"digits-sana"}
     assert workbench.json("runs", "list") == []

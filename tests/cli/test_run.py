@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 from tests.cli.conftest import ONLY_RUNS, InsideWorkbench, Workbench
-from workbench.tracking import default_uri, list_runs, metric_history
+from workbench.tracking import default_uri, last_status, list_artifacts, list_runs, metric_history
 from workbench.training.checkpoint import load_modules
 
 KEYS = ("eval/fid", "eval/alignment", "best/fid", "train/generator_loss", "perf/images_per_s")
@@ -124,6 +125,49 @@ def test_kill_9_changes_nothing(
     points, reference = points_in_mlflow(prepared), points_in_mlflow(finished)
     assert {key: points[key] for key in KEYS} == {key: reference[key] for key in KEYS}
     assert all(max(Counter(steps).values()) == 1 for steps in points.values())
+
+
+KILLED_WITH_RESULTS = """
+import os, signal
+from workbench.runs import session
+from workbench.cli.main import run_cli
+
+def write(path, values, real=session.write_json):
+    real(path, values)
+    if path.name == "results.json":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def images(self, model, real=session._Session._images):
+    return real(self, model) * float("nan")
+
+session.write_json, session._Session._images = write, images
+run_cli()
+"""
+"""A run whose pictures cannot be drawn, killed when it has written its results."""
+
+
+def test_a_run_killed_with_its_results_is_told_to_have_ended(
+    prepared: InsideWorkbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its pictures, which held NaN, kept it from nothing."""
+    arguments = prepared.quick(settings=("training.kimg=0.16", "evaluation.samples=50"))
+    command = [sys.executable, "-c", KILLED_WITH_RESULTS]
+    monkeypatch.setattr(prepared, "command", lambda *given: [*command, *given])
+    killed = prepared.start(*arguments)
+    _, said = killed.communicate(timeout=200)
+    assert killed.returncode == -signal.SIGKILL
+    assert "Warning at 0 kimg: No sample grid: Images hold values that are not finite" in said
+    uri = default_uri(prepared.workspace)
+    run = prepared.only_run()
+    assert last_status(run) == "RUNNING"
+    assert not list(run.glob("figures/samples*"))
+
+    prepared(*arguments)
+    (tracked,) = list_runs(uri, "quickstart", where=ONLY_RUNS)
+    assert (tracked.status, tracked.tags["outcome"]) == ("FINISHED", "finished")
+    assert tracked.end_time == (run / "results.json").stat().st_mtime_ns // 1_000_000
+    assert tracked.tags["warnings"] == "3"  # at 0 and 0.16 kimg, and the last picture
+    assert "results.json" in list_artifacts(uri, tracked.run_id)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -61,8 +61,8 @@ def test_all_variants_run_and_share_a_figure(
     assert figure.stat().st_size > 5000
     rows = (prepared.workspace / "figures" / "pair.csv").read_text().splitlines()[1:]
     # Evaluated at 0, 0.16 and 0.32 kimg each, in the experiment's order.
-    assert [row.split(",")[1:3] for row in rows] == [
-        [name, kimg] for name in ("sana", "flux") for kimg in ("0.0", "0.16", "0.32")
+    assert [(row.split(",")[0], row.split(",")[3]) for row in rows] == [
+        (name, kimg) for name in ("sana", "flux") for kimg in ("0.0", "0.16", "0.32")
     ]
 
     again = prepared.json(*arguments)
@@ -136,14 +136,20 @@ def test_a_variant_that_changed_under_its_name_is_refused(
     script = prepared.workspace.parent / "experiments" / "pair.py"
     changed = "RunConfig(teacher=teacher, method={'sid_alpha': 1.2})"
     script.write_text(script.read_text().replace("RunConfig(teacher=teacher)", changed))
+    prepared("run", "pair", "--dry-run", "--new-version")
+    said = prepared("run", "pair", "--dry-run", code=2).stderr
+    assert prepared("run", "pair", "--dry-run", "--seeds", "7", code=2).stderr == said
     refused = prepared("run", "pair", code=2)
+    assert refused.stderr == said
     assert "sana: method.sid_alpha 1.0 -> 1.2" in refused.stderr
     assert "--new-version" in refused.stderr
     assert not list(prepared.workspace.glob("runs/*/*"))
     plan = prepared.json("experiments", "register", "pair", "--new-version", "--seeds", "3")
     assert (plan["version"], plan["seeds"]) == (2, [3])
     # Settings given on the command line are a plan of their own, and change no other.
+    before = sorted(prepared.workspace.rglob("*"))
     prepared(*arguments, "--dry-run")
+    assert sorted(prepared.workspace.rglob("*")) == before
     tried = prepared.json("experiments", "register", "pair", "--set", "training.kimg=1")
     assert (tried["version"], tried["changes"]) == (1, ["training.kimg=1"])
 

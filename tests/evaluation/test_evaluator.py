@@ -14,7 +14,7 @@ from workbench.evaluation import (
     Evaluator,
     FeatureStatistics,
     FrechetMetric,
-    PromptMetric,
+    MeanMetric,
     Sampler,
     apportion,
     digits_evaluator,
@@ -56,7 +56,9 @@ def run_ranks(evaluator, sampler, world):
         def gather(value):
             boxes[rank] = pickle.dumps(value)
             barrier.wait()
-            return [pickle.loads(box) for box in boxes]
+            gathered = [pickle.loads(box) for box in boxes]
+            barrier.wait()  # before any rank fills its box again
+            return gathered
 
         try:
             results[rank] = evaluator.evaluate(sampler, rank=rank, world=world, gather=gather)
@@ -76,10 +78,10 @@ def test_scores_equal_a_computation_without_batches(evaluator, noisy_digits):
     scores = evaluator.evaluate(Sampler(draw, steps=4, nfe=4.0))
     images = draw(list(evaluator.prompts), 0, 330)
     fid, alignment = evaluator.metrics
-    features = FeatureStatistics.from_features(fid.network.features(images))
+    features = FeatureStatistics.from_features(fid.observer.features(images))
     expected = frechet_distance(features, fid.reference)
     assert scores.values["fid"] == pytest.approx(expected, rel=1e-5)
-    probabilities = alignment.scorer.scores(images, evaluator.prompts)
+    probabilities = alignment.observer.observe(images, evaluator.prompts)
     assert scores.values["alignment"] == pytest.approx(probabilities.double().mean().item())
     assert scores.nfe == 4.0
     assert scores.seconds > 0
@@ -123,8 +125,19 @@ def test_batch_size_changes_no_score(evaluator, noisy_digits):
     assert two.fingerprint == one.fingerprint
 
 
+def test_the_number_of_threads_is_no_part_of_the_protocol(cache_dir):
+    """Runs on one core and on many compare; kernels differ in their last bits with the threads."""
+    threads = torch.get_num_threads()
+    protocols = set()
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        protocols.add(digits_evaluator(cache_dir, samples=20).protocol)
+    torch.set_num_threads(threads)
+    assert len(protocols) == 1
+
+
 class RenamedWeights:
-    """A feature network or scorer of other weights."""
+    """An observer of other weights."""
 
     def __init__(self, part):
         self._part = part
@@ -150,10 +163,11 @@ def test_fingerprint_changes_with_every_ingredient_and_only_then(cache_dir, eval
             evaluator, metrics=(replace(fid, reference=shifted), alignment)
         ).fingerprint(4),
         "features": replace(
-            evaluator, metrics=(replace(fid, network=RenamedWeights(fid.network)), alignment)
+            evaluator, metrics=(replace(fid, observer=RenamedWeights(fid.observer)), alignment)
         ).fingerprint(4),
         "scorer": replace(
-            evaluator, metrics=(fid, PromptMetric(RenamedWeights(alignment.scorer)))
+            evaluator,
+            metrics=(fid, MeanMetric(RenamedWeights(alignment.observer), "alignment")),
         ).fingerprint(4),
     }
     for library in ("torch", "numpy", "scipy", "diffusers"):
@@ -219,10 +233,10 @@ def test_requests_that_can_give_no_score_are_refused(cache_dir, evaluator):
 
 def test_first_batch_is_warm_up_and_scoring_is_not_timed(classifier, evaluator, monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr("workbench.evaluation.evaluator.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("workbench.evaluation.viewing.time.perf_counter", lambda: clock[0])
 
     class SlowNetwork(RenamedWeights):
-        def features(self, images):
+        def observe(self, images, prompts):
             clock[0] += 50.0
             return classifier.features(images)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -8,7 +9,8 @@ import scipy.linalg
 import torch
 
 from workbench.errors import RequestError, WorkbenchError
-from workbench.evaluation import FeatureStatistics, FeatureSums, frechet_distance
+from workbench.evaluation import FeatureStatistics, frechet_distance
+from workbench.evaluation.frechet import CentredRows, frechet_influence, gaussian_of
 from workbench.teachers._torchvision import prepare_torchvision
 
 
@@ -99,23 +101,51 @@ def test_statistics_are_numpys():
     assert statistics.count == 50
 
 
-def test_shards_merge_to_the_same_bits_in_any_order():
-    features = correlated(np.random.default_rng(3), 997, 16, mean=1e3)
-    parts = np.array_split(features, 37)
-    whole = FeatureSums()
-    for part in parts:
-        whole.update(part)
-    for seed in range(20):
-        order = np.random.default_rng(seed).permutation(37)
-        shards = [FeatureSums() for _ in range(5)]
-        for place, index in enumerate(order):
-            shards[place % 5].update(parts[index])
-        merged = FeatureSums()
-        for shard in [FeatureSums(), *shards]:
-            merged.merge(shard)
-        assert merged.statistics().fingerprint == whole.statistics().fingerprint
-    at_once = FeatureStatistics.from_features(features)
-    np.testing.assert_allclose(whole.statistics().covariance, at_once.covariance, atol=1e-8)
+def test_statistics_do_not_depend_on_the_blocks(monkeypatch):
+    features = correlated(np.random.default_rng(3), 997, 16, mean=3.0)
+    whole = FeatureStatistics.from_features(features)
+    monkeypatch.setattr("workbench.evaluation.frechet._BLOCK", 100)
+    parts = FeatureStatistics.from_features(features)
+    np.testing.assert_allclose(parts.mean, whole.mean, rtol=1e-13)
+    np.testing.assert_allclose(parts.covariance, whole.covariance, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [40, 64, 65, 200])
+def test_rows_and_their_covariance_give_the_same_distance(count):
+    """Few rows stand for their covariance themselves; many do not."""
+    rng = np.random.default_rng(count)
+    reference = FeatureStatistics.from_features(correlated(rng, 300, 64))
+    rows = correlated(rng, count, 64, mean=0.2)
+    short = gaussian_of(rows)
+    assert isinstance(short, CentredRows) == (count <= 64)
+    statistics = FeatureStatistics.from_features(rows)
+    expected = frechet_distance(statistics, reference)
+    assert frechet_distance(short, reference) == pytest.approx(expected, rel=1e-10)
+    known = dataclasses.replace(reference, known_factor=reference.factor)
+    assert frechet_distance(short, known) == frechet_distance(short, reference)
+
+
+@pytest.mark.parametrize(("count", "dimension"), [(300, 12), (40, 60)])
+def test_influence_is_the_derivative_by_a_rows_weight(count, dimension):
+    rng = np.random.default_rng(5)
+    reference = FeatureStatistics.from_features(correlated(rng, 400, dimension))
+    rows = correlated(rng, count, dimension, mean=0.3)
+
+    def weighted(weights):
+        """The distance of rows with weights that sum to N."""
+        mean = weights @ rows / count
+        centred = (rows - mean) * np.sqrt(weights / (count - 1))[:, None]
+        covariance = centred.T @ centred
+        return frechet_distance(FeatureStatistics(mean, covariance, count), reference)
+
+    influence = frechet_influence(rows, reference)
+    assert abs(influence.mean()) < 1e-10
+    for place in (0, 7, count - 1):
+        direction = -np.full(count, 1.0 / count)
+        direction[place] += 1.0
+        step = 1e-4
+        slope = (weighted(1 + step * direction) - weighted(1 - step * direction)) / (2 * step)
+        assert influence[place] / count == pytest.approx(slope, rel=1e-3, abs=1e-7)
 
 
 def test_fingerprint_is_of_the_numbers():
@@ -134,7 +164,7 @@ def test_too_few_samples_or_bad_features_give_an_error_not_a_score():
     with pytest.raises(RequestError, match="at least 2 samples, not 1"):
         FeatureStatistics.from_features(np.ones((1, 4)))
     with pytest.raises(RequestError, match="not 0"):
-        FeatureSums().statistics()
+        gaussian_of(np.ones((0, 4)))
     with pytest.raises(WorkbenchError, match="not finite"):
         FeatureStatistics.from_features(np.array([[1.0, 2.0], [np.nan, 0.0]]))
     good = FeatureStatistics.from_features(np.eye(4))
@@ -142,7 +172,3 @@ def test_too_few_samples_or_bad_features_give_an_error_not_a_score():
         frechet_distance(good, FeatureStatistics(good.mean * np.inf, good.covariance, 4))
     with pytest.raises(ValueError, match="dimensions differ"):
         frechet_distance(good, FeatureStatistics.from_features(np.eye(5)))
-    sums = FeatureSums()
-    sums.update(np.eye(4))
-    with pytest.raises(ValueError, match="dimension 5, before 4"):
-        sums.update(np.eye(5))

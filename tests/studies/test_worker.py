@@ -20,6 +20,7 @@ from workbench.errors import InterruptedRunError, RequestError
 from workbench.runs import RunRequest, find_run
 from workbench.studies import Choice
 from workbench.studies.overview import view
+from workbench.studies.parent import StudyRun
 from workbench.studies.queue import ERROR, TicketState, TrialQueue
 from workbench.studies.trial import RUNS
 from workbench.studies.worker import work
@@ -220,13 +221,50 @@ def test_a_run_that_is_still_going_on_is_waited_for(
             system_attrs=system,
         )
     )
+    queue.fill(2)  # a second one, which the busy one must not keep waiting
     lock = FileLock(folder.lock, thread_local=False)
     lock.acquire()
-    threading.Timer(3.0, lock.release).start()
-    said = run_all(queue, request_of)
+    timer = threading.Timer(60.0, lock.release)
+    timer.start()
+    said: list[str] = []
+
+    def hear(line: str) -> None:
+        said.append(line)
+        if line.startswith("trial 1: fid"):
+            timer.cancel()
+            lock.release()
+
+    work(queue.storage.url, queue.spec.name, request_of, hear)
     assert any("still being run by another process" in line for line in said)
+    assert not timer.is_alive()
     assert queue.tickets()[0].state is TicketState.COMPLETE
     assert queue.tickets()[0].trial.values == value
+
+
+def test_every_store_has_its_own_run_of_the_study(
+    queue_of: MakeQueue, base: RunConfig, request_of: RunRequest, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    queue = queue_of(with_overrides(base, ["training.kimg=0.016"]))
+    queue.fill(1)
+    run_all(queue, request_of)
+    parent, _ = mlflow_runs(request_of)
+    elsewhere = replace(request_of, tracking_uri=f"sqlite:///{tmp_path / 'other.db'}")
+    StudyRun(queue, elsewhere.tracking_uri, tmp_path / "artifacts").add_files({})
+    experiments = MlflowClient(elsewhere.tracking_uri).search_experiments()
+    assert [e.name for e in experiments] == ["Default"]  # asking for figures makes no run
+    queue.fill(2)
+    run_all(queue, elsewhere)
+    other, children = mlflow_runs(elsewhere)
+    assert other.info.run_id != parent.info.run_id
+    assert [run.data.tags["trial"] for run in children] == ["1"]
+    queue.fill(3)
+    run_all(queue, request_of)
+    again, children = mlflow_runs(request_of)
+    assert again.info.run_id == parent.info.run_id
+    assert [run.data.tags["trial"] for run in children] == ["0", "2"]
+    assert again.data.tags["trials.complete"] == "3"
 
 
 def test_what_is_wrong_for_all_stops_the_study(

@@ -25,11 +25,14 @@ from workbench.errors import RequestError, WorkbenchError
 from workbench.tracking import (
     DeliverySettings,
     InputData,
+    LastWords,
     MlflowTracker,
     RunIdentity,
     RunStatus,
     default_uri,
+    end_later,
     last_status,
+    list_artifacts,
     load_record,
     read_points,
     sync,
@@ -238,11 +241,14 @@ def test_an_unknown_end_is_refused(track: Callable[..., MlflowTracker]) -> None:
     tracker.finish("FINISHED")
 
 
-def test_a_run_that_vanished_is_ended_by_sync_but_an_end_stays(
+def test_last_words_are_spoken_for_a_run_that_vanished_but_an_end_stays(
     track: Callable[..., MlflowTracker], stored: Callable[..., Any], workspace: Path
 ) -> None:
+    said = workspace / "said.txt"
+    said.write_text("all done")
+    words = LastWords("FINISHED", 1_800_000_000_000, {"outcome": "finished"}, (said,))
     track().finish("FAILED")
-    assert sync(workspace / "run", ended="KILLED") == 0
+    assert end_later(workspace / "run", words) == 0
     assert stored().run.info.status == "FAILED"
 
     spool = Spool(workspace / "run")
@@ -250,9 +256,12 @@ def test_a_run_that_vanished_is_ended_by_sync_but_an_end_stays(
     spool.journal.close()
     assert sync(workspace / "run") == 0
     assert stored().run.info.status == "RUNNING"
-    assert sync(workspace / "run", ended="KILLED") == 0
-    assert stored().run.info.status == "KILLED"
-    assert last_status(workspace / "run") == "KILLED"
+    assert end_later(workspace / "run", words) == 0
+    run = stored().run
+    assert (run.info.status, run.info.end_time) == ("FINISHED", words.time)
+    assert run.data.tags["outcome"] == "finished"
+    assert "said.txt" in list_artifacts(default_uri(workspace), run.info.run_id)
+    assert last_status(workspace / "run") == "FINISHED"
 
 
 def test_a_second_process_is_refused(

@@ -2,71 +2,279 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workbench.cli.common import JsonOption, WorkspaceOption, print_json, say
+from workbench.cli.bar import image_bar
+from workbench.cli.common import (
+    JsonOption,
+    TrackingOption,
+    WorkspaceOption,
+    print_json,
+    print_table,
+    say,
+)
+from workbench.errors import RequestError
+
+if TYPE_CHECKING:
+    from workbench.runs import Evaluation
+    from workbench.runs.evaluate import Score, ScoredRow
 
 WHAT = "What to measure"
+SAMPLES = "Which samples"
+SURE = "How sure it is"
 
 
 def register(app: typer.Typer) -> None:
-    app.command(epilog="Example:  workbench evaluate quickstart --steps 4,2,1 --metrics fid")(
+    app.command(epilog="Example:  workbench evaluate quickstart --steps 4,2,1 --metrics fid,kid")(
         evaluate
     )
 
 
+WeightsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=PATH",
+        help="File of a network's weights; repeatable (default: WORKSPACE/weights).",
+    ),
+]
+
+
 def evaluate(
     model: Annotated[
-        str, typer.Argument(help="Run (any unambiguous beginning), exported folder or teacher.")
+        str,
+        typer.Argument(
+            help="Run (any unambiguous beginning; RUN@KIMG), exported folder, teacher, other "
+            "pipeline's folder, or folder of images."
+        ),
     ],
+    metrics: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated: fid, kid, precision, recall, fid_clip, fid_dinov2, cmmd, clip, "
+            "pickscore, aesthetic, hpsv2, alignment.",
+            rich_help_panel=WHAT,
+        ),
+    ] = "fid,alignment",
+    reference: Annotated[
+        str, typer.Option(help="digits, or one of references list.", rich_help_panel=WHAT)
+    ] = "digits",
+    weights: WeightsOption = None,
     steps: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated (default: the student's K; 50,20,4).", rich_help_panel=WHAT
+            help="Comma-separated (default: the student's K; 50,20,4; a pipeline's own).",
+            rich_help_panel=SAMPLES,
         ),
     ] = None,
-    metrics: Annotated[
-        str, typer.Option(help="Comma-separated.", rich_help_panel=WHAT)
-    ] = "fid,alignment",
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of prompts: .txt, .jsonl or .parquet (default: the reference's captions).",
+            rich_help_panel=SAMPLES,
+        ),
+    ] = None,
     samples: Annotated[
-        int, typer.Option(min=2, help="Images per score.", rich_help_panel=WHAT)
-    ] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise.", rich_help_panel=WHAT)] = 0,
+        int | None,
+        typer.Option(
+            min=2,
+            help="Images per score (default: all captions or images; 2000 of digits).",
+            show_default=False,
+            rich_help_panel=SAMPLES,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise.", rich_help_panel=SAMPLES)] = 0,
     cfg_scale: Annotated[
-        float, typer.Option(help="Guidance of a teacher; 1 = off.", rich_help_panel=WHAT)
+        float,
+        typer.Option(help="Guidance of a teacher or pipeline; 1 = off.", rich_help_panel=SAMPLES),
     ] = 1.0,
+    stock: Annotated[
+        bool,
+        typer.Option(
+            "--stock",
+            help="A pipeline's own call, scheduler and guidance (turbo models), although its class "
+            "could be a teacher's.",
+            rich_help_panel=SAMPLES,
+        ),
+    ] = False,
+    call: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="A further argument of that call; repeatable.",
+            rich_help_panel=SAMPLES,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Images at a time.", rich_help_panel=SAMPLES)
+    ] = 250,
+    nproc: Annotated[
+        int, typer.Option(min=1, help="Processes to share the work.", rich_help_panel=SAMPLES)
+    ] = 1,
+    keep_images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for every image (else none is written).", rich_help_panel=SAMPLES
+        ),
+    ] = None,
+    bootstrap: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Resamples of each 95 % interval; 0 = none.", rich_help_panel=SURE
+        ),
+    ] = 200,
+    extrapolate: Annotated[
+        bool,
+        typer.Option(
+            "--extrapolate", help="Frechet distances at infinite N too.", rich_help_panel=SURE
+        ),
+    ] = False,
     workspace: WorkspaceOption = None,
+    tracking_uri: TrackingOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Score a run's student, or a teacher, at one or more step counts."""
+    """Score a run's student, a teacher, any diffusers pipeline or a folder of images.
+
+    The same command continues where it was cut off, and another metric on the same network draws
+    nothing again. Each score is kept with all that decides it; a run's go to its MLflow run too.
+    """
     from workbench.cli.building import ensure_with_bar
-    from workbench.cli.outcomes import print_results
-    from workbench.errors import RequestError, unknown_name
-    from workbench.evaluation import DIGITS_METRICS
-    from workbench.runs import evaluate_model, load_model
-    from workbench.training.config import evaluation_settings
+    from workbench.evaluation import check_names
+    from workbench.runs import EvaluateRequest, evaluate_source
+    from workbench.runs.evaluate_sources import Asked
     from workbench.workspace import open_workspace
 
-    wanted = [name.strip() for name in metrics.split(",") if name.strip()]
-    for name in wanted:
-        if name not in DIGITS_METRICS:
-            raise unknown_name("metric", name, DIGITS_METRICS)
+    wanted = split_names(metrics)
+    check_names(wanted)
+    counts = _counts(steps)
+    given = weight_paths(weights)
+    asked = Asked(model, seed, cfg_scale, stock, _call(call))
+    place = open_workspace(workspace)
+    ensure_with_bar(model, place.teachers)
+    request = EvaluateRequest(
+        workspace=place,
+        source=asked,
+        metrics=wanted,
+        reference=reference,
+        prompts=prompts,
+        samples=samples,
+        steps=counts,
+        batch_size=batch_size,
+        weights=given,
+        bootstrap=bootstrap,
+        extrapolate=extrapolate,
+        keep_images=keep_images,
+        nproc=nproc,
+        bar=image_bar,
+    )
+    evaluation = evaluate_source(request, tracking_uri)
+    if json_output:
+        rows = [row.as_dict() for row in evaluation.rows]
+        print_json({"model": evaluation.rows[0].model, "table": rows})
+    else:
+        _show(evaluation)
+
+
+def split_names(text: str) -> list[str]:
+    """Distinct names of a comma-separated list.
+
+    Raises:
+        RequestError: there is none.
+    """
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise RequestError(f"Expected comma-separated names, not {text!r}.")
+    return names
+
+
+def weight_paths(assignments: Sequence[str] | None) -> dict[str, Path]:
+    """``NAME=PATH`` options.
+
+    Raises:
+        RequestError: one that is none.
+    """
+    return {name: Path(path) for name, path in _pairs("--weights NAME=PATH", assignments)}
+
+
+def _call(assignments: Sequence[str] | None) -> dict[str, Any]:
+    return {key: _value(text) for key, text in _pairs("--call KEY=VALUE", assignments)}
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _pairs(form: str, assignments: Sequence[str] | None) -> list[tuple[str, str]]:
+    pairs = []
+    for text in assignments or ():
+        key, equals, value = text.partition("=")
+        if not (key and equals and value):
+            raise RequestError(f"Expected {form}, not {text!r}.")
+        pairs.append((key, value))
+    return pairs
+
+
+def _counts(steps: str | None) -> list[int] | None:
     try:
         counts = [int(part) for part in steps.split(",")] if steps else None
     except ValueError:
         raise RequestError(f"--steps {steps!r}: expected numbers like 4,2,1.") from None
     if counts and min(counts) < 1:
         raise RequestError(f"--steps {steps!r}: every step count must be at least 1.")
-    place = open_workspace(workspace)
-    ensure_with_bar(model, place.teachers)
-    loaded = load_model(place, model)
-    settings = evaluation_settings({"seed": seed, "cfg_scale": cfg_scale, "samples": samples})
-    say(f"Measuring {loaded.name} with {samples} samples.")
-    rows = evaluate_model(place, loaded, counts or loaded.default_steps, settings, wanted)
-    table = [row.as_dict() for row in rows]
-    if json_output:
-        print_json({"model": loaded.name, "table": table})
-    else:
-        print_results(table, loaded.name)
+    return counts
+
+
+def _show(evaluation: Evaluation) -> None:
+    first = evaluation.rows[0]
+    columns = ["steps", "NFE", "metric", "score", "95 % interval", "bias", "N = inf", "ms/image"]
+    rows = [_cells(row, score) for row in evaluation.rows for score in row.scores]
+    shown = [
+        column
+        for column, name in enumerate(columns)
+        if name in ("metric", "score") or any(row[column] for row in rows)
+    ]
+    print_table(
+        [columns[column] for column in shown],
+        [[row[column] for column in shown] for row in rows],
+        f"{first.model} ({first.kind}), {first.samples} samples against {first.reference}",
+    )
+    for row, file in zip(evaluation.rows, evaluation.files, strict=True):
+        steps = f"{row.steps} steps: " if row.steps is not None else ""
+        say(f"{steps}fingerprint {row.fingerprint['id']}, kept in {file}")
+    if any(score.bias is not None for score in first.scores):
+        say("bias: about what finite N adds to a Frechet distance; it is part of the score.")
+    if evaluation.run is not None:
+        say(f"Logged to {evaluation.run}.")
+    if evaluation.undelivered:
+        say(
+            f"{evaluation.undelivered} operations wait for the tracking store; `workbench runs "
+            "sync` sends them."
+        )
+
+
+def _cells(row: ScoredRow, score: Score) -> list[str]:
+    limit, ends = score.extrapolated, score.interval
+    return [
+        "" if row.steps is None else str(row.steps),
+        "" if row.steps is None else f"{row.nfe:g}",
+        f"{score.name} {'↓' if score.lower_is_better else '↑'}",
+        _number(score.value),
+        "" if ends is None else f"{_number(ends.low)} to {_number(ends.high)}",
+        "" if score.bias is None else f"{score.bias:+.2g}",
+        ""
+        if limit is None
+        else f"{_number(limit.value)} ({_number(limit.interval.low)} to "
+        f"{_number(limit.interval.high)})",
+        f"{row.ms_per_image:.2f}",
+    ]
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"

@@ -135,7 +135,7 @@ def status(
 ) -> None:
     """Every variant and seed of the registered plans: state, progress, FID, time left."""
     from workbench.errors import RequestError
-    from workbench.registry.plan_store import plan_rows
+    from workbench.registry import plan_rows
     from workbench.registry.status import plan_status
     from workbench.tracking import default_uri, list_runs
     from workbench.workspace import open_workspace

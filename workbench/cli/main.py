@@ -13,6 +13,9 @@ from workbench.cli import (
     evaluate,
     experiments,
     export,
+    external,
+    figures,
+    references,
     report,
     run,
     runs,
@@ -50,9 +53,9 @@ def root(
     """Distil flow-matching teachers into few-step generators, and find out why a recipe works."""
 
 
-for _module in (run, compare, report, evaluate, sample, export):
+for _module in (run, compare, report, figures, evaluate, sample, export):
     _module.register(app)
-for _module in (teachers, runs, experiments, study):
+for _module in (teachers, references, runs, experiments, external, study):
     app.add_typer(_module.app)
 system.register(app)
 

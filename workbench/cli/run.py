@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,19 +12,17 @@ from workbench.cli.common import (
     TrackingOption,
     WorkspaceOption,
     parse_seeds,
-    print_error,
     print_json,
     print_table,
     say,
     with_teacher,
 )
-from workbench.errors import InterruptedRunError, RequestError, WorkbenchError
+from workbench.errors import RequestError, WorkbenchError
 
 if TYPE_CHECKING:
     from workbench.registry import Plan
-    from workbench.runs import Job, Launcher, RunOutcome
+    from workbench.runs import Job, RunOutcome
     from workbench.training.config import RunConfig
-    from workbench.training.nodes import Nodes
     from workbench.workspace import Workspace
 
 WHAT = "What to run"
@@ -121,45 +118,47 @@ def run(
 
     Runs what is pending, resumes what was cut off and recalls what is done.
     """
-    from workbench.registry import register as register_plan
-    from workbench.runs import Job, check_request
+    from workbench.cli.launch import How, check_jobs, find_launcher, launch_jobs
+    from workbench.runs import Job
     from workbench.tracking import default_uri
     from workbench.training.nodes import Nodes
     from workbench.workspace import open_workspace
 
     place = open_workspace(workspace)
     uri = tracking_uri or default_uri(place.root)
-    start = _launcher(launcher, slurm or [])
-    machines = Nodes(nodes, node_rank, rendezvous)
+    launch_from = find_launcher(launcher, slurm or [])
+    how = How(Nodes(nodes, node_rank, rendezvous), launch_from, parallel)
     changes = with_teacher(set_, teacher)
     plan, configs = _requested(experiment, variant, changes, seeds, new_version)
-    for config in configs:
-        check_request(config, nproc, machines)
-    at_once = parallel or (1 if start is None else len(configs))
-    apart = start is not None or (at_once > 1 and len(configs) > 1)
-    if apart and machines.count > 1:
-        raise RequestError(
-            "--nodes is for runs one after the other on this machine: neither with --parallel nor "
-            "with --launcher slurm, which takes --slurm nodes=N."
-        )
+    jobs = [Job(config, place, uri, nproc, fresh) for config in configs]
+    check_jobs(jobs, how)
+    if plan is not None:
+        _settle(plan, jobs, new_version=new_version, dry_run=dry_run)
     if dry_run:
         _show_plan(configs, place, json_output)
         return
-    if plan is not None:
-        chosen = tuple(dict.fromkeys(config.seed for config in configs))
-        register_plan(plan, chosen, place, uri, new_version=new_version, ask_store=False, say=say)
-    jobs = [Job(config, place, uri, nproc, fresh) for config in configs]
     # A saved configuration is run as it is asked for: by a person, or by another command.
-    share = plan is not None and not fresh and machines.count == 1
-    if apart:
-        left = [job for job in jobs if not (share and _is_taken(job))]
-        outcomes, taken = _in_processes(left, start, at_once), len(jobs) - len(left)
-    else:
-        outcomes, taken = _here(jobs, machines, share)
+    share = plan is not None and not fresh and how.machines.count == 1
+    outcomes, taken = launch_jobs(jobs, how, share)
     _report(outcomes, place, json_output, single=len(jobs) == 1)
     if len(outcomes) + taken < len(jobs):
         done, all_ = len(outcomes), len(jobs)
         raise WorkbenchError(f"{done} of {all_} runs are done; the same command continues.")
+
+
+def _settle(plan: Plan, jobs: list[Job], *, new_version: bool, dry_run: bool) -> None:
+    """Register the plan with these runs' seeds, or only see whether that would be refused.
+
+    Raises:
+        RequestError: a variant's settings changed, or the registered plan was changed by hand.
+    """
+    from workbench.registry import check_plan
+    from workbench.registry import register as register_plan
+
+    settle = check_plan if dry_run else register_plan
+    seeds = tuple(dict.fromkeys(job.config.seed for job in jobs))
+    place, uri = jobs[0].workspace, jobs[0].tracking_uri
+    settle(plan, seeds, place, uri, new_version=new_version, ask_store=False, say=say)
 
 
 def _requested(
@@ -194,112 +193,6 @@ def _saved(file: Path, changes: list[str], seeds: str | None) -> list[RunConfig]
     config = with_overrides(load_config(file), changes)
     chosen = parse_seeds(seeds, (config.seed,))
     return [config.model_copy(update={"seed": seed}) for seed in chosen]
-
-
-def _is_taken(job: Job) -> bool:
-    """Whether somebody else who uses the store has done this run or is doing it; says so."""
-    from workbench.registry.elsewhere import taken_elsewhere
-    from workbench.runs.state import state_of
-
-    try:
-        row = taken_elsewhere(job.config, job.workspace, job.tracking_uri)
-    except WorkbenchError as error:
-        say(f"Whether others have run this could not be asked: {error}")
-        return False
-    if row is not None:
-        host, state = row.tags.get("host", "another machine"), state_of(row)
-        say(f"{row.experiment}/{row.name} is {state} on {host}; --fresh runs it here too.")
-    return row is not None
-
-
-def _launcher(name: str, slurm: list[str]) -> Launcher | None:
-    """Where jobs run; None for this machine's own processes.
-
-    Raises:
-        RequestError: unknown launcher, or settings that have nothing to apply to.
-    """
-    from workbench.errors import unknown_name
-
-    if name == "slurm":
-        from workbench.runs.slurm import SlurmLauncher, slurm_settings
-
-        return SlurmLauncher(slurm_settings(slurm))
-    if name != "local":
-        raise unknown_name("launcher", name, ("local", "slurm"))
-    if slurm:
-        raise RequestError("--slurm settings need --launcher slurm.")
-    return None
-
-
-def _here(jobs: list[Job], machines: Nodes, share: bool) -> tuple[list[RunOutcome], int]:
-    """One after the other in this process; of several, one that fails does not stop the rest.
-
-    Returns the outcomes and, with ``share``, how many runs were left to others.
-
-    Raises:
-        RequestError: the request itself is wrong.
-        WorkbenchError: the only one failed, or one was interrupted.
-    """
-    from workbench.cli.building import find_with_bar
-    from workbench.cli.progress import TerminalListener
-    from workbench.runs import RunRequest, execute
-
-    outcomes: list[RunOutcome] = []
-    taken = 0
-    for place, job in enumerate(jobs, 1):
-        config = job.config
-        if share and _is_taken(job):
-            taken += 1
-            continue
-        if len(jobs) > 1:
-            say(f"[{place}/{len(jobs)}] {config.variant}, seed {config.seed}, on {config.teacher}")
-        request = RunRequest(
-            config,
-            job.workspace,
-            job.tracking_uri,
-            job.nproc,
-            job.fresh,
-            TerminalListener,
-            find_with_bar,
-            say,
-            nodes=machines,
-        )
-        try:
-            outcomes.append(execute(request))
-        except (RequestError, InterruptedRunError):
-            raise
-        except WorkbenchError as error:
-            if len(jobs) == 1:
-                raise
-            print_error(f"{config.variant}, seed {config.seed}: {error}")
-    return outcomes, taken
-
-
-def _in_processes(jobs: list[Job], launcher: Launcher | None, parallel: int) -> list[RunOutcome]:
-    """Each in a process of its own, several at once, with a live table."""
-    from workbench.cli.building import ensure_with_bar
-    from workbench.cli.live import JobsWatcher
-    from workbench.runs import LocalLauncher, RunOutcome, run_jobs, stop_on_signals
-    from workbench.runs.state import RunState
-
-    ready = {job.folder.path: job.folder.results() for job in jobs if not job.fresh}
-    waiting = [job for job in jobs if ready.get(job.folder.path) is None]
-    for teacher, users in Counter(job.config.teacher for job in waiting).items():
-        if users > 1:  # else they would wait for each other's building; a single user builds it
-            ensure_with_bar(teacher, waiting[0].workspace.teachers)
-    if waiting:
-        watcher = JobsWatcher(waiting[0].config.experiment)
-        with stop_on_signals() as stop:
-            place = launcher or LocalLauncher(parallel)
-            views = run_jobs(waiting, place, parallel, watcher, stop)
-        done = {v.job.folder.path for v in views if v.state is RunState.FINISHED}
-    outcomes = []
-    for job in jobs:
-        results = job.folder.results()
-        trained = job in waiting
-        if results is not None and (not trained or job.folder.path in done):
-            outcomes.append(RunOutcome(job.folder, results, trained))
-    return outcomes
 
 
 def _show_plan(configs: list[RunConfig], place: Workspace, json_output: bool) -> None:

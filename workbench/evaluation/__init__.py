@@ -1,7 +1,8 @@
-"""Scores of samplers: features, Frechet distance, prompt alignment, the evaluator, sample grids."""
+"""Scores of samplers: observers, metrics, references, the evaluator, sample grids."""
 
 from __future__ import annotations
 
+from workbench.evaluation.catalog import FEATURES, METRICS, Observers, check_names, make_metrics
 from workbench.evaluation.digits import DIGITS_METRICS, digits_evaluator
 from workbench.evaluation.digits_classifier import (
     ClassifierRecipe,
@@ -9,32 +10,63 @@ from workbench.evaluation.digits_classifier import (
     DigitsClassifier,
     load_or_train,
 )
-from workbench.evaluation.evaluator import Evaluator, Sampler, Scores
-from workbench.evaluation.features import FeatureNetwork, PromptScorer
-from workbench.evaluation.frechet import FeatureStatistics, FeatureSums, frechet_distance
+from workbench.evaluation.evaluator import Evaluator, Scores
+from workbench.evaluation.feature_cache import FeatureCache
+from workbench.evaluation.frechet import FeatureStatistics, frechet_distance
 from workbench.evaluation.grids import image_grid
-from workbench.evaluation.metrics import FrechetMetric, Metric, PromptMetric
+from workbench.evaluation.intervals import Extrapolation, Interval
+from workbench.evaluation.metrics import (
+    CmmdMetric,
+    FrechetMetric,
+    KernelMetric,
+    MeanMetric,
+    Metric,
+    PrecisionMetric,
+    RecallMetric,
+    ReferenceRows,
+)
+from workbench.evaluation.observations import Observations
+from workbench.evaluation.observers import Observer
 from workbench.evaluation.prompts import apportion, prompt_mix
+from workbench.evaluation.references import Reference, list_references, open_reference
+from workbench.evaluation.viewing import Peers, Sampler, Viewing
 
 __all__ = [
     "DIGITS_METRICS",
+    "FEATURES",
+    "METRICS",
     "ClassifierRecipe",
+    "CmmdMetric",
     "DigitAlignment",
     "DigitsClassifier",
     "Evaluator",
-    "FeatureNetwork",
+    "Extrapolation",
+    "FeatureCache",
     "FeatureStatistics",
-    "FeatureSums",
     "FrechetMetric",
+    "Interval",
+    "KernelMetric",
+    "MeanMetric",
     "Metric",
-    "PromptMetric",
-    "PromptScorer",
+    "Observations",
+    "Observer",
+    "Observers",
+    "Peers",
+    "PrecisionMetric",
+    "RecallMetric",
+    "Reference",
+    "ReferenceRows",
     "Sampler",
     "Scores",
+    "Viewing",
     "apportion",
+    "check_names",
     "digits_evaluator",
     "frechet_distance",
     "image_grid",
+    "list_references",
     "load_or_train",
+    "make_metrics",
+    "open_reference",
     "prompt_mix",
 ]

@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from workbench.errors import unknown_name
-from workbench.evaluation.digits_classifier import (
-    DigitAlignment,
-    DigitsClassifier,
-    load_or_train,
-)
+import torch
+
+from workbench.evaluation.catalog import Observers, make_metrics
 from workbench.evaluation.evaluator import Evaluator
-from workbench.evaluation.frechet import FeatureStatistics
-from workbench.evaluation.metrics import FrechetMetric, Metric, PromptMetric
-from workbench.evaluation.prompts import prompt_mix
+from workbench.evaluation.networks import WeightFiles
+from workbench.evaluation.references import DigitsReference
 
-
-def _fid(classifier: DigitsClassifier) -> Metric:
-    from workbench.teachers.digits import load_digits_images
-
-    images, _ = load_digits_images()
-    reference = FeatureStatistics.from_features(classifier.features(images))
-    return FrechetMetric(classifier, reference)
-
-
-def _alignment(classifier: DigitsClassifier) -> Metric:
-    return PromptMetric(DigitAlignment(classifier))
-
-
-DIGITS_METRICS: Mapping[str, Callable[[DigitsClassifier], Metric]] = {
-    "fid": _fid,
-    "alignment": _alignment,
-}
+DIGITS_METRICS = ("fid", "alignment")
+"""What is measured during a run."""
 
 
 def digits_evaluator(
@@ -40,7 +21,7 @@ def digits_evaluator(
     samples: int = 2000,
     seed: int = 0,
     batch_size: int = 250,
-    metrics: Sequence[str] = tuple(DIGITS_METRICS),
+    metrics: Sequence[str] = DIGITS_METRICS,
 ) -> Evaluator:
     """Frechet distance to all 1797 real digits, and prompt alignment.
 
@@ -51,22 +32,13 @@ def digits_evaluator(
         samples: images per score.
         seed: of the prompts' order and of the evaluation noise.
         batch_size: images drawn at once; no part of the protocol.
-        metrics: names out of ``DIGITS_METRICS``.
+        metrics: names out of ``METRICS``.
 
     Raises:
-        RequestError: an unknown metric, or fewer than two samples.
+        RequestError: an unknown metric, or too few samples for one.
     """
-    from workbench.teachers.digits import class_counts, prompts_of
-
-    for name in metrics:
-        if name not in DIGITS_METRICS:
-            raise unknown_name("metric", name, DIGITS_METRICS)
-    counts = class_counts()
-    prompts = prompt_mix({label: prompts_of(label) for label in counts}, counts, samples, seed)
-    classifier = load_or_train(cache_dir)
-    return Evaluator(
-        metrics=tuple(DIGITS_METRICS[name](classifier) for name in metrics),
-        prompts=prompts,
-        seed=seed,
-        batch_size=batch_size,
-    )
+    reference = DigitsReference()
+    prompts = reference.prompts(samples, seed)
+    weights = WeightFiles(cache_dir.parent / "weights")
+    observers = Observers(cache_dir, weights, torch.device("cpu"))
+    return Evaluator(make_metrics(metrics, reference, observers), prompts, seed, batch_size)

@@ -48,7 +48,7 @@ class ClassifierRecipe:
 
 
 class DigitsClassifier(nn.Module):
-    """Classifies digits 0-9; a :class:`FeatureNetwork` through its penultimate layer.
+    """Classifies digits 0-9; an :class:`Observer` through its penultimate layer.
 
     ``accuracy`` is the one on the held-out fifth of the images. It runs on the CPU, where the
     same weights give the same features, whatever device the images come from.
@@ -93,6 +93,10 @@ class DigitsClassifier(nn.Module):
         activations: Tensor = self.trunk(as_digits(images))
         return activations
 
+    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """:meth:`features`; the prompts do not matter."""
+        return self.features(images)
+
     @torch.no_grad()
     def log_probabilities(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] to log p(digit | image), (B, 10)."""
@@ -103,6 +107,7 @@ class DigitAlignment:
     """Prompt alignment: the probability that an image shows the digit its prompt asks for."""
 
     name = "alignment"
+    dimension = 1
 
     def __init__(self, classifier: DigitsClassifier) -> None:
         self.classifier = classifier
@@ -111,8 +116,8 @@ class DigitAlignment:
     def fingerprint(self) -> str:
         return self.classifier.fingerprint
 
-    def scores(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Images (B, 3, H, W) and their B prompts to probabilities (B,).
+    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Images (B, 3, H, W) and their B prompts to probabilities (B, 1).
 
         Raises:
             RequestError: a prompt names no digit.
@@ -121,7 +126,7 @@ class DigitAlignment:
 
         wanted = torch.tensor([prompt_label(prompt) for prompt in prompts])
         probabilities = self.classifier.log_probabilities(images).exp()
-        return probabilities.gather(1, wanted[:, None])[:, 0]
+        return probabilities.gather(1, wanted[:, None])
 
 
 def as_digits(images: Tensor) -> Tensor:
@@ -175,7 +180,7 @@ def train(
     held_out = torch.arange(len(labels)) % recipe.held_out_every == 0
     inputs, targets = digits[~held_out], labels[~held_out]
     classifier = DigitsClassifier(recipe, recipe_hash)
-    with _one_thread():
+    with one_thread():
         _initialise(classifier, noise)
         optimiser = torch.optim.AdamW(
             classifier.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
@@ -211,7 +216,8 @@ def _initialise(classifier: DigitsClassifier, noise: NoiseSource) -> None:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """So that the number of cores decides no bit."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

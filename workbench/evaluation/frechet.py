@@ -1,11 +1,11 @@
-"""The Frechet distance between feature distributions, in float64, and its mergeable sums."""
+"""The Frechet distance between feature distributions, in float64."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,28 +16,61 @@ from workbench.errors import RequestError, WorkbenchError
 
 Array = NDArray[np.float64]
 
+_BLOCK = 4096  # rows in float64 at a time
+
+
+class Gaussian(Protocol):
+    """A normal distribution over D features as its mean and any root of its covariance."""
+
+    @property
+    def mean(self) -> Array:
+        """(D,)."""
+        ...
+
+    @property
+    def factor(self) -> Array:
+        """L (D, any number of columns) with L L^T = covariance."""
+        ...
+
+    @property
+    def trace(self) -> float:
+        """Of the covariance."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class FeatureStatistics:
-    """Mean (D,) and unbiased covariance (D, D) of ``count`` feature rows, float64."""
+    """Mean (D,) and unbiased covariance (D, D) of ``count`` feature rows, float64.
+
+    ``known_factor`` is the root of the covariance where it was computed before.
+    """
 
     mean: Array
     covariance: Array
     count: int
+    known_factor: Array | None = None
 
     @classmethod
     def from_features(cls, features: Tensor | NDArray[Any]) -> FeatureStatistics:
-        """Statistics of feature rows (N, D), N >= 2.
+        """Statistics of feature rows (N, D), N >= 2, summed in blocks.
 
         Raises:
             RequestError: fewer than two rows.
             WorkbenchError: a feature is not finite.
         """
-        sums = FeatureSums()
-        sums.update(features)
-        return sums.statistics()
+        rows = _checked(features)
+        total = np.zeros(rows.shape[1])
+        outer = np.zeros((rows.shape[1], rows.shape[1]))
+        for start in range(0, len(rows), _BLOCK):
+            block = rows[start : start + _BLOCK].astype(np.float64)
+            total += block.sum(axis=0)
+            outer += block.T @ block
+        mean = total / len(rows)
+        scatter = outer - np.outer(total, mean)
+        scatter = (scatter + scatter.T) / 2.0
+        return cls(mean, scatter / (len(rows) - 1), len(rows))
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Short hash of the numbers themselves; equal bits, equal hash."""
         digest = hashlib.sha256(str(self.count).encode())
@@ -47,98 +80,56 @@ class FeatureStatistics:
 
     @cached_property
     def factor(self) -> Array:
-        """L (D, rank) with L L^T = covariance; eigenvalues at or below rounding count as zero."""
+        """L (D, rank); eigenvalues at or below rounding count as zero."""
+        if self.known_factor is not None:
+            return self.known_factor
         values, vectors = np.linalg.eigh(self.covariance)
         rounding = len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)
         kept = values > rounding
         root: Array = vectors[:, kept] * np.sqrt(values[kept])
         return root
 
+    @property
+    def trace(self) -> float:
+        return float(np.trace(self.covariance))
 
-@dataclass
-class _CompensatedSum:
-    """A running sum kept as an unevaluated pair high + low (Knuth's TwoSum, about 106 bits).
 
-    Plain float64 sums depend on their order in the last bits; these do not once rounded, so that
-    ranks may merge in any grouping and still give the score of one process.
+class CentredRows:
+    """The Gaussian of fewer rows than features: the centred rows are a root of the covariance.
+
+    No covariance (D, D) is ever made, and nothing is decomposed.
     """
 
-    high: Array
-    low: Array
+    def __init__(self, features: Tensor | NDArray[Any]) -> None:
+        rows = _checked(features).astype(np.float64)
+        self.mean: Array = rows.mean(axis=0)
+        self.factor: Array = (rows - self.mean).T / np.sqrt(len(rows) - 1)
 
-    def add(self, high: Array, low: Array | float = 0.0) -> None:
-        total = self.high + high
-        shadow = total - self.high
-        error = (self.high - (total - shadow)) + (high - shadow)
-        low = self.low + low + error
-        self.high = total + low
-        self.low = low - (self.high - total)
+    @property
+    def trace(self) -> float:
+        return float((self.factor**2).sum())
 
 
-@dataclass
-class FeatureSums:
-    """Streaming sums from which the statistics of any number of feature rows follow.
+def gaussian_of(features: Tensor | NDArray[Any]) -> Gaussian:
+    """The cheaper form of feature rows (N, D): the rows themselves where N <= D.
 
-    Holds the count, the sum and the sum of outer products; small enough to gather from ranks.
+    Raises:
+        RequestError: fewer than two rows.
+        WorkbenchError: a feature is not finite.
     """
-
-    count: int = 0
-    _sum: _CompensatedSum | None = field(default=None, repr=False)
-    _outer: _CompensatedSum | None = field(default=None, repr=False)
-
-    def update(self, features: Tensor | NDArray[Any]) -> None:
-        """Add feature rows (N, D) of any float type.
-
-        Raises:
-            ValueError: not a matrix, or another D than before.
-            WorkbenchError: a feature is not finite.
-        """
-        rows = _rows(features)
-        if not np.isfinite(rows).all():
-            raise WorkbenchError("The features of some images are not finite: no score.")
-        self._add(len(rows), _exact(rows.sum(axis=0)), _exact(rows.T @ rows))
-
-    def merge(self, other: FeatureSums) -> None:
-        """Add the rows that ``other`` has seen."""
-        if other._sum is not None and other._outer is not None:
-            self._add(other.count, other._sum, other._outer)
-
-    def statistics(self) -> FeatureStatistics:
-        """Mean and covariance of everything added.
-
-        Raises:
-            RequestError: fewer than two rows, of which no covariance exists.
-        """
-        if self._sum is None or self._outer is None or self.count < 2:
-            raise RequestError(
-                f"Feature statistics need at least 2 samples, not {self.count}: "
-                "one has no covariance."
-            )
-        mean = self._sum.high / self.count
-        scatter = self._outer.high - np.outer(self._sum.high, mean)
-        scatter = (scatter + scatter.T) / 2.0
-        return FeatureStatistics(mean, scatter / (self.count - 1), self.count)
-
-    def _add(self, count: int, total: _CompensatedSum, outer: _CompensatedSum) -> None:
-        if self._sum is None or self._outer is None:
-            self._sum = _exact(np.zeros_like(total.high))
-            self._outer = _exact(np.zeros_like(outer.high))
-        if self._sum.high.shape != total.high.shape:
-            raise ValueError(
-                f"Features have dimension {total.high.shape[0]}, before {self._sum.high.shape[0]}"
-            )
-        self.count += count
-        self._sum.add(total.high, total.low)
-        self._outer.add(outer.high, outer.low)
+    count, dimension = features.shape
+    return (
+        CentredRows(features) if count <= dimension else FeatureStatistics.from_features(features)
+    )
 
 
-def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
+def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """|m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Dowson & Landau 1982; FID: Heusel et al. 2017).
 
     The trace of the root is the sum of the roots of the eigenvalues of S1^(1/2) S2 S1^(1/2). With
-    S = L L^T from each covariance's eigenvectors those roots are the singular values of L1^T L2,
-    taken directly: squaring them first would turn rounding of 1e-16 into errors of 1e-8 in every
-    direction that rank-deficient features leave empty.
+    any S = L L^T those roots are the singular values of L1^T L2, taken directly: squaring them
+    first would turn rounding of 1e-16 into errors of 1e-8 in every direction that rank-deficient
+    features leave empty.
 
     Returns:
         The distance, at least 0.
@@ -149,24 +140,56 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"Feature dimensions differ: {a.mean.shape[0]} and {b.mean.shape[0]}")
-    for statistics in (a, b):
-        if not (np.isfinite(statistics.mean).all() and np.isfinite(statistics.covariance).all()):
-            raise WorkbenchError("Feature statistics are not finite: no Frechet distance.")
+    if not all(np.isfinite(side.mean).all() and np.isfinite(side.trace) for side in (a, b)):
+        raise WorkbenchError("Feature statistics are not finite: no Frechet distance.")
     difference = a.mean - b.mean
     overlap = a.factor.T @ b.factor
-    root = np.linalg.svd(overlap, compute_uv=False).sum() if overlap.size else 0.0
-    distance = difference @ difference + np.trace(a.covariance) + np.trace(b.covariance)
-    return max(0.0, float(distance - 2.0 * root))
+    root = torch.linalg.svdvals(torch.from_numpy(overlap)).sum().item() if overlap.size else 0.0
+    return max(0.0, float(difference @ difference + a.trace + b.trace - 2.0 * root))
 
 
-def _exact(values: Array) -> _CompensatedSum:
-    return _CompensatedSum(values, np.zeros_like(values))
+def frechet_influence(features: NDArray[Any], reference: Gaussian) -> Array:
+    """How much each row moves the distance to the reference, (N,), to first order.
+
+    With weights w_i (summing to N) on the rows, the distance is d(w) = d(1) + mean_i (w_i - 1)
+    influence_i + O((w - 1)^2). For the trace of the root, T(w) = |L^T X diag(w)^(1/2)|_* with
+    centred rows X and the reference's root L, the derivative by w_i is half the diagonal of
+    (M^T M)^(1/2), M = L^T X / sqrt(N - 1); moving the mean changes T only at second order.
+
+    Raises:
+        RequestError: fewer than two rows.
+        WorkbenchError: a feature is not finite.
+    """
+    rows = _checked(features).astype(np.float64)
+    count = len(rows)
+    centred = rows - rows.mean(axis=0)
+    shift = rows.mean(axis=0) - reference.mean
+    overlap = centred @ reference.factor / np.sqrt(count - 1)
+    if overlap.shape[1] < count:
+        values, vectors = np.linalg.eigh(overlap.T @ overlap)
+        values = np.sqrt(np.clip(values, 0.0, None))
+        safe = np.where(values > values[-1] * 1e-7, values, np.inf)
+        diagonal = (((overlap @ vectors) ** 2) / safe).sum(axis=1)
+    else:
+        values, vectors = np.linalg.eigh(overlap @ overlap.T)
+        diagonal = (vectors**2) @ np.sqrt(np.clip(values, 0.0, None))
+    trace = (centred**2).sum(axis=1) / (count - 1)
+    influence: Array = 2.0 * (centred @ shift) + count * (trace - diagonal)
+    influence -= influence.mean()
+    return influence
 
 
-def _rows(features: Tensor | NDArray[Any]) -> Array:
+def _checked(features: Tensor | NDArray[Any]) -> NDArray[Any]:
+    """Rows (N >= 2, D) of any float type, finite."""
     if isinstance(features, Tensor):
-        features = features.detach().to("cpu", torch.float64).numpy()
-    rows = np.asarray(features, dtype=np.float64)
+        features = features.detach().cpu().numpy()
+    rows = np.asarray(features)
     if rows.ndim != 2:
         raise ValueError(f"Features must be rows (N, D), not of shape {rows.shape}")
+    if len(rows) < 2:
+        raise RequestError(
+            f"Feature statistics need at least 2 samples, not {len(rows)}: one has no covariance."
+        )
+    if not np.isfinite(rows).all():
+        raise WorkbenchError("The features of some images are not finite: no score.")
     return rows

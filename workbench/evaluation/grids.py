@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workbench.errors import RequestError
+from workbench.errors import RequestError, WorkbenchError
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFont
@@ -19,17 +19,22 @@ _INK = (32, 32, 32)
 _PAPER = (255, 255, 255)
 
 
+class NotFiniteError(WorkbenchError):
+    """Images hold NaN or infinities, so that there is nothing to draw."""
+
+
 def to_pixels(images: Tensor | NDArray[Any]) -> NDArray[np.uint8]:
     """Images (B, 3, H, W) in [0, 1] to bytes (B, H, W, 3), rounded to nearest.
 
     Raises:
-        RequestError: another shape, or values that are not finite.
+        RequestError: another shape.
+        NotFiniteError: values that are not finite.
     """
     values = images.detach().float().cpu().numpy() if isinstance(images, Tensor) else images
     if values.ndim != 4 or values.shape[1] != 3:
         raise RequestError(f"Images must have the shape (B, 3, H, W), not {tuple(values.shape)}.")
     if not np.isfinite(values).all():
-        raise RequestError("Images hold values that are not finite: they cannot be drawn.")
+        raise NotFiniteError("Images hold values that are not finite: they cannot be drawn.")
     pixels: NDArray[np.uint8] = np.rint(np.clip(values, 0.0, 1.0) * 255.0).astype(np.uint8)
     return pixels.transpose(0, 2, 3, 1)
 
@@ -52,6 +57,7 @@ def image_grid(
     Raises:
         RequestError: rows of different lengths or none, a number of prompts that is not the
             number of columns, or an unknown resampling.
+        NotFiniteError: values that are not finite.
     """
     from PIL import Image, ImageDraw, ImageFont
 

@@ -1,19 +1,40 @@
-"""Scores as functions of the mean and covariance of what is observed on each image."""
+"""Scores as functions of the rows that an observer saw, and what resampling does to them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from workbench.evaluation.features import FeatureNetwork, PromptScorer
-from workbench.evaluation.frechet import FeatureStatistics, frechet_distance
+from workbench.evaluation import kernels, manifold
+from workbench.evaluation.frechet import (
+    FeatureStatistics,
+    frechet_distance,
+    frechet_influence,
+    gaussian_of,
+)
+from workbench.evaluation.observations import Rows
+from workbench.evaluation.observers import Observer, observer_key
+
+Array = NDArray[np.float64]
+Picks = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """The fewest samples, and why."""
+
+    count: int
+    why: str
 
 
 class Metric(Protocol):
-    """One score. Observations of shards are summed, then scored once, so any sharding is the same.
+    """One score of all rows of one observer.
 
     ``ingredients`` names by hash everything besides the samples that decides the score.
     """
@@ -22,55 +43,211 @@ class Metric(Protocol):
     def name(self) -> str: ...
 
     @property
+    def lower_is_better(self) -> bool: ...
+
+    @property
+    def observer(self) -> Observer: ...
+
+    @property
+    def minimum(self) -> Minimum: ...
+
+    @property
     def ingredients(self) -> Mapping[str, str]: ...
 
-    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] and their prompts to rows of observations (B, D)."""
+    def compute(self, rows: Rows) -> float:
+        """The score of rows (N, D), one a sample, in sample order."""
         ...
 
-    def score(self, statistics: FeatureStatistics) -> float:
-        """The score from the observations' mean (D,) and covariance (D, D)."""
+    def replicates(self, rows: Rows, picks: Picks) -> Array:
+        """The score of each subset of the rows: picks (B, N) -> (B,), to first order at least."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceRows:
+    """What an observer saw in the real images: rows (M, D); statistics where known before."""
+
+    rows: Rows
+    known_statistics: FeatureStatistics | None = None
+
+    @cached_property
+    def statistics(self) -> FeatureStatistics:
+        return self.known_statistics or FeatureStatistics.from_features(self.rows)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Short hash of the rows themselves."""
+        digest = hashlib.sha256(str(self.rows.shape).encode())
+        digest.update(np.ascontiguousarray(self.rows).tobytes())
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def radii(self) -> Array:
+        """Squared distance of every row to its k-th neighbour, (M,)."""
+        return manifold.radii(self.rows)
 
 
 @dataclass(frozen=True)
 class FrechetMetric:
-    """Frechet distance of features to a reference (FID, Heusel et al. 2017); lower is better."""
+    """Frechet distance of features to a reference (FID, Heusel et al. 2017)."""
 
-    network: FeatureNetwork
+    observer: Observer
     reference: FeatureStatistics
     name: str = "fid"
+    lower_is_better: bool = field(default=True, init=False)
+    minimum: Minimum = field(default=Minimum(2, "one has no covariance"), init=False)
 
     @property
     def ingredients(self) -> Mapping[str, str]:
         return {
-            "features": f"{self.network.name}/{self.network.fingerprint}",
+            "features": observer_key(self.observer),
             "reference": self.reference.fingerprint,
         }
 
-    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return self.network.features(images)
+    def compute(self, rows: Rows) -> float:
+        return frechet_distance(gaussian_of(rows), self.reference)
 
-    def score(self, statistics: FeatureStatistics) -> float:
-        return frechet_distance(statistics, self.reference)
+    def replicates(self, rows: Rows, picks: Picks) -> Array:
+        return _linear(self.compute(rows), frechet_influence(rows, self.reference), picks)
 
 
 @dataclass(frozen=True)
-class PromptMetric:
-    """Mean of a per-image judgement of image against prompt; higher is better."""
+class KernelMetric:
+    """KID (Binkowski et al. 2018): clean-fid's kernel, estimator and scheme of subsets."""
 
-    scorer: PromptScorer
-
-    @property
-    def name(self) -> str:
-        return self.scorer.name
+    observer: Observer
+    reference: ReferenceRows
+    name: str = "kid"
+    seed: int = 0
+    subsets: int = kernels.SUBSETS
+    lower_is_better: bool = field(default=True, init=False)
+    minimum: Minimum = field(default=Minimum(2, "its estimator compares pairs"), init=False)
 
     @property
     def ingredients(self) -> Mapping[str, str]:
-        return {"scorer": f"{self.scorer.name}/{self.scorer.fingerprint}"}
+        return {
+            "features": observer_key(self.observer),
+            "reference": self.reference.fingerprint,
+            "subsets": f"{self.subsets} x {kernels.SUBSET_SIZE}, seed {self.seed}",
+        }
 
-    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return self.scorer.scores(images, prompts)[:, None]
+    def compute(self, rows: Rows) -> float:
+        random = np.random.RandomState(self.seed)
+        return kernels.kernel_distance(rows, self.reference.rows, random, self.subsets)
 
-    def score(self, statistics: FeatureStatistics) -> float:
-        return float(statistics.mean[0])
+    def replicates(self, rows: Rows, picks: Picks) -> Array:
+        influence = kernels.mmd_influence(rows, self.reference.rows, kernels.cubic)
+        return _linear(self.compute(rows), influence, picks)
+
+
+@dataclass(frozen=True)
+class CmmdMetric:
+    """CMMD (Jayasumana et al. 2024): the Gaussian kernel's squared MMD on CLIP features, x 1000."""
+
+    observer: Observer
+    reference: ReferenceRows
+    name: str = "cmmd"
+    lower_is_better: bool = field(default=True, init=False)
+    minimum: Minimum = field(default=Minimum(2, "its estimator compares pairs"), init=False)
+
+    @property
+    def ingredients(self) -> Mapping[str, str]:
+        return {
+            "features": observer_key(self.observer),
+            "reference": self.reference.fingerprint,
+            "kernel": f"gaussian, sigma {kernels.CMMD_SIGMA:g}, x {kernels.CMMD_SCALE:g}",
+        }
+
+    def compute(self, rows: Rows) -> float:
+        distance = kernels.squared_mmd(rows, self.reference.rows, kernels.gaussian)
+        return kernels.CMMD_SCALE * distance
+
+    def replicates(self, rows: Rows, picks: Picks) -> Array:
+        influence = kernels.mmd_influence(rows, self.reference.rows, kernels.gaussian)
+        return _linear(self.compute(rows), kernels.CMMD_SCALE * influence, picks)
+
+
+@dataclass(frozen=True)
+class PrecisionMetric:
+    """Share of samples inside the reference's manifold (Kynkaanniemi et al. 2019)."""
+
+    observer: Observer
+    reference: ReferenceRows
+    name: str = "precision"
+    lower_is_better: bool = field(default=False, init=False)
+    minimum: Minimum = field(default=Minimum(2, "a share of one says nothing"), init=False)
+
+    @property
+    def ingredients(self) -> Mapping[str, str]:
+        return _manifold_ingredients(self.observer, self.reference)
+
+    def compute(self, rows: Rows) -> float:
+        return float(self._inside(rows).mean())
+
+    def replicates(self, rows: Rows, picks: Picks) -> Array:
+        flags = self._inside(rows).astype(np.float64)
+        return _linear(float(flags.mean()), flags - flags.mean(), picks)
+
+    def _inside(self, rows: Rows) -> Picks:
+        return manifold.inside(rows, self.reference.rows, self.reference.radii)
+
+
+@dataclass(frozen=True)
+class RecallMetric:
+    """Share of the reference inside the samples' manifold (Kynkaanniemi et al. 2019)."""
+
+    observer: Observer
+    reference: ReferenceRows
+    name: str = "recall"
+    lower_is_better: bool = field(default=False, init=False)
+    minimum: Minimum = field(
+        default=Minimum(
+            manifold.NEIGHBOURS + 1, f"each needs its {manifold.NEIGHBOURS} nearest neighbours"
+        ),
+        init=False,
+    )
+
+    @property
+    def ingredients(self) -> Mapping[str, str]:
+        return _manifold_ingredients(self.observer, self.reference)
+
+    def compute(self, rows: Rows) -> float:
+        return float(manifold.inside(self.reference.rows, rows, manifold.radii(rows)).mean())
+
+    def replicates(self, rows: Rows, picks: Picks) -> Array:
+        return manifold.covered_shares(self.reference.rows, rows, picks)
+
+
+@dataclass(frozen=True)
+class MeanMetric:
+    """Mean of an observer's one number an image: prompt alignment, CLIP score, a reward."""
+
+    observer: Observer
+    name: str
+    lower_is_better: bool = field(default=False, init=False)
+    minimum: Minimum = field(default=Minimum(2, "one has no spread"), init=False)
+
+    @property
+    def ingredients(self) -> Mapping[str, str]:
+        return {"scorer": observer_key(self.observer)}
+
+    def compute(self, rows: Rows) -> float:
+        return float(rows[:, 0].astype(np.float64).mean())
+
+    def replicates(self, rows: Rows, picks: Picks) -> Array:
+        values = rows[:, 0].astype(np.float64)
+        return _linear(float(values.mean()), values - values.mean(), picks)
+
+
+def _manifold_ingredients(observer: Observer, reference: ReferenceRows) -> Mapping[str, str]:
+    return {
+        "features": observer_key(observer),
+        "reference": reference.fingerprint,
+        "neighbours": str(manifold.NEIGHBOURS),
+    }
+
+
+def _linear(score: float, influence: Array, picks: Picks) -> Array:
+    """First order: the score moves by the mean influence of the rows that are picked."""
+    shares: Array = picks @ influence / picks.sum(axis=1)
+    return score + shares

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from workbench.registry.experiment import Experiment
-from workbench.registry.files import (
-    Found,
-    Problem,
-    experiment_folders,
-    find_experiments,
-    get_experiment,
-    write_variant,
-)
-from workbench.registry.plan import Plan, differences, make_plan
-from workbench.registry.plan_store import (
-    PLAN_KIND,
-    PlanRow,
-    Registered,
-    attach_to_plan,
-    load_plan,
-    plan_folders,
-    plan_rows,
-    register,
-)
+from typing import TYPE_CHECKING
+
+from workbench.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from workbench.registry.experiment import Experiment
+    from workbench.registry.files import (
+        Found,
+        Problem,
+        experiment_folders,
+        find_experiments,
+        get_experiment,
+        write_variant,
+    )
+    from workbench.registry.plan import Plan, differences, make_plan
+    from workbench.registry.plan_store import (
+        Registered,
+        attach_to_plan,
+        check_plan,
+        load_plan,
+        plan_folders,
+        register,
+    )
+    from workbench.registry.rows import PLAN_KIND, PlanRow, plan_rows
 
 __all__ = [
     "PLAN_KIND",
@@ -32,6 +36,7 @@ __all__ = [
     "Problem",
     "Registered",
     "attach_to_plan",
+    "check_plan",
     "differences",
     "experiment_folders",
     "find_experiments",
@@ -43,3 +48,5 @@ __all__ = [
     "register",
     "write_variant",
 ]
+
+__getattr__ = lazy_names(__name__, __all__, ("rows", "experiment", "plan", "plan_store", "files"))

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from workbench.errors import RequestError
 from workbench.registry.experiment import Experiment
+from workbench.registry.rows import plan_hash, plan_title
 from workbench.settings import FrozenConfig
 from workbench.training.config import RunConfig, validated, with_overrides
 
@@ -42,21 +43,7 @@ class Plan(FrozenConfig):
     @property
     def content_hash(self) -> str:
         """Of everything but the version: equal exactly for plans that mean the same."""
-        return self.hash_of(
-            self.experiment, self.question, self.hypothesis, self.changes, self.hashes
-        )
-
-    @staticmethod
-    def hash_of(
-        experiment: str,
-        question: str,
-        hypothesis: str,
-        changes: Sequence[str],
-        hashes: Mapping[str, str],
-    ) -> str:
-        """Of a plan's parts."""
-        text = [experiment, question, hypothesis, list(changes), dict(hashes)]
-        return hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()[:16]
+        return plan_hash(self.experiment, self.question, self.hypothesis, self.changes, self.hashes)
 
     @property
     def key(self) -> str:
@@ -68,9 +55,7 @@ class Plan(FrozenConfig):
 
     @property
     def title(self) -> str:
-        """For people: the version and the changes."""
-        changes = f" with {', '.join(self.changes)}" if self.changes else ""
-        return f"plan v{self.version}{changes}"
+        return plan_title(self.version, self.changes)
 
     def config(self, variant: str, seed: int) -> RunConfig:
         """The configuration of one run."""

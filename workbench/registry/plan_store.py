@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import RequestError, WorkbenchError, unknown_name
 from workbench.registry.plan import Plan, differences, read_plan
+from workbench.registry.rows import PLAN_KIND, PlanRow, plan_rows
 from workbench.tracking import (
+    KIND,
     DeliverySettings,
     MlflowTracker,
     RunIdentity,
@@ -34,7 +36,6 @@ from workbench.tracking import (
 )
 from workbench.workspace import Workspace, exclusive, write_json
 
-PLAN_KIND = "plan"
 _FILE = "plan.json"
 _SHOWN_DIFFERENCES = 6
 _LONGEST_TAG = 7500  # MLflow keeps 8000 characters
@@ -48,28 +49,6 @@ class Registered:
     plan: Plan
     seeds: tuple[int, ...]
     run_id: str | None = None
-
-
-@dataclass(frozen=True)
-class PlanRow:
-    """A registered plan as the store's table of runs tells it, without its configurations."""
-
-    run_id: str
-    experiment: str
-    experiment_id: str
-    key: str
-    version: int
-    changes: tuple[str, ...]
-    seeds: tuple[int, ...]
-    question: str
-    hypothesis: str
-    hashes: Mapping[str, str]
-
-    @property
-    def title(self) -> str:
-        """For people: the version and the changes."""
-        changes = f" with {', '.join(self.changes)}" if self.changes else ""
-        return f"plan v{self.version}{changes}"
 
 
 def register(
@@ -96,45 +75,66 @@ def register(
         RequestError: a variant's settings changed, or the registered plan was changed by hand.
     """
     with exclusive(workspace.root / "plans" / ".lock", "Registering a plan", wait=120):
-        mine = _local(workspace, plan.experiment, plan.key)
-        own_store = tracking_uri == default_uri(workspace.root)
-        trusted = own_store and not ask_store and mine is not None and mine.run_id is not None
-        if trusted and mine is not None and _says_all(mine, plan, seeds):
-            return mine
-        theirs = _stored(tracking_uri, plan, say)
-        current = _both(mine, theirs)
-        if current is None:
-            return _write(Registered(plan, tuple(seeds)), workspace, tracking_uri, say)
-        wanted = Registered(
-            _merged(current.plan, plan, new_version),
-            tuple(sorted({*current.seeds, *seeds})),
-            current.run_id,
+        wanted, stands = _wanted(
+            plan, seeds, _Place(workspace, tracking_uri, ask_store, say), new_version
         )
-        if wanted.plan.version > current.plan.version:
+        return wanted if stands else _write(wanted, workspace, tracking_uri, say)
+
+
+def check_plan(
+    plan: Plan,
+    seeds: Sequence[int],
+    workspace: Workspace,
+    tracking_uri: str,
+    *,
+    new_version: bool = False,
+    ask_store: bool = True,
+    say: Callable[[str], None] = lambda text: None,
+) -> Registered:
+    """The plan as :func:`register` would leave it; refuses what that refuses, and writes nothing.
+
+    Raises:
+        RequestError: as :func:`register`.
+    """
+    place = _Place(workspace, tracking_uri, ask_store, say)
+    return _wanted(plan, seeds, place, new_version)[0]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where plans are looked up; see :func:`register`."""
+
+    workspace: Workspace
+    tracking_uri: str
+    ask_store: bool
+    say: Callable[[str], None]
+
+
+def _wanted(
+    plan: Plan, seeds: Sequence[int], place: _Place, new_version: bool
+) -> tuple[Registered, bool]:
+    """The plan as it is to stand, and whether it stands so already."""
+    mine = _local(place.workspace, plan.experiment, plan.key)
+    own_store = place.tracking_uri == default_uri(place.workspace.root)
+    trusted = own_store and not place.ask_store and mine is not None and mine.run_id is not None
+    if trusted and mine is not None and _says_all(mine, plan, seeds):
+        return mine, True
+    theirs = _stored(place.tracking_uri, plan, place.say)
+    current = _both(mine, theirs)
+    if current is None:
+        wanted = Registered(plan, tuple(seeds))
+    else:
+        merged = _merged(current.plan, plan, new_version)
+        wanted = Registered(merged, tuple(sorted({*current.seeds, *seeds})), current.run_id)
+        if merged.version > current.plan.version:
             wanted = replace(wanted, seeds=tuple(seeds), run_id=None)
-        if wanted == mine == theirs:
-            return wanted
-        return _write(wanted, workspace, tracking_uri, say)
+    _tags(wanted)  # refuses a plan that is too large
+    return wanted, wanted == mine == theirs
 
 
 def plan_folders(workspace: Workspace) -> list[Path]:
     """Where the workspace keeps its copies of plans, each with a journal of its own."""
     return sorted(file.parent for file in (workspace.root / "plans").glob(f"*/*/{_FILE}"))
-
-
-def plan_rows(rows: Sequence[RunRow]) -> list[PlanRow]:
-    """The newest version of each plan among an experiment's runs; the one without changes first.
-
-    Raises:
-        RequestError: a plan's tags were changed by hand.
-    """
-    newest: dict[str, PlanRow] = {}
-    for row in rows:
-        if row.tags.get("kind") == PLAN_KIND:
-            found = _plan_row(row)
-            if found.key not in newest or newest[found.key].version < found.version:
-                newest[found.key] = found
-    return sorted(newest.values(), key=lambda found: found.changes)
 
 
 def load_plan(tracking_uri: str, experiment: str, key: str = "plan") -> Plan:
@@ -172,7 +172,7 @@ def _find(tracking_uri: str, experiment: str, key: str) -> PlanRow:
 
 
 def _plan_runs(tracking_uri: str, experiment: str) -> list[RunRow]:
-    where = f"tags.kind = '{PLAN_KIND}' AND tags.experiment = '{experiment}'"
+    where = f"tags.{KIND} = '{PLAN_KIND}' AND tags.experiment = '{experiment}'"
     return list_runs(tracking_uri, limit=1000, where=where)
 
 
@@ -255,35 +255,6 @@ def _read(tracking_uri: str, row: PlanRow) -> Plan:
     return read_plan(values, f"The plan {row.title} of {row.experiment} (run {row.run_id})")
 
 
-def _plan_row(row: RunRow) -> PlanRow:
-    source = f"The registered plan of {row.experiment} (run {row.run_id})"
-    try:
-        tags = row.tags
-        found = PlanRow(
-            run_id=row.run_id,
-            experiment=row.experiment,
-            experiment_id=row.experiment_id,
-            key=tags["plan.key"],
-            version=int(tags["plan.version"]),
-            changes=tuple(json.loads(tags["plan.changes"])),
-            seeds=tuple(json.loads(tags["plan.seeds"])),
-            question=tags["plan.question"],
-            hypothesis=tags["plan.hypothesis"],
-            hashes=json.loads(tags["plan.hashes"]),
-        )
-    except (KeyError, ValueError, TypeError) as error:
-        raise RequestError(f"{source} was changed by hand: {error}.") from None
-    expected = Plan.hash_of(
-        row.experiment, found.question, found.hypothesis, found.changes, found.hashes
-    )
-    if tags.get("plan.hash") != expected:
-        raise RequestError(
-            f"{source} was changed by hand: its tags do not match plan.hash. Undo the change, or "
-            f"delete that run and register {row.experiment} again."
-        )
-    return found
-
-
 def _write(
     wanted: Registered, workspace: Workspace, tracking_uri: str, say: Callable[[str], None]
 ) -> Registered:
@@ -330,7 +301,7 @@ def _tags(wanted: Registered) -> dict[str, str]:
     """
     plan = wanted.plan
     tags = {
-        "kind": PLAN_KIND,
+        KIND: PLAN_KIND,
         "experiment": plan.experiment,
         "plan.key": plan.key,
         "plan.version": str(plan.version),

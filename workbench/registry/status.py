@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from workbench.registry.plan_store import PlanRow
+from workbench.registry.rows import PlanRow
 from workbench.runs.state import OUTCOME, RunState, state_of
 from workbench.tracking import RunRow
 

@@ -23,6 +23,6 @@ def draw(groups: Sequence[Group], metric: str, path: Path) -> Path:
         raise RequestError(f"The figure {path} needs a name that ends in one of {wanted}.")
     script = load_module(bundled_folder("analysis") / "variants.py")
     levels = script.teacher_levels(groups, metric)
-    figure = script.plot(script.collect(groups), metric, levels)
+    figure = script.plot(groups, metric, levels)
     (written,) = save_figure(figure, path.with_suffix(""), [path.suffix.removeprefix(".")])
     return written

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from workbench.lazy import lazy_names
+
 if TYPE_CHECKING:
+    from workbench.runs.evaluate import EvaluateRequest, Evaluation, evaluate_source
     from workbench.runs.export import Export, ExportRequest, export_student
     from workbench.runs.folder import RunFolder, all_runs, find_run, run_folder
-    from workbench.runs.inference import evaluate_model, sample_model
+    from workbench.runs.inference import sample_model
     from workbench.runs.jobs import Handle, Job, Launcher, LocalLauncher
     from workbench.runs.models import Drawing, LoadedModel, LoadedStudent, load_model, load_student
     from workbench.runs.pool import JobView, Watcher, run_jobs
-    from workbench.runs.session import RunOutcome, RunRequest, check_request, execute
+    from workbench.runs.session import (
+        RunOutcome,
+        RunRequest,
+        check_request,
+        check_sources,
+        execute,
+        recall,
+    )
     from workbench.runs.signals import stop_on_signals
     from workbench.runs.summary import summarize
 
 __all__ = [
     "Drawing",
+    "EvaluateRequest",
+    "Evaluation",
     "Export",
     "ExportRequest",
     "Handle",
@@ -33,12 +44,14 @@ __all__ = [
     "Watcher",
     "all_runs",
     "check_request",
-    "evaluate_model",
+    "check_sources",
+    "evaluate_source",
     "execute",
     "export_student",
     "find_run",
     "load_model",
     "load_student",
+    "recall",
     "run_folder",
     "run_jobs",
     "sample_model",
@@ -46,25 +59,19 @@ __all__ = [
     "summarize",
 ]
 
-_MODULES = (
-    "folder",
-    "summary",
-    "jobs",
-    "pool",
-    "signals",
-    "export",
-    "inference",
-    "models",
-    "session",
+__getattr__ = lazy_names(
+    __name__,
+    __all__,
+    (
+        "folder",
+        "summary",
+        "jobs",
+        "pool",
+        "signals",
+        "export",
+        "inference",
+        "models",
+        "session",
+        "evaluate",
+    ),
 )
-"""Where the names above are defined, light modules first."""
-
-
-def __getattr__(name: str) -> object:
-    """Loads what is asked for and no more: listing 500 runs must not wait for torch."""
-    if name in __all__:
-        for module in _MODULES:
-            found = import_module(f"{__name__}.{module}")
-            if hasattr(found, name):
-                return getattr(found, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
-from workbench.tracking import default_artifact_root, default_uri, ensure_store, redact
+from workbench.tracking import check_store, default_artifact_root, default_uri, redact
 from workbench.workspace import Workspace, open_workspace
 
 _PACKAGES = ("torch", "diffusers", "transformers", "mlflow", "optuna")
@@ -81,11 +81,10 @@ def _image_operators() -> str:
 
 
 def _store(place: Workspace, tracking_uri: str | None) -> str:
-    if tracking_uri is None:
-        ensure_store(default_uri(place.root), default_artifact_root(place.root))
-        return f"{default_uri(place.root)} answers"
-    ensure_store(tracking_uri)
-    return f"{redact(tracking_uri)} answers"
+    own = tracking_uri is None
+    uri = tracking_uri or default_uri(place.root)
+    check_store(uri, default_artifact_root(place.root) if own else None)
+    return f"{redact(uri)} answers"
 
 
 def _teachers(place: Workspace) -> str:

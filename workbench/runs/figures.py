@@ -20,8 +20,8 @@ def draw_curve(run_dir: Path, table: Sequence[Mapping[str, Any]], target: Path) 
 
     script = load_module(bundled_folder("analysis") / "fid_curves.py")
     label = run_dir.name
-    frame = script.collect({label: read_points(run_dir)})
-    levels = script.teacher_levels({label: {"table": table}})
+    frame = script.collect_points({label: read_points(run_dir)})
+    levels = script.levels_of_results({label: {"table": table}})
     stem = target / "fid_against_kimg"
     csv = save_frame(frame, stem.with_suffix(".csv"))
     return [*save_figure(script.plot(frame, levels), stem), csv]

@@ -1,45 +1,18 @@
-"""Using what was trained: samples and scores of a student or of a teacher."""
+"""Using what was trained: samples of a student or of a teacher."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
-from workbench.evaluation import digits_evaluator
-from workbench.runs.measure import EncodedPrompts, Measurement, Row, Samplers
+from workbench.runs.measure import Samplers
 from workbench.runs.models import Drawing, LoadedModel
 from workbench.teachers.student_pipeline import stock_noise
 from workbench.training.config import EvaluationConfig
-from workbench.training.parallel import Ranks, choose_device
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from workbench.workspace import Workspace
-
-
-def evaluate_model(
-    workspace: Workspace,
-    model: LoadedModel,
-    steps: Sequence[int],
-    settings: EvaluationConfig,
-    metrics: Sequence[str],
-) -> list[Row]:
-    """One row for each number of steps.
-
-    Raises:
-        RequestError: unknown metric, or more steps than the student has.
-    """
-    ranks = Ranks(0, 1, choose_device())
-    evaluator = digits_evaluator(
-        workspace.cache, settings.samples, settings.seed, settings.batch_size, metrics
-    )
-    samplers = Samplers(model.teacher, settings, ranks.device)
-    encoded = EncodedPrompts(model.teacher, evaluator.prompts)
-    measurement = Measurement(evaluator, samplers, encoded, ranks)
-    return [measurement.row(model.at(count, samplers)) for count in steps]
 
 
 def sample_model(model: LoadedModel, drawing: Drawing, device: str = "cpu") -> Tensor:

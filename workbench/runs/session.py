@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from workbench.errors import PrunedRunError, WorkbenchError
 from workbench.evaluation import digits_evaluator, image_grid
+from workbench.evaluation.grids import NotFiniteError
 from workbench.runs.figures import draw_curve, draw_samples
 from workbench.runs.folder import RunFolder, run_folder
 from workbench.runs.measure import (
@@ -36,21 +37,22 @@ from workbench.runs.text import (
     load_with_encodings,
     silent_say,
 )
-from workbench.runs.tracking import TrackerListener, open_tracker
+from workbench.runs.tracking import TrackerListener, open_tracker, speak_for
 from workbench.teachers import find_teacher
 from workbench.teachers.base import VelocityNetwork
+from workbench.teachers.catalog import check_teacher
 from workbench.teachers.checks import check_is_teacher
 from workbench.teachers.digits import load_digits_images, one_prompt_per_digit
 from workbench.teachers.hub import revision_of
 from workbench.teachers.prompt_sources import PromptSet, read_prompts
 from workbench.teachers.text_store import TextStore
-from workbench.tracking import InputData, RunStatus, Tracker
+from workbench.tracking import STUDENT_SAMPLES, InputData, RunStatus, Tracker
 from workbench.training.config import RunConfig
 from workbench.training.engine import Engine, InterruptedRunError, Student
 from workbench.training.events import Listener, Listeners, StopFlag
 from workbench.training.nodes import ALONE, Nodes
 from workbench.training.parallel import Ranks, joined_ranks, launch, refuse_foreign_ranks
-from workbench.workspace import Workspace, exclusive, write_json
+from workbench.workspace import Workspace, exclusive, is_held, write_json
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,9 @@ def execute(request: RunRequest) -> RunOutcome:
     workspace = request.workspace
     folder = run_folder(workspace, config)
     check_request(config, request.nproc, request.nodes)
-    if not request.fresh and (results := folder.results()) is not None:
-        return RunOutcome(folder, results, trained=False)
+    recalled = None if request.fresh else recall(folder, request.tracking_uri, request.say)
+    if recalled is not None:
+        return recalled
     if request.nodes.rank > 0:
         return _take_part(request, folder)
     prompts = read_prompts(config.prompts)
@@ -99,8 +102,7 @@ def execute(request: RunRequest) -> RunOutcome:
     with exclusive(folder.lock, f"Run {folder.name}"):
         if request.fresh and (kept := folder.set_aside()):
             request.say(f"The earlier run is kept as {kept.name}.")
-        results = folder.results()
-        if results is not None:
+        if (results := folder.results()) is not None:  # another process was quicker
             return RunOutcome(folder, results, trained=False)
         keep_start(workspace, config, teacher, folder.path)
         folder.prepare(config, revision_of(teacher))
@@ -117,6 +119,20 @@ def execute(request: RunRequest) -> RunOutcome:
         )
         _launch(request, folder, job)
         return _outcome(folder)
+
+
+def recall(folder: RunFolder, tracking_uri: str, say: Say = silent_say) -> RunOutcome | None:
+    """A run that was finished before; None while it is not.
+
+    Where its process was killed after it had written the results, the tracker hears now that the
+    run has ended.
+    """
+    results = folder.results()
+    if results is None:
+        return None
+    if not is_held(folder.lock):  # else it is just saying so itself
+        speak_for(folder, tracking_uri, say)
+    return RunOutcome(folder, results, trained=False)
 
 
 def _take_part(request: RunRequest, folder: RunFolder) -> RunOutcome:
@@ -147,6 +163,19 @@ def check_request(config: RunConfig, nproc: int, nodes: Nodes = ALONE) -> None:
     """
     refuse_foreign_ranks()
     Ranks(0, nproc * nodes.count, torch.device("cpu")).share(config.training.batch_size)
+
+
+def check_sources(configs: Iterable[RunConfig]) -> None:
+    """Refuse runs whose teacher or prompts cannot be found; builds nothing.
+
+    Raises:
+        RequestError: as :func:`check_teacher` and :func:`read_prompts`.
+    """
+    configs = list(configs)
+    for teacher in dict.fromkeys(config.teacher for config in configs):
+        check_teacher(teacher)
+    for prompts in dict.fromkeys(config.prompts for config in configs):
+        read_prompts(prompts)
 
 
 @dataclass(frozen=True)
@@ -300,7 +329,7 @@ class _Session:
             "table": [row.as_dict() for row in rows],
         }
         self.listeners.on_metrics(state.nimg, _table_metrics(rows))
-        files = self._draw([row.as_dict() for row in rows], pictures)
+        files = self._draw([row.as_dict() for row in rows], pictures, state.nimg)
         results["figures"] = [str(file) for file in files]
         write_json(self.job.folder.results_file, results)
         self.tracker.log_artifact(self.job.folder.results_file)
@@ -327,10 +356,19 @@ class _Session:
         model = self.samplers.of_student(average, self.config.generator, steps)
         images = self._images(model)
         if self.ranks.is_main:
-            grid = image_grid({"student": images}, self.grid_prompts)
-            self.tracker.log_image("samples/student", grid, nimg)
+            with self._no_picture_is_no_end(nimg):
+                grid = image_grid({"student": images}, self.grid_prompts)
+                self.tracker.log_image(STUDENT_SAMPLES, grid, nimg)
         self.last_row = self.measurement.row(model)
         return self.last_row.scores
+
+    @contextmanager
+    def _no_picture_is_no_end(self, nimg: int) -> Iterator[None]:
+        """Training goes on without a picture: the weights may recover, and scores judge them."""
+        try:
+            yield
+        except NotFiniteError as error:
+            self.listeners.on_warning(nimg, f"No sample grid: {error}")
 
     def _grid_rows(self) -> dict[str, Tensor]:
         """Teacher at its largest step count and student at K: the same prompts and noise."""
@@ -350,13 +388,14 @@ class _Session:
     def _images(self, model: SampledModel) -> Tensor:
         return self.samplers.images(model, self.grid_cond, 0, len(self.grid_prompts)).cpu()
 
-    def _draw(self, table: list[dict[str, Any]], rows: Mapping[str, Tensor]) -> list[Path]:
+    def _draw(
+        self, table: list[dict[str, Any]], rows: Mapping[str, Tensor], nimg: int
+    ) -> list[Path]:
         folder = self.job.folder
         pictures = {caption: images.numpy() for caption, images in rows.items()}
-        files = [
-            *draw_curve(folder.path, table, folder.figures),
-            *draw_samples(pictures, self.grid_prompts, folder.figures),
-        ]
+        files = draw_curve(folder.path, table, folder.figures)
+        with self._no_picture_is_no_end(nimg):
+            files += draw_samples(pictures, self.grid_prompts, folder.figures)
         for file in files:
             self.tracker.log_artifact(file, "figures")
         return files

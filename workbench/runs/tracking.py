@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from workbench.errors import WorkbenchError
+from workbench.runs.folder import RunFolder
+from workbench.runs.state import OUTCOME, RunState
 from workbench.tracking import (
     CURVE_TAG,
+    KIND,
+    LastWords,
     MlflowTracker,
     Point,
     RunIdentity,
     Tracker,
     curve_of,
     encode_curve,
+    end_later,
     environment_tags,
+    load_record,
     read_points,
     variant_tags,
 )
@@ -60,7 +67,7 @@ def open_tracker(
         return Tracker()
     tags = {
         **tags,
-        "kind": RUN_KIND,
+        KIND: RUN_KIND,
         "experiment": config.experiment,
         **variant_tags(config.variant),
         "seed": str(config.seed),
@@ -81,6 +88,25 @@ def open_tracker(
         description=_description(config),
     )
     return MlflowTracker(folder, tracking_uri, workspace.root / "mlartifacts", identity)
+
+
+def speak_for(folder: RunFolder, tracking_uri: str, say: Callable[[str], None]) -> None:
+    """The last words of a finished run whose process was killed before it could say them.
+
+    What it had said and the store did not hear is delivered too. A run that was never tracked
+    stays so, and what is in the way of the store is said and no more.
+    """
+    if load_record(folder.path) is None:
+        return
+    ended = folder.results_file.stat().st_mtime_ns // 1_000_000
+    words = LastWords("FINISHED", ended, {OUTCOME: RunState.FINISHED}, (folder.results_file,))
+    try:
+        left = end_later(folder.path, words, tracking_uri)
+    except (WorkbenchError, OSError) as error:
+        say(f"The tracked run of {folder.name} stays as it is: {error}")
+        return
+    if left:
+        say(f"{left} tracked operations of {folder.name} wait for `workbench runs sync`.")
 
 
 def _description(config: RunConfig) -> str:

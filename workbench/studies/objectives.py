@@ -56,15 +56,20 @@ def get_objective(name: str) -> Objective:
     return OBJECTIVES[name]
 
 
-def student_scores(table: Sequence[Mapping[str, Any]], steps: int) -> dict[str, float]:
-    """Every objective's score of the student with so many steps, by the objective's name.
+def student_scores(
+    table: Sequence[Mapping[str, Any]], steps: int, needed: Sequence[Objective]
+) -> dict[str, float]:
+    """The scores of the student with so many steps, by the objective's name.
+
+    Args:
+        needed: what the study is judged by; of the other scores those that are finite.
 
     Raises:
-        UnusableScoreError: a score is not finite.
+        UnusableScoreError: a needed score is not finite.
     """
     row = next(r for r in table if r["model"] == "student" and r["steps"] == steps)
     scores = {name: float(row[objective.column]) for name, objective in OBJECTIVES.items()}
-    for name, value in scores.items():
-        if not math.isfinite(value):
-            raise UnusableScoreError(f"The student's {name} is {value}.")
-    return scores
+    for objective in needed:
+        if not math.isfinite(scores[objective.name]):
+            raise UnusableScoreError(f"The student's {objective.name} is {scores[objective.name]}.")
+    return {name: value for name, value in scores.items() if math.isfinite(value)}

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.runs.state import OUTCOME, RunState
+from workbench.runs.tracking import RUN_KIND
 from workbench.studies.objectives import Objective
 from workbench.studies.queue import OPEN_STATES, Ticket, TicketState, TrialQueue
 from workbench.studies.spec import StudySpec
 from workbench.studies.storage import StudyStorage
-from workbench.tracking import environment_tags, redact
+from workbench.tracking import KIND, environment_tags, redact
 from workbench.tracking.store import get_or_create_experiment, open_store, summary
 
 if TYPE_CHECKING:
@@ -29,8 +30,7 @@ STUDY_KIND = "study"
 
 PARENT_TAG = "mlflow.parentRunId"
 
-_RUN = "mlflow"  # the study's user attribute that says which run it is
-_TOLD = "mlflow_told"  # and the one that holds which trials that run has heard of
+_TOLD = "mlflow_told"  # the study's user attribute, for each run of it: which trials it heard of
 _CHILD_STATES: Mapping[TicketState, tuple[str, RunState]] = {
     TicketState.COMPLETE: ("KILLED", RunState.INTERRUPTED),
     TicketState.PRUNED: ("KILLED", RunState.PRUNED),
@@ -65,30 +65,44 @@ class StudyRun:
         self._speak(self._begin)
 
     def tell(self) -> None:
-        """The best value and the counts after every trial that has ended since the last time."""
-        self._speak(self._tell)
+        """The best value and the counts after every trial that has ended since the last time.
+
+        Says also that the study goes on: a peer that left meanwhile may have said otherwise.
+        """
+
+        def tell() -> None:
+            self._begin()
+            self._tell()
+
+        self._speak(tell)
 
     def end(self) -> None:
         """Tell the rest; if nobody works any more, the study and its trials get their states."""
         self._speak(self._end)
 
     def add_files(self, files: Mapping[Path, str]) -> None:
-        """Keep files with the run, each in a folder."""
+        """Keep files with the run, each in a folder; a store without the run gets none."""
 
         def add() -> None:
             for file, folder in files.items():
                 self._client.log_artifact(self.run_id, str(file), folder)
 
-        self._speak(add)
+        self._speak(add, create=False)
 
-    def _speak(self, action: Callable[[], None]) -> None:
+    def _speak(self, action: Callable[[], None], *, create: bool = True) -> None:
         """Do something in the store, in one process at a time; whatever it raises ends here."""
         storage: StudyStorage = self.queue.storage
         try:
             if self._client is None:
                 self._client = open_store(self.uri, self.artifact_root)
             with storage.lock(f"tracking/{self.queue.spec.name}"):
-                if self.run_id is None and self._find() is None:
+                if self.run_id is None:
+                    self.run_id = self._find()
+                if self.run_id is None and not create:
+                    name = self.queue.spec.name
+                    LOG.warning("%s has no run of the study %s.", redact(self.uri), name)
+                    return
+                if self.run_id is None:
                     self.run_id = self._create()
                     self._adopt()
                 action()
@@ -118,27 +132,22 @@ class StudyRun:
         self._client.set_terminated(self.run_id, status)
 
     def _find(self) -> str | None:
-        """The run that the study names, if this store has it."""
-        from mlflow.exceptions import MlflowException
-
-        named = self.queue.study.user_attrs.get(_RUN)
-        if named is None:
+        """The study's run in this store: other stores may have one too."""
+        spec = self.queue.spec
+        experiment = self._client.get_experiment_by_name(spec.run_experiment)
+        if experiment is None:
             return None
-        try:
-            self._client.get_run(named)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            LOG.warning("%s does not have the study's run; it gets one.", redact(self.uri))
-            return None
-        self.run_id = str(named)
-        return self.run_id
+        wanted = f"tags.study = '{spec.name}' and tags.{KIND} = '{STUDY_KIND}'"
+        found = self._client.search_runs(
+            [experiment.experiment_id], wanted, order_by=["attributes.start_time"], max_results=1
+        )
+        return str(found[0].info.run_id) if found else None
 
     def _create(self) -> str:
         spec = self.queue.spec
         experiment = get_or_create_experiment(self._client, spec.run_experiment, self.artifact_root)
         tags = {
-            "kind": STUDY_KIND,
+            KIND: STUDY_KIND,
             "study": spec.name,
             "experiment": spec.run_experiment,
             "mlflow.note.content": describe(spec, []),
@@ -149,8 +158,6 @@ class StudyRun:
                 experiment, tags=tags, run_name=f"study {spec.name}"
             ).info.run_id
         )
-        self.queue.study.set_user_attr(_RUN, run_id)
-        self.queue.study.set_user_attr(_TOLD, [])
         from mlflow.entities import Param
 
         for part in _parts(parameters(spec), 100):
@@ -159,7 +166,8 @@ class StudyRun:
 
     def _adopt(self) -> None:
         """Trials that began while the store did not answer have no parent yet."""
-        for run in self._children(f"tags.study = '{self.queue.spec.name}' and tags.kind = 'run'"):
+        ours = f"tags.study = '{self.queue.spec.name}' and tags.{KIND} = '{RUN_KIND}'"
+        for run in self._children(ours):
             if PARENT_TAG not in run.data.tags:
                 self._client.set_tag(run.info.run_id, PARENT_TAG, self.run_id)
 
@@ -167,7 +175,7 @@ class StudyRun:
         from mlflow.entities import Metric, RunTag
 
         spec, study = self.queue.spec, self.queue.study
-        told: list[int] = study.user_attrs.get(_TOLD, [])
+        told: list[int] = study.user_attrs.get(f"{_TOLD}/{self.run_id}", [])
         tickets = self.queue.tickets()
         ended = {t.number: t for t in tickets if t.state not in OPEN_STATES}
         # In the order of their ends; one that was told before stays where it was.
@@ -188,7 +196,7 @@ class StudyRun:
         for start in range(0, len(metrics), 1000):
             self._client.log_batch(self.run_id, metrics=metrics[start : start + 1000])
         self._client.log_batch(self.run_id, tags=[RunTag(*item) for item in tags.items()])
-        study.set_user_attr(_TOLD, order)
+        study.set_user_attr(f"{_TOLD}/{self.run_id}", order)
 
     def _settle(self, tickets: list[Ticket]) -> None:
         """Runs whose worker was killed say RUNNING for ever, unless somebody corrects them."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -140,8 +140,12 @@ class TrialQueue:
             self.study.enqueue_trial(dict(point))
             return self.study.get_trials(deepcopy=False)[-1].number
 
-    def claim(self) -> Claim | None:
-        """The next ticket, taken up again ones first; None when none is waiting."""
+    def claim(self, avoid: Collection[int] = ()) -> Claim | None:
+        """The next ticket, taken up again ones first; None when none is waiting.
+
+        Args:
+            avoid: tickets that are left to others.
+        """
         from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
@@ -149,6 +153,8 @@ class TrialQueue:
         # The lock is what makes claiming atomic on SQLite, which does not know FOR UPDATE.
         with self.storage.lock(self._lock):
             for trial in self._waiting():
+                if first_number(trial) in avoid:
+                    continue
                 trial_id = self._id(trial.number)
                 # First the sign of life: a trial that never had one is never found to be lost.
                 rdb.record_heartbeat(trial_id)

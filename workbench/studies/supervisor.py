@@ -90,9 +90,10 @@ def supervise(
     Raises:
         InterruptedRunError: asked to stop; the workers have been, and have ended.
     """
-    places = [_Place(job, launcher.start(job)) for job in jobs]
+    places: list[_Place] = []
     asked = False
     try:
+        places.extend(_Place(job, launcher.start(job)) for job in jobs)
         while any(place.code is None for place in places):
             for place in places:
                 _follow(place, launcher, stop, say)
@@ -118,6 +119,12 @@ def _follow(place: _Place, launcher: Launcher, stop: StopFlag, say: Callable[[st
         say(f"Worker {place.job.index} was killed by signal {-code} and is started again.")
         place.handle = launcher.start(place.job)
     else:
+        if code < 0 and not stop.requested:
+            say(
+                f"Worker {place.job.index} was killed by signal {-code} for the "
+                f"{place.restarts + 1}th time and is given up; its trial waits. Its log is "
+                f"{place.job.log}."
+            )
         place.code = code
 
 

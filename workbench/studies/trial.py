@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from workbench.errors import PrunedRunError, RequestError, WorkbenchError
-from workbench.runs import RunOutcome, RunRequest, check_request, execute, run_folder
-from workbench.runs.state import OUTCOME, RunState
-from workbench.runs.tracking import open_tracker
+from workbench.runs import RunRequest, check_request, execute, run_folder
 from workbench.studies.listener import TrialAddress, open_listener
 from workbench.studies.objectives import OBJECTIVES, student_scores
 from workbench.studies.queue import Claim
@@ -20,15 +17,11 @@ from workbench.studies.samplers import SAMPLERS, calm_optuna, trial_seed
 from workbench.studies.space import Point, at_point, suggest
 from workbench.studies.spec import StudySpec
 from workbench.studies.storage import StudyStorage
-from workbench.tracking import RunStatus, last_status, sync
 from workbench.training.config import RunConfig
-from workbench.training.parallel import Ranks, choose_device
 from workbench.workspace import is_held
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
-
-LOG = logging.getLogger(__name__)
 
 RUNS = "runs"
 """User attribute of a trial: the folders of its runs."""
@@ -108,7 +101,8 @@ class TrialRunner:
                 worse = self._is_worse(trial, claim, place, scores[-1])
                 if worse and place + 1 < len(seeds):
                     raise PrunedRunError(f"Worse than the best trial after {place + 1} seeds.")
-        return {name: statistics.fmean(score[name] for score in scores) for name in OBJECTIVES}
+        known = [name for name in OBJECTIVES if all(name in score for score in scores)]
+        return {name: statistics.fmean(score[name] for score in scores) for name in known}
 
     def record(self, trial: Trial, point: Point, claim: Claim, scores: Mapping[str, float]) -> None:
         """Keep beside the trial what its values do not say: all scores, and where its runs are."""
@@ -141,26 +135,9 @@ class TrialRunner:
             if any(folder.checkpoints.glob("*")):  # it began, so that other trials can begin too
                 raise OwnFaultError(str(error)) from None
             raise
-        if not outcome.trained:
-            self._end_tracking(outcome, request)
-        return student_scores(outcome.results["table"], config.generator.steps)
-
-    def _end_tracking(self, outcome: RunOutcome, request: RunRequest) -> None:
-        """The last words of a run whose worker was killed after it had written the results."""
-        folder, uri = outcome.folder, request.tracking_uri
-        alone = Ranks(0, 1, choose_device())
-        try:
-            if last_status(folder.path) in get_args(RunStatus):
-                sync(folder.path, uri)  # they were spoken, but perhaps not heard
-                return
-            tracker = open_tracker(
-                request.config, folder.path, request.workspace, uri, alone, request.tags
-            )
-            tracker.log_artifact(folder.results_file)
-            tracker.set_tags({OUTCOME: RunState.FINISHED})
-            tracker.finish("FINISHED")
-        except WorkbenchError as error:
-            LOG.warning("The tracked run of %s stays as it is: %s", folder.name, error)
+        return student_scores(
+            outcome.results["table"], config.generator.steps, self.spec.objectives
+        )
 
     def _is_worse(
         self, trial: Trial, claim: Claim, place: int, scores: Mapping[str, float]

@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -90,6 +91,7 @@ class _Worker:
         self.request = request
         self.name = f"{platform.node()}:{os.getpid()}"
         self.ended = 0
+        self.busy_until: dict[int, float] = {}
 
     def loop(self, stop: StopFlag) -> None:
         patiently = self.storage.patiently
@@ -102,13 +104,20 @@ class _Worker:
             if (refusal := patiently(self._refusal, stop)) is not None:
                 raise RequestError(refusal)
             patiently(self.queue.recover, stop)
-            claim = patiently(self.queue.claim, stop)
+            avoided = self._avoided()
+            claim = patiently(partial(self.queue.claim, avoided), stop)
             if claim is not None:
                 self._hold(claim, stop)
-            elif patiently(self.queue.counts, stop)[TicketState.RUNNING]:
+            elif avoided or patiently(self.queue.counts, stop)[TicketState.RUNNING]:
                 self.queue.wait(stop)  # a peer may die, and its trial come back
             else:
                 return
+
+    def _avoided(self) -> set[int]:
+        """Tickets found busy a moment ago: others come first."""
+        now = time.monotonic()
+        self.busy_until = {t: until for t, until in self.busy_until.items() if until > now}
+        return set(self.busy_until)
 
     def close(self) -> None:
         self.parent.end()
@@ -128,8 +137,9 @@ class _Worker:
                 self.say(f"trial {claim.ticket}: a peer has queued it again")
             except BusyRunError as busy:
                 self.say(f"{busy} It waits.")
+                pause = self.queue.spec.settings.heartbeat_s
+                self.busy_until[claim.ticket] = time.monotonic() + pause
                 self._give_back(claim, stop)
-                self.queue.wait(stop)
             except RequestError as error:
                 text = str(error)
                 self.storage.patiently(lambda: self._refuse(text), stop)

@@ -111,19 +111,35 @@ def find_teacher(reference: str, teachers_dir: Path, show: Progress | None = Non
     Raises:
         RequestError: as :func:`load_teacher`, except for damage, which only loading finds.
     """
+    check_teacher(reference)
     spec = KNOWN_TEACHERS.get(reference)
     if spec is not None and spec.recipe is not None:
         return build_teacher(reference, teachers_dir, show)
     local = Path(reference).expanduser()
     if spec is None and local.is_dir():
-        refuse_student(reference, local)
         return local
-    hub_id = spec.hub_id if spec is not None else reference
-    if hub_id is not None and "/" in hub_id:
-        from workbench.teachers.hub import HUB_ID, download
+    from workbench.teachers.hub import download
 
-        if HUB_ID.fullmatch(hub_id):
-            return download(hub_id)
+    return download(reference if spec is None or spec.hub_id is None else spec.hub_id)
+
+
+def check_teacher(reference: str) -> None:
+    """Refuse what can be no teacher, without building or downloading anything.
+
+    Raises:
+        RequestError: neither a known name nor a folder nor a hub id, or an exported student.
+    """
+    if reference in KNOWN_TEACHERS:
+        return
+    local = Path(reference).expanduser()
+    if local.is_dir():
+        refuse_student(reference, local)
+        return
+    if "/" in reference:
+        from workbench.teachers.hub import HUB_ID
+
+        if HUB_ID.fullmatch(reference):
+            return
     if "/" in reference or local.exists():
         raise RequestError(f"The teacher {reference!r} is no folder.")
     raise unknown_name("teacher", reference, KNOWN_TEACHERS)

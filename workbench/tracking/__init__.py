@@ -4,16 +4,31 @@ from workbench.tracking.artifacts import (
     add_artifact,
     describe_experiment,
     list_artifacts,
+    log_files,
     read_artifact,
     read_artifact_bytes,
 )
-from workbench.tracking.base import InputData, RunIdentity, RunStatus, Tracker
+from workbench.tracking.base import (
+    KIND,
+    STUDENT_SAMPLES,
+    InputData,
+    RunIdentity,
+    RunStatus,
+    Tracker,
+)
 from workbench.tracking.curve import TAG as CURVE_TAG
 from workbench.tracking.curve import Curve, curve_of, decode_curve, encode_curve
 from workbench.tracking.environment import environment_tags, git_tags
 from workbench.tracking.journal import Operation, read_backwards, read_operations
-from workbench.tracking.mlflow_tracker import DeliverySettings, MlflowTracker, sync
-from workbench.tracking.query import list_runs, metric_history
+from workbench.tracking.mlflow_tracker import (
+    DeliverySettings,
+    LastWords,
+    MlflowTracker,
+    add_later,
+    end_later,
+    sync,
+)
+from workbench.tracking.query import check_store, list_runs, metric_history
 from workbench.tracking.record import RunRecord, load_record, save_record
 from workbench.tracking.rows import RunRow
 from workbench.tracking.spool import Point, journal_path, last_status, read_points, tracking_dir
@@ -44,10 +59,13 @@ from workbench.tracking.views import (
 
 __all__ = [
     "CURVE_TAG",
+    "KIND",
     "SERVER_ENVIRONMENT",
+    "STUDENT_SAMPLES",
     "Curve",
     "DeliverySettings",
     "InputData",
+    "LastWords",
     "MlflowTracker",
     "Operation",
     "Point",
@@ -57,6 +75,8 @@ __all__ = [
     "RunStatus",
     "Tracker",
     "add_artifact",
+    "add_later",
+    "check_store",
     "check_uri",
     "compare_address",
     "curve_of",
@@ -65,6 +85,7 @@ __all__ = [
     "default_uri",
     "describe_experiment",
     "encode_curve",
+    "end_later",
     "ensure_store",
     "environment_tags",
     "experiment_address",
@@ -75,6 +96,7 @@ __all__ = [
     "list_artifacts",
     "list_runs",
     "load_record",
+    "log_files",
     "metric_address",
     "metric_history",
     "publish_comparison",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import WorkbenchError
-from workbench.tracking.store import open_store, redact, summary
+from workbench.tracking.base import RunIdentity
+from workbench.tracking.store import get_or_create_experiment, open_store, redact, summary
 
 
 def read_artifact(tracking_uri: str, run_id: str, path: str) -> str:
@@ -49,6 +50,26 @@ def add_artifact(tracking_uri: str, run_id: str, path: Path, folder: str = "") -
     """
     with asked_client(tracking_uri) as client:
         client.log_artifact(run_id, str(path), folder or None)
+
+
+def log_files(
+    tracking_uri: str, identity: RunIdentity, files: Iterable[Path], artifact_root: Path | None
+) -> str:
+    """Put files into a finished run of their own; returns its id.
+
+    ``artifact_root`` is where a database store keeps the files of an experiment that is new.
+
+    Raises:
+        WorkbenchError: the store does not take them.
+    """
+    with asked_client(tracking_uri) as client:
+        experiment = get_or_create_experiment(client, identity.experiment, artifact_root)
+        run = client.create_run(experiment, run_name=identity.name, tags=dict(identity.tags))
+        run_id = str(run.info.run_id)
+        for path in files:
+            client.log_artifact(run_id, str(path))
+        client.set_terminated(run_id, "FINISHED")
+    return run_id
 
 
 def describe_experiment(tracking_uri: str, experiment_id: str, markdown: str) -> None:

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
+KIND = "kind"
+"""Tag that says what a tracked run is: a distillation, a plan, a study, drawn figures."""
+
+STUDENT_SAMPLES = "samples/student"
+"""Series of a run's images: the student's, of the same prompts and noise at every step."""
+
 
 @dataclass(frozen=True)
 class RunIdentity:

@@ -6,8 +6,9 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -17,7 +18,7 @@ from workbench.errors import RequestError, WorkbenchError, unknown_name
 from workbench.tracking.base import InputData, RunIdentity, RunStatus, Tracker
 from workbench.tracking.delivery import Delivery
 from workbench.tracking.record import RunRecord, load_record, save_record
-from workbench.tracking.spool import Spool, last_status, tracking_dir
+from workbench.tracking.spool import Spool, last_status, read_points, tracking_dir
 from workbench.tracking.store import check_uri, redact
 from workbench.tracking.system_metrics import PREFIX, SystemSampler
 
@@ -180,17 +181,96 @@ class MlflowTracker(Tracker):
                 self._wake.clear()
 
 
-def sync(run_dir: Path, tracking_uri: str | None = None, ended: RunStatus | None = None) -> int:
+def sync(run_dir: Path, tracking_uri: str | None = None) -> int:
     """Delivers what a run left behind; returns how many operations still remain.
 
-    ``tracking_uri`` is needed when the run's own held a password, which is never saved. ``ended``
-    is for a run whose process is known to be gone without a word (kill -9): its state becomes this
-    unless it had ended already.
+    ``tracking_uri`` is needed when the run's own held a password, which is never saved.
 
     Raises:
         RequestError: the folder holds no tracked run, or its address cannot be used.
         WorkbenchError: the run is going on in another process.
     """
+    with _ended_run(run_dir, tracking_uri) as (spool, delivery):
+        spool.journal.close()
+        delivery.attempt()
+        return delivery.remaining()
+
+
+@dataclass(frozen=True)
+class LastWords:
+    """What a run says at its end; ``time`` is that of the end, in ms since 1970."""
+
+    status: RunStatus
+    time: int
+    tags: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+
+
+def end_later(run_dir: Path, words: LastWords, tracking_uri: str | None = None) -> int:
+    """Speaks for a run whose process is gone without its last words (kill -9), and delivers them.
+
+    A run that has ended keeps its end, and the store is asked only for what it has not heard.
+
+    Args:
+        tracking_uri: as for :func:`sync`.
+
+    Returns:
+        How many operations could not be delivered yet.
+
+    Raises:
+        RequestError: as :func:`sync`.
+        WorkbenchError: the run is going on in another process.
+    """
+    with _ended_run(run_dir, tracking_uri) as (spool, delivery):
+        if last_status(run_dir) not in get_args(RunStatus):
+            for path in words.files:
+                spool.artifact(path, "")
+            spool.tags(words.tags)
+            spool.status(words.status, words.time)
+        spool.journal.close()
+        if delivery.remaining():
+            delivery.attempt()
+        return delivery.remaining()
+
+
+def add_later(
+    run_dir: Path,
+    values: Mapping[str, float],
+    step: int,
+    files: Mapping[str, Path],
+    tracking_uri: str | None = None,
+) -> int:
+    """Adds to a run that has ended what was measured afterwards; its state and times stay.
+
+    Args:
+        values: points at ``step``.
+        files: folder among the run's artifacts to the file that goes there.
+        tracking_uri: as for :func:`sync`.
+
+    Returns:
+        How many operations could not be delivered yet.
+
+    Raises:
+        RequestError: as :func:`sync`, or the run has another value of a key at this step.
+        WorkbenchError: the run is going on in another process.
+    """
+    with _ended_run(run_dir, tracking_uri) as (spool, delivery):
+        for point in read_points(run_dir, set(values)):
+            if point.step == step and point.value != values[point.key]:
+                raise RequestError(
+                    f"{run_dir} has {point.key} = {point.value:g} at {step} already, not "
+                    f"{values[point.key]:g}: a point never changes."
+                )
+        spool.metrics(values, step)
+        for folder, path in files.items():
+            spool.artifact(path, folder)
+        spool.journal.close()
+        delivery.attempt()
+        return delivery.remaining()
+
+
+@contextmanager
+def _ended_run(run_dir: Path, tracking_uri: str | None) -> Iterator[tuple[Spool, Delivery]]:
     record = load_record(run_dir)
     if record is None:
         raise RequestError(f"{run_dir} holds no tracked run.")
@@ -200,13 +280,7 @@ def sync(run_dir: Path, tracking_uri: str | None = None, ended: RunStatus | None
     check_uri(uri)
     lock = _lock(run_dir)
     try:
-        spool = Spool(run_dir)
-        if ended is not None and last_status(run_dir) not in get_args(RunStatus):
-            spool.status(ended)
-        spool.journal.close()
-        delivery = Delivery(run_dir, uri, record)
-        delivery.attempt()
-        return delivery.remaining()
+        yield Spool(run_dir), Delivery(run_dir, uri, record)
     finally:
         lock.release()
 

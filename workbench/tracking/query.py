@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import RequestError, WorkbenchError, unknown_name
 from workbench.tracking import client, database, rest
 from workbench.tracking.rows import NEWEST_FIRST, Question, RunRow
-from workbench.tracking.store import check_uri, open_store, redact, sqlite_path, summary
+from workbench.tracking.store import (
+    check_uri,
+    ensure_store,
+    open_store,
+    redact,
+    sqlite_path,
+    summary,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -79,6 +87,20 @@ def metric_history(
         ]
     frame = pandas.DataFrame(points, columns=["key", "step", "value", "timestamp"])
     return frame.sort_values(["key", "step", "timestamp"], ignore_index=True)
+
+
+def check_store(tracking_uri: str, artifact_root: Path | None = None) -> None:
+    """Asks a store for anything; a database is created or brought up to date first.
+
+    Raises:
+        RequestError: an address that MLflow does not take.
+        WorkbenchError: it does not answer; says what is in the way.
+    """
+    check_uri(tracking_uri)
+    with _asking(tracking_uri):
+        ensure_store(tracking_uri, artifact_root)
+        if not rest.ping(tracking_uri):
+            client.answer(tracking_uri, Question(limit=1))
 
 
 @contextmanager

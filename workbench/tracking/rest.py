@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,18 +49,10 @@ def answer(tracking_uri: str, question: Question) -> list[RunRow] | None:
         RefusedError: the server takes the question for wrong, or does not let us in.
         requests.RequestException: the server does not answer.
     """
-    if not tracking_uri.startswith(SERVER_SCHEMES) or _special():
+    if not _takes(tracking_uri):
         return None
-    import requests
-
-    prepare_environment()
-    with requests.Session() as session:
-        user, password = requests.utils.get_auth_from_url(tracking_uri)
-        session.auth = requests.auth.HTTPBasicAuth(user, password) if user else _Credentials()
-
-        def ask(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-            return _post(session, f"{tracking_uri.rstrip('/')}/api/2.0/mlflow/{path}", body)
-
+    # A server that is there may take its time over a page of runs.
+    with _asking(tracking_uri, _PATIENCE) as ask:
         names = {
             str(found["experiment_id"]): str(found["name"])
             for found in _paged(ask, "experiments/search", "experiments", {})
@@ -78,9 +71,42 @@ def answer(tracking_uri: str, question: Question) -> list[RunRow] | None:
         return [_row(run, names) for run in runs]
 
 
-def _special() -> bool:
+def ping(tracking_uri: str) -> bool:
+    """Asks a server for one experiment; False where MLflow's own client has to ask.
+
+    Raises:
+        RefusedError: this is no MLflow server, or it does not let us in.
+        requests.RequestException: nobody answers.
+    """
+    if not _takes(tracking_uri):
+        return False
+    with _asking(tracking_uri, 1) as ask:
+        ask("experiments/search", {"max_results": 1})
+    return True
+
+
+def _takes(tracking_uri: str) -> bool:
     named = any(os.environ.get(name) for name in _SPECIAL)
-    return named or Path("~/.mlflow/credentials").expanduser().exists()
+    special = named or Path("~/.mlflow/credentials").expanduser().exists()
+    return tracking_uri.startswith(SERVER_SCHEMES) and not special
+
+
+@contextmanager
+def _asking(tracking_uri: str, patience: int) -> Iterator[Ask]:
+    """Questions to a server, whose answers may take so many times the usual timeout."""
+    import requests
+
+    prepare_environment()
+    timeout = float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"])
+    with requests.Session() as session:
+        user, password = requests.utils.get_auth_from_url(tracking_uri)
+        session.auth = requests.auth.HTTPBasicAuth(user, password) if user else _Credentials()
+
+        def ask(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+            url = f"{tracking_uri.rstrip('/')}/api/2.0/mlflow/{path}"
+            return _values(session.post(url, json=body, timeout=(timeout, patience * timeout)))
+
+        yield ask
 
 
 class _Credentials:
@@ -99,10 +125,7 @@ class _Credentials:
         return request
 
 
-def _post(session: requests.Session, url: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    timeout = float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"])
-    # A server that is there may take its time over a page of runs.
-    reply = session.post(url, json=body, timeout=(timeout, _PATIENCE * timeout))
+def _values(reply: requests.Response) -> dict[str, Any]:
     try:
         values = reply.json()
     except ValueError:

@@ -85,9 +85,9 @@ class Spool:
         if values:
             self._append("tags", {"values": dict(values)})
 
-    def status(self, status: str) -> None:
-        """The state of the run from now on."""
-        self._append("status", {"status": status})
+    def status(self, status: str, since: int | None = None) -> None:
+        """The state of the run, from now on or since a time in ms since 1970."""
+        self._append("status", {"status": status}, since)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Points that the run does not have yet. NaN and infinities are kept as they are.

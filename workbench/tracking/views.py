@@ -28,6 +28,7 @@ from urllib.parse import quote
 
 from workbench.errors import WorkbenchError, unknown_name
 from workbench.tracking.artifacts import asked_client
+from workbench.tracking.base import KIND, STUDENT_SAMPLES
 from workbench.tracking.curve import TAG as CURVE
 from workbench.tracking.curve import decode_curve
 from workbench.tracking.rows import RunRow
@@ -48,11 +49,9 @@ _FIXED_COLUMNS = ("attributes.`Run Name`", "runDateAndNestInfo", "duration")
 _COLUMN_WIDTH = 120
 _MANY_LINES = 40
 _CHART = {"deleted": False, "isGenerated": False, "runsCountToCompare": 10}
-_SAMPLES = "samples/student"
 _TAGS = ("variant", "seed", "teacher")
 _DISTANCES = ("fid", "fd")
 _COSTS = (*_DISTANCES, "loss", "norm", "seconds", "ms")
-_KIND = "kind"
 _ALIAS = "arm"
 _GROUPINGS = (
     ("variant",),
@@ -81,7 +80,7 @@ def experiment_view(runs: Sequence[RunRow], metric: str = DEFAULT_METRIC) -> dic
         RequestError: none of the runs has the metric.
     """
     kind = _usual_kind(runs)
-    runs = [run for run in runs if kind in (None, run.tags.get(_KIND))]
+    runs = [run for run in runs if kind in (None, run.tags.get(KIND))]
     known = sorted({key for run in runs for key in run.metrics})
     if metric not in (*known, DEFAULT_METRIC):
         raise unknown_name("metric", metric, known)
@@ -93,13 +92,13 @@ def experiment_view(runs: Sequence[RunRow], metric: str = DEFAULT_METRIC) -> dic
     }
     grouping = _grouping(runs)
     if not grouping["useGroupedValuesInCharts"]:  # The UI shows no images of groups.
-        sections["Samples"] = [_images(_SAMPLES, _last_step(runs))]
+        sections["Samples"] = [_images(STUDENT_SAMPLES, _last_step(runs))]
     best = f"best/{metric.rpartition('/')[2]}"
     order = metric if metric in known and best not in known else best
     columns = [_column("metrics", key) for key in dict.fromkeys((order, *scores[:6]))]
     columns += [_column("tags", key) for key in _TAGS if any(key in run.tags for run in runs)]
     return {
-        "searchFilter": "" if kind is None else f"tags.`{_KIND}` = '{kind}'",
+        "searchFilter": "" if kind is None else f"tags.`{KIND}` = '{kind}'",
         "orderByKey": _column("metrics", order),
         "orderByAsc": _is(metric, _COSTS),
         "selectedColumns": columns,
@@ -199,7 +198,7 @@ def missing_colors(tags: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
 
 def _usual_kind(runs: Sequence[RunRow]) -> str | None:
     """The kind of most runs that measured anything; None where runs do not tell."""
-    kinds = Counter(run.tags.get(_KIND) for run in runs if run.metrics)
+    kinds = Counter(run.tags.get(KIND) for run in runs if run.metrics)
     return max(kinds, key=lambda kind: kinds[kind], default=None)
 
 

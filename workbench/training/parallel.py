@@ -20,7 +20,10 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not marked so
+from torch.distributed import (  # type: ignore[attr-defined]  # public, but not marked so
+    PrefixStore,
+    TCPStore,
+)
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -36,6 +39,10 @@ _KINDS = {kind.__name__: kind for kind in (RequestError, InterruptedRunError, Pr
 _SECONDS_TO_CHECKPOINT = 600  # how long ranks may take to end politely
 _SECONDS_TO_MEET = 900  # node 0 may have a teacher to build or to fetch first
 _SECONDS_TO_JOIN = 120  # once all have met
+_SECONDS_TO_PART = 30  # node 0 may still be closing the run before this one
+
+_SERVED = "served"  # what node 0 is here for
+_STRANGER = "stranger"  # the complaint of a node that is here for something else
 
 
 @dataclass(frozen=True)
@@ -225,25 +232,47 @@ def _met(nodes: Nodes, what: str) -> Iterator[None]:
         yield
         return
     deadline = time.monotonic() + _SECONDS_TO_MEET
-    store = _store(nodes, deadline)
-    if store.add(f"node/{nodes.rank}", 1) > 1:
+    store = _store_for(nodes, what, deadline)
+    # Prefixed, because node 0's server may have served the run before this one, too.
+    own = PrefixStore(what, store)
+    if own.add(f"node/{nodes.rank}", 1) > 1:
         raise RequestError(f"Two nodes have --node-rank {nodes.rank} at {nodes.rendezvous}.")
-    store.set(f"what/{nodes.rank}", what)
     for rank in range(nodes.count):
-        while not store.check([f"what/{rank}"]):
+        while not own.check([f"node/{rank}"]):
+            if own.check([_STRANGER]):
+                raise RequestError(own.get(_STRANGER).decode())
             _wait(deadline, f"Node {rank} of {nodes.count} did not come to {nodes.rendezvous}")
-    theirs = [store.get(f"what/{rank}").decode() for rank in range(nodes.count)]
-    store.add("read", 1)
-    while nodes.rank == 0 and store.add("read", 0) < nodes.count:  # its store serves the others
-        _wait(deadline, f"A node left {nodes.rendezvous} again: not all were ready")
-    for rank, other in enumerate(theirs):
-        if other != what:
-            raise RequestError(
-                f"Node {rank} was started for {other}, node {nodes.rank} for {what}: start the "
-                "same command on every node."
-            )
     yield  # node 0's store lives on until all is done
-    del store
+    del own, store
+
+
+def _store_for(nodes: Nodes, what: str, deadline: float) -> TCPStore:
+    """The rendezvous, once node 0 opens it for this: it may still be at the run before.
+
+    Raises:
+        RequestError: the port is taken, or node 0 stays with something else.
+        WorkbenchError: node 0 stayed away.
+    """
+    store = _store(nodes, deadline)
+    if nodes.rank == 0:
+        store.set(_SERVED, what)
+        return store
+    patience = time.monotonic() + _SECONDS_TO_PART
+    while True:
+        try:
+            served = store.get(_SERVED).decode() if store.check([_SERVED]) else None
+            if served == what:
+                return store
+            if served is not None and time.monotonic() > patience:
+                odd = (
+                    f"Node 0 was started for {served}, node {nodes.rank} for {what}: start the "
+                    "same command on every node."
+                )
+                PrefixStore(served, store).set(_STRANGER, odd)
+                raise RequestError(odd)
+        except dist.DistError:  # node 0 has closed the run before
+            store = _store(nodes, deadline)
+        _wait(deadline, f"Node 0 did not open {nodes.rendezvous} for {what}")
 
 
 def _store(nodes: Nodes, deadline: float) -> TCPStore:

@@ -1,0 +1,446 @@
+"""Figure 2: densities of t, and what they become under the generator's weightings.
+
+    python analysis/schedule_density.py --out figures/schedule_density --csv
+    python analysis/schedule_density.py --width column --register my_densities.py
+
+Columns are densities of t, rows weightings w(t): each panel shows w(t) p(t), normalised. Curves
+come from closed forms, the histogram behind each from samples. Where w(t) p(t) has no integral up
+to an end of (0, 1), the panel leaves out a billionth of the density's probability there, and says
+so: "cut" in the panel, "lower" and "upper" in the CSV.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workbench.bundled import load_module
+from workbench.errors import RequestError, WorkbenchError
+from workbench.flow import DENSITIES, WEIGHTINGS, TimeDensity, TimeWeighting
+from workbench.plotting import (
+    COLUMN_WIDTH,
+    NEUTRAL,
+    TEXT_WIDTH,
+    Drawing,
+    Script,
+    color,
+    new_figure,
+    paler,
+    paper_style,
+    points,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Array = NDArray[np.float64]
+
+PAPER_DENSITIES = ("sid", "trigflow", "sana", "ddpm", "edm_train", "edm_sid")
+PAPER_WEIGHTINGS = ("1", "1/t", "1-t", "(1-t)^2", "(1-t)/t", "(1-t)^2/t^2")
+ONLY_WITH_ALL = frozenset({"1/t^2"})
+"""Built in, but no row of the paper's figure."""
+
+TITLES = {
+    "sid": "this paper,\nSANA-Sprint",
+    "trigflow": "TrigFlow,\ndefault",
+    "sana": "SANA,\ndiscretised",
+    "ddpm": "DDPM,\nlinear beta",
+    "edm_train": "EDM,\ntraining",
+    "edm_sid": "EDM sampling,\nas in SiD",
+}
+ROW_TITLES = {
+    "1": "unweighted",
+    "1/t": r"$1/t$",
+    "1-t": r"$1-t$",
+    "(1-t)^2": r"$(1-t)^2$",
+    "1/t^2": r"$1/t^2$",
+    "(1-t)/t": r"$\dfrac{1-t}{t}$",
+    "(1-t)^2/t^2": r"$\dfrac{(1-t)^2}{t^2}$",
+}
+
+LEFT_OUT = 1e-9
+"""Probability of the density beyond a cut."""
+
+BINS = 40
+SAMPLES = 1 << 17
+_NEAR = np.geomspace(1e-4, 0.1, 300)
+TIMES: Array = np.concatenate((_NEAR, np.linspace(0.1, 0.9, 321)[1:-1], 1 - _NEAR[::-1]))
+"""Where curves are evaluated: more densely at the ends, where the weightings crowd them."""
+
+_NODES = 1 << 19
+_LOGITS = (-300.0, 36.0)  # t from 5e-131, where 1 / t^2 is still a float, to 1 - 2e-16
+
+
+@dataclass(frozen=True)
+class Cell:
+    """w(t) p(t), normalised, on the density's support between the cuts, if it needs any."""
+
+    density: TimeDensity
+    weighting: TimeWeighting
+    lower: float = 0.0
+    upper: float = 1.0
+
+    @property
+    def is_cut(self) -> bool:
+        return (self.lower, self.upper) != (0.0, 1.0)
+
+    @cached_property
+    def kept(self) -> TimeDensity:
+        return self.density.truncated(self.lower, self.upper)
+
+    @cached_property
+    def _cumulative(self) -> tuple[Array, Array]:
+        """Times (N,) and the integral of w dF up to each, F the density's distribution function.
+
+        A Stieltjes sum: the density's share of each interval is exact, and w varies by 0.1 % in
+        one, which leaves a relative error of 1e-7. It asks nothing of the density's smoothness.
+        """
+        ends = torch.tensor(self.kept.support, dtype=torch.float64).logit().clamp(*_LOGITS)
+        logits = torch.linspace(ends[0].item(), ends[1].item(), _NODES, dtype=torch.float64)
+        shares = self.kept.cdf(torch.sigmoid(logits)).diff()
+        middles = torch.sigmoid((logits[1:] + logits[:-1]) / 2)
+        parts = _weigh(self.weighting, middles) * shares
+        total = torch.cat((torch.zeros(1, dtype=torch.float64), parts.cumsum(0)))
+        return torch.sigmoid(logits).numpy(), total.numpy()
+
+    @cached_property
+    def normaliser(self) -> float:
+        """The mean of w over the density.
+
+        Raises:
+            RequestError: w is zero all over the density.
+        """
+        total = float(self._cumulative[1][-1])
+        if not 0 < total < math.inf:
+            raise RequestError(f"{self.weighting.name} over {self.density.name} sums to {total}.")
+        return total
+
+    def pdf(self, t: Array) -> Array:
+        times = torch.as_tensor(t, dtype=torch.float64)
+        values = _product(self.kept, self.weighting, times) / self.normaliser
+        return np.asarray(values)
+
+    def cdf(self, t: Array) -> Array:
+        times, total = self._cumulative
+        return np.interp(t, times, total / self.normaliser)
+
+    def quantile(self, probability: float) -> float:
+        times, total = self._cumulative
+        return float(np.interp(probability, total / self.normaliser, times))
+
+    def sample(self, n: int, seed: int) -> tuple[Array, Array]:
+        """Times (n,) and their weights (n,), which sum to 1: the density's samples, times w.
+
+        Times are quantiles of v^4, v uniform and stratified, with weights 4 v^3 w(t): plain
+        samples would leave a single one with most of the weight where w is largest.
+        """
+        chance = torch.Generator().manual_seed(seed)
+        v = torch.rand(n, dtype=torch.float64, generator=chance).clamp(min=2.0**-54)
+        v = (torch.arange(n) + v) / n
+        t = self.kept.sample_from(v**4)
+        weights = 4 * v**3 * _weigh(self.weighting, t)
+        return t.numpy(), (weights / weights.sum()).numpy()
+
+
+def _weigh(weighting: TimeWeighting, t: Tensor) -> Tensor:
+    weights = weighting.of_t(t)
+    if not bool((weights >= 0).all()):
+        raise RequestError(f"The weighting {weighting.name} is negative or undefined on (0, 1).")
+    return weights
+
+
+def _product(density: TimeDensity, weighting: TimeWeighting, t: Tensor) -> Tensor:
+    return torch.where(density.pdf(t) > 0, _weigh(weighting, t) * density.pdf(t), 0.0)
+
+
+def make_cell(density: TimeDensity, weighting: TimeWeighting) -> Cell:
+    """The cell, cut where w(t) p(t) has no integral.
+
+    Raises:
+        RequestError: negative weights.
+    """
+    low, high = density.support
+
+    def near(end: float, sign: int) -> Callable[[float], float]:
+        def value(distance: float) -> float:
+            t = torch.tensor([end + sign * distance], dtype=torch.float64)
+            return float(_product(density, weighting, t))
+
+        return value
+
+    cut_below = low == 0 and _diverges(near(0.0, +1), 1e-30, 1e-60)
+    cut_above = high == 1 and _diverges(near(1.0, -1), 1e-6, 1e-12)
+    ends = density.quantile(torch.tensor([LEFT_OUT, 1 - LEFT_OUT], dtype=torch.float64))
+    return Cell(
+        density,
+        weighting,
+        lower=ends[0].item() if cut_below else 0.0,
+        upper=ends[1].item() if cut_above else 1.0,
+    )
+
+
+def _diverges(value: Callable[[float], float], far: float, close: float) -> bool:
+    """Whether a function of the distance from an end grows at least like 1 / distance there."""
+    at_far, at_close = value(far), value(close)
+    if not (at_far > 0 and at_close > 0):
+        return False
+    return math.log(at_close / at_far) >= 0.999 * math.log(far / close)
+
+
+def make_cells(*, everything: bool = False) -> list[Cell]:
+    """Every column's cells: the paper's, then what else is registered."""
+    others = [name for name in WEIGHTINGS if name not in PAPER_WEIGHTINGS]
+    rows = [WEIGHTINGS[name] for name in (*PAPER_WEIGHTINGS, *others)]
+    columns = [*PAPER_DENSITIES, *(name for name in DENSITIES if name not in PAPER_DENSITIES)]
+    return [
+        make_cell(DENSITIES[name], weighting)
+        for name in columns
+        for weighting in rows
+        if isinstance(weighting, TimeWeighting)
+        and (everything or weighting.name not in ONLY_WITH_ALL)
+    ]
+
+
+def collect(cells: Sequence[Cell] | None = None) -> pd.DataFrame:
+    """The curves: density, weighting, t, pdf, lower, upper (the cuts; 0 and 1 where none)."""
+    import pandas as pd
+
+    frames = [
+        pd.DataFrame(
+            {
+                "density": cell.density.name,
+                "weighting": cell.weighting.name,
+                "t": TIMES,
+                "pdf": cell.pdf(TIMES),
+                "lower": cell.lower,
+                "upper": cell.upper,
+            }
+        )
+        for cell in (make_cells() if cells is None else cells)
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def collect_bins(cells: Sequence[Cell], samples: int = SAMPLES, seed: int = 0) -> pd.DataFrame:
+    """Histograms: density, weighting, left, right, sampled, exact (heights, from the curve)."""
+    import pandas as pd
+
+    edges = np.linspace(0, 1, BINS + 1)
+    frames = []
+    for cell in cells:
+        t, weights = cell.sample(samples, seed)
+        heights, _ = np.histogram(t, edges, weights=weights)
+        exact = np.diff(cell.cdf(edges))
+        names = {"density": cell.density.name, "weighting": cell.weighting.name}
+        values = {"left": edges[:-1], "right": edges[1:], "sampled": BINS * heights}
+        frames.append(pd.DataFrame({**names, **values, "exact": BINS * exact}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def summarise(cells: Sequence[Cell]) -> pd.DataFrame:
+    """A row a cell: density, weighting, normaliser (mean of w), quantiles of t, and the cuts."""
+    import pandas as pd
+
+    quantiles = {"p05": 0.05, "median": 0.5, "p95": 0.95}
+    rows = [
+        {
+            "density": cell.density.name,
+            "weighting": cell.weighting.name,
+            "normaliser": cell.normaliser,
+            **{name: cell.quantile(place) for name, place in quantiles.items()},
+            "lower": cell.lower,
+            "upper": cell.upper,
+        }
+        for cell in cells
+    ]
+    return pd.DataFrame(rows)
+
+
+def plot(
+    frame: pd.DataFrame,
+    bins: pd.DataFrame | None = None,
+    summary: pd.DataFrame | None = None,
+    *,
+    width: float = TEXT_WIDTH,
+) -> Figure:
+    """One panel a cell, rows of one weighting, t from 0 to 1 in all; heights are each panel's own.
+
+    Panels end a little above the tallest bar, so that a narrow peak does not flatten the rest.
+    Narrower than two columns of text, densities stand in blocks of three.
+
+    Args:
+        frame: of :func:`collect`.
+        bins: of :func:`collect_bins`, for the bars; without them, panels reach the curve's top.
+        summary: of :func:`summarise`, for the medians and the cuts.
+        width: in inches.
+    """
+    densities = list(dict.fromkeys(frame["density"]))
+    weightings = list(dict.fromkeys(frame["weighting"]))
+    across = len(densities) if width > 1.5 * COLUMN_WIDTH else min(3, len(densities))
+    blocks = [densities[first : first + across] for first in range(0, len(densities), across)]
+    keys = ["density", "weighting"]
+    curves = dict(iter(frame.groupby(keys)))
+    bars = {} if bins is None else dict(iter(bins.groupby(keys)))
+    told = {} if summary is None else dict(iter(summary.groupby(keys)))
+    with paper_style():
+        row = 0.52 + 0.16 * (width - COLUMN_WIDTH) / (TEXT_WIDTH - COLUMN_WIDTH)
+        height = len(blocks) * (0.6 + row * len(weightings)) + 0.3
+        figure = new_figure(width, height)
+        grids = np.atleast_1d(np.asarray(figure.subfigures(len(blocks), 1)))
+        for part, block in zip(grids, blocks, strict=True):
+            shape = (len(weightings), across)
+            panels = part.subplots(*shape, squeeze=False, sharex=True)
+            for (row, column), axes in np.ndenumerate(panels):
+                if column >= len(block):
+                    axes.set_visible(False)
+                    continue
+                key = block[column], weightings[row]
+                shade = color(densities.index(block[column]))
+                _draw_cell(axes, curves[key], bars.get(key), shade)
+                if key in told:
+                    _tell(axes, told[key].iloc[0])
+                _label(axes, key, first_row=row == 0, first_column=column == 0)
+        foot = "" if summary is None else textwrap.fill(_footnote(summary), round(20 * width))
+        below = "\n".join(["$t$  (0 data, 1 noise)", *foot.splitlines()])
+        grids[-1].supxlabel(below, fontsize=points(7))
+    return figure
+
+
+def _draw_cell(axes: Axes, curve: pd.DataFrame, bars: pd.DataFrame | None, shade: str) -> None:
+    top = float(curve["pdf"].max())
+    if bars is not None:
+        wide = bars["right"] - bars["left"]
+        style: dict[str, Any] = {"align": "edge", "color": paler(shade, 0.35)}
+        style |= {"edgecolor": "white", "linewidth": points(0.25)}
+        axes.bar(bars["left"], bars["sampled"], wide, **style)
+        top = min(top, 1.15 * float(bars["exact"].max()))
+    shown = curve[(curve["t"] > curve["lower"]) & (curve["t"] < curve["upper"])]
+    (line,) = axes.plot(shown["t"], shown["pdf"], color=shade, linewidth=points(1.0))
+    line.set_gid("curve")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.08 * top)
+    axes.set_xticks([0, 0.5, 1], labels=["0", "0.5", "1"])
+    axes.set_yticks([])
+    axes.spines[["left", "right"]].set_visible(False)
+
+
+def _tell(axes: Axes, cell: pd.Series[Any]) -> None:
+    """The median, marked and named above the panel, and a dagger where the cell is cut."""
+    from matplotlib.transforms import ScaledTranslation
+
+    median = float(cell["median"])
+    mark = " †" if cell["lower"] > 0 or cell["upper"] < 1 else ""
+    up = ScaledTranslation(0, points(1) / 72, axes.figure.dpi_scale_trans)
+    axes.text(
+        0.5,
+        1.0,
+        f"median {median:#.2g}{mark}",
+        transform=axes.transAxes + up,
+        fontsize=points(7),
+        color=NEUTRAL,
+        ha="center",
+        va="bottom",
+    )
+    (line,) = axes.plot([median], [0], "^", color="black", markersize=points(3.2), zorder=5)
+    line.set(clip_on=False, gid="median")
+
+
+def _footnote(summary: pd.DataFrame) -> str:
+    """What the dagger means, in the figure itself."""
+    cut = summary[(summary["lower"] > 0) | (summary["upper"] < 1)]
+    if cut.empty:
+        return ""
+    names = cut.drop_duplicates(["density", "lower", "upper"])
+    parts = []
+    for row in names.itertuples():
+        low = [f"$t<{row.lower:.2g}$"] if row.lower > 0 else []
+        high = [f"$1-t<{1 - row.upper:.2g}$"] if row.upper < 1 else []
+        name = TITLES.get(str(row.density), str(row.density)).partition(",")[0]
+        parts.append(f"{' and '.join(low + high)} ({name})")
+    share = f"$10^{{{math.log10(LEFT_OUT):.0f}}}$"
+    return f"† no integral on (0, 1): without {share} of the density, {'; '.join(parts)}"
+
+
+def _label(axes: Axes, key: tuple[str, str], *, first_row: bool, first_column: bool) -> None:
+    density, weighting = key
+    if first_row:
+        axes.set_title(TITLES.get(density, density), pad=points(11))
+    if first_column:
+        name = ROW_TITLES.get(weighting, weighting)
+        axes.set_ylabel(name, rotation=0, ha="right", va="center", labelpad=points(4))
+
+
+def _cut_notes(summary: pd.DataFrame) -> list[str]:
+    cut = summary[(summary["lower"] > 0) | (summary["upper"] < 1)]
+    return [
+        f"{row.weighting} over {row.density} has no integral on (0, 1): shown and normalised on "
+        f"({row.lower:.3g}, {row.upper:.3g}), without {LEFT_OUT:g} of the density."
+        for row in cut.itertuples()
+    ]
+
+
+def draw(options: argparse.Namespace) -> Drawing:
+    for file in options.register:
+        _register(file)
+    cells = make_cells(everything=options.all)
+    frame, bins, summary = collect(cells), collect_bins(cells), summarise(cells)
+    width = {"text": TEXT_WIDTH, "column": COLUMN_WIDTH}[options.width]
+    frames = {"": frame, "_bins": bins, "_cells": summary}
+    notes = _cut_notes(summary)
+    if options.all:
+        notes += [
+            f"The weighting {name} depends on the samples, not on t alone: it has no row."
+            for name, weighting in WEIGHTINGS.items()
+            if not isinstance(weighting, TimeWeighting)
+        ]
+    return Drawing({"": plot(frame, bins, summary, width=width)}, frames, notes=tuple(notes))
+
+
+def _register(file: Path) -> None:
+    """Run a person's file, which registers densities and weightings.
+
+    Raises:
+        RequestError: no such file, or it fails.
+    """
+    try:
+        load_module(file)
+    except WorkbenchError:
+        raise
+    except Exception as error:
+        raise RequestError(f"--register {file}: {type(error).__name__}: {error}.") from error
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--width", choices=("text", "column"), default="text")
+    parser.add_argument(
+        "--all", action="store_true", help="also built-in weightings that the paper does not show"
+    )
+    parser.add_argument(
+        "--register",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE.py",
+        help="calls register_density or register_weighting: more columns and rows",
+    )
+
+
+SCRIPT = Script("schedule_density", __doc__, draw, add_options=add_options, needs_nothing=True)
+main = SCRIPT.main
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

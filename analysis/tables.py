@@ -1,0 +1,311 @@
+"""Tables 1 and 2: the published rows, and ours beside them, as Markdown, LaTeX and CSV.
+
+    python analysis/tables.py --experiment nine_teachers --out tables --csv
+
+Ours are means over seeds of each run's final table, under the family that their teacher belongs to
+or stands in for. Scores on the embedded digits carry a dagger: their FID is another FID. Cells that
+nobody measured stay empty and are counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import RequestError, unknown_name
+from workbench.plotting import Drawing, Script
+from workbench.reports.groups import Group, SeedRun
+from workbench.reports.references import select
+from workbench.reports.statistics import Estimate, estimate
+from workbench.reports.tables import number
+from workbench.tracking import default_uri
+from workbench.workspace import open_workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EXPERIMENT = "nine_teachers"
+
+HEADINGS = {
+    "fid": "FID",
+    "clip": "CLIP",
+    "geneval": "GenEval",
+    "aesthetic": "Aesthetic",
+    "hpsv2": "HPSv2",
+    "image_reward": "ImageReward",
+    "pickscore": "PickScore",
+}
+"""The published scores, by the names that our evaluation has for them."""
+
+OURS_ONLY = {"alignment": "Alignment"}
+"""Scores that the paper does not have; a column is added where a run has one."""
+
+STAND_INS = {
+    "digits-sana": "SANA 0.6B",
+    "digits-sana-large": "SANA 1.6B",
+    "digits-sprint": "SANA TrigFlow 0.6B",
+    "digits-sprint-large": "SANA TrigFlow 1.6B",
+    "digits-sd3": "SD3-Medium",
+    "digits-sd3.5-medium": "SD3.5-Medium",
+    "digits-sd3.5-large": "SD3.5-Large",
+    "digits-flux": "FLUX.1",
+    "digits-flux-64": "FLUX.1",
+}
+"""Embedded teacher -> the published family whose traits it keeps."""
+
+FAMILIES = {
+    **STAND_INS,
+    "sana-0.6b-512": "SANA 0.6B",
+    "sana-1.6b-512": "SANA 1.6B",
+    "sana-1.6b-1024": "SANA 1.6B",
+    "sana-sprint-0.6b": "SANA TrigFlow 0.6B",
+    "sana-sprint-1.6b": "SANA TrigFlow 1.6B",
+    "sd3-medium": "SD3-Medium",
+    "sd3.5-medium": "SD3.5-Medium",
+    "sd3.5-large": "SD3.5-Large",
+    "flux.1-dev-512": "FLUX.1",
+    "flux.1-dev-1024": "FLUX.1",
+}
+"""Teacher -> the published family."""
+
+METHODS = {"sid": "SiD-DiT"}
+"""Our method's name -> the paper's."""
+
+DIGITS_NOTE = (
+    "on a teacher of a few hundred thousand parameters on 8 x 8 handwritten digits; "
+    "FID on a small classifier's features, which does not compare with the published FID"
+)
+
+_KEYS = ["table", "family", "model", "steps", "params_b"]
+_MEASURED = re.compile(r"table/(teacher|student)_(\d+)_(\w+)")
+
+
+def published() -> pd.DataFrame:
+    """Tables 1 and 2 of arXiv 2509.25127, every cell as printed there, "" where it has none."""
+    import pandas as pd
+
+    with (files("workbench") / "published" / "tables.csv").open(encoding="utf-8") as file:
+        return pd.read_csv(file, dtype=str, keep_default_na=False)
+
+
+def collect(groups: Sequence[Group], families: Mapping[str, str] = FAMILIES) -> pd.DataFrame:
+    """Published rows and ours below them, family by family.
+
+    Columns: table, family, model, steps, params_b, source ("published", "ours" or "digits"), seeds
+    (0 for published), then each score and its 95 % interval's half width over seeds (``_half``).
+
+    Raises:
+        RequestError: a family that the published tables do not have.
+    """
+    import pandas as pd
+
+    rows = published()
+    for family in families.values():
+        if family not in set(rows["family"]):
+            raise unknown_name("published family", family, set(rows["family"]))
+    often = Counter(group.teacher for group in groups)
+    ours = [
+        row
+        for group in groups
+        for row in _ours(group, group.teacher + _aside(group, often), families)
+    ]
+    tables = dict(zip(rows["family"], rows["table"], strict=True))
+    parts: list[dict[str, Any]] = []
+    for family, table in tables.items():
+        for row in rows[rows["family"] == family].to_dict("records"):
+            values = {name: float(row[name]) if row[name] else None for name in HEADINGS}
+            start = {"source": "published", "seeds": 0, "table": int(table), "family": family}
+            own = {"model": row["model"], "steps": int(row["steps"])}
+            parts.append({**start, **own, "params_b": float(row["params_b"]), **values})
+        parts += [{**row, "table": int(table)} for row in ours if row["family"] == family]
+    scores = [*HEADINGS, *(name for name in OURS_ONLY if any(name in row for row in ours))]
+    columns = [*_KEYS, "source", "seeds", *scores, *(f"{name}_half" for name in scores)]
+    frame = pd.DataFrame(parts, columns=columns)
+    numbers = columns[len(_KEYS) + 2 :]
+    return frame.astype(dict.fromkeys(numbers, float))
+
+
+def _ours(group: Group, name: str, families: Mapping[str, str]) -> list[dict[str, Any]]:
+    """A row for each model and step count that the group's finished runs measured."""
+    if group.teacher not in families:
+        return []
+    measured: dict[tuple[str, int], dict[str, list[float]]] = {}
+    for run in group.runs:
+        for key, value in run.row.metrics.items():
+            found = _MEASURED.fullmatch(key)
+            if found is not None and found[3] in {*HEADINGS, *OURS_ONLY}:
+                scores = measured.setdefault((found[1], int(found[2])), {})
+                scores.setdefault(found[3], []).append(value)
+    method = group.runs[0].row.tags.get("method", "")
+    names = {"teacher": "ours: {}", "student": f"ours: {METHODS.get(method, method)} of {{}}"}
+    rows = []
+    order = sorted(measured, key=lambda key: (key[0] == "student", -key[1]))
+    for model, steps in order:
+        means = {name: estimate(values) for name, values in measured[model, steps].items()}
+        rows.append(
+            {
+                "family": families[group.teacher],
+                "model": names[model].format(name),
+                "steps": steps,
+                "params_b": _billions(group.teacher),
+                "source": "digits" if _on_digits(group.runs[0]) else "ours",
+                "seeds": max(found.n for found in means.values()),
+                **{name: found.mean for name, found in means.items()},
+                **{f"{name}_half": found.half for name, found in means.items()},
+            }
+        )
+    return rows
+
+
+def _aside(group: Group, often: Counter[str]) -> str:
+    """What tells apart the variants of one teacher."""
+    return f" ({group.label})" if often[group.teacher] > 1 else ""
+
+
+def _on_digits(run: SeedRun) -> bool:
+    """Whether its scores are of the embedded classifier, which has been the only one at first."""
+    return run.row.params.get("evaluation.reference", "digits") == "digits"
+
+
+def _billions(teacher: str) -> float | None:
+    from workbench.teachers.catalog import KNOWN_TEACHERS
+
+    spec = KNOWN_TEACHERS.get(teacher)
+    return None if spec is None or not spec.parameters else spec.parameters / 1e9
+
+
+def count_missing(frame: pd.DataFrame) -> dict[str, tuple[int, int]]:
+    """For published rows and ours: empty cells among the published scores, of how many."""
+    theirs = frame["source"] == "published"
+    found = {}
+    for name, rows in (("published", frame[theirs]), ("ours", frame[~theirs])):
+        cells = rows[list(HEADINGS)]
+        found[name] = int(cells.isna().sum().sum()), int(cells.size)
+    return found
+
+
+def text_rows(frame: pd.DataFrame, table: int) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of one table: published ones as printed, ours with their intervals."""
+    raw = published().set_index(["table", "family", "model", "steps"])
+    ours_only = [name for name in OURS_ONLY if name in frame]
+    scores = {**HEADINGS, **{name: OURS_ONLY[name] for name in ours_only}}
+    rows = []
+    for row in frame[frame["table"] == table].to_dict("records"):
+        own = row["source"] != "published"
+        mark = "†" if row["source"] == "digits" else ""
+        start = [row["family"], row["model"] + mark, str(row["steps"]), _size(row["params_b"])]
+        if own:
+            cells = [_own_cell(row, name) for name in scores]
+        else:
+            printed = raw.loc[(str(table), row["family"], row["model"], str(row["steps"]))]
+            cells = [*(str(printed[name]) for name in HEADINGS), *("" for _ in ours_only)]
+        rows.append(start + cells)
+    return ["Family", "Model", "Steps", "Parameters", *scores.values()], rows
+
+
+def _own_cell(row: Mapping[str, Any], name: str) -> str:
+    mean, half = row[name], row[f"{name}_half"]
+    if mean != mean:
+        return ""
+    return number(Estimate(mean, None if half != half else half, (mean,)))
+
+
+def _size(billions: float) -> str:
+    if billions != billions:
+        return ""
+    return f"{billions:g} B" if billions >= 0.1 else f"{billions * 1e3:.2f} M"
+
+
+def foot(frame: pd.DataFrame) -> list[str]:
+    """Where the rows come from, and what is missing."""
+    lines = ["Published: arXiv 2509.25127, tables 1 and 2. Ours: mean over seeds ± 95 % interval."]
+    if (frame["source"] == "digits").any():
+        lines.append(f"† Ours, {DIGITS_NOTE}.")
+    missing = count_missing(frame)
+    parts = [f"{name} {empty} of {cells}" for name, (empty, cells) in missing.items()]
+    lines.append(f"Empty cells of the published scores: {', '.join(parts)}.")
+    return lines
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    parts = []
+    for table in sorted(set(frame["table"])):
+        headings, rows = text_rows(frame, table)
+        lines = [headings, ["---", "---", *["---:"] * (len(headings) - 2)], *rows]
+        body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        parts.append(f"**Table {table}**\n\n{body}\n")
+    return "\n".join([*parts, "\n\n".join(foot(frame)), ""])
+
+
+def latex(frame: pd.DataFrame, table: int) -> str:
+    """A ``tabular`` for booktabs; ours in italics, families apart by rules."""
+    headings, rows = text_rows(frame, table)
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        f"\\begin{{tabular}}{{ll{'r' * (len(headings) - 2)}}}",
+        "\\toprule",
+        f"{' & '.join(map(_tex, headings))} \\\\",
+    ]
+    family = None
+    sources = list(frame[frame["table"] == table]["source"])
+    for source, row in zip(sources, rows, strict=True):
+        if row[0] != family:
+            lines.append("\\midrule")
+        shown = [_tex(cell) for cell in row]
+        shown[0] = "" if row[0] == family else shown[0]
+        if source != "published":
+            shown[1] = f"\\emph{{{shown[1]}}}"
+        family = row[0]
+        lines.append(f"{' & '.join(shown)} \\\\")
+    lines += ["\\bottomrule", "\\end{tabular}", *(f"% {line}" for line in foot(frame)), ""]
+    return "\n".join(lines)
+
+
+def _tex(text: str) -> str:
+    escaped = re.sub(r"([&%$#_{}])", r"\\\1", text)
+    return escaped.replace("±", "$\\pm$").replace("†", "$^\\dagger$")
+
+
+def draw(options: argparse.Namespace) -> Drawing:
+    workspace = open_workspace(options.workspace)
+    uri = options.tracking_uri or default_uri(workspace.root)
+    selection = select(uri, workspace, [options.experiment], finished=True, allow_mixed=True)
+    families = {**FAMILIES, **dict(_assignment(text) for text in options.family)}
+    frame = collect(selection.groups, families)
+    strangers = dict.fromkeys(g.teacher for g in selection.groups if g.teacher not in families)
+    notes = [
+        *selection.notes,
+        *(f"{name} belongs to no published family; --family {name}=NAME" for name in strangers),
+    ]
+    texts = {".md": markdown(frame)}
+    texts |= {f"_{table}.tex": latex(frame, table) for table in sorted(set(frame["table"]))}
+    return Drawing({}, {"": frame}, texts, printed=markdown(frame), notes=tuple(notes))
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    teacher, separator, family = text.partition("=")
+    if not separator or not teacher or not family:
+        raise RequestError(f"--family takes TEACHER=FAMILY, as in my-sd3=SD3-Medium, not {text!r}.")
+    return teacher, family
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--family",
+        nargs="+",
+        default=[],
+        metavar="TEACHER=FAMILY",
+        help="under which published family another teacher's rows stand",
+    )
+
+
+SCRIPT = Script("tables", __doc__, draw, experiment=EXPERIMENT, add_options=add_options)
+main = SCRIPT.main
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

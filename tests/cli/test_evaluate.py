@@ -1,0 +1,224 @@
+"""Evaluations from the command line: runs, pipelines and folders, with references made here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.cli.conftest import ONLY_RUNS, InsideWorkbench
+from workbench.runs.evaluate_sources import Asked, PipelineSource, open_source
+from workbench.teachers.digits import load_digits_images, prompts_of
+from workbench.tracking import default_uri, list_artifacts, list_runs, metric_history
+from workbench.workspace import open_workspace
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
+def digit_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """real/ and fake/, 300 and 120 different digits as PNG, and a caption for each."""
+    images, labels = load_digits_images()
+    pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    root = tmp_path_factory.mktemp("digits")
+    for name, start, count in (("real", 0, 300), ("fake", 1000, 120)):
+        (root / name).mkdir()
+        captions = []
+        for index in range(start, start + count):
+            Image.fromarray(pixels[index]).save(root / name / f"{index:04d}.png")
+            captions.append(prompts_of(int(labels[index]))[index % 6])
+        (root / f"{name}.txt").write_text("\n".join(captions) + "\n")
+    return root
+
+
+@pytest.fixture
+def referenced(prepared: InsideWorkbench, digit_files: Path) -> InsideWorkbench:
+    """A workspace with the reference ``real``."""
+    made = prepared(
+        *("references", "build", "real", "--images", str(digit_files / "real")),
+        *("--captions", str(digit_files / "real.txt"), "--features", "digits"),
+        *("--resolution", "32"),
+    )
+    assert made.stdout.strip().endswith("references/real")
+    return prepared
+
+
+def test_a_folder_is_scored_against_a_reference_that_was_built(
+    referenced: InsideWorkbench, digit_files: Path, evaluation_cache: Path
+) -> None:
+    from workbench.evaluation import FeatureStatistics, frechet_distance, load_or_train
+
+    classifier = load_or_train(evaluation_cache)
+
+    arguments = ["evaluate", str(digit_files / "fake"), "--reference", "real"]
+    prompts = ["--prompts", str(digit_files / "fake.txt")]
+    (row,) = referenced.json(
+        *arguments, *prompts, "--metrics", "fid,kid,precision,recall,alignment", "--bootstrap", "50"
+    )["table"]
+    images, _ = load_digits_images()
+    images = (images * 255).round() / 255
+    real, fake = (
+        FeatureStatistics.from_features(classifier.features(images[part]))
+        for part in (slice(0, 300), slice(1000, 1120))
+    )
+    assert row["fid"] == pytest.approx(frechet_distance(fake, real), rel=1e-4)
+    assert row["alignment"] > 0.9
+    assert 0 < row["recall"] <= 1
+    assert 0 < row["precision"] <= 1
+    for score in row["scores"].values():
+        assert score["interval"]["low"] < score["value"] < score["interval"]["high"]
+        assert score["fingerprint"]["samples"] == 120
+    assert row["scores"]["fid"]["bias"] > 0
+
+    listed = referenced.json("references", "list")
+    assert [(one["name"], one["images"], one["size"]) for one in listed] == [("real", 300, 32)]
+    shown = referenced(*arguments, "--metrics", "fid").stdout
+    assert "fid ↓" in shown
+    assert "95 % interval" in shown
+
+
+def test_scores_are_kept_with_what_decides_them(
+    referenced: InsideWorkbench, digit_files: Path
+) -> None:
+    command = ["evaluate", str(digit_files / "fake"), "--reference", "real", "--metrics", "fid"]
+    told = [referenced.json(*command), referenced.json(*command)]
+    assert told[0]["table"][0]["scores"] == told[1]["table"][0]["scores"]
+    (kept,) = (referenced.workspace / "evaluations" / "fake").iterdir()
+    content = json.loads(kept.read_text())
+    assert content == told[1]["table"][0]
+    fingerprint = content["scores"]["fid"]["fingerprint"]
+    assert {"features", "reference", "samples", "prompts", "seed", "versions", "sampler"} <= set(
+        fingerprint
+    )
+    half = referenced.json(*command, "--samples", "60")["table"][0]["scores"]["fid"]["fingerprint"]
+    assert half["protocol"] != fingerprint["protocol"]
+    assert half["sampler"] == fingerprint["sampler"]
+
+
+def test_a_runs_student_is_scored_by_two_processes_as_by_one_and_logged(
+    inside_finished: InsideWorkbench, tmp_path: Path
+) -> None:
+    kept = tmp_path / "images"
+    command = ["evaluate", "quickstart", "--samples", "60", "--batch-size", "16"]
+    two = inside_finished.json(*command, "--nproc", "2", "--keep-images", str(kept))["table"][0]
+    one = inside_finished.json(*command)["table"][0]
+    assert {name: score["fingerprint"] for name, score in one["scores"].items()} == {
+        name: score["fingerprint"] for name, score in two["scores"].items()
+    }
+    assert two["fid"] == pytest.approx(one["fid"], rel=1e-5)
+    assert len(list((kept / "4-steps").glob("*.png"))) == 60
+
+    again = inside_finished.json(*command, "--metrics", "fid,kid,alignment")["table"][0]
+    assert again["fid"] == one["fid"]
+    uri = default_uri(inside_finished.workspace)
+    (run,) = list_runs(uri, "quickstart", where=ONLY_RUNS)
+    protocol = one["scores"]["fid"]["fingerprint"]["protocol"][:8]
+    history = metric_history(uri, run.run_id, [f"evaluation/digits/fid_4steps_{protocol}"])
+    assert list(history["step"]) == [1600]
+    assert list(history["value"]) == [two["fid"]]
+    assert len(list_artifacts(uri, run.run_id, "evaluations")) >= 2
+
+
+def test_another_metric_draws_nothing_and_a_fresh_batch_size_too(
+    prepared: InsideWorkbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workbench.runs.measure import Samplers
+
+    command = ["evaluate", str(prepared.teacher), "--samples", "40", "--steps", "2"]
+    first = prepared.json(*command, "--metrics", "fid")["table"][0]
+
+    def forbidden(*_):
+        raise AssertionError("drawn again")
+
+    monkeypatch.setattr(Samplers, "images", forbidden)
+    more = prepared.json(*command, "--metrics", "fid,recall", "--batch-size", "7")["table"][0]
+    assert more["fid"] == first["fid"]
+    assert more["recall"] > 0
+    with pytest.raises(AssertionError, match="drawn again"):
+        prepared(*command, "--metrics", "fid", "--seed", "1")
+
+
+def test_a_stock_pipeline_draws_each_image_from_its_own_generator(
+    prepared: InsideWorkbench,
+) -> None:
+    asked = Asked(str(prepared.teacher), seed=3, stock=True)
+    source = open_source(open_workspace(prepared.workspace), asked, CPU)
+    assert isinstance(source, PipelineSource)
+    assert source.default_steps == (50,)
+    prompts = ["the digit 7", "a handwritten two", "the digit 1"]
+    sampler = source.sampler(2, prompts)
+    assert sampler.nfe == 2.0
+    together = sampler.draw(prompts, 0, 3)
+    alone = sampler.draw(prompts[2:], 2, 1)
+    torch.testing.assert_close(together[2:], alone, rtol=0, atol=1e-4)
+    stock = source._pipeline(
+        prompt=prompts[2],
+        num_inference_steps=2,
+        generator=torch.Generator().manual_seed(5),
+        output_type="pt",
+        **source._call,
+    ).images
+    torch.testing.assert_close(alone, stock, rtol=0, atol=1e-6)
+
+    row = prepared.json(
+        *("evaluate", str(prepared.teacher), "--stock", "--steps", "2"),
+        *("--samples", "20", "--call", "guidance_scale=2.0"),
+    )["table"][0]
+    assert (row["model"], row["nfe"]) == ("pipeline", 4.0)
+    assert row["scores"]["fid"]["fingerprint"]["sampler"]["call"]["guidance_scale"] == 2.0
+
+
+def test_evaluations_that_cannot_be_say_why(
+    referenced: InsideWorkbench, digit_files: Path, tmp_path: Path
+) -> None:
+    fake, real = str(digit_files / "fake"), ["--reference", "real"]
+    mixed = tmp_path / "mixed"
+    shutil.copytree(fake, mixed)
+    Image.new("RGB", (9, 9)).save(mixed / "zzz.png")
+    few = tmp_path / "few.txt"
+    few.write_text("the digit 1\nthe digit 2\n")
+    teacher = str(referenced.teacher)
+    for arguments, message in (
+        ([fake, *real, "--metrics", "fid", "--steps", "4"], "folder of images: drop --steps"),
+        ([fake, *real, "--metrics", "alignment"], "name them with --prompts FILE"),
+        ([fake, *real, "--metrics", "fid", "--samples", "121"], "has 120 images, not 121"),
+        ([fake, *real, "--prompts", str(few)], "holds 2 prompts for 120 images"),
+        ([fake, *real, "--metrics", "recal"], "Did you mean 'recall'"),
+        ([fake, *real, "--metrics", "fid_dinov2"], "The weights 'dinov2' are missing"),
+        ([fake, *real, "--metrics", "fid", "--extrapolate"], "at least 260 samples, not 120"),
+        ([fake, "--reference", "reel", "--metrics", "fid"], "Did you mean 'real'"),
+        ([fake, *real, "--metrics", "recall", "--samples", "3"], "needs at least 4 samples, not 3"),
+        ([str(mixed), *real, "--metrics", "fid"], "mixed sizes"),
+        ([teacher, "--metrics", "fid", "--prompts", str(few), "--samples", "3"], "2 prompts"),
+        ([teacher, "--metrics", "fid", *real, "--samples", "301"], "300 captions, not 301"),
+        ([teacher, "--metrics", "fid", "--stock", "--call", "cfg=2"], "takes no 'cfg'"),
+        ([teacher, "--metrics", "fid", "--call", "guidance_scale=2"], "add --stock"),
+        ([fake, "--metrics", "fid", "--stock"], "holds images"),
+        ([fake, "--metrics", "fid", "--weights", "inception"], "Expected --weights NAME=PATH"),
+    ):
+        told = referenced("evaluate", *arguments, code=2)
+        assert message in told.stderr, (arguments, told.stderr)
+        assert len(told.stderr.splitlines()) == 1
+    assert not (referenced.workspace / "evaluations").exists()
+
+
+def test_samples_of_a_teacher_are_prepared_as_the_reference_was(
+    prepared: InsideWorkbench, digit_files: Path
+) -> None:
+    """A reference of 16 pixels: the teacher's 32 are resized before the network looks."""
+    prepared(
+        *("references", "build", "small", "--images", str(digit_files / "real")),
+        *("--captions", str(digit_files / "real.txt"), "--features", "digits"),
+        *("--resolution", "16"),
+    )
+    row = prepared.json(
+        *("evaluate", str(prepared.teacher), "--reference", "small", "--metrics", "fid"),
+        *("--samples", "20", "--steps", "1"),
+    )["table"][0]
+    assert "to 16" in row["scores"]["fid"]["fingerprint"]["features"]
+    assert np.isfinite(row["fid"])

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from workbench.errors import RequestError
+from workbench.evaluation import Observers, make_metrics, open_reference
+from workbench.evaluation.captions import captioned_images
+from workbench.evaluation.images import Preparation, check_equal_sizes, list_images, read_images
+from workbench.evaluation.networks import WeightFiles
+from workbench.evaluation.reference_build import BuildRequest, build_reference
+from workbench.workspace import open_workspace
+
+
+@pytest.fixture
+def place(tmp_path):
+    return open_workspace(tmp_path / "workspace")
+
+
+@pytest.fixture
+def observers(cache_dir, tmp_path):
+    return Observers(cache_dir, WeightFiles(tmp_path / "weights"), torch.device("cpu"))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Twelve images of mixed sizes, and a caption for each."""
+    random = np.random.default_rng(0)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(12):
+        shape = (40 + 3 * number, 64 - number, 3)
+        Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(
+            folder / f"{number:02d}.png"
+        )
+    captions = tmp_path / "captions.txt"
+    captions.write_text("".join(f"the digit {number % 10}\n" for number in range(12)))
+    return folder, captions
+
+
+def request(photos, name="real", **more):
+    folder, captions = photos
+    return BuildRequest(name, folder, captions, 32, ("digits",), **more)
+
+
+def test_preparation_is_the_middle_square_resized(photos):
+    file = photos[0] / "05.png"  # 55 high, 59 wide
+    whole = np.asarray(Image.open(file))
+    square = Image.fromarray(whole[:, 2:57]).resize((32, 32), Image.Resampling.BICUBIC)
+    expected = torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1) / 255
+    assert torch.equal(read_images([file], Preparation(32))[0], expected)
+    assert torch.equal(Preparation(32).of_images(read_images([file]))[0], expected)
+    fits = torch.rand(2, 3, 32, 32)
+    assert Preparation(32).of_images(fits) is fits
+
+
+def test_a_reference_holds_what_the_network_sees_in_the_prepared_images(
+    place, observers, photos, classifier
+):
+    built = build_reference(place, request(photos, batch_size=5), observers)
+    reference = open_reference(place, "real")
+    seen = reference.rows("digits", reference.view(observers.find("digits")))
+    images = read_images(list_images(photos[0]), Preparation(32))
+    np.testing.assert_allclose(seen.rows, classifier.features(images), atol=1e-5)
+    np.testing.assert_allclose(seen.statistics.covariance, np.cov(seen.rows.T), atol=1e-6)
+    factor = seen.statistics.known_factor
+    np.testing.assert_allclose(factor @ factor.T, seen.statistics.covariance, atol=1e-8)
+    assert reference.prompts(12, 0)[11] == "the digit 1"
+    assert built.identity == open_reference(place, "real").identity
+    with pytest.raises(RequestError, match="has 12 captions, not 13"):
+        reference.prompts(13, 0)
+
+
+def test_samples_of_another_size_are_prepared_alike(place, observers, photos):
+    build_reference(place, request(photos), observers)
+    reference = open_reference(place, "real")
+    (fid,) = make_metrics(["fid"], reference, observers)
+    large = torch.rand(6, 3, 48, 64)
+    small = Preparation(32).of_images(large)
+    assert torch.equal(fid.observer.observe(large, [""] * 6), fid.observer.observe(small, [""] * 6))
+
+
+def test_the_choice_is_seeded_and_smaller_ones_are_parts_of_larger(place, observers, photos):
+    five, nine, other = (
+        build_reference(place, request(photos, f"r{n}-{seed}", samples=n, seed=seed), observers)
+        for n, seed in ((5, 0), (9, 0), (9, 1))
+    )
+    assert five.captions == nine.captions[:5]
+    assert nine.captions != other.captions
+    assert nine.record.selection.startswith("9 of 12 images, seed 0")
+
+
+def test_a_name_is_taken_once_and_networks_may_be_added(place, observers, photos, tmp_path):
+    first = build_reference(place, request(photos), observers)
+    assert build_reference(place, request(photos), observers).identity == first.identity
+    with pytest.raises(RequestError, match="is there already, of other images"):
+        build_reference(place, request(photos, samples=6), observers)
+    with pytest.raises(RequestError, match="has no cmmd_features features, only digits"):
+        open_reference(place, "real").rows("cmmd_features", observers.find("digits"))
+    record = place.root / "references" / "real" / "reference.json"
+    content = json.loads(record.read_text())
+    record.write_text(json.dumps({**content, "networks": {"digits": "digits/other"}}))
+    with pytest.raises(RequestError, match="made with other settings"):
+        make_metrics(["fid"], open_reference(place, "real"), observers)
+
+
+def test_an_interrupted_build_continues(place, observers, photos, monkeypatch):
+    read = []
+
+    def counting(files, preparation):
+        if len(read) >= 6 and "stop" in read:
+            raise KeyboardInterrupt
+        read.extend(files)
+        return read_images(files, preparation)
+
+    monkeypatch.setattr("workbench.evaluation.reference_build.read_images", counting)
+    read.append("stop")
+    with pytest.raises(KeyboardInterrupt):
+        build_reference(place, request(photos, batch_size=3), observers)
+    with pytest.raises(RequestError, match="Unknown reference 'real'"):
+        open_reference(place, "real")
+    read.clear()
+    build_reference(place, request(photos, batch_size=3), observers)
+    assert [file.name for file in read] == [f"{number:02d}.png" for number in range(6, 12)]
+
+
+def test_coco_is_recognised_and_its_first_captions_are_taken(tmp_path, photos):
+    root = tmp_path / "coco"
+    (root / "annotations").mkdir(parents=True)
+    (root / "val2014").mkdir()
+    images, notes = [], []
+    for number in range(4):
+        name = f"COCO_val2014_{number:012d}.jpg"
+        Image.new("RGB", (20, 30)).save(root / "val2014" / name)
+        images.append({"id": 70 - number, "file_name": name})
+        notes += [
+            {"id": 9 * number + k, "image_id": 70 - number, "caption": f" {number}, note {k}\n"}
+            for k in (3, 1, 2)
+        ]
+    file = root / "annotations" / "captions_val2014.json"
+    file.write_text(json.dumps({"images": images, "annotations": notes}))
+    found = captioned_images(root, None)
+    assert found.captions == tuple(f"{number}, note 1" for number in range(4))
+    assert [path.name for path in found.files] == [image["file_name"] for image in images]
+    assert captioned_images(root / "val2014", file) == found
+    (root / "val2014" / images[2]["file_name"]).unlink()
+    with pytest.raises(RequestError, match=r"1 captioned images are not there.*000002"):
+        captioned_images(root, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("c.txt", "one\ntwo\n", "has 2 lines, .* 12 images"),
+        ("c.jsonl", '{"file": "00.png", "caption": "x"}\n', "11 images without a caption.*01.png"),
+        ("c.jsonl", '{"file": "00.png"}\n', 'line 1 is not {"file"'),
+        ("c.jsonl", "no json\n", "is not JSON"),
+        ("c.json", "{}", "neither COCO annotations nor a list"),
+        ("c.json", '{"images": [{"id": 1}], "annotations": []}', "no COCO annotation file"),
+        ("c.csv", "x", "Unknown type of caption file '.csv'"),
+    ],
+)
+def test_captions_that_do_not_match_are_refused(photos, tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(RequestError, match=message):
+        captioned_images(photos[0], tmp_path / name)
+
+
+def test_named_captions_follow_the_files(photos, tmp_path):
+    rows = [{"file": f"{n:02d}.png", "caption": f"caption {n}"} for n in reversed(range(12))]
+    (tmp_path / "c.json").write_text(json.dumps(rows))
+    found = captioned_images(photos[0], tmp_path / "c.json")
+    assert found.captions == tuple(f"caption {n}" for n in range(12))
+
+
+def test_images_that_cannot_be_used_are_named(place, observers, photos, tmp_path):
+    with pytest.raises(RequestError, match=r"mixed sizes: .*00.png is 64 x 40, .*01.png is 63 x"):
+        check_equal_sizes(list_images(photos[0]))
+    with pytest.raises(RequestError, match="has 12 images: a reference takes 2 to 12"):
+        build_reference(place, request(photos, samples=13), observers)
+    broken = photos[0] / "03.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    with pytest.raises(RequestError, match=r"03\.png cannot be read as an image"):
+        build_reference(place, request(photos), observers)
+    with pytest.raises(RequestError, match="There is no folder"):
+        list_images(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RequestError, match="holds no images"):
+        list_images(tmp_path / "empty")
+
+
+def test_a_reference_too_small_for_a_metric_is_refused(place, observers, photos):
+    build_reference(place, request(photos, samples=3), observers)
+    with pytest.raises(RequestError, match="recall needs at least 4 images in its reference"):
+        make_metrics(["recall"], open_reference(place, "real"), observers)

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from workbench.errors import WorkbenchError
+from workbench.evaluation import FeatureCache, Observations, Peers, Sampler, Viewing
+
+
+class Mean:
+    """An observer that counts what it sees."""
+
+    fingerprint, dimension = "0", 3
+
+    def __init__(self, name="mean"):
+        self.name, self.seen = name, 0
+
+    def observe(self, images, prompts):
+        self.seen += len(images)
+        return images.mean(dim=(2, 3))
+
+
+@pytest.fixture
+def drawn():
+    """A sampler of image i = i / 100, and the samples that it was asked for."""
+    starts = []
+
+    def draw(prompts, start, count):
+        starts.extend(range(start, start + count))
+        values = torch.arange(start, start + count) / 100
+        return values[:, None, None, None].expand(-1, 3, 4, 4)
+
+    return Sampler(draw, 1, 1.0), starts
+
+
+def viewing(observers, prompts, batch_size, cache):
+    return Viewing({f"{o.name}/0": o for o in observers}, prompts, batch_size, cache)
+
+
+def test_rows_come_back_in_order_or_not_at_all():
+    seen, other = Observations(), Observations()
+    whole = np.arange(20, dtype=np.float32).reshape(10, 2)
+    seen.update(6, {"a/0": whole[6:]})
+    with pytest.raises(WorkbenchError, match="Only 4 of 10 samples were seen by a: no score"):
+        seen.rows("a/0", 10)
+    other.update(0, {"a/0": torch.from_numpy(whole[:6])})
+    seen.merge(other)
+    np.testing.assert_array_equal(seen.rows("a/0", 10), whole)
+    assert seen.covers("a/0", 2, 8)
+    assert not seen.covers("a/0", 2, 9)
+    assert not seen.covers("b/0", 0, 1)
+    with pytest.raises(WorkbenchError, match="a sees in sample 12 is not finite"):
+        seen.update(10, {"a/0": np.array([[1.0], [1.0], [np.nan]])})
+
+
+def test_an_interrupted_view_continues_and_another_observer_draws_but_the_first_is_not_asked(
+    tmp_path, drawn
+):
+    sampler, starts = drawn
+    cache = FeatureCache(tmp_path, {"weights": "w"})
+    prompts = [f"prompt {i}" for i in range(10)]
+    first = Mean()
+
+    def breaks(batch, start, count):
+        if start >= 6:
+            raise KeyboardInterrupt
+        return sampler.draw(batch, start, count)
+
+    with pytest.raises(KeyboardInterrupt):
+        viewing([first], prompts, 3, cache).view(Sampler(breaks, 1, 1.0), Peers())
+    assert starts == list(range(6))
+    starts.clear()
+    rows = viewing([first], prompts, 3, cache).view(sampler, Peers()).observations
+    assert starts == list(range(6, 10))
+    np.testing.assert_allclose(rows.rows("mean/0", 10)[:, 0], np.arange(10) / 100, rtol=1e-6)
+    starts.clear()
+    again = viewing([first], prompts, 4, cache).view(sampler, Peers())
+    assert starts == []
+    assert again.ms_per_image > 0
+    second = Mean("second")
+    viewing([first, second], prompts, 5, cache).view(sampler, Peers())
+    assert starts == list(range(10))
+    assert (first.seen, second.seen) == (10, 10)
+
+
+def test_more_samples_continue_and_other_prompts_or_weights_do_not(tmp_path, drawn):
+    sampler, starts = drawn
+    prompts = [f"prompt {i}" for i in range(9)]
+    viewing([Mean()], prompts[:6], 3, FeatureCache(tmp_path, {"weights": "w"})).view(
+        sampler, Peers()
+    )
+    starts.clear()
+    viewing([Mean()], prompts, 3, FeatureCache(tmp_path, {"weights": "w"})).view(sampler, Peers())
+    assert starts == [6, 7, 8]
+    for identity, changed in (({"weights": "x"}, prompts), ({"weights": "w"}, prompts[::-1])):
+        starts.clear()
+        viewing([Mean()], changed, 3, FeatureCache(tmp_path, identity)).view(sampler, Peers())
+        assert starts == list(range(9))
+
+
+def test_a_damaged_batch_is_drawn_again(tmp_path, drawn):
+    sampler, starts = drawn
+    cache = FeatureCache(tmp_path, {})
+    prompts = ["a"] * 9
+    viewing([Mean()], prompts, 3, cache).view(sampler, Peers())
+    middle = sorted(tmp_path.rglob("*.safetensors"))[1]
+    middle.write_bytes(middle.read_bytes()[:50])
+    starts.clear()
+    viewing([Mean()], prompts, 3, cache).view(sampler, Peers())
+    assert starts == [3, 4, 5]

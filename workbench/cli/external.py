@@ -1,0 +1,139 @@
+"""workbench external."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from workbench.cli.common import (
+    JsonOption,
+    TrackingOption,
+    WorkspaceOption,
+    print_json,
+    print_table,
+    say,
+)
+
+if TYPE_CHECKING:
+    from workbench.evaluation.external import Export, ExternalScores
+    from workbench.workspace import Workspace
+
+WHAT = "What to draw"
+
+app = typer.Typer(
+    name="external",
+    no_args_is_help=True,
+    help="GenEval and ImageReward: images for their scripts, and scores from their result files.",
+)
+
+
+@app.command(
+    epilog="Example:  workbench external export geneval quickstart geneval-images "
+    "--prompts evaluation_metadata.jsonl"
+)
+def export(
+    benchmark: Annotated[str, typer.Argument(help="geneval or imagereward.")],
+    model: Annotated[str, typer.Argument(help="Run, exported folder or teacher, as in sample.")],
+    folder: Annotated[Path, typer.Argument(help="New folder, or one to be completed.")],
+    prompts: Annotated[
+        Path,
+        typer.Option(
+            help="The benchmark's own file: evaluation_metadata.jsonl, benchmark-prompts.json.",
+            rich_help_panel=WHAT,
+        ),
+    ],
+    samples: Annotated[
+        int, typer.Option(min=1, help="Images of each prompt.", rich_help_panel=WHAT)
+    ] = 4,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="(default: the student's K, or 50)", rich_help_panel=WHAT),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first image.", rich_help_panel=WHAT)] = 0,
+    cfg_scale: Annotated[
+        float, typer.Option(help="Guidance of a teacher; 1 = off.", rich_help_panel=WHAT)
+    ] = 1.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 8,
+    workspace: WorkspaceOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Draw a benchmark's images in the layout that its script reads; the same command resumes."""
+    from workbench.cli.building import ensure_with_bar
+    from workbench.evaluation.external import get_benchmark
+    from workbench.runs import Drawing, load_model
+    from workbench.runs.external import BenchmarkRequest, draw_benchmark
+    from workbench.workspace import open_workspace
+
+    request = BenchmarkRequest(get_benchmark(benchmark), prompts, folder, samples)
+    place = open_workspace(workspace)
+    ensure_with_bar(model, place.teachers)
+    loaded = load_model(place, model)
+    how = Drawing((), steps or loaded.default_steps[0], seed, None, cfg_scale, batch_size)
+    done = draw_benchmark(loaded, request, how, _with_bar)
+    if json_output:
+        count = len(done.prompts)
+        print_json({"folder": str(folder), "images": count, "next": _next(done)})
+    else:
+        say(f"{len(done.prompts)} images. In {benchmark}'s own environment:")
+        typer.echo(_next(done))
+        say(f"Then: workbench external import {folder} RESULTS")
+
+
+@app.command("import", epilog="Example:  workbench external import geneval-images results.jsonl")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="Folder that `export` wrote.")],
+    results: Annotated[Path, typer.Argument(help="Result file of the benchmark's script.")],
+    workspace: WorkspaceOption = None,
+    tracking_uri: TrackingOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Read a benchmark's result file; a student's scores are logged to its run."""
+    from workbench.evaluation.external import import_results, open_export
+    from workbench.workspace import open_workspace
+
+    exported = open_export(folder)
+    scores = import_results(exported, results)
+    run = _keep(open_workspace(workspace), exported, scores, tracking_uri)
+    if json_output:
+        fingerprint = dict(scores.fingerprint)
+        print_json({"scores": dict(scores.values), "fingerprint": fingerprint, "run": run})
+    else:
+        rows = [[name, f"{value:.4f}"] for name, value in scores.values.items()]
+        print_table(["score", "value"], rows, title=exported.model)
+
+
+def _keep(
+    place: Workspace, exported: Export, scores: ExternalScores, tracking_uri: str | None
+) -> str | None:
+    """The run that has the scores now; None for a teacher or another workspace's student."""
+    from workbench.runs import find_run
+    from workbench.runs.external import keep_scores
+    from workbench.runs.folder import matching_runs
+
+    name = exported.sampler.get("run")
+    if name is None or not matching_runs(place, name):
+        say(f"Not logged: {place.root} has no run of {exported.model}.")
+        return None
+    run = find_run(place, name)
+    left = keep_scores(run, exported, scores, tracking_uri)
+    if left:
+        say(f"{left} operations wait for the tracking store; `workbench runs sync` sends them.")
+    else:
+        say(f"Logged to {run.name}.")
+    return run.name
+
+
+def _next(exported: Export) -> str:
+    return exported.benchmark.how_to_score(exported)
+
+
+def _with_bar(starts: Sequence[int]) -> Iterable[int]:
+    from rich.console import Console
+    from rich.progress import track
+
+    shown = sys.stderr.isatty()
+    return track(starts, "drawing", console=Console(stderr=True), disable=not shown)

@@ -1,0 +1,116 @@
+"""workbench references."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from workbench.cli.bar import image_bar
+from workbench.cli.common import JsonOption, WorkspaceOption, print_json, print_table, say
+from workbench.cli.evaluate import WeightsOption, split_names, weight_paths
+
+WHICH = "Which images"
+
+app = typer.Typer(
+    name="references",
+    no_args_is_help=True,
+    help="Real images that samples are compared with: build and list.",
+)
+
+
+@app.command(
+    epilog="Example:  workbench references build coco10k --images coco --samples 10000 "
+    "--weights inception=inception-2015-12-05.pt"
+)
+def build(
+    name: Annotated[str, typer.Argument(help="What to call it.")],
+    images: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of images, or of COCO 2014 (val2014/ and annotations/).",
+            rich_help_panel=WHICH,
+        ),
+    ],
+    captions: Annotated[
+        Path | None,
+        typer.Option(
+            help=".txt (a line an image, in sorted order), .jsonl or .json of {file, caption}, or "
+            "COCO's annotations.",
+            rich_help_panel=WHICH,
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="So many of the images, by a seeded choice (default: all). COCO's protocols: "
+            "10000 and 30000.",
+            show_default=False,
+            rich_help_panel=WHICH,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of that choice.", rich_help_panel=WHICH)] = 0,
+    resolution: Annotated[
+        int, typer.Option(min=8, help="Pixels, after a centre crop.", rich_help_panel=WHICH)
+    ] = 256,
+    features: Annotated[
+        str,
+        typer.Option(
+            help="Networks that look at them, the first for fid, kid, precision and recall: "
+            "inception, dinov2, clip_features, cmmd_features, digits."
+        ),
+    ] = "inception",
+    weights: WeightsOption = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 50,
+    workspace: WorkspaceOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Make a reference: images cropped and resized as samples will be, seen by each network.
+
+    The same command continues where it was cut off; --features adds networks to a reference.
+    """
+    from workbench.evaluation import Observers
+    from workbench.evaluation.networks import WeightFiles
+    from workbench.evaluation.reference_build import BuildRequest, build_reference
+    from workbench.training.parallel import choose_device
+    from workbench.workspace import open_workspace
+
+    place = open_workspace(workspace)
+    files = WeightFiles(place.root / "weights", weight_paths(weights))
+    request = BuildRequest(
+        name, images, captions, resolution, split_names(features), samples, seed, batch_size
+    )
+    with image_bar(name) as show:
+        observers = Observers(place.cache, files, choose_device())
+        built = build_reference(place, request, observers, show)
+    if json_output:
+        print_json({**built.record.as_dict(), "folder": str(built.folder)})
+    else:
+        record = built.record
+        say(f"{record.name}: {record.selection}; {record.size} pixels; identity {record.identity}")
+        typer.echo(built.folder)
+
+
+@app.command("list", epilog="Example:  workbench references list")
+def list_(workspace: WorkspaceOption = None, json_output: JsonOption = False) -> None:
+    """The references of this workspace, and the embedded one."""
+    from workbench.evaluation import list_references
+    from workbench.evaluation.references import DigitsReference
+    from workbench.workspace import open_workspace
+
+    built = list_references(open_workspace(workspace))
+    if json_output:
+        print_json([reference.record.as_dict() for reference in built])
+        return
+    digits = DigitsReference()
+    rows = [[digits.name, "1797", "", digits.network, digits.identity, "scikit-learn's digits"]]
+    for reference in built:
+        record = reference.record
+        networks = ", ".join(record.networks)
+        size = str(record.size)
+        rows.append(
+            [record.name, str(record.images), size, networks, record.identity, record.selection]
+        )
+    print_table(["name", "images", "px", "networks", "identity", "images are"], rows)

@@ -1,0 +1,95 @@
+"""Observed rows on disk, batch by batch: to resume, and to draw nothing for another metric."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.errors import WorkbenchError
+from workbench.evaluation.hashing import short_hash
+from workbench.evaluation.observations import Observations
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds that drawing so many images took."""
+
+    seconds: float
+    images: int
+
+
+class FeatureCache:
+    """Rows of finished batches of one sampler.
+
+    A file is one batch as one observer saw it. Its name holds its first sample and a hash of its
+    prompts, so that the same sampler with more samples continues where fewer ended.
+
+    Args:
+        folder: of all caches.
+        identity: what decides image i for its prompt: weights, steps, guidance, seed, device.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, object]) -> None:
+        self.folder = folder / short_hash(identity)
+
+    def load(
+        self, observers: Iterable[str], prompts: Sequence[str]
+    ) -> tuple[Observations, list[Timing]]:
+        """What is kept of these samples, and how long the batches had taken to draw.
+
+        A damaged file is deleted: its batch is drawn again.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        observations, timings = Observations(), {}
+        for observer in observers:
+            for file in sorted(self._place(observer).glob("*.safetensors")):
+                try:
+                    with safe_open(file, framework="np") as content:
+                        rows = content.get_tensor("rows")
+                        known = json.loads(content.metadata()["batch"])
+                    start, end = int(known["start"]), int(known["start"]) + len(rows)
+                    if end <= len(prompts) and known["prompts"] == short_hash(prompts[start:end]):
+                        observations.update(start, {observer: rows})
+                        timings[start] = Timing(float(known["seconds"]), len(rows))
+                except (SafetensorError, OSError, KeyError, ValueError, WorkbenchError) as error:
+                    LOG.warning("%s is damaged (%s); its batch is drawn again.", file, error)
+                    file.unlink(missing_ok=True)
+        return observations, [timing for _, timing in sorted(timings.items())]
+
+    def save(
+        self, start: int, prompts: Sequence[str], rows: Mapping[str, Tensor], seconds: float
+    ) -> None:
+        """Keep one batch, each file written aside and renamed.
+
+        Raises:
+            WorkbenchError: no room on the disk.
+        """
+        from safetensors.torch import save_file
+
+        known: dict[str, Any] = {"start": start, "prompts": short_hash(prompts), "seconds": seconds}
+        for observer, values in rows.items():
+            place = self._place(observer)
+            file = place / f"{start:07d}-{known['prompts']}.safetensors"
+            partial = file.with_name(f".{file.name}.{os.getpid()}")
+            try:
+                place.mkdir(parents=True, exist_ok=True)
+                content = values.detach().to("cpu", torch.float32).contiguous()
+                save_file({"rows": content}, partial, metadata={"batch": json.dumps(known)})
+                partial.replace(file)
+            except OSError as error:
+                partial.unlink(missing_ok=True)
+                raise WorkbenchError(f"Could not keep {file}: {error}.") from error
+
+    def _place(self, observer: str) -> Path:
+        return self.folder / f"{observer.partition('/')[0]}-{short_hash(observer)}"

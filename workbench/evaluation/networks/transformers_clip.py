@@ -1,0 +1,82 @@
+"""PickScore: a CLIP of transformers, fine-tuned on people's choices between two images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.evaluation.hashing import short_hash
+from workbench.evaluation.networks.base import (
+    OncePerBatch,
+    cosine,
+    each_prompt_once,
+)
+from workbench.evaluation.networks.pixels import pillow_images
+from workbench.evaluation.networks.weights import LocalWeights, reading
+from workbench.teachers._torchvision import prepare_torchvision
+
+
+class PickScore:
+    """``logit_scale * cosine(image, prompt)`` (Kirstain et al. 2023); published around 21 to 22.
+
+    Args:
+        weights: a folder of transformers: config, safetensors, tokenizer and image processor.
+        device: where it runs, in float32.
+
+    Raises:
+        RequestError: the folder holds no such CLIP.
+    """
+
+    name = "pickscore"
+    dimension = 1
+
+    def __init__(self, weights: LocalWeights, device: torch.device) -> None:
+        prepare_torchvision()
+        from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+
+        self._device, folder = device, str(weights.path)
+        local: dict[str, Any] = {"local_files_only": True}
+        processors: Any = AutoImageProcessor  # untyped in transformers
+        with reading(weights):
+            # Published scores were made with Pillow's resizing; torchvision's differs a little.
+            self._processor = processors.from_pretrained(folder, backend="pil", **local)
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, **local)
+            model: Any = CLIPModel.from_pretrained(
+                folder, use_safetensors=True, dtype=torch.float32, **local
+            )
+            self._length = int(model.config.text_config.max_position_embeddings)
+        self._model = model.eval().requires_grad_(False).to(device)
+        self.fingerprint = short_hash(
+            {"weights": weights.sha256, "preparation": "transformers-pil"}
+        )
+        self._image_embeddings = OncePerBatch(self._embed_images)
+
+    @torch.no_grad()
+    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores (B, 1) of images (B, 3, H, W) in [0, 1]."""
+        texts = each_prompt_once(self._embed_texts, prompts)
+        scores: Tensor = self._model.logit_scale.exp() * cosine(
+            self._image_embeddings(images), texts
+        )
+        return scores
+
+    def _embed_texts(self, prompts: list[str]) -> Tensor:
+        tokens = self._tokenizer(
+            prompts,
+            padding=True,
+            truncation=True,
+            max_length=self._length,
+            return_tensors="pt",
+        ).to(self._device)
+        embeddings: Tensor = self._model.get_text_features(**tokens).pooler_output
+        return embeddings
+
+    def _embed_images(self, images: Tensor) -> Tensor:
+        inputs = self._processor(images=pillow_images(images), return_tensors="pt")
+        embeddings: Tensor = self._model.get_image_features(
+            pixel_values=inputs["pixel_values"].to(self._device)
+        ).pooler_output
+        return embeddings

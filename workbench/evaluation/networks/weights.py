@@ -1,0 +1,204 @@
+"""Where the networks behind the metrics come from: files that are known by name.
+
+Looked up in this order: the path that was given (``--weights NAME=PATH``), ``<workspace>/weights``,
+and, where the checksum is known beforehand, a download into that folder. Whatever was found, its
+own hash is what enters a score's fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import RequestError, WorkbenchError, unknown_name
+from workbench.evaluation.networks.download import fetch
+from workbench.evaluation.networks.known import KNOWN, KnownWeights
+from workbench.workspace import write_json
+
+if TYPE_CHECKING:
+    import torch
+
+_PIN = ".pin.json"
+
+
+@dataclass(frozen=True)
+class LocalWeights:
+    """Weights that are here: ``sha256`` is of the file, or of a folder's files and their names."""
+
+    known: KnownWeights
+    path: Path
+    sha256: str
+
+
+class WeightFiles:
+    """The weights of one workspace.
+
+    Args:
+        folder: ``<workspace>/weights``.
+        given: name to path, from ``--weights NAME=PATH``. What a person points to is used as it
+            is, published or not: its hash tells the scores apart.
+        known: the catalogue.
+
+    Raises:
+        RequestError: a given name that no network has.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        given: Mapping[str, Path] | None = None,
+        known: Mapping[str, KnownWeights] = KNOWN,
+    ) -> None:
+        self.folder, self.given, self.known = folder, dict(given or {}), known
+        for name in self.given:
+            if name not in known:
+                raise unknown_name("weights", name, known)
+
+    def find(self, name: str) -> LocalWeights:
+        """The weights of that name, downloaded if need be.
+
+        Raises:
+            RequestError: unknown name; nowhere to be found (says size, checksum, source and the
+                flag); not the published file; or not the file that the first use pinned.
+        """
+        if name not in self.known:
+            raise unknown_name("weights", name, self.known)
+        known = self.known[name]
+        if name in self.given:
+            path = self.given[name].expanduser()
+            if not path.exists():
+                raise RequestError(f"--weights {name}={path}: there is no such file or folder.")
+            return LocalWeights(known, path, pinned_hash(path))
+        path = self.folder / known.file
+        if not path.exists():
+            self._download(known, path)
+        found = pinned_hash(path)
+        if known.sha256 not in (None, found):
+            raise RequestError(
+                f"{path} is not {known.content}: its SHA-256 is {found}, not {known.sha256}. "
+                f"Delete it, or point to it with --weights {name}={path} if it is meant."
+            )
+        return LocalWeights(known, path, found)
+
+    def _download(self, known: KnownWeights, path: Path) -> None:
+        if known.url is None or known.size is None or known.sha256 is None:
+            raise RequestError(missing_message(known, path))
+        try:
+            fetch(known.url, path, known.size, known.sha256)
+        except (OSError, WorkbenchError) as error:
+            raise RequestError(
+                f"{missing_message(known, path)} The download failed: {error}"
+            ) from error
+
+
+def missing_message(known: KnownWeights, path: Path) -> str:
+    """What is missing, how to recognise it, where it comes from and the flag that points to it."""
+    size = f"{known.size:,} bytes" if known.size else "size not known beforehand"
+    checksum = f"SHA-256 {known.sha256}" if known.sha256 else "pinned by its own SHA-256 when used"
+    return (
+        f"The weights {known.name!r} are missing: {known.content} ({path.name}, {size}, "
+        f"{checksum}), needed by {', '.join(known.needed_by)}. Get them from {known.source} and "
+        f"put them at {path}, or pass --weights {known.name}=PATH."
+    )
+
+
+def pinned_hash(path: Path) -> str:
+    """SHA-256 of a file or folder, remembered beside it.
+
+    Unchanged size and time save the reading; other content under a pinned name is refused.
+
+    Raises:
+        RequestError: the content is not what the first use found.
+    """
+    files = _files(path)
+    state = {
+        "size": sum(file.stat().st_size for file in files),
+        "mtime_ns": max((file.stat().st_mtime_ns for file in files), default=0),
+    }
+    pin = path.with_name(path.name + _PIN)
+    known = _read_pin(pin)
+    if known is not None and {key: known[key] for key in state} == state:
+        return str(known["sha256"])
+    found = _hash(path, files)
+    if known is not None and known["sha256"] != found:
+        raise RequestError(
+            f"{path} has changed since its first use: SHA-256 {found}, not {known['sha256']}. "
+            f"If that is meant, delete {pin}."
+        )
+    try:
+        write_json(pin, {"sha256": found, **state})
+    except OSError:
+        return found  # a folder that is closed to us: read again next time
+    return found
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    below = ((file, file.relative_to(path).parts) for file in path.rglob("*") if file.is_file())
+    return sorted(file for file, parts in below if not any(part[0] == "." for part in parts))
+
+
+def _hash(path: Path, files: list[Path]) -> str:
+    if path.is_file():
+        return file_sha256(path)
+    listed = [f"{file_sha256(file)}  {file.relative_to(path).as_posix()}\n" for file in files]
+    return hashlib.sha256("".join(listed).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_pin(pin: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(pin.read_text(encoding="utf-8"))
+        return {key: content[key] for key in ("sha256", "size", "mtime_ns")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@contextmanager
+def reading(weights: LocalWeights) -> Iterator[None]:
+    """Turns whatever the libraries raise on a wrong or damaged file into one line.
+
+    Raises:
+        RequestError: the file is not what its name says.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except WorkbenchError:
+        raise
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        pickle.UnpicklingError,
+        SafetensorError,
+    ) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RequestError(
+            f"{weights.path} cannot be read as {weights.known.content} "
+            f"({type(error).__name__}: {reason})."
+        ) from error
+
+
+def load_torchscript(path: Path, device: torch.device) -> Any:
+    """A torchscript archive on a device; it holds code of torch's own language, not pickles."""
+    import torch
+
+    load: Any = torch.jit.load  # untyped in torch
+    return load(str(path), map_location=device)

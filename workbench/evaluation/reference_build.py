@@ -1,0 +1,165 @@
+"""Making a reference: a seeded choice of captioned images, cropped, resized, seen by networks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from workbench.errors import RequestError, unknown_name
+from workbench.evaluation.captions import CaptionedImages, captioned_images
+from workbench.evaluation.catalog import FEATURES, Observers
+from workbench.evaluation.feature_cache import FeatureCache
+from workbench.evaluation.hashing import short_hash
+from workbench.evaluation.images import Preparation, Prepared, hash_files, read_images
+from workbench.evaluation.metrics import ReferenceRows
+from workbench.evaluation.observers import Observer, observer_key
+from workbench.evaluation.references import (
+    DIGITS,
+    BuiltReference,
+    ReferenceRecord,
+    is_reference,
+    references_folder,
+    save_reference,
+)
+from workbench.evaluation.viewing import Peers, Sampler, Show, Viewing
+from workbench.flow.noise import NoiseSource
+from workbench.workspace import Workspace, exclusive
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_FEWEST = 2
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What a reference is made of.
+
+    Attributes:
+        samples: how many of the images; None = all.
+        seed: of the choice: the first ``samples`` of a seeded permutation of the sorted files, so
+            that 10,000 are among 30,000.
+        features: networks that look at the images; the first is the reference's own.
+    """
+
+    name: str
+    images: Path
+    captions: Path | None = None
+    resolution: int = 256
+    features: Sequence[str] = ("inception",)
+    samples: int | None = None
+    seed: int = 0
+    batch_size: int = 50
+
+
+def build_reference(
+    workspace: Workspace,
+    request: BuildRequest,
+    observers: Observers,
+    show: Show = lambda done, total: None,
+) -> BuiltReference:
+    """Build a reference in the workspace; what was seen before an interruption is kept.
+
+    Raises:
+        RequestError: a name that is taken by other images or settings; images that cannot be read
+            or are too few; captions that do not match; an unknown network or missing weights.
+    """
+    _check(request)
+    chosen, selection = _chosen(request)
+    preparation = Preparation(request.resolution)
+    images_hash = hash_files(chosen.files)
+    captions_hash = short_hash(chosen.captions) if chosen.captions else None
+    identity = short_hash([images_hash, captions_hash, preparation.fingerprint])
+    networks = {
+        name: Prepared(observers.find(name), preparation, preparation.of_images)
+        for name in request.features
+    }
+    folder = references_folder(workspace) / request.name
+    record = ReferenceRecord(
+        name=request.name,
+        images=len(chosen.files),
+        images_hash=images_hash,
+        captions_hash=captions_hash,
+        size=request.resolution,
+        selection=selection,
+        networks={name: observer_key(observer) for name, observer in networks.items()},
+        identity=identity,
+    )
+    with exclusive(folder.with_name(f".{request.name}.lock"), f"Reference {request.name}"):
+        record = _joined(folder, record)
+        cache = FeatureCache(workspace.cache / "features", {"images": images_hash})
+        rows = _look(chosen, preparation, networks, request.batch_size, cache, show)
+        save_reference(folder, record, chosen.captions, rows)
+    return BuiltReference(folder)
+
+
+def _check(request: BuildRequest) -> None:
+    if not _NAME.fullmatch(request.name) or request.name == DIGITS:
+        raise RequestError(
+            f"A reference's name has letters, digits and . _ - and is not {DIGITS!r} "
+            f"(got {request.name!r})."
+        )
+    for name in request.features:
+        if name not in FEATURES:
+            raise unknown_name("network of features", name, FEATURES)
+    if not request.features:
+        raise RequestError("A reference needs at least one network: --features inception.")
+
+
+def _chosen(request: BuildRequest) -> tuple[CaptionedImages, str]:
+    found = captioned_images(request.images, request.captions)
+    total = len(found.files)
+    wanted = total if request.samples is None else request.samples
+    if not _FEWEST <= wanted <= total:
+        raise RequestError(
+            f"{request.images} has {total} images: a reference takes {_FEWEST} to {total} of them, "
+            f"not {wanted}."
+        )
+    if wanted == total:
+        return found, f"all {total} images; {found.layout}"
+    order = NoiseSource(request.seed).permutation("reference/selection", total)[:wanted].tolist()
+    chosen = CaptionedImages(
+        tuple(found.files[place] for place in order),
+        tuple(found.captions[place] for place in order) if found.captions else (),
+        found.layout,
+    )
+    return chosen, f"{wanted} of {total} images, seed {request.seed}; {found.layout}"
+
+
+def _joined(folder: Path, record: ReferenceRecord) -> ReferenceRecord:
+    """With the networks that have looked before: a reference may get more of them.
+
+    Raises:
+        RequestError: the name is taken by other images, captions or sizes.
+    """
+    if not is_reference(folder):
+        return record
+    there = BuiltReference(folder).record
+    if there.identity != record.identity:
+        raise RequestError(
+            f"The reference {record.name} is there already, of other images, captions or size "
+            f"({there.images} images, {there.size} pixels): take another name, or delete {folder}."
+        )
+    return replace(record, networks={**there.networks, **record.networks})
+
+
+def _look(
+    chosen: CaptionedImages,
+    preparation: Preparation,
+    networks: dict[str, Prepared],
+    batch_size: int,
+    cache: FeatureCache,
+    show: Show,
+) -> dict[str, ReferenceRows]:
+    def draw(prompts: list[str], start: int, count: int) -> Tensor:
+        return read_images(chosen.files[start : start + count], preparation)
+
+    by_key: dict[str, Observer] = {observer_key(seen): seen for seen in networks.values()}
+    prompts = chosen.captions or tuple(file.name for file in chosen.files)
+    viewed = Viewing(by_key, prompts, batch_size, cache, show).view(Sampler(draw, 1, 0.0), Peers())
+    return {
+        name: ReferenceRows(viewed.observations.rows(observer_key(seen), len(prompts)))
+        for name, seen in networks.items()
+    }

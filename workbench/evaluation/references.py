@@ -1,0 +1,282 @@
+"""Real images to compare with: their captions, and what each network saw in them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from workbench.errors import RequestError, WorkbenchError, unknown_name
+from workbench.evaluation.digits_classifier import one_thread
+from workbench.evaluation.frechet import FeatureStatistics
+from workbench.evaluation.images import Preparation, Prepared
+from workbench.evaluation.metrics import ReferenceRows
+from workbench.evaluation.networks.base import OncePerBatch
+from workbench.evaluation.observers import Observer, observer_key
+from workbench.evaluation.prompts import prompt_mix
+from workbench.workspace import Workspace, write_json
+
+DIGITS = "digits"
+FORMAT = 1
+_RECORD = "reference.json"
+_CAPTIONS = "captions.json"
+
+
+class Reference(Protocol):
+    """Real images as metrics need them. ``network`` is the one that fid, kid, ... look through."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def network(self) -> str: ...
+
+    @property
+    def identity(self) -> str:
+        """Short hash of the images, their preparation and captions."""
+        ...
+
+    @property
+    def caption_count(self) -> int:
+        """How many captions it has; 0: none, or any number on demand."""
+        ...
+
+    def prompts(self, samples: int, seed: int) -> tuple[str, ...]:
+        """The captions to draw samples for.
+
+        Raises:
+            RequestError: it has none, or not so many.
+        """
+        ...
+
+    def view(self, observer: Observer) -> Observer:
+        """The observer as it must look at samples to be comparable."""
+        ...
+
+    def rows(self, network: str, observer: Observer) -> ReferenceRows:
+        """What the observer (as :meth:`view` gives it) saw in the real images.
+
+        Raises:
+            RequestError: the reference was made without this network, or with other weights.
+        """
+        ...
+
+
+class DigitsReference:
+    """All 1797 real digits; any network can look at them on the spot."""
+
+    name = DIGITS
+    network = "digits"
+    caption_count = 0
+
+    @property
+    def identity(self) -> str:
+        return "sklearn-digits-1797"
+
+    def prompts(self, samples: int, seed: int) -> tuple[str, ...]:
+        """The ten digits in the real data's shares, in every wording."""
+        from workbench.teachers.digits import class_counts, prompts_of
+
+        counts = class_counts()
+        return prompt_mix({label: prompts_of(label) for label in counts}, counts, samples, seed)
+
+    def view(self, observer: Observer) -> Observer:
+        return observer
+
+    def rows(self, network: str, observer: Observer) -> ReferenceRows:
+        from workbench.teachers.digits import load_digits_images
+
+        images, _ = load_digits_images()
+        with one_thread():  # the rows' hash is part of every score's fingerprint
+            return ReferenceRows(observer.observe(images, [""] * len(images)).numpy())
+
+
+@dataclass(frozen=True)
+class ReferenceRecord:
+    """``reference.json``.
+
+    Attributes:
+        images: how many.
+        images_hash: of their names and contents, in order.
+        captions_hash: of the captions, None without.
+        size: pixels, after a centre crop.
+        selection: how the images were chosen, for people.
+        networks: name -> key of the observer that looked.
+    """
+
+    name: str
+    images: int
+    images_hash: str
+    captions_hash: str | None
+    size: int
+    selection: str
+    networks: Mapping[str, str]
+    identity: str
+    format: int = FORMAT
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class BuiltReference:
+    """A reference in the workspace, made by ``workbench references build``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            content = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+            self.record = ReferenceRecord(**content)
+        except (OSError, ValueError, TypeError) as error:
+            raise RequestError(
+                f"The reference {folder} is damaged ({error}); build it again."
+            ) from error
+        if self.record.format != FORMAT:
+            raise RequestError(f"The reference {folder} is of another version; build it again.")
+        self.preparation = Preparation(self.record.size)
+        self._prepare = OncePerBatch(self.preparation.of_images)
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def network(self) -> str:
+        return next(iter(self.record.networks))
+
+    @property
+    def identity(self) -> str:
+        return self.record.identity
+
+    @cached_property
+    def captions(self) -> tuple[str, ...]:
+        """In the images' order; empty if it was built without."""
+        if self.record.captions_hash is None:
+            return ()
+        return tuple(json.loads((self.folder / _CAPTIONS).read_text(encoding="utf-8")))
+
+    @property
+    def caption_count(self) -> int:
+        return len(self.captions)
+
+    def prompts(self, samples: int, seed: int) -> tuple[str, ...]:
+        """The first captions; the seed is of the noise alone."""
+        if not self.captions:
+            raise RequestError(
+                f"The reference {self.name} has no captions: name the prompts with --prompts FILE."
+            )
+        if samples > len(self.captions):
+            raise RequestError(
+                f"The reference {self.name} has {len(self.captions)} captions, not {samples}: ask "
+                f"for --samples {len(self.captions)} or name prompts with --prompts FILE."
+            )
+        return self.captions[:samples]
+
+    def view(self, observer: Observer) -> Observer:
+        return Prepared(observer, self.preparation, self._prepare)
+
+    def rows(self, network: str, observer: Observer) -> ReferenceRows:
+        networks = self.record.networks
+        if network not in networks:
+            raise RequestError(
+                f"The reference {self.name} has no {network} features, only "
+                f"{', '.join(networks)}: build one with --features {network}."
+            )
+        if networks[network] != observer_key(observer):
+            raise RequestError(
+                f"The reference {self.name} was made with other settings: its {network} features "
+                f"are of {networks[network]}, the samples' would be of {observer_key(observer)}."
+            )
+        return load_rows(self.folder / f"{network}.safetensors")
+
+
+def is_reference(folder: Path) -> bool:
+    """Whether a whole reference is there: its record is written last."""
+    return (folder / _RECORD).is_file()
+
+
+def references_folder(workspace: Workspace) -> Path:
+    return workspace.root / "references"
+
+
+def list_references(workspace: Workspace) -> list[BuiltReference]:
+    """The workspace's own references, by name; ``digits`` is there always."""
+    found = references_folder(workspace).glob(f"*/{_RECORD}")
+    return [BuiltReference(file.parent) for file in sorted(found)]
+
+
+def open_reference(workspace: Workspace, name: str) -> Reference:
+    """The embedded reference ``digits``, or one of the workspace.
+
+    Raises:
+        RequestError: unknown name (names the nearest), or damaged.
+    """
+    if name == DIGITS:
+        return DigitsReference()
+    folder = references_folder(workspace) / name
+    if not is_reference(folder):
+        known = [DIGITS, *(reference.name for reference in list_references(workspace))]
+        raise unknown_name("reference", name, known)
+    return BuiltReference(folder)
+
+
+def save_reference(
+    folder: Path,
+    record: ReferenceRecord,
+    captions: tuple[str, ...],
+    rows: Mapping[str, ReferenceRows],
+) -> None:
+    """Write a reference; its record comes last and says that all is there.
+
+    Raises:
+        WorkbenchError: no room on the disk.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _RECORD).unlink(missing_ok=True)
+        for network, seen in rows.items():
+            save_rows(folder / f"{network}.safetensors", seen)
+        if captions:
+            write_json(folder / _CAPTIONS, list(captions))
+        write_json(folder / _RECORD, record.as_dict())
+    except OSError as error:
+        raise WorkbenchError(f"Could not write the reference {folder}: {error}.") from error
+
+
+def save_rows(file: Path, seen: ReferenceRows) -> None:
+    """Rows with their statistics and the root of their covariance, computed here once."""
+    from safetensors.numpy import save_file
+
+    statistics = seen.statistics
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    content = {
+        "rows": seen.rows,
+        "mean": statistics.mean,
+        "covariance": statistics.covariance,
+        "factor": statistics.factor,
+    }
+    save_file({name: np.ascontiguousarray(value) for name, value in content.items()}, partial)
+    partial.replace(file)
+
+
+def load_rows(file: Path) -> ReferenceRows:
+    """What :func:`save_rows` wrote.
+
+    Raises:
+        RequestError: missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        content = load_file(file)
+        rows, mean = content["rows"], content["mean"]
+        covariance, factor = content["covariance"], content["factor"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise RequestError(f"{file} is damaged ({error}); build the reference again.") from error
+    return ReferenceRows(rows, FeatureStatistics(mean, covariance, len(rows), factor))

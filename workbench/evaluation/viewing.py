@@ -1,0 +1,209 @@
+"""Draws samples in batches, sharded over ranks, and shows each batch to every observer once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.errors import WorkbenchError
+from workbench.evaluation.feature_cache import FeatureCache, Timing
+from workbench.evaluation.observations import Observations
+from workbench.evaluation.observers import Observer
+
+Draw = Callable[[list[str], int, int], Tensor]
+Gather = Callable[[Any], list[Any]]
+Show = Callable[[int, int], None]
+"""(samples that are done, all samples)."""
+
+_RANGE_TOLERANCE = 1e-3
+
+
+def _no_preparation(prompts: list[str]) -> None:
+    """Nothing to do before a batch."""
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """What is scored.
+
+    Attributes:
+        draw: ``draw(prompts, start, count)`` returns images (count, 3, H, W) in [0, 1] of the
+            global samples ``start .. start + count``. Take the noise by sample index from
+            :attr:`Evaluator.noise`; then neither batch size nor ranks change a sample.
+        steps: sampling steps.
+        nfe: network evaluations per image, guidance's second pass counted.
+        prepare: called before each ``draw`` with its prompts; its time is not counted (text).
+    """
+
+    draw: Draw
+    steps: int
+    nfe: float
+    prepare: Callable[[list[str]], None] = _no_preparation
+
+
+@dataclass(frozen=True)
+class Peers:
+    """This process among the ranks: ``gather`` gives every rank's object, in rank order."""
+
+    rank: int = 0
+    world: int = 1
+    gather: Gather = lambda value: [value]
+
+
+@dataclass
+class _Share:
+    """What one rank has seen; this is all that travels between ranks."""
+
+    observations: Observations = field(default_factory=Observations)
+    problem: tuple[int, str] | None = None
+    timings: list[Timing] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Viewed:
+    """Rows of every sample, and the time it took to draw one on one device."""
+
+    observations: Observations
+    ms_per_image: float
+
+
+@dataclass(frozen=True)
+class Viewing:
+    """Who looks at which samples: one sample for every prompt.
+
+    Attributes:
+        observers: by the key under which their rows are filed.
+        cache: keeps finished batches, and gives back those it has.
+        show: told on rank 0 how far it is.
+    """
+
+    observers: Mapping[str, Observer]
+    prompts: Sequence[str]
+    batch_size: int
+    cache: FeatureCache | None = None
+    show: Show = lambda done, total: None
+
+    def view(self, sampler: Sampler, peers: Peers) -> Viewed:
+        """Every sample drawn and observed once, unless it was before; equal on all ranks.
+
+        Batch b covers samples ``b * batch_size ...`` on any number of ranks. The b-th batch that is
+        still to be drawn goes to rank ``b % world``, so that the images do not depend on sharding.
+        When these do not divide by ranks, a rank left over draws one unused sample in the last
+        round: a sharded network needs every rank in every call.
+
+        Raises:
+            WorkbenchError: an image is not finite, not in [0, 1] or of the wrong shape, or an
+                observer cannot judge it, on any rank (all raise).
+        """
+        kept, timings = Observations(), list[Timing]()
+        if self.cache is not None:
+            kept, timings = self.cache.load(self.observers, self.prompts)
+        # Rank 0 decides, after all have looked: a file that a fast rank writes moves no batch.
+        pending: list[int] = peers.gather(self._pending(kept))[0]
+        shares: list[_Share] = peers.gather(self._share(sampler, peers, kept, pending))
+        problems = [share.problem for share in shares if share.problem is not None]
+        if problems:
+            raise WorkbenchError(min(problems)[1])
+        for share in shares:
+            kept.merge(share.observations)
+        return Viewed(kept, _ms_per_image([share.timings for share in shares], timings))
+
+    def _pending(self, kept: Observations) -> list[int]:
+        """First samples of the batches that some observer has not seen whole."""
+        return [
+            start
+            for start in range(0, len(self.prompts), self.batch_size)
+            if self._missing(kept, start)
+        ]
+
+    def _missing(self, kept: Observations, start: int) -> dict[str, Observer]:
+        count = min(self.batch_size, len(self.prompts) - start)
+        return {
+            key: observer
+            for key, observer in self.observers.items()
+            if not kept.covers(key, start, count)
+        }
+
+    @torch.no_grad()
+    def _share(
+        self, sampler: Sampler, peers: Peers, kept: Observations, pending: Sequence[int]
+    ) -> _Share:
+        share = _Share()
+        for first in range(0, len(pending), peers.world):
+            if peers.rank == 0:
+                # Batches before the first pending one are kept; later ones may be too.
+                left = min(len(self.prompts), (len(pending) - first) * self.batch_size)
+                self.show(len(self.prompts) - left, len(self.prompts))
+            if first + peers.rank >= len(pending):
+                sampler.prepare(list(self.prompts[:1]))
+                sampler.draw(list(self.prompts[:1]), 0, 1)
+                continue
+            start = pending[first + peers.rank]
+            # The rank goes on drawing after a problem: its peers may wait for it inside a
+            # sharded network.
+            problem = self._batch(sampler, start, self._missing(kept, start), share)
+            share.problem = share.problem or problem
+        if peers.rank == 0:
+            self.show(len(self.prompts), len(self.prompts))
+        return share
+
+    def _batch(
+        self, sampler: Sampler, start: int, observers: Mapping[str, Observer], share: _Share
+    ) -> tuple[int, str] | None:
+        prompts = list(self.prompts[start : start + self.batch_size])
+        sampler.prepare(prompts)
+        images = _timed_draw(sampler, prompts, start, share.timings)
+        problem = _problem(images, prompts, start)
+        if problem is not None or share.problem is not None:
+            return problem
+        try:
+            rows = {key: seen.observe(images, prompts) for key, seen in observers.items()}
+            share.observations.update(start, rows)
+        except WorkbenchError as error:
+            return start, str(error)
+        if self.cache is not None:
+            self.cache.save(start, prompts, rows, share.timings[-1].seconds)
+        return None
+
+
+def _timed_draw(sampler: Sampler, prompts: list[str], start: int, timings: list[Timing]) -> Tensor:
+    began = time.perf_counter()
+    images = sampler.draw(prompts, start, len(prompts))
+    if images.device.type != "cpu":  # the device may still be working on what it returned
+        torch.accelerator.synchronize(images.device)
+    timings.append(Timing(time.perf_counter() - began, len(prompts)))
+    return images
+
+
+def _ms_per_image(ranks: Sequence[Sequence[Timing]], kept: Sequence[Timing]) -> float:
+    """Without each rank's first (warm-up) batch, unless that is all there is; else as kept."""
+    drawn = [timings for timings in ranks if timings] or [kept]
+    timed = [
+        timing for timings in drawn for timing in (timings[1:] if len(timings) > 1 else timings)
+    ]
+    return 1000.0 * sum(t.seconds for t in timed) / sum(t.images for t in timed)
+
+
+def _problem(images: Tensor, prompts: Sequence[str], start: int) -> tuple[int, str] | None:
+    """The first sample that cannot be scored, and why."""
+    shape = tuple(images.shape)
+    if len(shape) != 4 or shape[:2] != (len(prompts), 3):
+        return start, f"Expected images ({len(prompts)}, 3, H, W) from the sampler, got {shape}."
+    finite = torch.isfinite(images).flatten(1).all(dim=1)
+    if not finite.all():
+        place = int((~finite).nonzero()[0])
+        return start + place, (
+            f"Sample {start + place} ({prompts[place]!r}) has pixels that are not finite: no score."
+        )
+    low, high = images.min().item(), images.max().item()
+    if low < -_RANGE_TOLERANCE or high > 1.0 + _RANGE_TOLERANCE:
+        return (
+            start,
+            f"Images must lie in [0, 1]; the sampler's reach from {low:.3g} to {high:.3g}.",
+        )
+    return None

@@ -1,0 +1,148 @@
+"""Every analysis script for which the store has runs, in one go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench.bundled import bundled_folder, load_module
+from workbench.errors import RequestError, WorkbenchError, unknown_name
+from workbench.plotting import Script
+from workbench.reports.groups import is_distillation
+from workbench.tracking import (
+    CURVE_TAG,
+    KIND,
+    RunIdentity,
+    RunRow,
+    default_artifact_root,
+    environment_tags,
+    list_runs,
+    log_files,
+)
+from workbench.workspace import Workspace
+
+FIGURES = "figures"
+"""The MLflow experiment that keeps the files, and the kind of its runs."""
+
+_ALL = 100_000
+
+
+@dataclass(frozen=True)
+class Task:
+    """One call of a script. ``skip`` says why it is not to be made."""
+
+    script: Script
+    name: str
+    arguments: tuple[str, ...] = ()
+    skip: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a task: files and notes, or why there are none."""
+
+    name: str
+    files: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+    skipped: str | None = None
+
+
+@dataclass(frozen=True)
+class FiguresRequest:
+    """``experiments``: draw only these; none draws everything. ``options`` go to every script."""
+
+    out: Path
+    experiments: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+def find_scripts() -> dict[str, Script]:
+    """The scripts of the analysis folder by name."""
+    modules = [load_module(file) for file in sorted(bundled_folder("analysis").glob("*.py"))]
+    scripts = [module.SCRIPT for module in modules if hasattr(module, "SCRIPT")]
+    return {script.name: script for script in scripts}
+
+
+def plan_tasks(rows: Sequence[RunRow], experiments: Sequence[str] = ()) -> list[Task]:
+    """What there is to draw for the runs in a store.
+
+    A script of one experiment is run where that is tracked, one of any experiment for each of
+    several variants.
+
+    Raises:
+        RequestError: an experiment without an evaluated run.
+    """
+    variants: dict[str, set[str]] = {}
+    for row in rows:
+        if is_distillation(row) and CURVE_TAG in row.tags:
+            variants.setdefault(row.experiment, set()).add(row.tags["variant"])
+    for name in experiments:
+        if name not in variants:
+            raise unknown_name("experiment with evaluated runs", name, variants)
+    wanted = list(experiments) or sorted(variants)
+    several = [name for name in wanted if len(variants[name]) > 1]
+    tasks: list[Task] = []
+    for script in find_scripts().values():
+        if script.any_experiment:
+            tasks += _for_each(script, several)
+        elif script.needs_nothing:
+            tasks += [] if experiments else [Task(script, script.name)]
+        elif script.experiment is None:
+            tasks.append(Task(script, script.name, skip="its input is named by hand"))
+        elif script.experiment in wanted:
+            tasks.append(Task(script, script.name, ("--experiment", script.experiment)))
+        elif not experiments:
+            skip = f"the store has no evaluated run of {script.experiment}"
+            tasks.append(Task(script, script.name, skip=skip))
+    return tasks
+
+
+def _for_each(script: Script, experiments: Sequence[str]) -> Iterator[Task]:
+    for name in experiments:
+        file = f"{script.name}_{name.replace('/', '_')}"
+        yield Task(script, file, ("--experiment", name))
+
+
+def draw_figures(
+    request: FiguresRequest,
+    tracking_uri: str,
+    workspace: Workspace,
+    say: Callable[[Outcome], None] = lambda outcome: None,
+) -> tuple[list[Outcome], str]:
+    """Run the scripts, then keep all files in one MLflow run; returns its id with the outcomes.
+
+    A script that cannot be run on what there is does not keep the others from it.
+
+    Args:
+        say: hears of each outcome as it comes.
+
+    Raises:
+        RequestError: nothing could be drawn, or an unknown experiment.
+        WorkbenchError: the store does not answer.
+    """
+    rows = list_runs(tracking_uri, limit=_ALL)
+    places = ("--workspace", str(workspace.root), "--tracking-uri", tracking_uri)
+    outcomes = []
+    for task in plan_tasks(rows, request.experiments):
+        given = [*task.arguments, *places, *request.options, "--csv"]
+        outcomes.append(_run(task, [*given, "--out", str(request.out / task.name)]))
+        say(outcomes[-1])
+    files = [path for outcome in outcomes for path in outcome.files]
+    if not files:
+        raise RequestError("Nothing could be drawn from what this store has.")
+    drawn = [outcome.name for outcome in outcomes if outcome.files]
+    tags = {KIND: FIGURES, "drawn": ", ".join(drawn), **environment_tags()}
+    identity = RunIdentity(FIGURES, FIGURES, tags=tags)
+    root = default_artifact_root(workspace.root)
+    return outcomes, log_files(tracking_uri, identity, files, root)
+
+
+def _run(task: Task, arguments: Sequence[str]) -> Outcome:
+    if task.skip is not None:
+        return Outcome(task.name, skipped=task.skip)
+    try:
+        written = task.script.run(arguments)
+    except WorkbenchError as error:
+        return Outcome(task.name, skipped=str(error))
+    return Outcome(task.name, written.files, written.notes)

@@ -1,0 +1,338 @@
+"""What can be evaluated: a run's student or a teacher, a stock pipeline, a folder of images."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from workbench.errors import RequestError
+from workbench.evaluation import Sampler
+from workbench.evaluation.images import check_equal_sizes, hash_files, list_images, read_images
+from workbench.runs.folder import RunFolder, find_run
+from workbench.runs.measure import EncodedPrompts, Encodings, Samplers
+from workbench.runs.models import LoadedModel, LoadedStudent, load_model
+from workbench.runs.student import StudentRecord
+from workbench.teachers import PipelineTeacher
+from workbench.teachers._torchvision import prepare_torchvision
+from workbench.teachers.base import Conditioning
+from workbench.teachers.families import FAMILIES
+from workbench.teachers.folder import (
+    MODEL_INDEX,
+    TeacherNotes,
+    content_fingerprint,
+    quiet_libraries,
+)
+from workbench.teachers.json_file import read_json
+from workbench.teachers.student_pipeline import is_student
+from workbench.training.config import EvaluationConfig
+from workbench.workspace import Workspace
+
+_ENCODED_AT_ONCE = 512  # distinct prompts that are kept encoded in memory
+_FROM_IMAGES = 1  # "steps" of what is read, not drawn
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a person asks of a source; ``call`` are further arguments of a stock pipeline."""
+
+    reference: str
+    seed: int = 0
+    cfg_scale: float = 1.0
+    stock: bool = False
+    call: Mapping[str, Any] | None = None
+
+
+class Source(Protocol):
+    """Something with samples to score.
+
+    Attributes:
+        name: for people and files.
+        default_steps: the step counts unless told; None where steps do not apply.
+        run: the run that its scores belong to and the images that it was trained on; or None.
+    """
+
+    name: str
+
+    @property
+    def default_steps(self) -> tuple[int, ...] | None: ...
+
+    @property
+    def run(self) -> tuple[RunFolder, int] | None: ...
+
+    def kind(self) -> str:
+        """student, teacher, pipeline or images."""
+        ...
+
+    def count(self) -> int | None:
+        """How many samples there are; None: any number."""
+        ...
+
+    def identity(self, steps: int) -> dict[str, object]:
+        """What decides image i for its prompt."""
+        ...
+
+    def sampler(self, steps: int, prompts: Sequence[str]) -> Sampler:
+        """Draws the samples of these prompts.
+
+        Raises:
+            RequestError: a number of steps that it cannot take.
+        """
+        ...
+
+
+def open_source(workspace: Workspace, asked: Asked, device: torch.device) -> Source:
+    """What a reference means: images if it is a folder of them, a pipeline of another class than
+    a teacher's (or with ``stock``), else a run, an exported student or a teacher.
+
+    Raises:
+        RequestError: nothing of that name (names the nearest), or an option that does not apply.
+    """
+    folder = Path(asked.reference).expanduser()
+    is_pipeline = (folder / MODEL_INDEX).is_file()
+    if folder.is_dir() and not is_pipeline and not (folder / "config.json").is_file():
+        if asked.stock or asked.call:
+            raise RequestError(f"{folder} holds images: --stock and --call are of pipelines.")
+        return ImageSource(folder)
+    if asked.stock and not is_pipeline:
+        raise RequestError(f"--stock needs a pipeline's folder; {folder} has no {MODEL_INDEX}.")
+    if is_pipeline and (asked.stock or _class_name(folder) not in FAMILIES):
+        return PipelineSource(folder, asked, device)
+    if asked.call:
+        raise RequestError("--call is of stock pipelines: add --stock.")
+    return ModelSource(workspace, load_model(workspace, asked.reference, device), asked, device)
+
+
+class ModelSource:
+    """A run's student, an exported one, or a teacher, on noise addressed by sample."""
+
+    def __init__(
+        self, workspace: Workspace, model: LoadedModel, asked: Asked, device: torch.device
+    ) -> None:
+        self.name, self.model = model.name, model
+        self._workspace, self._device = workspace, device
+        self.settings = EvaluationConfig(seed=asked.seed, cfg_scale=asked.cfg_scale)
+        self._samplers = Samplers(model.teacher, self.settings, device)
+        self._encoded: dict[tuple[str, ...], Encodings] = {}
+
+    @property
+    def default_steps(self) -> tuple[int, ...]:
+        return self.model.default_steps
+
+    @cached_property
+    def run(self) -> tuple[RunFolder, int] | None:
+        model = self.model
+        if not isinstance(model, LoadedStudent) or model.record is not None:
+            return None
+        return find_run(self._workspace, model.name), model.nimg
+
+    def kind(self) -> str:
+        return "student" if isinstance(self.model, LoadedStudent) else "teacher"
+
+    def count(self) -> int | None:
+        return None
+
+    def identity(self, steps: int) -> dict[str, object]:
+        settings = self.settings
+        return {
+            "kind": self.kind(),
+            "weights": self.model.weights,
+            "pipeline": self.model.taught_by.fingerprint,
+            "noise": self.model.noise,
+            "cfg_scale": settings.cfg_scale,
+            "flow_shift": settings.teacher_flow_shift,
+            "resolution": self.model.teacher.resolution,
+            "steps": steps,
+            "seed": settings.seed,
+            "device": self._device.type,
+        }
+
+    def sampler(self, steps: int, prompts: Sequence[str]) -> Sampler:
+        sampled = self.model.at(steps, self._samplers)
+        encoded = self._encodings(tuple(prompts))
+
+        def prepare(batch: list[str]) -> None:
+            encoded.rows(batch)
+
+        def draw(batch: list[str], start: int, count: int) -> Tensor:
+            return self._samplers.images(sampled, encoded.rows(batch), start, count)
+
+        return Sampler(draw, steps, sampled.nfe, prepare)
+
+    def _encodings(self, prompts: tuple[str, ...]) -> Encodings:
+        if prompts not in self._encoded:
+            few = len(set(prompts)) <= _ENCODED_AT_ONCE
+            teacher = self.model.teacher
+            self._encoded = {
+                prompts: EncodedPrompts(teacher, prompts) if few else _LastBatch(teacher)
+            }
+        return self._encoded[prompts]
+
+
+class _LastBatch:
+    """Encodes batch by batch and remembers the last: thousands of prompts fill no memory."""
+
+    def __init__(self, teacher: PipelineTeacher) -> None:
+        self._teacher = teacher
+        self._last: EncodedPrompts | None = None
+
+    def rows(self, prompts: Sequence[str]) -> Conditioning:
+        if self._last is None or not set(prompts) <= set(self._last.index):
+            self._last = EncodedPrompts(self._teacher, prompts)
+        return self._last.rows(prompts)
+
+
+class PipelineSource:
+    """Any diffusers text-to-image pipeline, by its own call: its scheduler, guidance and noise.
+
+    Image i is drawn with ``torch.Generator().manual_seed(seed + i)``, so that a batch's size
+    cannot change an image whose scheduler draws from the generator that it is given.
+    """
+
+    run = None
+
+    def __init__(self, folder: Path, asked: Asked, device: torch.device) -> None:
+        self.name = folder.name
+        self._folder, self._seed, self._device = folder, asked.seed, device
+        self._pipeline = _load(folder, device)
+        parameters = inspect.signature(self._pipeline.__call__).parameters
+        self._call = {**_stored_call(folder), **(asked.call or {})}
+        if asked.cfg_scale != 1.0:
+            self._call["guidance_scale"] = asked.cfg_scale
+        own_steps = self._call.pop("num_inference_steps", None)
+        unknown = [key for key in (*self._call, "prompt") if key not in parameters]
+        if unknown:
+            raise RequestError(
+                f"{type(self._pipeline).__name__} takes no {unknown[0]!r}; it takes "
+                f"{', '.join(parameters)}."
+            )
+        self._default = own_steps or parameters["num_inference_steps"].default
+
+    @property
+    def default_steps(self) -> tuple[int, ...]:
+        return (int(self._default),)
+
+    def kind(self) -> str:
+        return "pipeline"
+
+    def count(self) -> int | None:
+        return None
+
+    def identity(self, steps: int) -> dict[str, object]:
+        return {
+            "kind": self.kind(),
+            "weights": self._weights,
+            "call": self._call,
+            "steps": steps,
+            "seed": self._seed,
+            "device": self._device.type,
+        }
+
+    @cached_property
+    def _weights(self) -> str:
+        return content_fingerprint(self._folder, tuple(sorted(self._pipeline.components)))
+
+    def sampler(self, steps: int, prompts: Sequence[str]) -> Sampler:
+        return Sampler(
+            lambda batch, start, count: self._images(batch, start, steps),
+            steps,
+            self._evaluations(prompts[0], steps),
+        )
+
+    @torch.no_grad()
+    def _images(self, prompts: Sequence[str], start: int, steps: int) -> Tensor:
+        seeds = range(self._seed + start, self._seed + start + len(prompts))
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        with quiet_libraries():
+            output = self._pipeline(
+                prompt=list(prompts),
+                num_inference_steps=steps,
+                generator=generators,
+                output_type="pt",
+                **self._call,
+            )
+        images: Tensor = output.images.float()
+        return images.clamp(0, 1)
+
+    def _evaluations(self, prompt: str, steps: int) -> float:
+        """Rows that the network was given for one image, counted while drawing one."""
+        network = getattr(self._pipeline, "transformer", None) or self._pipeline.unet
+        rows = 0
+
+        def count(module: Any, arguments: Any, keywords: Any) -> None:
+            nonlocal rows
+            tensors = (v for v in (*arguments, *keywords.values()) if isinstance(v, Tensor))
+            rows += max((len(v) for v in tensors if v.ndim > 2), default=1)
+
+        hook = network.register_forward_pre_hook(count, with_kwargs=True)
+        try:
+            self._images([prompt], 0, steps)
+        finally:
+            hook.remove()
+        return float(rows)
+
+
+class ImageSource:
+    """Image files, one a sample, in sorted order."""
+
+    run = None
+    default_steps = None
+
+    def __init__(self, folder: Path) -> None:
+        self.name = folder.resolve().name
+        self._files = list_images(folder)
+        check_equal_sizes(self._files)
+
+    def kind(self) -> str:
+        return "images"
+
+    def count(self) -> int | None:
+        return len(self._files)
+
+    def identity(self, steps: int) -> dict[str, object]:
+        return {"kind": self.kind(), "files": self._hash}
+
+    @cached_property
+    def _hash(self) -> str:
+        return hash_files(self._files)
+
+    def sampler(self, steps: int, prompts: Sequence[str]) -> Sampler:
+        def draw(batch: list[str], start: int, count: int) -> Tensor:
+            return read_images(self._files[start : start + count])
+
+        return Sampler(draw, _FROM_IMAGES, 0.0)
+
+
+def _stored_call(folder: Path) -> dict[str, Any]:
+    """Arguments of the call that a teacher or an exported student keeps beside its weights."""
+    if is_student(folder):
+        return dict(StudentRecord.load(folder).call)
+    return dict(TeacherNotes.load(folder).call)
+
+
+def _class_name(folder: Path) -> str:
+    return str(read_json(folder / MODEL_INDEX).get("_class_name"))
+
+
+def _load(folder: Path, device: torch.device) -> Any:
+    prepare_torchvision()
+    import diffusers
+
+    name = _class_name(folder)
+    make: Callable[..., Any] | None = getattr(diffusers, name, None)
+    if make is None:
+        raise RequestError(f"{folder / MODEL_INDEX}: diffusers has no pipeline {name!r}.")
+    try:
+        with quiet_libraries():
+            pipeline = diffusers.DiffusionPipeline.from_pretrained(str(folder))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise RequestError(f"{folder} cannot be loaded as {name}: {reason}") from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
