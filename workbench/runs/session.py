@@ -24,6 +24,7 @@ from workbench.runs.measure import (
     Samplers,
     measure_all,
 )
+from workbench.runs.pairs import EncodedPairs
 from workbench.runs.signals import stop_on_signals
 from workbench.runs.start import keep_start, load_start
 from workbench.runs.state import OUTCOME, RunState
@@ -44,6 +45,7 @@ from workbench.teachers.catalog import check_teacher
 from workbench.teachers.checks import check_is_teacher
 from workbench.teachers.digits import load_digits_images, one_prompt_per_digit
 from workbench.teachers.hub import revision_of
+from workbench.teachers.pair_sources import read_pairs
 from workbench.teachers.prompt_sources import PromptSet, read_prompts
 from workbench.teachers.text_store import TextStore
 from workbench.tracking import STUDENT_SAMPLES, InputData, RunStatus, Tracker
@@ -243,10 +245,12 @@ class _Session:
             job.workspace.cache, settings.samples, settings.seed, settings.batch_size
         )
         self.grid_prompts = one_prompt_per_digit()
+        self.pairs = read_pairs(self.config.data) if self.config.data else None
+        pair_prompts = self.pairs.prompts if self.pairs else ()
         self.teacher, store = load_with_encodings(
             self.config,
             job.teacher,
-            [*job.prompts.prompts, *evaluator.prompts, *self.grid_prompts],
+            [*job.prompts.prompts, *evaluator.prompts, *self.grid_prompts, *pair_prompts],
             TextJob(job.workspace, ranks, stop, job.say),
         )
         self.samplers = Samplers(self.teacher, settings, ranks.device, store.uncond())
@@ -274,6 +278,10 @@ class _Session:
         if start is not None:
             fingerprint += f"/{start.weights}"
             self.start = start.as_dict()
+        pairs = None
+        if self.pairs is not None:
+            fingerprint += f"/{self.pairs.fingerprint}"
+            pairs = EncodedPairs(self.pairs, self.teacher, store)
         student = Student(
             self.teacher.network,
             self.teacher.latent_shape,
@@ -281,6 +289,7 @@ class _Session:
             self.samplers.uncond,
             generator=start.network if start else None,
             fingerprint=fingerprint,
+            pairs=pairs,
         )
         folder = self.job.folder.checkpoints
         return Engine(
@@ -320,6 +329,12 @@ class _Session:
                 "source": self.job.prompts.source,
                 "count": len(self.job.prompts),
                 "fingerprint": self.job.prompts.fingerprint,
+            },
+            "pairs": self.pairs
+            and {
+                "source": self.pairs.source,
+                "count": len(self.pairs),
+                "fingerprint": self.pairs.fingerprint,
             },
             "start": self.start,
             "nimg": state.nimg,

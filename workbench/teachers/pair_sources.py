@@ -1,26 +1,58 @@
-"""Where a run's image-text pairs come from: embedded, a folder, tar shards, a HF dataset."""
+"""Where a run's image-text pairs come from."""
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
 from pydantic import Field
+from torch import Tensor
 
 from workbench.settings import FrozenConfig
-from workbench.teachers.prompt_sources import EMBEDDED
+from workbench.teachers.digits import load_digits_images, prompts_of
 
 
 class PairsConfig(FrozenConfig):
     """Which image-text pairs a method learns from."""
 
-    source: str = Field(
-        EMBEDDED,
-        min_length=1,
-        description="digits; a folder of images and captions; tar shards (FOLDER/*.tar); or "
-        "hf:NAME, hf:FOLDER (HF datasets)",
+    source: Literal["digits"] = Field(
+        "digits", description="digits: the embedded scans with their prompts"
     )
-    image_column: str = Field("image", min_length=1, description="of an hf: source")
-    caption_column: str | None = Field(
-        None, description="of an hf: source; none = the first of prompt, caption, text"
-    )
-    limit: int | None = Field(None, ge=1, description="only the first so many; none = all")
-    split: str | None = Field(None, description="of an hf: source; none = train, or the only one")
-    revision: str | None = Field(None, description="of an hf: source on the hub; none = newest")
+    limit: int | None = Field(None, ge=2, description="only the first so many; none = all")
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Image-text pairs in the source's order."""
+
+    source: str
+    prompts: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def images(self, size: int) -> Tensor:
+        """Images (N, 3, size, size) in [0, 1]."""
+        return load_digits_images(size)[0][: len(self)]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Short hash of images and prompts in their order."""
+        digest = hashlib.sha256(self.images(32).contiguous().numpy().tobytes())
+        digest.update("\n".join(self.prompts).encode())
+        return digest.hexdigest()[:16]
+
+
+def read_pairs(config: PairsConfig) -> PairSet:
+    """The pairs of a source, up to the limit. A digit's wordings take turns."""
+    digits = [int(label) for label in load_digits_images()[1]]
+    turns: Counter[int] = Counter()
+    prompts = []
+    for digit in digits:
+        wordings = prompts_of(digit)
+        prompts.append(wordings[turns[digit] % len(wordings)])
+        turns[digit] += 1
+    return PairSet(config.source, tuple(prompts[: config.limit]))
