@@ -18,7 +18,12 @@ from workbench.tracking import default_uri, list_runs, read_artifact
 from workbench.training.config import RunConfig, with_overrides
 from workbench.workspace import Workspace, open_workspace
 
-SHAPES = {"near": Shape(0.40), "far": Shape(0.9), "moved": Shape(0.41)}
+# Nearly equal seeds: with two of them an interval is wide.
+SHAPES = {
+    "near": Shape(0.40, spread=0.005),
+    "far": Shape(0.9, spread=0.005),
+    "moved": Shape(0.41, spread=0.005),
+}
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def distil(folder: Path, kimg: float) -> tuple[list[tuple[int, str, float]], int
         settings = config("schedule.log_kimg=0.016", kimg=kimg)
         engine = Engine(settings, student, ranks, folder, losses)
         engine.train()
-        counts = ranks.gather(engine._evaluation_count())
+        counts = ranks.gather(engine._evaluation_counts()[0])
         sharded = any(hasattr(p, "full_tensor") for p in engine.networks.generator.parameters())
         return losses.values, counts, sharded
 

@@ -130,6 +130,12 @@ class RunConfig(FrozenConfig):
     schedule: ScheduleConfig = ScheduleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
+    @field_validator("method", mode="before")
+    @classmethod
+    def _method_has_a_name(cls, method: Any) -> Any:
+        """Settings without a name are the default method's."""
+        return {"name": SiDConfig().name, **method} if isinstance(method, Mapping) else method
+
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
         method = method_type(self.method)
