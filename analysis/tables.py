@@ -17,11 +17,13 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import RequestError, unknown_name
+from workbench.evaluation.references import DIGITS
 from workbench.plotting import Drawing, Script
 from workbench.reports.groups import Group, SeedRun
 from workbench.reports.references import select
 from workbench.reports.statistics import Estimate, estimate
 from workbench.reports.tables import number
+from workbench.runs.tags import REFERENCE
 from workbench.tracking import default_uri
 from workbench.workspace import open_workspace
 
@@ -72,7 +74,7 @@ FAMILIES = {
 }
 """Teacher -> the published family."""
 
-METHODS = {"sid": "SiD-DiT"}
+METHODS = {"sid": "SiD-DiT", "sid2a": "SiD2a-DiT"}
 """Our method's name -> the paper's."""
 
 DIGITS_NOTE = (
@@ -167,8 +169,8 @@ def _aside(group: Group, often: Counter[str]) -> str:
 
 
 def _on_digits(run: SeedRun) -> bool:
-    """Whether its scores are of the embedded classifier, which has been the only one at first."""
-    return run.row.params.get("evaluation.reference", "digits") == "digits"
+    """Whether its scores are against the embedded digits, as those of runs without the tag are."""
+    return run.row.tags.get(REFERENCE, DIGITS) == DIGITS
 
 
 def _billions(teacher: str) -> float | None:

@@ -12,6 +12,7 @@ mean, covariance and `frechet_distance`, which is what `compute_fid` does for a 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,8 +21,11 @@ import numpy as np
 import torch
 from frechet import allow_old_sqrtm
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.small_inception import SmallInception
 from workbench.evaluation import Evaluator, FeatureStatistics, FrechetMetric, Sampler
 from workbench.evaluation.grids import to_pixels
 from workbench.evaluation.networks import Networks, WeightFiles
@@ -31,22 +35,6 @@ prepare_torchvision()
 import cleanfid.fid  # noqa: E402  # needs torchvision
 
 CPU = torch.device("cpu")
-
-
-class SmallInception(nn.Module):
-    """Called and taken apart as the torchscript that clean-fid uses."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, 32, 11, stride=8),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(8),
-            nn.Conv2d(32, 32, 1),
-        )
-
-    def forward(self, x: Tensor, return_features: bool = False) -> Tensor:
-        return self.layers((x - 128) / 128)
 
 
 def main() -> None:
@@ -127,7 +115,7 @@ def draw(seed: int, start: int, count: int, size: int) -> Tensor:
             for index in range(start, start + count)
         ]
     )
-    smooth = nn.functional.interpolate(small, size=(size, size), mode="bicubic")
+    smooth = torch.nn.functional.interpolate(small, size=(size, size), mode="bicubic")
     return smooth.clamp(0, 1)
 
 

@@ -16,6 +16,7 @@ from scipy.stats import kstest
 from tests.analysis.conftest import by_path
 from workbench.errors import RequestError
 from workbench.flow import LogitNormal, TimeWeighting, densities, weightings
+from workbench.flow.weighted import weighted_density
 from workbench.plotting import use_style
 
 COLUMNS = ("sid", "trigflow", "sana", "ddpm", "edm_train", "edm_sid")
@@ -130,7 +131,7 @@ def test_integrals_are_told_from_none_at_both_ends(script):
     flat = densities.Histogram("flat", torch.linspace(0, 1, 5), torch.ones(4))
 
     def made(of_t):
-        return script.make_cell(flat, TimeWeighting("w", of_t))
+        return weighted_density(flat, TimeWeighting("w", of_t))
 
     assert not made(lambda t: t**-0.5).is_cut
     assert made(lambda t: t**-0.5).normaliser == pytest.approx(2, rel=1e-4)

@@ -26,7 +26,7 @@ def tables() -> ModuleType:
     return by_path("tables")
 
 
-def run(teacher: str, seed: int, metrics: dict[str, float], **params: str) -> SeedRun:
+def run(teacher: str, seed: int, metrics: dict[str, float], **tags: str) -> SeedRun:
     row = RunRow(
         run_id=f"{teacher}{seed}",
         name=f"{teacher}-seed{seed}",
@@ -35,15 +35,15 @@ def run(teacher: str, seed: int, metrics: dict[str, float], **params: str) -> Se
         status="FINISHED",
         start_time=0,
         end_time=1,
-        params=params,
-        tags={"seed": str(seed), "method": "sid"},
+        params={},
+        tags={"seed": str(seed), "method": "sid", **tags},
         metrics=metrics,
     )
     return SeedRun(row, Curve((0,), (0.0,), {"fid": (1.0,)}), RunState.FINISHED)
 
 
-def group(teacher: str, *seeds: dict[str, float], label: str = "v", **params: str) -> Group:
-    runs = tuple(run(teacher, seed, metrics, **params) for seed, metrics in enumerate(seeds))
+def group(teacher: str, *seeds: dict[str, float], label: str = "v", **tags: str) -> Group:
+    runs = tuple(run(teacher, seed, metrics, **tags) for seed, metrics in enumerate(seeds))
     return Group(label, "e", label, teacher, "hash", runs)
 
 

@@ -199,6 +199,8 @@ def test_evaluations_that_cannot_be_say_why(
         ([teacher, "--metrics", "fid", "--stock", "--call", "cfg=2"], "takes no 'cfg'"),
         ([teacher, "--metrics", "fid", "--call", "guidance_scale=2"], "add --stock"),
         ([fake, "--metrics", "fid", "--stock"], "holds images"),
+        ([fake, "--metrics", "fid", "--cfg-scale", "2"], "--cfg-scale of teachers"),
+        ([teacher, "--stock", "--metrics", "fid", "--cfg-scale", "2"], "--call guidance_scale=2"),
         ([fake, "--metrics", "fid", "--weights", "inception"], "Expected --weights NAME=PATH"),
     ):
         told = referenced("evaluate", *arguments, code=2)

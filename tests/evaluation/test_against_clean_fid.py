@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
+from tests.small_inception import SmallInception
 from workbench.evaluation import Evaluator, Observers, Sampler, make_metrics, open_reference
 from workbench.evaluation.images import list_images, read_images
 from workbench.evaluation.networks import WeightFiles
@@ -18,22 +19,6 @@ from workbench.teachers._torchvision import prepare_torchvision
 from workbench.workspace import open_workspace
 
 CPU = torch.device("cpu")
-
-
-class SmallInception(nn.Module):
-    """2048 features, called and taken apart as StyleGAN2's torchscript."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, 32, 11, stride=8),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(8),
-            nn.Conv2d(32, 32, 1),
-        )
-
-    def forward(self, x: Tensor, return_features: bool = False) -> Tensor:
-        return self.layers((x - 128) / 128)
 
 
 @pytest.fixture

@@ -86,12 +86,26 @@ def test_budget_is_whole_batches() -> None:
     assert config.total_nimg == 1024
 
 
+SHORT = (
+    "method.adversarial.generator_start_kimg=0.2",
+    "method.adversarial.adversarial_start_kimg=0.4",
+)
+
+
+def test_warm_ups_longer_than_the_run_are_refused() -> None:
+    wanted = ["method.name=sid2a", "data.source=digits", "training.kimg=38.4"]
+    with pytest.raises(RequestError, match=r"warm-ups of 40 kimg, and training.kimg is 38.4"):
+        with_overrides(RunConfig(), wanted)
+    assert with_overrides(RunConfig(), [*wanted, *SHORT]).method.name == "sid2a"
+
+
 def test_another_method_keeps_what_was_changed_and_both_have() -> None:
     base = with_overrides(
         RunConfig(), ["method.density=ddpm", "method.loss_scale=7", "training.kimg=1"]
     )
     switched = with_overrides(
-        base, ["method.adversarial.sid_weight=0.25", "data.source=digits", "method.name=sid2a"]
+        base,
+        ["method.adversarial.sid_weight=0.25", "data.source=digits", "method.name=sid2a", *SHORT],
     )
     assert isinstance(switched.method, SiD2aConfig)
     assert (switched.method.density, switched.method.loss_scale) == ("ddpm", 7.0)

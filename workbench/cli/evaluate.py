@@ -90,7 +90,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.", rich_help_panel=SAMPLES)] = 0,
     cfg_scale: Annotated[
         float,
-        typer.Option(help="Guidance of a teacher or pipeline; 1 = off.", rich_help_panel=SAMPLES),
+        typer.Option(help="Guidance of a teacher; 1 = off.", rich_help_panel=SAMPLES),
     ] = 1.0,
     stock: Annotated[
         bool,

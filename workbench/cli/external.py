@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from workbench.cli.bar import image_bar
 from workbench.cli.common import (
     JsonOption,
     TrackingOption,
@@ -73,7 +72,8 @@ def export(
     ensure_with_bar(model, place.teachers)
     loaded = load_model(place, model)
     how = Drawing((), steps or loaded.default_steps[0], seed, None, cfg_scale, batch_size)
-    done = draw_benchmark(loaded, request, how, _with_bar)
+    with image_bar("drawing") as show:
+        done = draw_benchmark(loaded, request, how, show)
     if json_output:
         count = len(done.prompts)
         print_json({"folder": str(folder), "images": count, "next": _next(done)})
@@ -129,11 +129,3 @@ def _keep(
 
 def _next(exported: Export) -> str:
     return exported.benchmark.how_to_score(exported)
-
-
-def _with_bar(starts: Sequence[int]) -> Iterable[int]:
-    from rich.console import Console
-    from rich.progress import track
-
-    shown = sys.stderr.isatty()
-    return track(starts, "drawing", console=Console(stderr=True), disable=not shown)

@@ -69,10 +69,6 @@ def method_type(config: MethodConfig) -> type[Method]:
 
 
 def make_method(config: MethodConfig, generator: GeneratorConfig) -> Method:
-    """The same, bound to the student's sampler.
-
-    Raises:
-        RequestError: the method trains no student of this sampler.
-    """
+    """The same, bound to the student's sampler."""
     method: Method = _TYPES[type(config)](config, generator)
     return method

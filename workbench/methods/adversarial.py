@@ -22,7 +22,7 @@ from workbench.methods.score import Diffused, fake_score_loss
 from workbench.methods.sid import SiD, SiDSettings
 from workbench.settings import FrozenConfig
 from workbench.teachers.base import Conditioning
-from workbench.teachers.guidance import guided_velocity, guided_with_features
+from workbench.teachers.guidance import guided_with_features
 
 
 class AdversarialConfig(FrozenConfig):
@@ -51,15 +51,14 @@ def logits(features: Tensor) -> Tensor:
     return features.mean(dim=1)
 
 
-def bce(logits: Tensor, label: float, elements: int) -> Tensor:
+def bce(logits: Tensor, elements: int, *, real: bool) -> Tensor:
     """Binary cross entropy per sample (B,), mean over logits (B, width), times ``elements``.
 
     Args:
-        label: 1 for real, 0 for fake.
         elements: of a latent, so that it weighs as the losses summed over the latent do.
+        real: the label, 1 or 0.
     """
-    sign = 1.0 if label == 1.0 else -1.0
-    return elements * softplus(-sign * logits).mean(dim=1)
+    return elements * softplus(-logits if real else logits).mean(dim=1)
 
 
 class AdversarialSiD(SiD):
@@ -79,6 +78,10 @@ class AdversarialSiD(SiD):
         phase = self.adversarial_phase if joined else self.generator_phase
         return (fake_score, Phase(("generator",), phase))
 
+    def last_start(self) -> float:
+        settings = self.adversarial
+        return max(settings.generator_start_kimg, settings.adversarial_start_kimg)
+
     def discriminating_phase(self, networks: Networks, batch: Batch) -> Loss:
         """The fake score's own loss + weight (BCE(real, 1) + BCE(fake, 0)), at the same times."""
         at = self.generated(networks, batch, "fake_score")
@@ -87,8 +90,8 @@ class AdversarialSiD(SiD):
         velocity, fake, true = self._both(networks, batch, at, at_real, real.cond)
         loss = fake_score_loss(at.x_g, at.eps, velocity)
         elements = at.x_g[0].numel()
-        on_real = bce(logits(true), 1.0, elements).mean()
-        on_fake = bce(logits(fake), 0.0, elements).mean()
+        on_real = bce(logits(true), elements, real=True).mean()
+        on_fake = bce(logits(fake), elements, real=False).mean()
         total = loss + self.adversarial.fake_weight * (on_real + on_fake)
         return Loss(
             total,
@@ -103,16 +106,18 @@ class AdversarialSiD(SiD):
         """weight SiD + weight w(t) BCE(generated, 1), from one evaluation of the fake score."""
         x_g = self.sampler.sample(networks.generator, batch, "generator")
         at = self.diffuse(x_g, batch, "generator")
-        scales, uncond = self.config.guidance, networks.uncond
-        v_phi = guided_velocity(
-            networks.teacher, at.x_t, at.t, batch.cond, uncond, scales.eval_teacher
-        )
+        f_phi = self.teacher_estimate(networks, batch, at)
         v_psi, features = guided_with_features(
-            networks.fake_score, at.x_t, at.t, batch.cond, uncond, scales.eval_fake
+            networks.fake_score,
+            at.x_t,
+            at.t,
+            batch.cond,
+            networks.uncond,
+            self.config.guidance.eval_fake,
         )
-        f_phi, f_psi = (x0_from_velocity(at.x_t, at.t, v) for v in (v_phi, v_psi))
+        f_psi = x0_from_velocity(at.x_t, at.t, v_psi)
         sid = self.sid(f_phi, f_psi, at)
-        deceived = bce(logits(features), 1.0, x_g[0].numel())
+        deceived = bce(logits(features), x_g[0].numel(), real=True)
         weighted = (self.weighting(at.t, x_g, f_phi) * deceived).mean()
         loss = (
             self.adversarial.sid_weight * sid.value + self.adversarial.generator_weight * weighted

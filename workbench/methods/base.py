@@ -82,9 +82,6 @@ class Method(ABC):
         roles: copies of the teacher that are trained.
         heads: modules of its own that are trained, by name.
         learns_from_pairs: whether its losses ask the batch for image-text pairs.
-
-    Raises:
-        RequestError: the student's sampler is none that the method trains.
     """
 
     roles: ClassVar[tuple[str, ...]]
@@ -92,18 +89,12 @@ class Method(ABC):
     learns_from_pairs: ClassVar[bool] = False
 
     def __init__(self, generator: GeneratorConfig) -> None:
-        self.check_generator(generator)
         self.sampler = FewStepSampler(generator)
 
     @abstractmethod
     def phases(self, nimg: int) -> Sequence[Phase]:
         """The optimiser steps of the iteration that begins at ``nimg`` images, in order."""
 
-    @classmethod
-    def check_generator(cls, generator: GeneratorConfig) -> None:
-        """Whether the method trains a student of this time grid and noise; any by default.
-
-        Raises:
-            RequestError: it does not, and what it needs.
-        """
-        return
+    def last_start(self) -> float:
+        """Images (in kimg) after which every part of the method has begun; 0 without warm-ups."""
+        return 0.0

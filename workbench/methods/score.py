@@ -99,18 +99,21 @@ class ScoreDistillation(Method):
         loss = fake_score_loss(x_g, eps, velocity)
         return Loss(loss, {"train/fake_score_loss": loss.detach()})
 
-    def estimates(self, networks: Networks, batch: Batch, at: Diffused) -> tuple[Tensor, Tensor]:
-        """x0_hat (B, ...) of the teacher and of the fake score at x_t, each guided by its scale."""
-        scales = self.score_config.guidance
-        velocities = (
-            guided_velocity(network, at.x_t, at.t, batch.cond, networks.uncond, scale)
-            for network, scale in (
-                (networks.teacher, scales.eval_teacher),
-                (networks.fake_score, scales.eval_fake),
-            )
+    def teacher_estimate(self, networks: Networks, batch: Batch, at: Diffused) -> Tensor:
+        """The teacher's x0_hat (B, ...) at x_t, guided by its scale."""
+        scale = self.score_config.guidance.eval_teacher
+        velocity = guided_velocity(
+            networks.teacher, at.x_t, at.t, batch.cond, networks.uncond, scale
         )
-        f_phi, f_psi = (x0_from_velocity(at.x_t, at.t, velocity) for velocity in velocities)
-        return f_phi, f_psi
+        return x0_from_velocity(at.x_t, at.t, velocity)
+
+    def fake_estimate(self, networks: Networks, batch: Batch, at: Diffused) -> Tensor:
+        """The fake score's x0_hat (B, ...) at x_t, guided by its scale."""
+        scale = self.score_config.guidance.eval_fake
+        velocity = guided_velocity(
+            networks.fake_score, at.x_t, at.t, batch.cond, networks.uncond, scale
+        )
+        return x0_from_velocity(at.x_t, at.t, velocity)
 
 
 def score_gap(f_phi: Tensor, f_psi: Tensor) -> Tensor:

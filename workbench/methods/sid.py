@@ -72,7 +72,8 @@ class SiD(ScoreDistillation):
     def generator_phase(self, networks: Networks, batch: Batch) -> Loss:
         x_g = self.sampler.sample(networks.generator, batch, "generator")
         at = self.diffuse(x_g, batch, "generator")
-        loss = self.sid(*self.estimates(networks, batch, at), at)
+        f_phi = self.teacher_estimate(networks, batch, at)
+        loss = self.sid(f_phi, self.fake_estimate(networks, batch, at), at)
         return Loss(self.config.loss_scale * loss.value, loss.metrics)
 
     def sid(self, f_phi: Tensor, f_psi: Tensor, at: Diffused) -> Loss:

@@ -8,13 +8,7 @@ from workbench.lazy import lazy_names
 
 if TYPE_CHECKING:
     from workbench.runs.evaluate import EvaluateRequest, Evaluation, evaluate_source
-    from workbench.runs.export import Export, ExportRequest, export_student
-    from workbench.runs.folder import RunFolder, all_runs, find_run, run_folder
-    from workbench.runs.inference import sample_model
-    from workbench.runs.jobs import Handle, Job, Launcher, LocalLauncher
-    from workbench.runs.models import Drawing, LoadedModel, LoadedStudent, load_model, load_student
-    from workbench.runs.pool import JobView, Watcher, run_jobs
-    from workbench.runs.session import (
+    from workbench.runs.execution import (
         RunOutcome,
         RunRequest,
         check_request,
@@ -22,6 +16,12 @@ if TYPE_CHECKING:
         execute,
         recall,
     )
+    from workbench.runs.export import Export, ExportRequest, export_student
+    from workbench.runs.folder import RunFolder, all_runs, find_run, run_folder
+    from workbench.runs.inference import sample_model
+    from workbench.runs.jobs import Handle, Job, Launcher, LocalLauncher
+    from workbench.runs.models import Drawing, LoadedModel, LoadedStudent, load_model, load_student
+    from workbench.runs.pool import JobView, Watcher, run_jobs
     from workbench.runs.signals import stop_on_signals
     from workbench.runs.summary import summarize
 
@@ -71,7 +71,7 @@ __getattr__ = lazy_names(
         "export",
         "inference",
         "models",
-        "session",
+        "execution",
         "evaluate",
     ),
 )

@@ -182,10 +182,10 @@ def _on_ranks(request: EvaluateRequest) -> Any:
         prompts = _prompts(request, source, reference)
         weights = WeightFiles(request.workspace.root / "weights", request.weights)
         observers = Observers(request.workspace.cache, weights, ranks.device)
-        if ranks.is_main:  # rank 0 trains the classifier, downloads and pins for all
-            make_metrics(request.metrics, reference, observers)
+        # Rank 0 first: it trains the classifier, downloads and pins for all.
+        metrics = make_metrics(request.metrics, reference, observers) if ranks.is_main else ()
         ranks.any(False)
-        metrics = make_metrics(request.metrics, reference, observers)
+        metrics = metrics or make_metrics(request.metrics, reference, observers)
         evaluator = Evaluator(metrics, prompts, request.source.seed, request.batch_size)
         _check_certainty(request, evaluator)
         rows = [

@@ -97,12 +97,20 @@ def open_source(workspace: Workspace, asked: Asked, device: torch.device) -> Sou
     folder = Path(asked.reference).expanduser()
     is_pipeline = (folder / MODEL_INDEX).is_file()
     if folder.is_dir() and not is_pipeline and not (folder / "config.json").is_file():
-        if asked.stock or asked.call:
-            raise RequestError(f"{folder} holds images: --stock and --call are of pipelines.")
+        if asked.stock or asked.call or asked.cfg_scale != 1.0:
+            raise RequestError(
+                f"{folder} holds images: --stock and --call are of pipelines, --cfg-scale of "
+                "teachers."
+            )
         return ImageSource(folder)
     if asked.stock and not is_pipeline:
         raise RequestError(f"--stock needs a pipeline's folder; {folder} has no {MODEL_INDEX}.")
     if is_pipeline and (asked.stock or _class_name(folder) not in FAMILIES):
+        if asked.cfg_scale != 1.0:
+            raise RequestError(
+                "--cfg-scale is of teachers; a stock pipeline's own guidance is "
+                f"--call guidance_scale={asked.cfg_scale:g}."
+            )
         return PipelineSource(folder, asked, device)
     if asked.call:
         raise RequestError("--call is of stock pipelines: add --stock.")
@@ -203,8 +211,6 @@ class PipelineSource:
         self._pipeline = _load(folder, device)
         parameters = inspect.signature(self._pipeline.__call__).parameters
         self._call = {**_stored_call(folder), **(asked.call or {})}
-        if asked.cfg_scale != 1.0:
-            self._call["guidance_scale"] = asked.cfg_scale
         own_steps = self._call.pop("num_inference_steps", None)
         unknown = [key for key in (*self._call, "prompt") if key not in parameters]
         if unknown:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
 from workbench.evaluation.external import Benchmark, Export, ExternalScores
+from workbench.evaluation.viewing import Show
 from workbench.runs.folder import RunFolder
 from workbench.runs.inference import sample_model
 from workbench.runs.models import Drawing, LoadedModel, LoadedStudent
@@ -16,8 +16,6 @@ from workbench.tracking import add_later
 from workbench.workspace import write_json
 
 _ARTIFACTS = "external"
-Show = Callable[[Sequence[int]], Iterable[int]]
-"""The starts of all batches -> the same starts, shown as progress."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,10 @@ class BenchmarkRequest:
 
 
 def draw_benchmark(
-    model: LoadedModel, request: BenchmarkRequest, how: Drawing, show: Show = iter
+    model: LoadedModel,
+    request: BenchmarkRequest,
+    how: Drawing,
+    show: Show = lambda done, total: None,
 ) -> Export:
     """Draw a benchmark's images into its folder; what is there already stays.
 
@@ -39,6 +40,7 @@ def draw_benchmark(
 
     Args:
         how: everything but prompts, which the request's replace.
+        show: told how many images are done, of how many.
 
     Raises:
         RequestError: the file is not the benchmark's, or the folder holds something else.
@@ -46,7 +48,8 @@ def draw_benchmark(
     export = _planned(model, request, how)
     prompts, paths = checked_prompts(export.prompts), list(export.paths())
     export.begin()
-    for start in show(range(0, len(paths), how.batch_size)):
+    for start in range(0, len(paths), how.batch_size):
+        show(start, len(paths))
         places = paths[start : start + how.batch_size]
         if all(path.exists() for path in places):
             continue
@@ -58,6 +61,7 @@ def draw_benchmark(
             partial = path.with_suffix(".part")
             WRITERS["png"](image, made, partial)
             partial.replace(path)
+    show(len(paths), len(paths))
     return export
 
 

@@ -6,28 +6,31 @@ import torch
 from torch import Tensor
 
 from workbench.methods import Pairs
-from workbench.runs.measure import Encodings
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.pair_sources import PairSet
+from workbench.training.streams import PromptRows
 
 _BATCH = 64  # images of one call of the autoencoder
 
 
 class EncodedPairs:
-    """Pairs whose images are encoded once, before the run trains; latents on the CPU."""
+    """Pairs whose images are encoded once, before the run trains; latents on the CPU.
 
-    def __init__(self, pairs: PairSet, teacher: PipelineTeacher, encoded: Encodings) -> None:
+    Args:
+        prompts: the pairs' own, encoded, in their order.
+    """
+
+    def __init__(self, pairs: PairSet, teacher: PipelineTeacher, prompts: PromptRows) -> None:
         device = next(teacher.network.parameters()).device
         parts = [
             teacher.encode_images(part.to(device)).float().cpu()
             for part in torch.split(pairs.images(teacher.resolution), _BATCH)
         ]
-        self.latents, self.prompts, self._encoded = torch.cat(parts), pairs.prompts, encoded
+        self._latents, self._prompts = torch.cat(parts), prompts
 
     def __len__(self) -> int:
-        return len(self.prompts)
+        return len(self._latents)
 
     def select(self, index: Tensor, /) -> Pairs:
         """Rows by an int64 index (any order, repeats allowed)."""
-        prompts = [self.prompts[int(place)] for place in index]
-        return Pairs(self.latents[index], self._encoded.rows(prompts))
+        return Pairs(self._latents[index], self._prompts.select(index))

@@ -1,21 +1,21 @@
-"""One run from its configuration to its results: teacher, engine, evaluation, tracker, figures."""
+"""One rank's part of a run, to its results: teacher, engine, evaluation, tracker, figures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from workbench.errors import PrunedRunError, WorkbenchError
+from workbench.errors import PrunedRunError
 from workbench.evaluation import digits_evaluator, image_grid
 from workbench.evaluation.grids import NotFiniteError
+from workbench.evaluation.references import DIGITS
 from workbench.runs.figures import draw_curve, draw_samples
-from workbench.runs.folder import RunFolder, run_folder
+from workbench.runs.folder import RunFolder
 from workbench.runs.measure import (
     Measure,
     Measurement,
@@ -26,162 +26,34 @@ from workbench.runs.measure import (
 )
 from workbench.runs.pairs import EncodedPairs
 from workbench.runs.signals import stop_on_signals
-from workbench.runs.start import keep_start, load_start
+from workbench.runs.start import load_start
 from workbench.runs.state import OUTCOME, RunState
-from workbench.runs.tags import EVALUATION
+from workbench.runs.tags import EVALUATION, REFERENCE
 from workbench.runs.teacher_rows import TeacherRows
 from workbench.runs.text import (
     Say,
     TextJob,
     cut_warning,
-    find_run_teacher,
     load_with_encodings,
-    silent_say,
 )
-from workbench.runs.tracking import TrackerListener, open_tracker, speak_for
-from workbench.teachers import find_teacher
+from workbench.runs.tracking import TrackerListener, open_tracker
 from workbench.teachers.base import VelocityNetwork
-from workbench.teachers.catalog import check_teacher
 from workbench.teachers.checks import check_is_teacher
 from workbench.teachers.digits import load_digits_images, one_prompt_per_digit
 from workbench.teachers.hub import revision_of
 from workbench.teachers.pair_sources import read_pairs
-from workbench.teachers.prompt_sources import PromptSet, read_prompts
+from workbench.teachers.prompt_sources import PromptSet
 from workbench.teachers.text_store import TextStore
 from workbench.tracking import STUDENT_SAMPLES, InputData, RunStatus, Tracker
 from workbench.training.config import RunConfig
 from workbench.training.engine import Engine, InterruptedRunError, Student
 from workbench.training.events import Listener, Listeners, StopFlag
-from workbench.training.nodes import ALONE, Nodes
-from workbench.training.parallel import Ranks, joined_ranks, launch, refuse_foreign_ranks
-from workbench.workspace import Workspace, exclusive, is_held, write_json
+from workbench.training.parallel import Ranks, joined_ranks
+from workbench.workspace import Workspace, write_json
 
 
 @dataclass(frozen=True)
-class RunRequest:
-    """What a person asks for. Nothing here but ``config`` changes a result."""
-
-    config: RunConfig
-    workspace: Workspace
-    tracking_uri: str
-    nproc: int = 1
-    fresh: bool = False
-    make_listener: Callable[[], Listener] = Listener
-    find_teacher: Callable[[str, Path], Path] = find_teacher
-    say: Say = silent_say
-    tags: Mapping[str, str] = field(default_factory=dict)
-    nodes: Nodes = ALONE
-
-
-@dataclass(frozen=True)
-class RunOutcome:
-    """A finished run; ``trained`` is False if it had been finished before."""
-
-    folder: RunFolder
-    results: Mapping[str, Any]
-    trained: bool
-
-
-def execute(request: RunRequest) -> RunOutcome:
-    """Run, resume or recall: the same request continues where it was cut off.
-
-    Raises:
-        RequestError: the configuration, teacher or workspace refuses, or the run is going on.
-        WorkbenchError: the run failed or was interrupted; the same request resumes it.
-    """
-    config = request.config
-    workspace = request.workspace
-    folder = run_folder(workspace, config)
-    check_request(config, request.nproc, request.nodes)
-    recalled = None if request.fresh else recall(folder, request.tracking_uri, request.say)
-    if recalled is not None:
-        return recalled
-    if request.nodes.rank > 0:
-        return _take_part(request, folder)
-    prompts = read_prompts(config.prompts)
-    revision = None if request.fresh else folder.teacher_revision()
-    teacher = find_run_teacher(config, workspace, revision, request.find_teacher)
-    with exclusive(folder.lock, f"Run {folder.name}"):
-        if request.fresh and (kept := folder.set_aside()):
-            request.say(f"The earlier run is kept as {kept.name}.")
-        if (results := folder.results()) is not None:  # another process was quicker
-            return RunOutcome(folder, results, trained=False)
-        keep_start(workspace, config, teacher, folder.path)
-        folder.prepare(config, revision_of(teacher))
-        job = _Job(
-            config,
-            workspace,
-            folder,
-            teacher,
-            request.tracking_uri,
-            request.make_listener,
-            prompts,
-            request.say,
-            request.tags,
-        )
-        _launch(request, folder, job)
-        return _outcome(folder)
-
-
-def recall(folder: RunFolder, tracking_uri: str, say: Say = silent_say) -> RunOutcome | None:
-    """A run that was finished before; None while it is not.
-
-    Where its process was killed after it had written the results, the tracker hears now that the
-    run has ended.
-    """
-    results = folder.results()
-    if results is None:
-        return None
-    if not is_held(folder.lock):  # else it is just saying so itself
-        speak_for(folder, tracking_uri, say)
-    return RunOutcome(folder, results, trained=False)
-
-
-def _take_part(request: RunRequest, folder: RunFolder) -> RunOutcome:
-    """A node other than node 0: its ranks learn from rank 0 what to do.
-
-    They share node 0's file system. Node 0 comes to the rendezvous when the folder is prepared.
-    """
-    _launch(request, folder, None)
-    return _outcome(folder)
-
-
-def _launch(request: RunRequest, folder: RunFolder, job: _Job | None) -> None:
-    launch(_run_on_ranks, request.nproc, job, nodes=request.nodes, name=folder.name)
-
-
-def _outcome(folder: RunFolder) -> RunOutcome:
-    results = folder.results()
-    if results is None:
-        raise WorkbenchError(f"Run {folder.name} ended without results.")
-    return RunOutcome(folder, results, trained=True)
-
-
-def check_request(config: RunConfig, nproc: int, nodes: Nodes = ALONE) -> None:
-    """Refuse what is known to be impossible before anything is written.
-
-    Raises:
-        RequestError: the batch does not divide by the ranks, or torchrun started this process.
-    """
-    refuse_foreign_ranks()
-    Ranks(0, nproc * nodes.count, torch.device("cpu")).share(config.training.batch_size)
-
-
-def check_sources(configs: Iterable[RunConfig]) -> None:
-    """Refuse runs whose teacher or prompts cannot be found; builds nothing.
-
-    Raises:
-        RequestError: as :func:`check_teacher` and :func:`read_prompts`.
-    """
-    configs = list(configs)
-    for teacher in dict.fromkeys(config.teacher for config in configs):
-        check_teacher(teacher)
-    for prompts in dict.fromkeys(config.prompts for config in configs):
-        read_prompts(prompts)
-
-
-@dataclass(frozen=True)
-class _Job:
+class SessionJob:
     """The part of a request that every rank needs; it travels between processes."""
 
     config: RunConfig
@@ -195,47 +67,11 @@ class _Job:
     tags: Mapping[str, str]
 
 
-def _run_on_ranks(job: _Job | None) -> None:
-    with joined_ranks() as ranks, stop_on_signals() as stop:
-        job = ranks.from_main(job)
-        if job is None:
-            raise RuntimeError("rank 0 has no job")
-        listener = job.make_listener() if ranks.is_main else Listener()
-        with _tracked(job, ranks) as tracker:
-            try:
-                _Session(job, ranks, tracker, listener, stop).run()
-            finally:
-                listener.on_end()
-
-
-@contextmanager
-def _tracked(job: _Job, ranks: Ranks) -> Iterator[Tracker]:
-    """The run's tracker, which ends in the state that the run truly ends in."""
-    tracker = open_tracker(
-        job.config, job.folder.path, job.workspace, job.tracking_uri, ranks, job.tags
-    )
-    tracker.set_tags({OUTCOME: RunState.RUNNING})
-    status: RunStatus = "FAILED"
-    state = RunState.FAILED
-    try:
-        yield tracker
-        status, state = "FINISHED", RunState.FINISHED
-    except PrunedRunError:
-        status, state = "KILLED", RunState.PRUNED
-        raise
-    except (InterruptedRunError, KeyboardInterrupt):
-        status, state = "KILLED", RunState.INTERRUPTED
-        raise
-    finally:
-        tracker.set_tags({OUTCOME: state})
-        tracker.finish(status)
-
-
-class _Session:
+class Session:
     """One rank's part of a run."""
 
     def __init__(
-        self, job: _Job, ranks: Ranks, tracker: Tracker, listener: Listener, stop: StopFlag
+        self, job: SessionJob, ranks: Ranks, tracker: Tracker, listener: Listener, stop: StopFlag
     ) -> None:
         self.job, self.config, self.ranks = job, job.config, ranks
         self.tracker, self.stop = tracker, stop
@@ -281,7 +117,7 @@ class _Session:
         pairs = None
         if self.pairs is not None:
             fingerprint += f"/{self.pairs.fingerprint}"
-            pairs = EncodedPairs(self.pairs, self.teacher, store)
+            pairs = EncodedPairs(self.pairs, self.teacher, store.view(self.pairs.prompts))
         student = Student(
             self.teacher.network,
             self.teacher.latent_shape,
@@ -299,7 +135,7 @@ class _Session:
     def _report_inputs(self) -> None:
         """Tell the tracker what goes into the run."""
         prompts = self.job.prompts
-        self.tracker.set_tags({EVALUATION: self.measurement.evaluator.protocol})
+        self.tracker.set_tags({EVALUATION: self.measurement.evaluator.protocol, REFERENCE: DIGITS})
         self.tracker.log_artifact(self.job.folder.config_file)
         self.tracker.log_inputs(InputData.of_prompts("prompts", prompts.prompts, prompts.source))
         images, _ = load_digits_images()
@@ -330,12 +166,7 @@ class _Session:
                 "count": len(self.job.prompts),
                 "fingerprint": self.job.prompts.fingerprint,
             },
-            "pairs": self.pairs
-            and {
-                "source": self.pairs.source,
-                "count": len(self.pairs),
-                "fingerprint": self.pairs.fingerprint,
-            },
+            "pairs": self.pairs.as_dict() if self.pairs else None,
             "start": self.start,
             "nimg": state.nimg,
             "training_seconds": state.seconds,
@@ -423,3 +254,40 @@ def _table_metrics(rows: Sequence[Row]) -> dict[str, float]:
         for row in rows
         for name, value in {**row.scores, "ms_per_image": row.ms_per_image}.items()
     }
+
+
+def run_on_ranks(job: SessionJob | None) -> None:
+    """What each rank does; rank 0 alone knows the job at first."""
+    with joined_ranks() as ranks, stop_on_signals() as stop:
+        job = ranks.from_main(job)
+        if job is None:
+            raise RuntimeError("rank 0 has no job")
+        listener = job.make_listener() if ranks.is_main else Listener()
+        with _tracked(job, ranks) as tracker:
+            try:
+                Session(job, ranks, tracker, listener, stop).run()
+            finally:
+                listener.on_end()
+
+
+@contextmanager
+def _tracked(job: SessionJob, ranks: Ranks) -> Iterator[Tracker]:
+    """The run's tracker, which ends in the state that the run truly ends in."""
+    tracker = open_tracker(
+        job.config, job.folder.path, job.workspace, job.tracking_uri, ranks, job.tags
+    )
+    tracker.set_tags({OUTCOME: RunState.RUNNING})
+    status: RunStatus = "FAILED"
+    state = RunState.FAILED
+    try:
+        yield tracker
+        status, state = "FINISHED", RunState.FINISHED
+    except PrunedRunError:
+        status, state = "KILLED", RunState.PRUNED
+        raise
+    except (InterruptedRunError, KeyboardInterrupt):
+        status, state = "KILLED", RunState.INTERRUPTED
+        raise
+    finally:
+        tracker.set_tags({OUTCOME: state})
+        tracker.finish(status)

@@ -138,7 +138,7 @@ class SlurmLauncher:
             RequestError: submitit or Slurm is not here, sbatch refuses, the batch does not divide
                 by the ranks of all nodes, or a job to start afresh is still there.
         """
-        from workbench.runs.session import check_request
+        from workbench.runs.execution import check_request
 
         submitit = import_submitit()
         check_request(job.config, job.nproc * self.settings.nodes)

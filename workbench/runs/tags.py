@@ -4,3 +4,6 @@ from __future__ import annotations
 
 EVALUATION = "evaluation"
 """The protocol of evaluation; scores of two runs compare exactly where it is equal."""
+
+REFERENCE = "evaluation.reference"
+"""The real images that a run's scores are against."""

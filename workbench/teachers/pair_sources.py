@@ -45,6 +45,10 @@ class PairSet:
         digest.update("\n".join(self.prompts).encode())
         return digest.hexdigest()[:16]
 
+    def as_dict(self) -> dict[str, object]:
+        """Where they are from, how many, and which."""
+        return {"source": self.source, "count": len(self), "fingerprint": self.fingerprint}
+
 
 def read_pairs(config: PairsConfig) -> PairSet:
     """The pairs of a source, up to the limit. A digit's wordings take turns."""

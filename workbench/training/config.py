@@ -11,7 +11,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from workbench.errors import RequestError, unknown_name
-from workbench.methods import METHODS, GeneratorConfig, MethodConfig, SiDConfig, method_type
+from workbench.methods import (
+    METHODS,
+    GeneratorConfig,
+    MethodConfig,
+    SiDConfig,
+    make_method,
+    method_type,
+)
 from workbench.settings import FrozenConfig
 from workbench.teachers.pair_sources import PairsConfig
 from workbench.teachers.prompt_sources import PromptsConfig
@@ -139,7 +146,6 @@ class RunConfig(FrozenConfig):
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
         method = method_type(self.method)
-        method.check_generator(self.generator)
         if method.learns_from_pairs and self.data is None:
             raise ValueError(
                 f"method {self.method.name!r} learns from image-text pairs and data is not set; "
@@ -149,6 +155,12 @@ class RunConfig(FrozenConfig):
             raise ValueError(
                 f"method {self.method.name!r} learns without data, but data.source is "
                 f"{self.data.source!r}"
+            )
+        last_start = make_method(self.method, self.generator).last_start()
+        if last_start and last_start >= self.training.kimg:
+            raise ValueError(
+                f"method {self.method.name!r} has warm-ups of {last_start:g} kimg, and "
+                f"training.kimg is {self.training.kimg:g}: a part of it would never begin"
             )
         optimizers = _optimizers(self.method, self.training.optimizers)
         training = self.training.model_copy(update={"optimizers": optimizers})

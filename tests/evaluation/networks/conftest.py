@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from tests.small_inception import SmallInception
 from workbench.evaluation.networks import Networks, WeightFiles
 from workbench.evaluation.networks.base import metrics_package
 from workbench.teachers._torchvision import prepare_torchvision
@@ -25,22 +26,6 @@ CLIP_CONFIG = {
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
-
-
-class SmallInception(nn.Module):
-    """Called and taken apart as StyleGAN2's torchscript: ``layers`` before the last matrix."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, 64, 11, stride=8),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(4),
-            nn.Conv2d(64, 128, 1),
-        )
-
-    def forward(self, x: Tensor, return_features: bool = False) -> Tensor:
-        return self.layers((x - 128) / 128)
 
 
 @pytest.fixture(scope="session")

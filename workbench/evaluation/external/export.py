@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 
 from workbench.errors import RequestError
 from workbench.evaluation.external.files import Item, read_json
+from workbench.evaluation.hashing import short_hash
 from workbench.workspace import write_json
 
 MANIFEST = "external.json"
@@ -136,7 +136,3 @@ def import_results(export: Export, results: Path) -> ExternalScores:
         "sampler": dict(export.sampler),
     }
     return ExternalScores(values, {**parts, "id": short_hash(parts)})
-
-
-def short_hash(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -19,7 +19,7 @@ from workbench.evaluation.networks.base import (
     each_prompt_once,
     metrics_package,
 )
-from workbench.evaluation.networks.pixels import Preparation, pillow_preparation
+from workbench.evaluation.networks.pixels import NetworkInput, pillow_preparation
 from workbench.evaluation.networks.weights import LocalWeights, load_torchscript, reading
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -27,7 +27,7 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 """Of OpenAI's training images; every network here was trained with them."""
 
 _NOT_PARAMETERS = ("input_resolution", "context_length", "vocab_size")
-Prepare = Callable[[int], Preparation]
+Prepare = Callable[[int], NetworkInput]
 """Image size of a network -> how its images are prepared."""
 
 

@@ -16,15 +16,16 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
+
+from workbench.evaluation.grids import to_pixels
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
-class Preparation:
+class NetworkInput:
     """``apply`` takes images (B, 3, H, W) in [0, 1] to a network's input (B, 3, S, S).
 
     ``name`` says how and enters fingerprints.
@@ -70,22 +71,21 @@ def pillow_images(images: Tensor) -> list[Any]:
     """The B images (B, 3, H, W) in [0, 1] as Pillow's."""
     from PIL import Image
 
-    pixels: NDArray[np.uint8] = to_bytes(images).permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(each) for each in pixels]
+    return [Image.fromarray(each) for each in to_pixels(images)]
 
 
-def pillow_preparation(name: str, transform: Callable[[Any], Tensor]) -> Preparation:
+def pillow_preparation(name: str, transform: Callable[[Any], Tensor]) -> NetworkInput:
     """A transform of one Pillow image, as packages ship it, on a batch and in threads."""
 
     def apply(images: Tensor) -> Tensor:
         return torch.stack(in_threads(transform, pillow_images(images)))
 
-    return Preparation(name, apply)
+    return NetworkInput(name, apply)
 
 
 def squashed(
     size: int, mean: Sequence[float], std: Sequence[float], *, antialias: bool
-) -> Preparation:
+) -> NetworkInput:
     """torch's bicubic to a square, whatever the proportions, then standardised."""
 
     def apply(images: Tensor) -> Tensor:
@@ -94,10 +94,10 @@ def squashed(
         return standardised(resized, mean, std)
 
     kind = "antialiased" if antialias else "plain"
-    return Preparation(f"torch-bicubic-{kind}-squash{size}", apply)
+    return NetworkInput(f"torch-bicubic-{kind}-squash{size}", apply)
 
 
-def padded(size: int, mean: Sequence[float], std: Sequence[float]) -> Preparation:
+def padded(size: int, mean: Sequence[float], std: Sequence[float]) -> NetworkInput:
     """torch's antialiased bicubic of the longer side to ``size``, black around, standardised."""
 
     def apply(images: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ def padded(size: int, mean: Sequence[float], std: Sequence[float]) -> Preparatio
         around = (left, size - width - left, top, size - height - top)
         return standardised(F.pad(pixels, around), mean, std)
 
-    return Preparation(f"torch-bicubic-antialiased-pad{size}", apply)
+    return NetworkInput(f"torch-bicubic-antialiased-pad{size}", apply)
 
 
 def standardised(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -1,0 +1,120 @@
+"""What the engine gives any method: heads, phases of several networks, draws of prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import workbench.methods as methods
+from tests.helpers import EMPTY, labels
+from tests.methods.test_adversarial import Tokens
+from tests.training.test_engine import ALONE, config
+from workbench.errors import RequestError
+from workbench.methods import Batch, Loss, Networks, Phase, SiD, SiDConfig
+from workbench.teachers.base import OwnVelocity
+from workbench.teachers.guidance import guided_with_features
+from workbench.training.config import RunConfig, with_overrides
+from workbench.training.engine import Engine, InterruptedRunError, Student
+from workbench.training.events import Listener, StopFlag
+
+SEEN: list[tuple[int, Tensor]] = []
+"""(draw, the prompts that a phase was given), newest last."""
+
+
+class WithHead(SiD):
+    """SiD whose fake score is updated twice, the second time together with a head on it."""
+
+    heads = MappingProxyType({"head": lambda width: nn.Linear(width, 1)})
+
+    def phases(self, nimg: int) -> tuple[Phase, ...]:
+        first, generator = super().phases(nimg)
+        return (first, Phase(("fake_score", "head"), self.judge, draw=1), generator)
+
+    def judge(self, networks: Networks, batch: Batch) -> Loss:
+        SEEN.append((1, batch.cond["label"]))
+        at = self.generated(networks, batch, "judge")
+        _, features = guided_with_features(
+            networks.fake_score, at.x_t, at.t, batch.cond, networks.uncond, 1.0
+        )
+        value = (networks.heads["head"](features.mean(1)) - at.t[:, None]).square().mean()
+        return Loss(value, {"train/judge": value.detach()})
+
+    def fake_score_phase(self, networks: Networks, batch: Batch, stream: str = "fake_score"):
+        SEEN.append((0, batch.cond["label"]))
+        return super().fake_score_phase(networks, batch, stream)
+
+
+@pytest.fixture(autouse=True)
+def with_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(methods._TYPES, SiDConfig, WithHead)
+    SEEN.clear()
+
+
+def student() -> Student:
+    return Student(OwnVelocity(Tokens(1)), (2, 3), labels(64), EMPTY)
+
+
+def state(engine: Engine) -> dict[str, Tensor]:
+    parts = {**engine.networks.trained, **engine.networks.heads, "average": engine.average}
+    return {
+        f"{part}.{name}": value.clone()
+        for part, network in parts.items()
+        for name, value in network.state_dict().items()
+    }
+
+
+def test_a_phase_may_train_a_head_beside_a_role_and_resumes_with_it(tmp_path: Path) -> None:
+    whole = Engine(config(), student(), ALONE, tmp_path / "whole")
+    start = state(whole)
+    assert whole.config.training.optimizers.keys() == {"generator", "fake_score", "head"}
+    whole.train()
+    ended = state(whole)
+    moved = {name.split(".")[0] for name in ended if not torch.equal(ended[name], start[name])}
+    assert moved == {"fake_score", "generator", "head", "average"}
+
+    stop = StopFlag()
+
+    class StopThere(Listener):
+        def on_iteration(self, progress) -> None:
+            stop.requested = progress.nimg >= 112
+
+    with pytest.raises(InterruptedRunError):
+        Engine(config(), student(), ALONE, tmp_path / "cut", StopThere(), stop=stop).train()
+    again = student()
+    torch.manual_seed(99)  # a head's first weights are the run's seed's alone
+    resumed = Engine(config(), again, ALONE, tmp_path / "cut")
+    assert all(torch.equal(value, start[name]) for name, value in state(resumed).items())
+    resumed.train()
+    assert all(torch.equal(value, ended[name]) for name, value in state(resumed).items())
+
+
+def test_each_draw_has_prompts_of_its_own() -> None:
+    Engine(config(kimg=0.064), student(), ALONE).train()
+    drawn = {draw: torch.cat([seen for d, seen in SEEN if d == draw]) for draw in (0, 1)}
+    assert len(drawn[0]) == len(drawn[1]) == 64
+    assert not torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0].sort().values, drawn[1].sort().values)  # one pass over all prompts
+
+
+def test_a_head_needs_a_layer_to_stand_on() -> None:
+    class Bare(nn.Module):
+        latent_shape = (3,)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(3))
+
+        def velocity(self, x_t: Tensor, t: Tensor, cond: object) -> Tensor:
+            return self.scale * x_t
+
+    with pytest.raises(RequestError, match="Bare has no last features"):
+        Engine(config(), Student(OwnVelocity(Bare()), (3,), labels(7), EMPTY), ALONE)
+
+
+def test_a_head_has_an_optimizer_of_its_own() -> None:
+    chosen = with_overrides(RunConfig(), ["training.optimizers.head.lr=0.25"])
+    assert chosen.training.optimizers["head"].lr == 0.25

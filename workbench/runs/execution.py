@@ -1,0 +1,153 @@
+"""Running, resuming and recalling a run, here or as one of several nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workbench.errors import WorkbenchError
+from workbench.runs.folder import RunFolder, run_folder
+from workbench.runs.session import SessionJob, run_on_ranks
+from workbench.runs.start import keep_start
+from workbench.runs.text import (
+    Say,
+    find_run_teacher,
+    silent_say,
+)
+from workbench.runs.tracking import speak_for
+from workbench.teachers import find_teacher
+from workbench.teachers.catalog import check_teacher
+from workbench.teachers.hub import revision_of
+from workbench.teachers.prompt_sources import read_prompts
+from workbench.training.config import RunConfig
+from workbench.training.events import Listener
+from workbench.training.nodes import ALONE, Nodes
+from workbench.training.parallel import Ranks, launch, refuse_foreign_ranks
+from workbench.workspace import Workspace, exclusive, is_held
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What a person asks for. Nothing here but ``config`` changes a result."""
+
+    config: RunConfig
+    workspace: Workspace
+    tracking_uri: str
+    nproc: int = 1
+    fresh: bool = False
+    make_listener: Callable[[], Listener] = Listener
+    find_teacher: Callable[[str, Path], Path] = find_teacher
+    say: Say = silent_say
+    tags: Mapping[str, str] = field(default_factory=dict)
+    nodes: Nodes = ALONE
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """A finished run; ``trained`` is False if it had been finished before."""
+
+    folder: RunFolder
+    results: Mapping[str, Any]
+    trained: bool
+
+
+def execute(request: RunRequest) -> RunOutcome:
+    """Run, resume or recall: the same request continues where it was cut off.
+
+    Raises:
+        RequestError: the configuration, teacher or workspace refuses, or the run is going on.
+        WorkbenchError: the run failed or was interrupted; the same request resumes it.
+    """
+    config = request.config
+    workspace = request.workspace
+    folder = run_folder(workspace, config)
+    check_request(config, request.nproc, request.nodes)
+    recalled = None if request.fresh else recall(folder, request.tracking_uri, request.say)
+    if recalled is not None:
+        return recalled
+    if request.nodes.rank > 0:
+        return _take_part(request, folder)
+    prompts = read_prompts(config.prompts)
+    revision = None if request.fresh else folder.teacher_revision()
+    teacher = find_run_teacher(config, workspace, revision, request.find_teacher)
+    with exclusive(folder.lock, f"Run {folder.name}"):
+        if request.fresh and (kept := folder.set_aside()):
+            request.say(f"The earlier run is kept as {kept.name}.")
+        if (results := folder.results()) is not None:  # another process was quicker
+            return RunOutcome(folder, results, trained=False)
+        keep_start(workspace, config, teacher, folder.path)
+        folder.prepare(config, revision_of(teacher))
+        job = SessionJob(
+            config,
+            workspace,
+            folder,
+            teacher,
+            request.tracking_uri,
+            request.make_listener,
+            prompts,
+            request.say,
+            request.tags,
+        )
+        _launch(request, folder, job)
+        return _outcome(folder)
+
+
+def recall(folder: RunFolder, tracking_uri: str, say: Say = silent_say) -> RunOutcome | None:
+    """A run that was finished before; None while it is not.
+
+    Where its process was killed after it had written the results, the tracker hears now that the
+    run has ended.
+    """
+    results = folder.results()
+    if results is None:
+        return None
+    if not is_held(folder.lock):  # else it is just saying so itself
+        speak_for(folder, tracking_uri, say)
+    return RunOutcome(folder, results, trained=False)
+
+
+def _take_part(request: RunRequest, folder: RunFolder) -> RunOutcome:
+    """A node other than node 0: its ranks learn from rank 0 what to do.
+
+    They share node 0's file system. Node 0 comes to the rendezvous when the folder is prepared.
+    """
+    _launch(request, folder, None)
+    return _outcome(folder)
+
+
+def _launch(request: RunRequest, folder: RunFolder, job: SessionJob | None) -> None:
+    launch(run_on_ranks, request.nproc, job, nodes=request.nodes, name=folder.name)
+
+
+def _outcome(folder: RunFolder) -> RunOutcome:
+    results = folder.results()
+    if results is None:
+        raise WorkbenchError(f"Run {folder.name} ended without results.")
+    return RunOutcome(folder, results, trained=True)
+
+
+def check_request(config: RunConfig, nproc: int, nodes: Nodes = ALONE) -> None:
+    """Refuse what is known to be impossible before anything is written.
+
+    Raises:
+        RequestError: the batch does not divide by the ranks, or torchrun started this process.
+    """
+    refuse_foreign_ranks()
+    Ranks(0, nproc * nodes.count, torch.device("cpu")).share(config.training.batch_size)
+
+
+def check_sources(configs: Iterable[RunConfig]) -> None:
+    """Refuse runs whose teacher or prompts cannot be found; builds nothing.
+
+    Raises:
+        RequestError: as :func:`check_teacher` and :func:`read_prompts`.
+    """
+    configs = list(configs)
+    for teacher in dict.fromkeys(config.teacher for config in configs):
+        check_teacher(teacher)
+    for prompts in dict.fromkeys(config.prompts for config in configs):
+        read_prompts(prompts)
