@@ -28,7 +28,9 @@ SEEN: list[tuple[int, Tensor]] = []
 class WithHead(SiD):
     """SiD whose fake score is updated twice, the second time together with a head on it."""
 
-    heads = MappingProxyType({"head": lambda width: nn.Linear(width, 1)})
+    heads = MappingProxyType(
+        {"head": lambda teacher: nn.Linear(teacher.feature_layer().in_features, 1)}
+    )
 
     def phases(self, nimg: int) -> tuple[Phase, ...]:
         first, generator = super().phases(nimg)

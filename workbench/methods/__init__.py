@@ -9,6 +9,9 @@ from typing import Any, get_args
 from workbench.methods.adversarial import AdversarialSiD, SiD2aConfig
 from workbench.methods.base import Loss, Method, Networks, Phase
 from workbench.methods.batch import Batch, Pairs, PairSource
+from workbench.methods.dmd import DMD, DMDConfig, dmd_loss
+from workbench.methods.dmd2 import DMD2, DMD2Config
+from workbench.methods.f_distill import DIVERGENCES, FDistill, FDistillConfig
 from workbench.methods.generator import (
     NOISE_RULES,
     DrawNoise,
@@ -18,30 +21,50 @@ from workbench.methods.generator import (
     get_noise_rule,
     step_times,
 )
+from workbench.methods.kd import KD, KDConfig
+from workbench.methods.meanflow import MeanFlow, MeanFlowConfig
+from workbench.methods.scm import SCM, SCMConfig
 from workbench.methods.score import GuidanceConfig, fake_score_loss
 from workbench.methods.sid import SiD, SiDConfig, sid_loss
 
-MethodConfig = SiDConfig | SiD2aConfig
+MethodConfig = (
+    SiDConfig
+    | SiD2aConfig
+    | DMDConfig
+    | DMD2Config
+    | FDistillConfig
+    | SCMConfig
+    | MeanFlowConfig
+    | KDConfig
+)
 """The settings of any method, told apart by ``name``."""
 
 __all__ = [
+    "DIVERGENCES",
     "METHODS",
     "NOISE_RULES",
     "Batch",
+    "DMD2Config",
+    "DMDConfig",
     "DrawNoise",
+    "FDistillConfig",
     "FewStepSampler",
     "GeneratorConfig",
     "GuidanceConfig",
+    "KDConfig",
     "Loss",
+    "MeanFlowConfig",
     "Method",
     "MethodConfig",
     "Networks",
     "PairSource",
     "Pairs",
     "Phase",
+    "SCMConfig",
     "SiD",
     "SiD2aConfig",
     "SiDConfig",
+    "dmd_loss",
     "fake_score_loss",
     "generate",
     "get_noise_rule",
@@ -54,6 +77,12 @@ __all__ = [
 _TYPES: Mapping[type[MethodConfig], type[Any]] = {
     SiDConfig: SiD,
     SiD2aConfig: AdversarialSiD,
+    DMDConfig: DMD,
+    DMD2Config: DMD2,
+    FDistillConfig: FDistill,
+    SCMConfig: SCM,
+    MeanFlowConfig: MeanFlow,
+    KDConfig: KD,
 }
 
 METHODS: Mapping[str, type[MethodConfig]] = MappingProxyType(

@@ -9,19 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import softplus
 
-from workbench.flow import expand_like, x0_from_velocity
+from workbench.flow import x0_from_velocity
 from workbench.methods.base import Loss, Networks, Phase
 from workbench.methods.batch import Batch
+from workbench.methods.discrimination import bce, diffuse_real, fake_score_on_both
 from workbench.methods.generator import GeneratorConfig
-from workbench.methods.score import Diffused, fake_score_loss
+from workbench.methods.score import fake_score_loss
 from workbench.methods.sid import SiD, SiDSettings
 from workbench.settings import FrozenConfig
-from workbench.teachers.base import Conditioning
 from workbench.teachers.guidance import guided_with_features
 
 
@@ -51,16 +49,6 @@ def logits(features: Tensor) -> Tensor:
     return features.mean(dim=1)
 
 
-def bce(logits: Tensor, elements: int, *, real: bool) -> Tensor:
-    """Binary cross entropy per sample (B,), mean over logits (B, width), times ``elements``.
-
-    Args:
-        elements: of a latent, so that it weighs as the losses summed over the latent do.
-        real: the label, 1 or 0.
-    """
-    return elements * softplus(-logits if real else logits).mean(dim=1)
-
-
 class AdversarialSiD(SiD):
     """SiD with a generative adversarial term on diffused samples of both kinds."""
 
@@ -86,12 +74,13 @@ class AdversarialSiD(SiD):
         """The fake score's own loss + weight (BCE(real, 1) + BCE(fake, 0)), at the same times."""
         at = self.generated(networks, batch, "fake_score")
         real = batch.real("fake_score")
-        at_real = self._diffuse_like(real.latents, at, batch)
-        velocity, fake, true = self._both(networks, batch, at, at_real, real.cond)
-        loss = fake_score_loss(at.x_g, at.eps, velocity)
+        at_real = diffuse_real(real.latents, at, batch, "fake_score")
+        scale = self.config.guidance.train_fake
+        psi = fake_score_on_both(networks, at, batch.cond, at_real, real.cond, scale)
+        loss = fake_score_loss(at.x_g, at.eps, psi.velocity)
         elements = at.x_g[0].numel()
-        on_real = bce(logits(true), elements, real=True).mean()
-        on_fake = bce(logits(fake), elements, real=False).mean()
+        on_real = bce(logits(psi.real), elements, real=True).mean()
+        on_fake = bce(logits(psi.fake), elements, real=False).mean()
         total = loss + self.adversarial.fake_weight * (on_real + on_fake)
         return Loss(
             total,
@@ -124,35 +113,3 @@ class AdversarialSiD(SiD):
         )
         metrics = {**sid.metrics, "train/adversarial_loss": weighted.detach()}
         return Loss(self.config.loss_scale * loss, metrics)
-
-    def _diffuse_like(self, latents: Tensor, at: Diffused, batch: Batch) -> Diffused:
-        """Real latents at the times of the generated ones, with noise of their own."""
-        eps = batch.normal("fake_score/real_eps")
-        x_t = torch.lerp(latents, eps, expand_like(at.t, latents))
-        return Diffused(latents, x_t, at.t, eps)
-
-    def _both(
-        self,
-        networks: Networks,
-        batch: Batch,
-        at: Diffused,
-        at_real: Diffused,
-        real_cond: Conditioning | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The fake score's velocity of the fake samples, features of these and of the real ones.
-
-        One batched call without guidance; with guidance the real ones, which need none, go apart.
-        """
-        scale = self.config.guidance.train_fake
-        network, uncond = networks.fake_score, networks.uncond
-        if scale != 1.0:
-            velocity, fake = guided_with_features(network, at.x_t, at.t, batch.cond, uncond, scale)
-            _, true = guided_with_features(network, at_real.x_t, at_real.t, real_cond, uncond, 1.0)
-            return velocity, fake, true
-        x_t, t = torch.cat([at.x_t, at_real.x_t]), torch.cat([at.t, at_real.t])
-        cond = None
-        if batch.cond is not None and real_cond is not None:
-            cond = Conditioning.cat([batch.cond, real_cond])
-        velocity, features = guided_with_features(network, x_t, t, cond, uncond, 1.0)
-        count = len(at.t)
-        return velocity[:count], features[:count], features[count:]

@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from workbench.methods.batch import Batch
-from workbench.methods.generator import FewStepSampler, GeneratorConfig
+from workbench.methods.generator import NOISE_RULES, FewStepSampler, GeneratorConfig
 from workbench.teachers.base import Conditioning, VelocityNetwork
 
 
@@ -67,8 +67,8 @@ class Phase:
         return self.roles[0]
 
 
-MakeHead = Callable[[int], nn.Module]
-"""Width of the network's last features -> a head on them, with weights drawn from torch's seed."""
+MakeHead = Callable[[VelocityNetwork], nn.Module]
+"""The teacher's network -> a module beside it, with weights drawn from torch's seed."""
 
 
 class Method(ABC):
@@ -82,11 +82,16 @@ class Method(ABC):
         roles: copies of the teacher that are trained.
         heads: modules of its own that are trained, by name.
         learns_from_pairs: whether its losses ask the batch for image-text pairs.
+        noise_types: of the sampler that its student can be used with, the usual one first.
+        any_step: whether the student's x0_hat is a sample after each of its K steps. A student
+            of a trajectory is one only at its end.
     """
 
     roles: ClassVar[tuple[str, ...]]
     heads: ClassVar[Mapping[str, MakeHead]] = MappingProxyType({})
     learns_from_pairs: ClassVar[bool] = False
+    noise_types: ClassVar[tuple[str, ...]] = tuple(NOISE_RULES)
+    any_step: ClassVar[bool] = True
 
     def __init__(self, generator: GeneratorConfig) -> None:
         self.sampler = FewStepSampler(generator)

@@ -5,26 +5,90 @@ Sources: arXiv 2404.04057 (SiD), arXiv 2311.18828 (DMD); for flow matching arXiv
 
 from __future__ import annotations
 
-from typing import NamedTuple, Self
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from workbench.errors import unknown_name
 from workbench.flow import expand_like, get_density, x0_from_velocity
 from workbench.methods.base import Loss, Method, Networks
 from workbench.methods.batch import Batch
 from workbench.methods.generator import GeneratorConfig
+from workbench.methods.reductions import rms
 from workbench.settings import FrozenConfig
 from workbench.teachers.guidance import guided_velocity
 
 
 class GuidanceConfig(FrozenConfig):
-    """Classifier-free guidance scales; 1 = off, 0 = unconditional."""
+    """Classifier-free guidance scales; 1 = off, 0 = unconditional.
+
+    A published choice's name (see :data:`GUIDANCE_PRESETS`) may stand wherever these settings do.
+    """
 
     train_fake: float = Field(1.0, description="scale while the fake score is trained")
     eval_fake: float = Field(1.0, description="scale of the fake score in the generator's loss")
     eval_teacher: float = Field(1.0, description="scale of the teacher in the generator's loss")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, given: Any) -> Any:
+        return guidance_scales(given) if isinstance(given, str) else given
+
+
+class GuidancePreset(NamedTuple):
+    """A published choice of the scales.
+
+    Attributes:
+        scales: number -> GuidanceConfig's scales.
+        number: what the plain name means; ``NAME-2.5`` is the same choice with 2.5.
+    """
+
+    scales: Callable[[float], dict[str, float]]
+    number: float | None = None
+
+
+def _scales(train_fake: float, eval_fake: float, eval_teacher: float) -> dict[str, float]:
+    return {"train_fake": train_fake, "eval_fake": eval_fake, "eval_teacher": eval_teacher}
+
+
+GUIDANCE_PRESETS: Mapping[str, GuidancePreset] = {
+    "off": GuidancePreset(lambda _: _scales(1.0, 1.0, 1.0)),
+    "long-short": GuidancePreset(lambda scale: _scales(scale, scale, scale), 4.5),
+    "zero-cfg": GuidancePreset(lambda _: _scales(0.0, 0.0, 1.0)),
+    "anti-cfg": GuidancePreset(lambda scale: _scales(-scale, -scale, 1.0), 1.0),
+}
+"""Long-short guidance (arXiv 2406.01561), Zero-CFG and Anti-CFG (arXiv 2505.12674).
+
+Long-short guides all three alike, 4.5 in the runs of arXiv 2509.25127. Zero-CFG leaves the teacher
+unguided and the fake score without prompts; Anti-CFG guides the fake score by a negative scale."""
+
+
+def guidance_scales(name: str) -> dict[str, float]:
+    """The three scales of a named choice, as ``GuidanceConfig`` has them.
+
+    Raises:
+        RequestError: no such name, or no number where one follows it.
+    """
+    for known, preset in GUIDANCE_PRESETS.items():
+        if name == known:
+            return preset.scales(preset.number or 0.0)
+        number = name.removeprefix(f"{known}-")
+        if preset.number is not None and _SCALE.fullmatch(number):
+            return preset.scales(float(number))
+    forms = [
+        form
+        for known, preset in GUIDANCE_PRESETS.items()
+        for form in ([known] if preset.number is None else [known, f"{known}-{preset.number:g}"])
+    ]
+    raise unknown_name("guidance", name, forms)
+
+
+_SCALE = re.compile(r"\d+(\.\d+)?")
+"""The number behind a preset's name."""
 
 
 class ScoreConfig(FrozenConfig):
@@ -118,4 +182,17 @@ class ScoreDistillation(Method):
 
 def score_gap(f_phi: Tensor, f_psi: Tensor) -> Tensor:
     """Root mean square of f_phi - f_psi over a sample, mean over the batch; a scalar to log."""
-    return (f_phi - f_psi).detach().square().flatten(1).mean(1).sqrt().mean()
+    return rms((f_phi - f_psi).detach()).mean()
+
+
+def score_drag(x_g: Tensor, f_phi: Tensor, f_psi: Tensor) -> Tensor:
+    """How far the fake score is from its own optimum, along the gap; a scalar to log.
+
+    Mean over the batch of <f_psi - x_g, g> / sqrt(size of x_g) with g the unit vector along
+    f_phi - f_psi (B, ...). The optimum f* is the posterior mean of x_g, whose error no function of
+    x_t foretells, so there it is 0. Where f_psi = f* + l (f_phi - f*), still the part l of the way
+    back at the teacher, it is l / (1 - l) times :func:`score_gap`.
+    """
+    gap, error = ((f_phi - f_psi).detach().flatten(1), (f_psi - x_g).detach().flatten(1))
+    length = gap.square().sum(1).sqrt().clamp_min(torch.finfo(gap.dtype).tiny)
+    return ((gap * error).sum(1) / length).mean() / gap.shape[1] ** 0.5

@@ -13,7 +13,13 @@ from workbench.flow.weightings import Weighting
 from workbench.methods.base import Loss, Networks, Phase
 from workbench.methods.batch import Batch
 from workbench.methods.generator import GeneratorConfig
-from workbench.methods.score import Diffused, ScoreConfig, ScoreDistillation, score_gap
+from workbench.methods.score import (
+    Diffused,
+    ScoreConfig,
+    ScoreDistillation,
+    score_drag,
+    score_gap,
+)
 
 
 class SiDSettings(ScoreConfig):
@@ -84,5 +90,6 @@ class SiD(ScoreDistillation):
             {
                 "train/generator_loss": value.detach(),
                 "train/score_gap": score_gap(f_phi, f_psi),
+                "train/score_drag": score_drag(at.x_g, f_phi, f_psi),
             },
         )

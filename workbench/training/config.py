@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,12 +19,17 @@ from workbench.methods import (
     make_method,
     method_type,
 )
+from workbench.methods.score import guidance_scales
 from workbench.settings import FrozenConfig
 from workbench.teachers.pair_sources import PairsConfig
 from workbench.teachers.prompt_sources import PromptsConfig
 from workbench.training.budget import total_images
+from workbench.training.stability import StabilityConfig
 
 _METHOD_NAME = "method.name"
+
+_BY_NAME: Mapping[str, Callable[[str], Mapping[str, Any]]] = {"method.guidance": guidance_scales}
+"""Groups of settings that a name may stand for; a later override may then change one of them."""
 
 Precision = Literal["fp32", "bf16-mixed", "bf16"]
 
@@ -72,6 +77,7 @@ class TrainingConfig(FrozenConfig):
         None, description="adapters over one frozen copy of the teacher; none = full copies"
     )
     max_nonfinite: int = Field(10, ge=1, description="skipped updates in a row before stopping")
+    stability: StabilityConfig = StabilityConfig()
 
 
 class ScheduleConfig(FrozenConfig):
@@ -156,6 +162,11 @@ class RunConfig(FrozenConfig):
                 f"method {self.method.name!r} learns without data, but data.source is "
                 f"{self.data.source!r}"
             )
+        if self.generator.noise not in method.noise_types:
+            raise ValueError(
+                f"method {self.method.name!r} makes students for generator.noise "
+                f"{' or '.join(method.noise_types)}, not {self.generator.noise}"
+            )
         last_start = make_method(self.method, self.generator).last_start()
         if last_start and last_start >= self.training.kimg:
             raise ValueError(
@@ -165,6 +176,12 @@ class RunConfig(FrozenConfig):
         optimizers = _optimizers(self.method, self.training.optimizers)
         training = self.training.model_copy(update={"optimizers": optimizers})
         object.__setattr__(self, "training", training)  # pydantic: self, or nothing is validated
+        partial = [k for k in self.student_steps if k != self.generator.steps]
+        if partial and not method.any_step:
+            raise ValueError(
+                f"method {self.method.name!r} makes samples only after all generator.steps = "
+                f"{self.generator.steps}; evaluation.student_steps has {partial}"
+            )
         too_many = [k for k in self.student_steps if k > self.generator.steps]
         if too_many:
             raise ValueError(
@@ -187,17 +204,23 @@ class RunConfig(FrozenConfig):
 
     @property
     def student_steps(self) -> tuple[int, ...]:
-        """The step counts at which the student is measured, K and its halves unless set."""
+        """The step counts at which the student is measured, K and its halves unless set.
+
+        K alone for a method whose student is a sample only at its end.
+        """
         if self.evaluation.student_steps is not None:
             return self.evaluation.student_steps
         halves = [self.generator.steps]
-        while halves[-1] > 1:
+        while halves[-1] > 1 and method_type(self.method).any_step:
             halves.append(halves[-1] // 2)
         return tuple(halves)
 
     def fingerprint(self) -> str:
         """Eight hex digits of the content: equal exactly for equal settings."""
-        return _short_hash(self.model_dump(mode="json"))
+        values = self.model_dump(mode="json")
+        if self.training.stability == StabilityConfig():
+            del values["training"]["stability"]  # runs from before there was such a group
+        return _short_hash(values)
 
     def variant_fingerprint(self) -> str:
         """Eight hex digits of everything but the seed: equal for repetitions of one variant."""
@@ -213,10 +236,23 @@ class RunConfig(FrozenConfig):
                 "generator": self.generator.model_dump(mode="json"),
                 "method": self.method.model_dump(mode="json"),
                 "training": self.training.model_dump(
-                    mode="json", exclude={"kimg", "micro_batch_size", "max_nonfinite"}
+                    mode="json", exclude={"kimg", "micro_batch_size", "max_nonfinite", "stability"}
                 ),
+                **self._decides_rollbacks(),
             }
         )
+
+    def _decides_rollbacks(self) -> dict[str, Any]:
+        """Where trouble changes the weights: what trouble is, and when it is looked for."""
+        if not self.training.stability.rollback:
+            return {}
+        schedule, evaluation = self.schedule, self.evaluation
+        return {
+            "stability": self.training.stability.model_dump(mode="json"),
+            "watched": [schedule.log_kimg, schedule.evaluate_kimg, schedule.checkpoint_kimg],
+            "max_nonfinite": self.training.max_nonfinite,
+            "judged": [evaluation.samples, evaluation.seed],
+        }
 
     def flat(self) -> dict[str, str]:
         """Dotted key -> value as text, for parameter tables."""
@@ -324,7 +360,10 @@ def _pair(assignment: str) -> tuple[str, Any]:
 
 
 def _switch_method(values: dict[str, Any], name: str) -> None:
-    """Another method's settings: its defaults, but what both have and the old one had changed."""
+    """Another method's settings: its defaults, but what both have and the old one had changed.
+
+    And a noise type that its students can be used with.
+    """
     if name not in METHODS:
         raise unknown_name("method", name, METHODS)
     old, method = values["method"], METHODS[name]()
@@ -332,6 +371,8 @@ def _switch_method(values: dict[str, Any], name: str) -> None:
     new = method.model_dump(mode="json")
     changed = {key for key in old if key in new and old[key] != was[key]}
     values["method"] = {**new, **{key: old[key] for key in changed}}
+    allowed, generator = method_type(method).noise_types, values["generator"]
+    generator["noise"] = generator["noise"] if generator["noise"] in allowed else allowed[0]
     optimizers = values["training"]["optimizers"]
     plain = AdamConfig().model_dump(mode="json")
     values["training"]["optimizers"] = {
@@ -372,7 +413,7 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     # The settings of a group that is off by default are not listed there; validation knows them.
     if not isinstance(node, dict) or not (leaf in node or default is None):
         raise unknown_name("configuration key", key, known_keys())
-    node[leaf] = value
+    node[leaf] = _BY_NAME[key](value) if key in _BY_NAME and isinstance(value, str) else value
 
 
 def _flatten(node: Any, prefix: str = "") -> list[tuple[str, str]]:

@@ -83,12 +83,11 @@ def _heads(
     """The method's own modules, float32; their first weights depend on the run's seed alone."""
     if not method.heads:
         return {}
-    width = teacher.feature_layer().in_features
     heads = {}
     for name, make in method.heads.items():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            heads[name] = make(width).to(ranks.device)
+            heads[name] = make(teacher).to(ranks.device)
         ranks.shard(heads[name], ())
     return heads
 

@@ -1,0 +1,234 @@
+"""The contract of every method: it learns, resumes to the bit, and does the same on two ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.helpers import EMPTY
+from tests.training.test_engine import ALONE
+from workbench.flow import NoiseSource
+from workbench.methods import METHODS, Batch, FewStepSampler, Pairs
+from workbench.teachers.base import Conditioning, VelocityNetwork
+from workbench.training.config import RunConfig, ScheduleConfig, TrainingConfig, with_overrides
+from workbench.training.engine import Engine, InterruptedRunError, Student
+from workbench.training.events import Listener, StopFlag
+from workbench.training.parallel import joined_ranks, launch
+
+SHAPE = (2, 3)
+STD = 0.3
+BRIEF = 0.64
+
+WARM_UPS = {
+    "sid2a": (
+        "method.adversarial.generator_start_kimg=0.2",
+        "method.adversarial.adversarial_start_kimg=0.4",
+    ),
+    "scm": ("method.tangent_warmup_kimg=0.4",),
+}
+
+
+def mean_of(cond: Conditioning | None, like: Tensor) -> Tensor:
+    """The data's mean: 1 for label 1, -1 for label 2, (B, 1, 1)."""
+    if cond is None:
+        return torch.zeros_like(like[:, :1, :1])
+    return (3 - 2 * cond["label"]).to(like).view(-1, 1, 1)
+
+
+class GaussianTeacher(VelocityNetwork):
+    """The exact velocity of data N(mean(label), STD^2)."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.ParameterDict({"none": nn.Parameter(torch.zeros(1))}))
+
+    def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
+        m, t = mean_of(cond, x_t), t.view(-1, 1, 1)
+        variance = (1 - t) ** 2 * STD**2 + t**2
+        return (t - (1 - t) * STD**2) / variance * (x_t - (1 - t) * m) - m
+
+    def feature_layer(self) -> nn.Linear:
+        return nn.Linear(16, 3)
+
+
+class Small(nn.Module):
+    """A network that has learnt nothing yet, with the parts that methods and sharding look for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.into = nn.Linear(5, 16)
+        self.blocks = nn.ModuleList(nn.Linear(16, 16) for _ in range(2))
+        self.proj_out = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.into(x))
+        for block in self.blocks:
+            x = x + torch.tanh(block(x))
+        out: Tensor = self.proj_out(x)
+        return out
+
+
+class SmallVelocity(VelocityNetwork):
+    def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
+        label = torch.zeros_like(t) if cond is None else cond["label"].to(t)
+        more = torch.stack([t, label], dim=1)[:, None].expand(-1, 2, -1)
+        out: Tensor = self.module(torch.cat([x_t, more], dim=2))
+        return out
+
+
+class GaussianPairs:
+    """Samples of the data with their labels."""
+
+    def __init__(self, count: int) -> None:
+        cond = prompts(count)
+        eps = torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(1))
+        self.pairs = Pairs(mean_of(cond, eps) + STD * eps, cond)
+
+    def __len__(self) -> int:
+        return len(self.pairs.latents)
+
+    def select(self, index: Tensor) -> Pairs:
+        cond = self.pairs.cond
+        return Pairs(self.pairs.latents[index], cond.select(index) if cond else None)
+
+
+def prompts(count: int) -> Conditioning:
+    return Conditioning({"label": torch.arange(count) % 2 + 1})
+
+
+def settings(name: str, kimg: float = 16.0, **training: object) -> RunConfig:
+    base = RunConfig(
+        training=TrainingConfig(kimg=kimg, batch_size=64, ema_halflife_kimg=0.5),
+        schedule=ScheduleConfig(log_kimg=0.64, evaluate_kimg=99, checkpoint_kimg=0.64),
+    )
+    data = ["data.source=digits"] if needs_pairs(name) else []
+    roles = [f"training.optimizers.{role}.lr=0.003" for role in trained(name)]
+    more = [f"training.{key}={value}" for key, value in training.items()]
+    return with_overrides(
+        base, [f"method.name={name}", *data, *roles, *WARM_UPS.get(name, ()), *more]
+    )
+
+
+def trained(name: str) -> tuple[str, ...]:
+    from workbench.training.config import trained_names
+
+    return trained_names(METHODS[name]())
+
+
+def needs_pairs(name: str) -> bool:
+    from workbench.methods import method_type
+
+    return method_type(METHODS[name]()).learns_from_pairs
+
+
+def student(name: str) -> Student:
+    return Student(
+        GaussianTeacher(),
+        SHAPE,
+        prompts(64),
+        EMPTY,
+        start=SmallVelocity(Small()),
+        pairs=GaussianPairs(512) if needs_pairs(name) else None,
+    )
+
+
+class Losses(Listener):
+    def __init__(self) -> None:
+        self.values: list[tuple[int, str, float]] = []
+
+    def on_metrics(self, nimg: int, values: Mapping[str, float]) -> None:
+        self.values += [(nimg, k, v) for k, v in values.items() if k.startswith("train/")]
+
+    def of(self, name: str) -> list[float]:
+        return [value for _, key, value in self.values if key == name]
+
+
+@torch.no_grad()
+def error(engine: Engine) -> float:
+    """Distance of the student's mean and deviation, for each label, from the data's."""
+    config, cond = engine.config, prompts(2000)
+    batch = Batch(0, 2000, cond, config.generator.steps, NoiseSource(9), SHAPE, torch.device("cpu"))
+    x = FewStepSampler(config.generator).sample(engine.average, batch, "test")
+    total = 0.0
+    for label, mean in ((1, 1.0), (2, -1.0)):
+        these = x[cond["label"] == label]
+        total += abs(float(these.mean()) - mean) + abs(float(these.std()) - STD)
+    return total
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_it_learns_a_gaussian(name: str) -> None:
+    """From a network that knows nothing, towards data whose mean and deviation are known."""
+    losses = Losses()
+    engine = Engine(settings(name), student(name), ALONE, None, losses)
+    before = error(engine)
+    engine.train()
+    assert error(engine) < 0.25 * before
+    assert engine.state.skipped == 0
+    # What the fake score or the regression has left to explain falls.
+    fitted = losses.of("train/fake_score_loss") or losses.of("train/generator_loss")
+    assert sum(fitted[-3:]) < sum(fitted[:3])
+
+
+def whole_state(engine: Engine) -> dict[str, Tensor]:
+    parts = {**engine.networks.trained, **engine.networks.heads, "average": engine.average}
+    return {
+        f"{part}.{name}": value.clone()
+        for part, network in parts.items()
+        for name, value in network.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_it_resumes_to_the_bit(name: str, tmp_path: Path) -> None:
+    """Stopped in the middle of a warm-up, where there is one."""
+    whole = Engine(settings(name, BRIEF), student(name), ALONE, tmp_path / "whole")
+    whole.train()
+    stop = StopFlag()
+
+    class StopThere(Listener):
+        def on_iteration(self, progress) -> None:
+            stop.requested = progress.nimg >= 320
+
+    config = settings(name, BRIEF)
+    cut = Engine(config, student(name), ALONE, tmp_path / "cut", StopThere(), stop=stop)
+    with pytest.raises(InterruptedRunError):
+        cut.train()
+    resumed = Engine(settings(name, BRIEF), student(name), ALONE, tmp_path / "cut")
+    resumed.train()
+    ended = whole_state(whole)
+    assert all(torch.equal(value, ended[key]) for key, value in whole_state(resumed).items())
+
+
+def train_all() -> dict[str, list[tuple[int, str, float]]]:
+    """Every method, ``BRIEF`` kimg each; runs on every rank."""
+    found = {}
+    with joined_ranks() as ranks:
+        for name in METHODS:
+            losses = Losses()
+            Engine(settings(name, BRIEF), student(name), ranks, None, losses).train()
+            found[name] = losses.values
+    return found
+
+
+def test_two_ranks_follow_one() -> None:
+    one, two = train_all(), launch(train_all, 2)
+    for name, points in one.items():
+        assert len(points) == len(two[name]) > 0
+        for (nimg, metric, a), (_, _, b) in zip(points, two[name], strict=True):
+            assert a == pytest.approx(b, rel=1e-3, abs=1e-4), (name, metric, nimg)
+
+
+@pytest.mark.parametrize("name", ["sid2a", "dmd2", "scm", "meanflow"])
+def test_micro_batches_change_nothing_but_rounding(name: str) -> None:
+    ended = []
+    for size in (64, 20):
+        engine = Engine(settings(name, BRIEF, micro_batch_size=size), student(name), ALONE)
+        engine.train()
+        ended.append(whole_state(engine))
+    for key, value in ended[0].items():
+        torch.testing.assert_close(value, ended[1][key], rtol=2e-3, atol=1e-3)

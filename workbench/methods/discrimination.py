@@ -1,0 +1,67 @@
+"""What telling real from generated samples takes, for any method with a fake score."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from workbench.flow import expand_like
+from workbench.methods.base import Networks
+from workbench.methods.batch import Batch
+from workbench.methods.score import Diffused
+from workbench.teachers.base import Conditioning
+from workbench.teachers.guidance import guided_with_features
+
+
+def bce(logits: Tensor, elements: int, *, real: bool) -> Tensor:
+    """Binary cross entropy per sample (B,), mean over logits (B, count), times ``elements``.
+
+    Args:
+        elements: of a latent, so that it weighs as the losses summed over the latent do.
+        real: the label, 1 or 0.
+    """
+    return elements * softplus(-logits if real else logits).mean(dim=1)
+
+
+def diffuse_real(latents: Tensor, at: Diffused, batch: Batch, stream: str) -> Diffused:
+    """Real latents (B, ...) at the times of the generated ones, with noise of their own."""
+    eps = batch.normal(f"{stream}/real_eps")
+    x_t = torch.lerp(latents, eps, expand_like(at.t, latents))
+    return Diffused(latents, x_t, at.t, eps)
+
+
+class OnBoth(NamedTuple):
+    """The fake score's velocity of fake samples (B, ...); its last features of both kinds."""
+
+    velocity: Tensor
+    fake: Tensor
+    real: Tensor
+
+
+def fake_score_on_both(
+    networks: Networks,
+    at: Diffused,
+    cond: Conditioning | None,
+    at_real: Diffused,
+    real_cond: Conditioning | None,
+    cfg_scale: float,
+) -> OnBoth:
+    """One batched call without guidance; with guidance the real ones, which need none, go apart.
+
+    Features have the shape (B, tokens, width).
+    """
+    network, uncond = networks.fake_score, networks.uncond
+    if cfg_scale != 1.0:
+        velocity, fake = guided_with_features(network, at.x_t, at.t, cond, uncond, cfg_scale)
+        _, real = guided_with_features(network, at_real.x_t, at_real.t, real_cond, uncond, 1.0)
+        return OnBoth(velocity, fake, real)
+    x_t, t = torch.cat([at.x_t, at_real.x_t]), torch.cat([at.t, at_real.t])
+    both = None
+    if cond is not None and real_cond is not None:
+        both = Conditioning.cat([cond, real_cond])
+    velocity, features = guided_with_features(network, x_t, t, both, uncond, 1.0)
+    count = len(at.t)
+    return OnBoth(velocity[:count], features[:count], features[count:])

@@ -1,0 +1,139 @@
+"""DMD2: distribution matching with a diffusion-GAN head and two time scales.
+
+Source: "Improved Distribution Matching Distillation for Fast Image Synthesis" (arXiv 2405.14867):
+several fake-score updates for each of the generator, a classifier on the fake score's features
+that tells diffused real from diffused generated samples, and no regression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from workbench.flow import x0_from_velocity
+from workbench.methods.base import Loss, Networks, Phase
+from workbench.methods.batch import Batch
+from workbench.methods.discrimination import bce, diffuse_real, fake_score_on_both
+from workbench.methods.dmd import DMD, DMDSettings, dmd_loss
+from workbench.methods.generator import GeneratorConfig
+from workbench.methods.score import fake_score_loss, score_gap
+from workbench.teachers.base import VelocityNetwork
+from workbench.teachers.guidance import guided_with_features
+
+HEAD = "discriminator"
+
+
+class DMD2Settings(DMDSettings):
+    """Settings of DMD2; weights as published for ImageNet."""
+
+    fake_updates: int = Field(5, ge=1, description="fake-score updates for one of the generator")
+    gan_generator_weight: float = Field(
+        3e-3, ge=0, description="of the adversarial term in the generator's loss"
+    )
+    gan_fake_weight: float = Field(
+        1e-2, ge=0, description="of the classifier's loss beside the fake score's"
+    )
+
+
+class DMD2Config(DMD2Settings):
+    """Distribution matching with real image-text pairs."""
+
+    name: Literal["dmd2"] = "dmd2"
+
+
+class Discriminator(nn.Module):
+    """A logit from last features: one hidden layer on each token, averaged over tokens."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(width, width), nn.Linear(width, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, tokens, width) to logits (B, 1)."""
+        logits: Tensor = self.out(silu(self.hidden(features)).mean(dim=1))
+        return logits
+
+
+def _discriminator(teacher: VelocityNetwork) -> nn.Module:
+    return Discriminator(teacher.feature_layer().in_features)
+
+
+class DMD2(DMD):
+    """Fake score and head take several steps, each on new samples; then the generator takes one."""
+
+    heads = MappingProxyType({HEAD: _discriminator})
+    learns_from_pairs = True
+
+    def __init__(self, config: DMD2Settings, generator: GeneratorConfig) -> None:
+        super().__init__(config, generator)
+        self.config = config
+
+    def phases(self, nimg: int) -> Sequence[Phase]:
+        return (
+            *(
+                Phase(
+                    ("fake_score", HEAD),
+                    partial(self.discriminating_phase, stream=f"fake_score{update}"),
+                    draw=update,
+                )
+                for update in range(self.config.fake_updates)
+            ),
+            Phase(("generator",), self.generator_phase),
+        )
+
+    def discriminating_phase(self, networks: Networks, batch: Batch, stream: str) -> Loss:
+        """The fake score's own loss + weight (BCE(real, 1) + BCE(fake, 0)), at the same times."""
+        at = self.generated(networks, batch, stream)
+        real = batch.real(stream)
+        at_real = diffuse_real(real.latents, at, batch, stream)
+        scale = self.config.guidance.train_fake
+        psi = fake_score_on_both(networks, at, batch.cond, at_real, real.cond, scale)
+        loss, elements = fake_score_loss(at.x_g, at.eps, psi.velocity), at.x_g[0].numel()
+        head = networks.heads[HEAD]
+        on_real = bce(head(psi.real), elements, real=True).mean()
+        on_fake = bce(head(psi.fake), elements, real=False).mean()
+        return Loss(
+            loss + self.config.gan_fake_weight * (on_real + on_fake),
+            {
+                "train/fake_score_loss": loss.detach(),
+                "train/bce_real": on_real.detach() / elements,
+                "train/bce_fake": on_fake.detach() / elements,
+            },
+        )
+
+    def generator_phase(self, networks: Networks, batch: Batch) -> Loss:
+        """DMD + weight BCE(generated, 1), from one evaluation of the fake score."""
+        x_g = self.sampler.sample(networks.generator, batch, "generator")
+        at = self.diffuse(x_g, batch, "generator")
+        with torch.no_grad():
+            f_phi = self.teacher_estimate(networks, batch, at)
+        v_psi, features = guided_with_features(
+            networks.fake_score,
+            at.x_t,
+            at.t,
+            batch.cond,
+            networks.uncond,
+            self.config.guidance.eval_fake,
+        )
+        f_psi = x0_from_velocity(at.x_t, at.t, v_psi).detach()
+        logits = networks.heads[HEAD](features)
+        loss = dmd_loss(x_g, f_phi, f_psi, at.t, self.weighting, self.importance(logits.detach()))
+        deceived = bce(logits, x_g[0].numel(), real=True).mean()
+        metrics = {
+            "train/generator_loss": loss.detach(),
+            "train/adversarial_loss": deceived.detach(),
+            "train/score_gap": score_gap(f_phi, f_psi),
+        }
+        total = loss + self.config.gan_generator_weight * deceived
+        return Loss(self.config.loss_scale * total, metrics)
+
+    def importance(self, logits: Tensor) -> Tensor | None:
+        """A factor (B,) of each sample's score difference from its logits (B, 1); none here."""
+        return None

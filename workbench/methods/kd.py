@@ -1,0 +1,78 @@
+"""Trajectory distillation: each student step is taught where the teacher's path leads.
+
+Source: "Knowledge Distillation in Iterative Generative Models for Improved Sampling Speed"
+(arXiv 2101.02388) for one step; for K steps each one is taught on the teacher's own states,
+with the same grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from workbench.flow import euler, expand_like
+from workbench.methods.base import Loss, Method, Networks, Phase
+from workbench.methods.batch import Batch
+from workbench.methods.generator import GeneratorConfig
+from workbench.settings import FrozenConfig
+from workbench.teachers.base import Conditioning
+from workbench.teachers.guidance import guided_velocity
+
+
+class KDConfig(FrozenConfig):
+    """Settings of trajectory distillation."""
+
+    name: Literal["kd"] = "kd"
+    substeps: int = Field(8, ge=1, description="the teacher's Euler steps in one of the student's")
+    cfg_scale: float = Field(1.0, description="guidance of the teacher; 1 = off")
+
+
+class KD(Method):
+    """One generator step an iteration: a regression of all its K steps, without data."""
+
+    roles = ("generator",)
+    noise_types = ("ddim",)
+    any_step = False
+
+    def __init__(self, config: KDConfig, generator: GeneratorConfig) -> None:
+        super().__init__(generator)
+        self.config = config
+
+    def phases(self, nimg: int) -> Sequence[Phase]:
+        return (Phase(("generator",), self.trajectory_phase),)
+
+    def trajectory_phase(self, networks: Networks, batch: Batch) -> Loss:
+        """Mean over steps and batch of ||(x_i - x_{i+1}) - (t_i - t_{i+1}) v_G(x_i, t_i)||^2.
+
+        All steps are learnt from one trajectory of the teacher, which costs most; K samples an
+        image pass the student at once.
+        """
+        times = [*self.sampler.times.tolist(), 0.0]
+        states = self._trajectory(networks, batch, times)
+        count, steps = batch.count, len(times) - 1
+        x = torch.cat(states[:-1])
+        moved = x - torch.cat(states[1:])
+        t = torch.tensor(times).to(x).repeat_interleave(count)
+        at, span = t[: steps * count], t[: steps * count] - t[count:]
+        cond = None if batch.cond is None else Conditioning.cat([batch.cond] * steps)
+        velocity: Tensor = networks.generator(x, at, cond)
+        error = (moved - expand_like(span, x) * velocity).square().flatten(1).sum(1).mean()
+        return Loss(error, {"train/generator_loss": error.detach()})
+
+    def _trajectory(self, networks: Networks, batch: Batch, times: Sequence[float]) -> list[Tensor]:
+        """The teacher's states at the student's times, from noise to data, each (B, ...)."""
+        scale, substeps = self.config.cfg_scale, self.config.substeps
+
+        def velocity(x: Tensor, t: Tensor) -> Tensor:
+            return guided_velocity(networks.teacher, x, t, batch.cond, networks.uncond, scale)
+
+        states = [batch.normal("generator/step0")]
+        for start, end in pairwise(times):
+            between = torch.linspace(start, end, substeps + 1)
+            states.append(euler(velocity, states[-1], between))
+        return states

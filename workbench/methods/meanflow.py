@@ -1,0 +1,107 @@
+"""MeanFlow distillation: learn the average velocity over each of the student's steps.
+
+Source: "Mean Flows for One-step Generative Modeling" (arXiv 2505.13447), with the teacher's
+velocity in place of the conditional one. A network of unchanged architecture has no second time
+input, so r is a function of t here: the next time of the student's own grid. Within a step r is
+constant, and the MeanFlow identity u = v - (t - r) du/dt holds as it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from workbench.flow import LogitNormal, expand_like
+from workbench.methods.base import Loss, Method, Networks, Phase
+from workbench.methods.batch import Batch
+from workbench.methods.generator import GeneratorConfig
+from workbench.methods.reductions import rms
+from workbench.methods.tangents import with_tangent
+from workbench.settings import FrozenConfig
+from workbench.teachers.guidance import guided_velocity
+
+
+class MeanFlowConfig(FrozenConfig):
+    """Settings of MeanFlow: the published density of t and adaptive weight."""
+
+    name: Literal["meanflow"] = "meanflow"
+    t_mean: float = Field(-0.4, description="of logit t")
+    t_std: float = Field(1.0, gt=0, description="of logit t")
+    at_grid: float = Field(
+        0.25, ge=0, le=1, description="share of samples at the times where the student is used"
+    )
+    cfg_scale: float = Field(1.0, description="guidance of the teacher; 1 = off")
+    weight_power: float = Field(1.0, ge=0, description="p in 1 / (error^2 + c)^p; 0 = plain")
+    weight_constant: float = Field(1e-3, gt=0, description="c there")
+
+
+def next_time(t: Tensor, grid: Tensor) -> Tensor:
+    """r(t): the largest of the grid's times below t, else 0, (B,).
+
+    Args:
+        t: in (0, grid[0]] (B,).
+        grid: decreasing, positive (K,).
+    """
+    rising = torch.cat([grid.new_zeros(1), grid.flip(0)]).to(t)
+    return rising[(torch.searchsorted(rising, t) - 1).clamp(min=0)]
+
+
+def adaptive_weight(squared: Tensor, power: float, constant: float) -> Tensor:
+    """1 / (squared + c)^p, a constant to the gradient (B,)."""
+    return 1 / (squared.detach() + constant) ** power
+
+
+class MeanFlow(Method):
+    """One generator step an iteration, on real latents diffused to a random time."""
+
+    roles = ("generator",)
+    learns_from_pairs = True
+    noise_types = ("ddim",)
+    any_step = False
+
+    def __init__(self, config: MeanFlowConfig, generator: GeneratorConfig) -> None:
+        super().__init__(generator)
+        self.config = config
+        self.density = LogitNormal("meanflow", config.t_mean, config.t_std)
+
+    def phases(self, nimg: int) -> Sequence[Phase]:
+        return (Phase(("generator",), self.average_velocity_phase),)
+
+    def times(self, batch: Batch) -> Tensor:
+        """Times of a batch, float64 (B,): from the density, or of the student's grid."""
+        grid = self.sampler.times.double()
+        spread = grid[0] * self.density.sample_from(batch.uniform("generator/t"))
+        place = (batch.uniform("generator/step") * len(grid)).long().clamp(max=len(grid) - 1)
+        return torch.where(
+            batch.uniform("generator/at_grid") < self.config.at_grid, grid[place], spread
+        )
+
+    def average_velocity_phase(self, networks: Networks, batch: Batch) -> Loss:
+        """weight ||u - sg(v - (t - r) du/dt)||^2 summed over the latent, mean over the batch."""
+        real = batch.real("generator")
+        t = self.times(batch).to(real.latents)
+        r = next_time(t, self.sampler.times.to(t))
+        x_t = torch.lerp(real.latents, batch.normal("generator/eps"), expand_like(t, real.latents))
+        generator, scale = networks.generator, self.config.cfg_scale
+
+        def average(x: Tensor, t: Tensor) -> Tensor:
+            velocity: Tensor = generator(x, t, real.cond)
+            return velocity
+
+        with torch.no_grad():
+            velocity = guided_velocity(networks.teacher, x_t, t, real.cond, networks.uncond, scale)
+            _, du_dt = with_tangent(generator, average, (x_t, t), (velocity, torch.ones_like(t)))
+            target = velocity - expand_like(t - r, x_t) * du_dt
+        squared = (average(x_t, t) - target).square().flatten(1).sum(1)
+        weight = adaptive_weight(squared, self.config.weight_power, self.config.weight_constant)
+        return Loss(
+            (weight * squared).mean(),
+            {
+                "train/generator_loss": squared.detach().mean(),
+                "train/tangent": rms(du_dt).mean(),
+            },
+        )
