@@ -37,7 +37,7 @@ BRIEF = (
     "training.kimg=0.064",
     "training.batch_size=16",
     "training.ema_halflife_kimg=0",
-    "training.optimizers={'generator':{'lr':0.01},'fake_score':{'lr':0.01}}".replace("'", '"'),
+    "training.optimizers.generator.lr=0.01",
     "schedule.evaluate_kimg=1",
     "schedule.checkpoint_kimg=0.032",
     "evaluation.samples=20",
@@ -57,11 +57,15 @@ LORA = 'training.lora={"rank":4,"scale":2}'
 LORA5 = LORA.replace("4", "5")
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "SanaPipeline": ("generator.flow_shift=3",),
-    "SanaSprintPipeline": ("generator.noise=ddim",),
-    "StableDiffusion3Pipeline": (LORA,),
-    "FluxPipeline": (),
+    "SanaSprintPipeline": ("method.name=kd",),  # which makes a student of noise type ddim
+    "StableDiffusion3Pipeline": (LORA, "method.name=dmd2", "data.source=digits"),
+    "FluxPipeline": (
+        "method.name=scm",
+        "data.source=digits",
+        "method.tangent_warmup_kimg=0.016",
+    ),
 }
-"""Fresh noise unless said; together the families cover each kind of export."""
+"""Fresh noise unless said; together the families cover each kind of export and of method."""
 
 STOCK = """
 import json, re, sys

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
 from workbench.runs.folder import RunFolder
 from workbench.runs.state import OUTCOME, RunState
+from workbench.runs.tags import EVENTS
 from workbench.tracking import (
     CURVE_TAG,
     KIND,
@@ -26,7 +27,7 @@ from workbench.tracking import (
     variant_tags,
 )
 from workbench.training.config import RunConfig
-from workbench.training.events import Listener
+from workbench.training.events import Listener, RunEvent
 from workbench.training.parallel import Ranks
 from workbench.workspace import Workspace
 
@@ -52,6 +53,14 @@ class TrackerListener(Listener):
     def on_warning(self, nimg: int, message: str) -> None:
         self.warnings += 1
         self.tracker.set_tags({"warnings": str(self.warnings), "last_warning": message[:480]})
+
+    def on_events(self, events: Sequence[RunEvent]) -> None:
+        """A count for each kind, at the images where it happened, and all of them as one tag."""
+        last = events[-1]
+        count = sum(event.kind == last.kind for event in events)
+        self.tracker.log_metrics({f"event/{last.kind}": float(count)}, last.nimg)
+        told = ", ".join(f"{event.kind} at {event.nimg / 1000:g} kimg" for event in events)
+        self.tracker.set_tags({EVENTS: told[-480:]})
 
 
 def open_tracker(
@@ -111,10 +120,15 @@ def speak_for(folder: RunFolder, tracking_uri: str, say: Callable[[str], None]) 
 
 def _description(config: RunConfig) -> str:
     """A run's description in Markdown."""
-    method, generator = config.method, config.generator
+    generator, own = config.generator, "method."
+    settings = ", ".join(
+        f"{key.removeprefix(own)} `{value}`"
+        for key, value in config.flat().items()
+        if key.startswith(own) and key != "method.name"
+    )
     return (
-        f"**{config.experiment} / {config.variant}**, seed {config.seed}: {method.name} on "
+        f"**{config.experiment} / {config.variant}**, seed {config.seed}: {config.method.name} on "
         f"`{config.teacher}`, K = {generator.steps} ({generator.noise} noise), "
-        f"w(t) = `{method.weighting}`, density `{method.density}` on {list(method.t_range)}, "
-        f"{config.training.kimg:g} kimg at batch {config.training.batch_size}."
+        f"{config.training.kimg:g} kimg at batch {config.training.batch_size}. Its settings: "
+        f"{settings}."
     )

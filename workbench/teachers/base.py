@@ -6,12 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import register_multi_grad_hook
 
-from workbench.errors import RequestError
+from workbench.errors import RequestError, SettingsError
 
 
 @dataclass(frozen=True)
@@ -138,25 +139,25 @@ class VelocityNetwork(nn.Module, ABC):
             ),
         ):
             velocity = self.predict(x_t, t, cond).float()
-        if velocity.requires_grad:
-            hookable: Any = velocity  # its method is untyped
-            hookable.register_hook(self._count_backward)
         # FSDP2 hangs its backward hook on the output, which an in-place change of a view drops.
         velocity = velocity.clone() if velocity._is_view() else velocity
         if not with_features:
+            self._count_backward(len(x_t), velocity)
             return velocity
         features = seen[0].float()
-        return velocity, features.flatten(1, -2) if features.ndim > 2 else features[:, None]
+        features = features.flatten(1, -2) if features.ndim > 2 else features[:, None]
+        self._count_backward(len(x_t), velocity, features)
+        return velocity, features
 
     def feature_layer(self) -> nn.Linear:
         """The output layer, whose input are the last features.
 
         Raises:
-            RequestError: the module has no linear layer ``proj_out``.
+            SettingsError: the module has no linear layer ``proj_out``.
         """
         layer = getattr(self.module, "proj_out", None)
         if not isinstance(layer, nn.Linear):
-            raise RequestError(
+            raise SettingsError(
                 f"{type(self.module).__name__} has no last features for a discriminator: it needs "
                 "a linear output layer named proj_out."
             )
@@ -182,8 +183,15 @@ class VelocityNetwork(nn.Module, ABC):
             )
         enable()
 
-    def _count_backward(self, gradient: Tensor) -> None:
-        self.backward_evaluations += gradient.shape[0]
+    def _count_backward(self, count: int, *outputs: Tensor) -> None:
+        """Count the samples once a gradient comes back through any of the outputs."""
+
+        def counted(_: Tensor) -> None:
+            self.backward_evaluations += count
+
+        through = [output for output in outputs if output.requires_grad]
+        if through:
+            register_multi_grad_hook(through, counted, mode="any")
 
 
 @contextmanager
