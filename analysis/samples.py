@@ -1,14 +1,21 @@
-"""Sample grid: the same prompts by several models, one row a model.
+"""Figures 1 and 5: the same prompts and noise by several models, one row a model.
 
-    python analysis/samples.py teacher=teacher.npz student=student.npz --out figures/samples
+    python analysis/samples.py --model quickstart --out figures/samples
+    python analysis/samples.py --model "SiD=quickstart" "one step=quickstart:1" --seed 3
+    python analysis/samples.py --model t_range/0-1 t_range/0-0.5 --prompt "the digit 7"
+    python analysis/samples.py teacher=teacher.npz student=student.npz
 
-Each file holds ``images`` (B, 3, H, W) in [0, 1]; the first also ``prompts`` (B,).
+MODEL is a run (RUN@KIMG for a checkpoint), an exported student's folder or a teacher; :STEPS
+follows it, CAPTION= goes before it. Above students stands their teacher, at its most steps and at
+the student's, unless --no-teacher says otherwise or it is named. Image i is drawn from --seed + i.
+
+A file holds ``images`` (B, 3, H, W) in [0, 1], the first also ``prompts`` (B,).
 """
 
 from __future__ import annotations
 
 import argparse
-import textwrap
+import hashlib
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,79 +25,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.errors import RequestError
-from workbench.evaluation.grids import check_grid, to_pixels, wrap_words
-from workbench.plotting import TEXT_WIDTH, Drawing, Script, new_figure, paper_style, points
+from workbench.plotting import TEXT_WIDTH, Drawing, Script
+from workbench.reports.image_rows import image_rows
+from workbench.workspace import open_workspace
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
+
+Rows = Mapping[str, NDArray[Any]]
+"""Caption to images (B, 3, H, W) in [0, 1]."""
+
+
+def collect(rows: Rows, prompts: Sequence[str] = ()) -> pd.DataFrame:
+    """What is shown: caption, column, prompt, and a hash of each image's numbers."""
+    import pandas as pd
+
+    shown = [
+        (caption, column, prompts[column] if prompts else "", _hash(image))
+        for caption, images in rows.items()
+        for column, image in enumerate(images)
+    ]
+    return pd.DataFrame(shown, columns=["caption", "column", "prompt", "sha256"])
+
+
+def _hash(image: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(image, dtype=np.float32).tobytes()).hexdigest()
 
 
 def plot(
-    rows: Mapping[str, NDArray[Any]],
+    rows: Rows,
     prompts: Sequence[str] = (),
     *,
     width: float = TEXT_WIDTH,
     interpolation: str = "nearest",
 ) -> Figure:
-    """Grid of images: rows captioned by model, columns by prompt.
-
-    Args:
-        rows: caption to images (columns, 3, H, W) in [0, 1].
-        prompts: one for each column, or none.
-        width: of the figure, in inches.
-        interpolation: matplotlib's, for enlarging.
-    """
-    pixels = {caption: to_pixels(images) for caption, images in rows.items()}
-    columns = check_grid({caption: len(images) for caption, images in pixels.items()}, prompts)
-    captions = {row: _caption(row) for row in rows}
-    widest = max(_points(line, 8) for text in captions.values() for line in text.split("\n"))
-    left = 0.1 + widest / 72
-    gap = 0.04
-    cell = (width - left) / columns - gap
-    headers = [
-        wrap_words(prompt, 72 * (cell + 0.5 * gap), lambda part: _points(part, 7))
-        for prompt in prompts
-    ]
-    top = 0.125 * max((len(lines) for lines in headers), default=0) + 0.06
-    heights = [cell * images.shape[1] / images.shape[2] for images in pixels.values()]
-    height = top + sum(heights) + gap * len(heights)
-    with paper_style():
-        figure = new_figure(width, height)
-        figure.set_layout_engine("none")
-        y = height - top
-        for (caption, images), tall in zip(pixels.items(), heights, strict=True):
-            y -= tall
-            for column, image in enumerate(images):
-                x = left + column * (cell + gap)
-                axes = figure.add_axes((x / width, y / height, cell / width, tall / height))
-                axes.imshow(image, interpolation=interpolation, aspect="auto")
-                axes.set_axis_off()
-            middle = (y + tall / 2) / height
-            text = captions[caption]
-            side = (left - 0.06) / width
-            figure.text(side, middle, text, ha="right", va="center", fontsize=points(8))
-            y -= gap
-        for column, lines in enumerate(headers):
-            x = (left + column * (cell + gap) + cell / 2) / width
-            bottom = (height - top + 0.04) / height
-            text = "\n".join(lines)
-            figure.text(x, bottom, text, ha="center", va="bottom", fontsize=points(7))
-    return figure
-
-
-def _caption(row: str) -> str:
-    """A row's caption in short lines, broken after commas first: model, then its steps."""
-    parts = row.replace(", ", ",\n").split("\n")
-    return "\n".join(textwrap.fill(part, 16, break_long_words=False) for part in parts)
-
-
-def _points(text: str, size: float) -> float:
-    """Width in points of text of a size in points."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextPath
-
-    font = FontProperties(family="DejaVu Sans")
-    return float(TextPath((0, 0), text, size=size, prop=font).get_extents().x1)
+    """Grid of images: rows captioned by model, columns by prompt; see ``image_rows``."""
+    return image_rows(rows, prompts, width=width, interpolation=interpolation).figure
 
 
 def read_row(argument: str) -> tuple[str, NDArray[Any], list[str]]:
@@ -111,12 +82,39 @@ def read_row(argument: str) -> tuple[str, NDArray[Any], list[str]]:
 
 
 def draw(options: argparse.Namespace) -> Drawing:
-    rows = [read_row(argument) for argument in options.rows]
-    return Drawing({"": plot({caption: images for caption, images, _ in rows}, rows[0][2])})
+    if bool(options.rows) == bool(options.model):
+        raise RequestError(
+            "Name models with --model, or files as CAPTION=FILE.npz: one of the two."
+        )
+    rows, prompts = _of_models(options) if options.model else _of_files(options.rows)
+    return Drawing({"": plot(rows, prompts)}, {"": collect(rows, prompts)})
+
+
+def _of_files(arguments: Sequence[str]) -> tuple[Rows, Sequence[str]]:
+    read = [read_row(argument) for argument in arguments]
+    return {caption: images for caption, images, _ in read}, read[0][2]
+
+
+def _of_models(options: argparse.Namespace) -> tuple[Rows, Sequence[str]]:
+    from workbench.reports.drawn_images import draw_models, image_arrays, read_asked
+    from workbench.teachers.digits import one_prompt_per_digit
+
+    asked = [read_asked(text) for text in options.model]
+    prompts = options.prompt or one_prompt_per_digit()
+    workspace = open_workspace(options.workspace)
+    teachers = not options.no_teacher
+    drawn = draw_models(workspace, asked, prompts, options.seed, teachers=teachers)
+    return image_arrays(drawn), prompts
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("rows", nargs="+", metavar="CAPTION=FILE.npz")
+    parser.add_argument("rows", nargs="*", metavar="CAPTION=FILE.npz")
+    parser.add_argument("--model", nargs="+", default=[], metavar="[CAPTION=]MODEL[:STEPS]")
+    parser.add_argument(
+        "--prompt", nargs="+", default=[], help="one a column (default: one per digit)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the first column's noise")
+    parser.add_argument("--no-teacher", action="store_true", help="only the models named")
 
 
 SCRIPT = Script("samples", __doc__, draw, add_options=add_options)

@@ -1,12 +1,18 @@
-"""How long a person waits for 500 runs in an experiment: whole commands, and the query alone.
+"""How long a person waits for 500 runs in an experiment: whole commands, process start included.
 
 python benchmarks/query.py                        # makes a workspace of 500 runs, SQLite
 python benchmarks/query.py --server               # and PostgreSQL, directly and behind MLflow
 python benchmarks/query.py --workspace DIR        # keeps the runs there for the next time
 
 The store is filled by tests/populate.py: 53 parameters, 25 tags with a curve of eleven evaluations,
-31 metrics and about 900 points a run. The experiment is registered: 100 variants of five seeds. The
-best of some repetitions counts: whatever else the machine does only adds. Run it from the checkout.
+31 metrics and about 900 points a run. The experiment is registered: 100 variants of five seeds.
+
+Each row is the median of some repetitions with their range, in wall seconds, and the median of the
+command's own processor seconds (user and system). The commands take turns, and with them a floor:
+an interpreter that imports MLflow and no more, which most clients of a store begin with. On a busy
+machine the floor gets less than a core, and the wall times of the others say no more than that;
+then their processor seconds are what they would take alone, but for a server's work. PostgreSQL
+gets a copy of the SQLite rows. `runs list` reads run folders only. Run it from the checkout.
 """
 
 from __future__ import annotations
@@ -18,16 +24,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.populate import populate
 from tests.services import MlflowServer, Postgres
 from workbench.registry import Experiment, make_plan, register
-from workbench.tracking import default_uri, list_runs
+from workbench.tracking import default_uri, ensure_store, list_runs
 from workbench.tracking.client import answer
 from workbench.tracking.rows import Question
 from workbench.training.config import RunConfig, with_overrides
@@ -37,6 +45,8 @@ EXPERIMENT = "big"
 SEEDS = 5
 ON_DISK, OVER_HTTP = 2.0, 4.0
 """Seconds that a whole command may take."""
+
+FLOOR = "import mlflow (floor)"
 
 
 def configs(runs: int) -> list[RunConfig]:
@@ -56,20 +66,20 @@ def configs(runs: int) -> list[RunConfig]:
 
 
 def timed(work: Callable[[], object], repeats: int) -> str:
-    """Best of some repetitions, in seconds."""
+    """Median of some repetitions, in seconds."""
     seconds = []
     for _ in range(repeats):
         began = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - began)
-    return f"{min(seconds):6.2f} s"
+    return f"{median(seconds):.2f} s"
 
 
-def command(*arguments: str) -> tuple[float, float]:
-    """Wall and processor seconds of a whole command."""
+def process(*arguments: str) -> tuple[float, float]:
+    """Wall and processor seconds of a whole interpreter."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(
-        [sys.executable, "-m", "workbench", *arguments],
+        [sys.executable, *arguments],
         check=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -80,17 +90,24 @@ def command(*arguments: str) -> tuple[float, float]:
     return time.perf_counter() - began, used
 
 
-def show_commands(
-    label: str, commands: Sequence[Sequence[str]], repeats: int, target: float
+def show_processes(
+    label: str, asked: Mapping[str, Sequence[str]], repeats: int, target: float
 ) -> None:
-    for arguments in commands:
-        wall, used = min(command(*arguments) for _ in range(repeats))
-        name = " ".join(part for part in arguments[:3] if part.isalpha())
-        verdict = "" if wall <= target else "  MISSED"
-        print(
-            f"{label:28} workbench {name:22} {wall:6.2f} s of at most {target:g} s, "
-            f"{used:.2f} s of processor{verdict}"
-        )
+    """Run the processes in turn, and print what each takes beside its target."""
+    asked = {FLOOR: ("-c", "import mlflow"), **asked}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in asked}
+    for _ in range(repeats):
+        for name, arguments in asked.items():
+            times[name].append(process(*arguments))
+    share = median(used / wall for wall, used in times[FLOOR])
+    print(f"{label} (load {os.getloadavg()[0]:.1f}; the floor had {share:.0%} of a core)")
+    for name, pairs in times.items():
+        walls, used = [wall for wall, _ in pairs], median(cpu for _, cpu in pairs)
+        text = f"  {name:32} {median(walls):6.2f} s ({min(walls):.2f} to {max(walls):.2f})"
+        verdict = "" if name == FLOOR else f" of {target:g} s"
+        if verdict and median(walls) > target:
+            verdict += " MISSED" if used > target else " missed by the wall clock alone"
+        print(f"{text}, processor {used:.2f} s{verdict}", flush=True)
 
 
 @contextmanager
@@ -106,6 +123,28 @@ def workspace_at(folder: Path | None, runs: int) -> Iterator[Workspace]:
         yield place
 
 
+def copy_store(source: str, target: str) -> None:
+    """Every row of MLflow's tables from an SQLite store into a fresh PostgreSQL one."""
+    from sqlalchemy import MetaData, create_engine, text
+
+    ensure_store(target)
+    tables = MetaData()
+    tables.reflect(engine := create_engine(source))
+    names = [table.name for table in tables.sorted_tables if table.name != "alembic_version"]
+    other = create_engine(target)
+    with engine.connect() as reading, other.connect() as writing:
+        writing.execute(text(f"TRUNCATE {', '.join(names)} CASCADE"))  # the default experiment
+        raw: Any = writing.connection.dbapi_connection
+        for name in names:
+            every = tables.tables[name].columns
+            columns = ", ".join(each.name for each in every if each.computed is None)
+            with raw.cursor().copy(f"COPY {name} ({columns}) FROM STDIN") as copy:
+                for row in reading.execute(text(f"SELECT {columns} FROM {name}")):
+                    copy.write_row(row)
+        raw.execute("ANALYZE")
+        writing.commit()
+
+
 def announce(uri: str, place: Workspace, runs: Sequence[RunConfig]) -> None:
     """Register the experiment whose runs these are."""
     variants = {config.variant: config for config in runs}
@@ -114,38 +153,40 @@ def announce(uri: str, place: Workspace, runs: Sequence[RunConfig]) -> None:
 
 
 def measure(label: str, uri: str, place: Workspace, repeats: int) -> None:
-    """The query alone, by the quick way and by MLflow's own client, then whole commands."""
+    """Whole commands, then the query alone, by the quick way and by MLflow's own client."""
+    where = ("--workspace", str(place.root))
+    store = (*where, "--tracking-uri", uri)
+    commands = {
+        "runs list": ("runs", "list", *where),
+        "experiments status": ("experiments", "status", EXPERIMENT, *store),
+        "compare": ("compare", EXPERIMENT, *store),
+    }
+    asked = {f"workbench {name}": ("-m", "workbench", *rest) for name, rest in commands.items()}
+    show_processes(label, asked, repeats, OVER_HTTP if uri.startswith("http") else ON_DISK)
     quick = timed(lambda: list_runs(uri, EXPERIMENT, limit=100_000), repeats)
     try:
         slow = timed(lambda: answer(uri, Question(EXPERIMENT, 100_000)), repeats)
     except Exception as error:  # MLflow's client gives a busy server ten seconds
         slow = f"fails ({type(error).__name__})"
-    print(f"{label:28} list_runs {quick}, by MLflow's client {slow} (imported already)")
-    where = ["--workspace", str(place.root), "--tracking-uri", uri]
-    commands = [["experiments", "status", EXPERIMENT, *where], ["compare", EXPERIMENT, *where]]
-    target = OVER_HTTP if uri.startswith("http") else ON_DISK
-    show_commands(label, commands, repeats, target)
+    print(f"  the query alone: {quick}; by MLflow's client {slow} (imported already)")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--runs", type=int, default=500)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--workspace", type=Path, help="(default: a temporary one)")
     parser.add_argument("--server", action="store_true", help="PostgreSQL and mlflow server too")
     options = parser.parse_args()
-    print(f"{options.runs} runs; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    print(f"{options.runs} runs on {os.cpu_count()} cores, {options.repeats} repetitions")
     wanted = configs(options.runs)
     with workspace_at(options.workspace, options.runs) as place, ExitStack() as stack:
-        listing = ["runs", "list", "--workspace", str(place.root)]
-        show_commands("run folders", [listing], options.repeats, ON_DISK)
         announce(default_uri(place.root), place, wanted)
         measure("SQLite", default_uri(place.root), place, options.repeats)
         if options.server:
             postgres = stack.enter_context(Postgres())
             uri = postgres.create_database("mlflow")
-            populate(uri, place, wanted, folders=False)
-            announce(uri, place, wanted)
+            copy_store(default_uri(place.root), uri)
             measure("PostgreSQL", uri, place, options.repeats)
             server = MlflowServer(Path(stack.enter_context(tempfile.TemporaryDirectory())), uri)
             server.start()

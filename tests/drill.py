@@ -21,10 +21,12 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from tests.conftest import SMALL_RECIPES
+from tests.drill_journal import check_work, read_journal, stints
 from tests.services import Postgres
 from workbench.evaluation import load_or_train
 from workbench.runs import all_runs
 from workbench.studies import Choice, Real, StudySettings, StudySpec
+from workbench.studies.attempts import earlier_numbers, first_number
 from workbench.studies.queue import WORKER, Ticket, TicketState, TrialQueue
 from workbench.studies.storage import ENVIRONMENT_VARIABLE, StudyStorage
 from workbench.studies.study import create_or_continue
@@ -34,6 +36,7 @@ from workbench.training.config import RunConfig, with_overrides
 from workbench.workspace import Workspace, open_workspace
 
 NAME = "drill"
+_ROOT = Path(__file__).parent.parent
 BRIEF = (
     "training.kimg=0.032",
     "training.batch_size=16",
@@ -78,9 +81,10 @@ class Drill:
             heartbeat_s=1, grace_s=plan.grace_s, sampler="random", pruner="none"
         )
         spec = StudySpec(NAME, "quickstart", base, SPACE, settings)
-        storage = StudyStorage(self.storage_url, settings.heartbeat_s, settings.grace_s)
+        storage = StudyStorage(self.storage_url)
         self.queue = TrialQueue(storage, create_or_continue(storage, spec))
         self.queue.fill(plan.trials)
+        self.journal = workspace.root / "journal.jsonl"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.killed: list[tuple[str, int]] = []
 
@@ -121,7 +125,8 @@ class Drill:
         return self.queue.study.get_trials(deepcopy=False)
 
     def _start(self, index: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "workbench", "study", "worker", NAME]
+        witness = ["-m", "tests.drill_journal", str(self.journal)]
+        command = [sys.executable, *witness, "study", "worker", NAME]
         environment = {
             **os.environ,
             ENVIRONMENT_VARIABLE: self.storage_url,
@@ -130,7 +135,7 @@ class Drill:
             "OMP_NUM_THREADS": "1",
         }
         with (self.workspace.root / f"worker{index}.log").open("wb") as log:
-            return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            return subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=_ROOT)
 
     def _wait_for(self, ended: int, deadline: float) -> None:
         while sum(ticket.state is TicketState.COMPLETE for ticket in self.tickets()) < ended:
@@ -167,17 +172,30 @@ class Drill:
 
 
 def check(drill: Drill) -> dict[str, Any]:
-    """Asserts that nothing was lost, nothing ended twice, and MLflow says the same; the counts."""
+    """Asserts that nothing was lost, nothing done twice, and MLflow says the same; the counts."""
     trials, tickets = drill.trials(), drill.tickets()
     assert {ticket.number for ticket in tickets} == set(range(drill.plan.trials))
     assert Counter(t.state for t in tickets) == {TicketState.COMPLETE: drill.plan.trials}
-    states = Counter(trial.state for trial in trials)
-    assert states[TrialState.COMPLETE] == drill.plan.trials, states
-    assert states[TrialState.RUNNING] == states[TrialState.WAITING] == 0, states
+    lost = check_attempts(drill, trials)
+    resumed = check_journal(drill, trials)
 
-    # Every attempt that failed was a lost worker's, and its ticket went on with the same point.
+    # One folder a ticket: a retry resumed its run instead of starting another.
+    runs = list(all_runs(drill.workspace))
+    assert len(runs) == drill.plan.trials
+    assert all(run.results() is not None for run in runs)
+    found = {"trials": len(trials), "lost": lost, "resumed": resumed}
+    return {**found, **check_mlflow(drill, tickets)}
+
+
+def check_attempts(drill: Drill, trials: list[FrozenTrial]) -> list[int]:
+    """Asserts one complete attempt a ticket, and of each other one that its point went on."""
+    states = Counter(trial.state for trial in trials)
+    assert set(states) <= {TrialState.COMPLETE, TrialState.FAIL}, states
+    done = Counter(first_number(t) for t in trials if t.state is TrialState.COMPLETE)
+    assert done == dict.fromkeys(range(drill.plan.trials), 1)
+
     by_number = {trial.number: trial for trial in trials}
-    retried = {n: t for t in trials for n in t.system_attrs.get("retry_history", [])}
+    retried = {n: t for t in trials for n in earlier_numbers(t)}
     lost = {trial.number for trial in trials if trial.state is TrialState.FAIL}
     expected = {number for _, number in drill.killed if number >= 0}
     assert len(expected) == drill.plan.kills
@@ -185,12 +203,19 @@ def check(drill: Drill) -> dict[str, Any]:
     assert lost == set(retried)
     for number in lost:
         assert retried[number].params == by_number[number].params
+    return sorted(lost)
 
-    # One folder a ticket: a retry resumed its run instead of starting another.
-    runs = list(all_runs(drill.workspace))
-    assert len(runs) == drill.plan.trials
-    assert all(run.results() is not None for run in runs)
-    return {"trials": len(trials), "lost": sorted(lost), **check_mlflow(drill, tickets)}
+
+def check_journal(drill: Drill, trials: list[FrozenTrial]) -> list[int]:
+    """Asserts by the workers' own words that no image was trained twice; the resumed tickets."""
+    work = stints(read_journal(drill.journal), {t.number: first_number(t) for t in trials})
+    assert set(work) == set(range(drill.plan.trials))
+    base = drill.queue.spec.base
+    check_work(work, base.total_nimg, base.training.batch_size)
+    resumed = {ticket for ticket, own in work.items() if len(own) > 1}
+    by_number = {trial.number: trial for trial in trials}
+    assert resumed >= {first_number(by_number[n]) for _, n in drill.killed if n >= 0}
+    return sorted(resumed)
 
 
 def check_mlflow(drill: Drill, tickets: list[Ticket]) -> dict[str, Any]:
@@ -209,7 +234,10 @@ def check_mlflow(drill: Drill, tickets: list[Ticket]) -> dict[str, Any]:
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     assert sorted(int(run.data.tags["trial"]) for run in children) == list(range(drill.plan.trials))
     values = {ticket.number: ticket.trial.values[0] for ticket in tickets}
+    budget = drill.queue.spec.base.total_nimg
     for run in children:
+        points = client.get_metric_history(run.info.run_id, "eval/fid")
+        assert sorted(point.step for point in points) == list(range(0, budget + 1, budget // 2))
         assert run.data.metrics["table/student_4_fid"] == values[int(run.data.tags["trial"])]
     assert parent.data.tags["trials.complete"] == str(drill.plan.trials)
     history = client.get_metric_history(parent.info.run_id, "best/fid")

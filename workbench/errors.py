@@ -18,6 +18,14 @@ class RequestError(WorkbenchError):
     exit_code = 2
 
 
+class SettingsError(RequestError):
+    """A request whose settings alone are wrong: every machine would refuse it."""
+
+
+class MachineError(WorkbenchError):
+    """This machine could not do it, another one may: what was asked for can wait for that."""
+
+
 class InterruptedRunError(WorkbenchError):
     """The run was asked to stop and has kept what it did; the same request continues."""
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -108,3 +109,27 @@ def test_the_command(rows, tmp_path):
     failed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert failed.returncode == 2
     assert len(failed.stderr.strip().split("\n")) == 1
+
+
+def test_either_models_or_files(samples, tmp_path, capsys):
+    for arguments in ([], ["--model", "a", "b=c.npz"]):
+        with pytest.raises(SystemExit) as ended:
+            samples.main([*arguments, "--workspace", str(tmp_path / "w")])
+        assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 2
+
+
+def test_models_are_drawn_by_the_command(samples, digits_teacher_dir, tmp_path, capsys):
+    models = [f"few={digits_teacher_dir}:2", f"one={digits_teacher_dir}:1"]
+    arguments = ["--model", *models, "--prompt", *PROMPTS[:2], "--format", "png", "--csv"]
+    where = ["--workspace", str(tmp_path / "w"), "--out"]
+    files = []
+    for name in ("a", "b"):
+        assert samples.main([*arguments, *where, str(tmp_path / name)]) == 0
+        files.append([Path(path) for path in capsys.readouterr().out.split()])
+    for one, other in zip(*files, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    frame = pd.read_csv(files[0][1])
+    assert frame["caption"].tolist() == ["few", "few", "one", "one"]
+    assert frame["prompt"].tolist() == PROMPTS[:2] * 2
+    assert frame["sha256"].nunique() == 4

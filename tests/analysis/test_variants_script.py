@@ -68,7 +68,7 @@ def line(axes: Axes, gid: str) -> Line2D:
 
 def test_one_row_for_each_run_and_evaluation(variants: ModuleType, nine: list[Group]) -> None:
     frame = variants.collect(nine)
-    assert list(frame.columns) == ["label", "run", "seed", "kimg", "seconds", "fid", "alignment"]
+    assert {"label", "run", "seed", "kimg", "seconds", "fid", "alignment"} <= set(frame.columns)
     assert len(frame) == 9 * 3 * 4
     last = frame[(frame["label"] == "low") & (frame["seed"] == 2)].iloc[-1]
     assert (last["kimg"], last["seconds"]) == (25.6, 256.0)

@@ -15,8 +15,13 @@ import pytest
 from tests.cli.conftest import InsideWorkbench
 from tests.populate import Shape, populate
 from tests.services import MlflowServer
+from workbench.evaluation import Interval
+from workbench.evaluation.hashing import short_hash
 from workbench.registry import Experiment, make_plan, register
-from workbench.tracking import default_uri, list_runs
+from workbench.runs.kept_scores import ARTIFACTS
+from workbench.runs.scored_rows import Score, ScoredRow, keep_row
+from workbench.tracking import add_artifact, default_uri, list_runs
+from workbench.tracking.store import open_store
 from workbench.training.config import RunConfig, with_overrides
 from workbench.workspace import Workspace, open_workspace
 
@@ -44,6 +49,25 @@ def filled(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path) -> Works
     variants = dict(zip(VARIANTS, configs("ranges")[::2], strict=True))
     register(make_plan(Experiment("ranges", "Which?", "Wide.", variants)), [0, 1], place, uri)
     populate(uri, place, configs("ranges"), SHAPES)
+    return place
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory, filled: Workspace) -> Workspace:
+    """The same runs with KID logged, its files in the tracking store alone; read it only."""
+    folder = tmp_path_factory.mktemp("scored")
+    place = Workspace(folder / "workspace")
+    shutil.copytree(filled.root, place.root)
+    uri = default_uri(place.root)
+    for row in list_runs(uri, "ranges", where="tags.kind = 'run'"):
+        value = 0.01 + 0.02 * (row.tags["variant"] == "narrow") + 0.001 * int(row.tags["seed"])
+        made = {"metric": "kid", "samples": 2000, "versions": {"torch": "2.12"}}
+        made["protocol"] = short_hash(made)
+        score = Score("kid", value, True, {**made, "id": row.run_id}, Interval(value - 0.1, 1.0))
+        kept = ScoredRow("m", "student", "coco10k", 2000, 4, 4.0, 1.0, (score,), made, 12.8)
+        add_artifact(uri, row.run_id, keep_row(Workspace(folder / "away"), kept), ARTIFACTS)
+        for key, logged in kept.tracked().items():
+            open_store(uri).log_metric(row.run_id, key, logged, step=12800)
     return place
 
 
@@ -83,6 +107,47 @@ def test_markdown(inside: InsideWorkbench) -> None:
     assert lines[0].startswith("**FID")
     assert lines[2].startswith("| variant | seeds | at 12.8 kimg | at ")
     assert lines[4].startswith("| wide | 2 | 0.")
+
+
+def test_scores_of_evaluate(scored: Workspace, workbench: InsideWorkbench, tmp_path: Path) -> None:
+    workbench.workspace, numbers = scored.root, tmp_path / "numbers.csv"
+    asked = ["compare", "ranges", "--metric", "kid", "--csv", str(numbers)]
+    values = workbench.json(*asked, "--reference", "coco10k", "--steps", "4")
+    assert (values["metric"], values["reference"], values["steps"]) == ("kid", "coco10k", 4)
+    assert [group["label"] for group in values["groups"]] == ["wide", "narrow"]
+    assert values["groups"][0]["mean"] == pytest.approx(0.0105)
+    assert values["groups"][0]["interval_over"] == "seeds"
+    assert values["groups"][0]["runs"][0]["kept"]["fingerprint"]["samples"] == 2000
+    assert values["verdicts"][0]["excludes_zero"] is True
+    assert numbers.read_text().splitlines()[1].startswith("wide,ranges,wide,")
+    lines = workbench("compare", "ranges", "--metric", "kid", "--markdown").stdout.splitlines()
+    assert lines[0].startswith("**kid against coco10k, 4 steps; protocol ")
+    assert lines[4].startswith("| wide | 2 | 12.8 | 0.0105 |")
+    alone = workbench.json("compare", "ranges/wide-seed0", "--metric", "kid")["groups"][0]
+    assert (alone["interval"], alone["interval_over"]) == ([pytest.approx(-0.09), 1.0], "samples")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--metric", "kidd"],
+            "Unknown metric 'kidd'. Did you mean 'kid'? Known: ",
+        ),
+        (["--metric", "fid", "--steps", "4"], "Unknown metric of `workbench evaluate` 'fid'"),
+        (["--metric", "kid", "--reference", "coco"], "Did you mean 'coco10k'"),
+        (["--metric", "kid", "--steps", "2"], "Unknown steps of kid '2'. Known: 4."),
+        (["--metric", "kid", "--protocol", "zz"], "Unknown protocol of kid 'zz'"),
+        (["--metric", "kid", "--figure", "x.png"], "--figure draws scores of training"),
+    ],
+)
+def test_scores_that_are_not_there(
+    scored: Workspace, workbench: InsideWorkbench, arguments: list[str], message: str
+) -> None:
+    workbench.workspace = scored.root
+    done = workbench("compare", "ranges", *arguments, code=2)
+    assert message in done.stderr
+    assert (done.stdout, len(done.stderr.splitlines())) == ("", 1)
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from tests.cli.conftest import ONLY_RUNS, InsideWorkbench
-from workbench.runs.evaluate_sources import Asked, PipelineSource, open_source
+from workbench.runs.evaluate_pipeline import PipelineSource
+from workbench.runs.evaluate_sources import Asked, open_source
 from workbench.teachers.digits import load_digits_images, prompts_of
-from workbench.tracking import default_uri, list_artifacts, list_runs, metric_history
+from workbench.tracking import (
+    default_uri,
+    list_artifacts,
+    list_runs,
+    metric_history,
+    tracking_dir,
+)
 from workbench.workspace import open_workspace
 
 CPU = torch.device("cpu")
@@ -123,6 +131,32 @@ def test_a_runs_student_is_scored_by_two_processes_as_by_one_and_logged(
     assert list(history["value"]) == [two["fid"]]
     assert len(list_artifacts(uri, run.run_id, "evaluations")) >= 2
 
+    compared = inside_finished.json("compare", "quickstart", "--metric", "kid", "--steps", "4")
+    (group,) = compared["groups"]
+    assert group["mean"] == again["kid"]
+    assert group["interval"] == [again["scores"]["kid"]["interval"][end] for end in ("low", "high")]
+    assert (group["interval_over"], group["kimg"]) == ("samples", [1.6])
+    assert compared["protocols"] == [again["scores"]["kid"]["fingerprint"]["protocol"][:8]]
+
+    other = inside_finished(*command, "--seed", "1", "--keep-images", str(kept), code=2)
+    assert "holds other files" in other.stderr
+
+
+def test_scores_that_could_not_be_logged_are_shown_and_kept(
+    inside_finished: InsideWorkbench,
+) -> None:
+    command = ["evaluate", "quickstart", "--samples", "40", "--seed", "5", "--metrics", "fid"]
+    lock = FileLock(tracking_dir(inside_finished.only_run()) / "lock")
+    with lock:
+        told = inside_finished(*command, "--json", code=1)
+    row = json.loads(told.stdout)["table"][0]
+    assert "but not logged" in told.stderr
+    assert "Another process is tracking" in told.stderr
+    assert inside_finished.json(*command)["table"][0]["fid"] == row["fid"]
+    (run,) = list_runs(default_uri(inside_finished.workspace), "quickstart", where=ONLY_RUNS)
+    protocol = row["scores"]["fid"]["fingerprint"]["protocol"][:8]
+    assert run.metrics[f"evaluation/digits/fid_4steps_{protocol}"] == row["fid"]
+
 
 def test_another_metric_draws_nothing_and_a_fresh_batch_size_too(
     prepared: InsideWorkbench, monkeypatch: pytest.MonkeyPatch
@@ -141,6 +175,10 @@ def test_another_metric_draws_nothing_and_a_fresh_batch_size_too(
     assert more["recall"] > 0
     with pytest.raises(AssertionError, match="drawn again"):
         prepared(*command, "--metrics", "fid", "--seed", "1")
+    # Rows of another library's version are not what the fingerprint would say of them.
+    monkeypatch.setattr("workbench.evaluation.evaluator._version", lambda name: "9.9")
+    with pytest.raises(AssertionError, match="drawn again"):
+        prepared(*command, "--metrics", "fid")
 
 
 def test_a_stock_pipeline_draws_each_image_from_its_own_generator(
@@ -152,9 +190,10 @@ def test_a_stock_pipeline_draws_each_image_from_its_own_generator(
     assert source.default_steps == (50,)
     prompts = ["the digit 7", "a handwritten two", "the digit 1"]
     sampler = source.sampler(2, prompts)
-    assert sampler.nfe == 2.0
     together = sampler.draw(prompts, 0, 3)
+    assert sampler.nfe() == 2.0
     alone = sampler.draw(prompts[2:], 2, 1)
+    assert sampler.nfe() == 2.0
     torch.testing.assert_close(together[2:], alone, rtol=0, atol=1e-4)
     stock = source._pipeline(
         prompt=prompts[2],
@@ -173,6 +212,28 @@ def test_a_stock_pipeline_draws_each_image_from_its_own_generator(
     assert row["scores"]["fid"]["fingerprint"]["sampler"]["call"]["guidance_scale"] == 2.0
 
 
+def test_a_stock_pipelines_evaluations_are_counted_without_a_draw_of_their_own(
+    prepared: InsideWorkbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[int, int]] = []
+    stock = PipelineSource._images
+
+    def images(self, prompts, start, steps):
+        drawn.append((start, len(prompts)))
+        return stock(self, prompts, start, steps)
+
+    monkeypatch.setattr(PipelineSource, "_images", images)
+    command = [
+        *("evaluate", str(prepared.teacher), "--stock", "--steps", "2", "--samples", "20"),
+        *("--call", "guidance_scale=2.0", "--batch-size", "12", "--bootstrap", "0"),
+    ]
+    first = prepared.json(*command, "--metrics", "fid")["table"][0]
+    assert drawn == [(0, 12), (12, 8)]
+    kept = prepared.json(*command, "--metrics", "fid,kid")["table"][0]
+    assert len(drawn) == 2  # and the count was kept with the rows
+    assert first["nfe"] == kept["nfe"] == 4.0
+
+
 def test_evaluations_that_cannot_be_say_why(
     referenced: InsideWorkbench, digit_files: Path, tmp_path: Path
 ) -> None:
@@ -182,6 +243,12 @@ def test_evaluations_that_cannot_be_say_why(
     Image.new("RGB", (9, 9)).save(mixed / "zzz.png")
     few = tmp_path / "few.txt"
     few.write_text("the digit 1\nthe digit 2\n")
+    gap = tmp_path / "gap.txt"  # as many prompts as images, but not in their places
+    gap.write_text("\n" + (digit_files / "fake.txt").read_text())
+    broken = tmp_path / "broken"
+    shutil.copytree(fake, broken)
+    whole = sorted(broken.iterdir())[-1]
+    whole.write_bytes(whole.read_bytes()[:-60])
     teacher = str(referenced.teacher)
     for arguments, message in (
         ([fake, *real, "--metrics", "fid", "--steps", "4"], "folder of images: drop --steps"),
@@ -200,6 +267,11 @@ def test_evaluations_that_cannot_be_say_why(
         ([teacher, "--metrics", "fid", "--call", "guidance_scale=2"], "add --stock"),
         ([fake, "--metrics", "fid", "--stock"], "holds images"),
         ([fake, "--metrics", "fid", "--cfg-scale", "2"], "--cfg-scale of teachers"),
+        ([fake, "--metrics", "fid", "--seed", "1"], "--seed of what is drawn"),
+        ([fake, *real, "--metrics", "fid", "--keep-images", "x"], "drop --keep-images"),
+        ([fake, *real, "--prompts", str(gap)], "holds 120 prompts and 1 empty ones for 120 images"),
+        ([teacher, "--metrics", "fid", "--stock", "--call", "prompt=x"], "given by evaluate"),
+        ([str(broken), *real, "--metrics", "fid", "--nproc", "2"], "cannot be read as an image"),
         ([teacher, "--stock", "--metrics", "fid", "--cfg-scale", "2"], "--call guidance_scale=2"),
         ([fake, "--metrics", "fid", "--weights", "inception"], "Expected --weights NAME=PATH"),
     ):

@@ -181,6 +181,19 @@ def test_fingerprint_changes_with_every_ingredient_and_only_then(cache_dir, eval
     assert len(set(ids)) == len(ids) == 12
 
 
+def test_a_single_score_names_what_resized_and_what_encoded_text(evaluator, monkeypatch):
+    fid, known = evaluator.metrics[0], evaluator.fingerprint_of(evaluator.metrics[0], {})
+    assert evaluator.fingerprint_of(fid, {"weights": "w"})["protocol"] == known["protocol"]
+    for library in ("pillow", "transformers", "torch"):
+        assert known["versions"][library]
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                "workbench.evaluation.evaluator._version",
+                lambda name, changed=library: "9.9" if name == changed else known["versions"][name],
+            )
+            assert evaluator.fingerprint_of(fid, {})["protocol"] != known["protocol"]
+
+
 @pytest.mark.parametrize("world", [1, 3])
 @pytest.mark.parametrize(
     ("spoil", "message"),

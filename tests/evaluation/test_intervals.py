@@ -14,6 +14,7 @@ from workbench.evaluation import (
     RecallMetric,
     ReferenceRows,
     frechet_distance,
+    kernels,
 )
 from workbench.evaluation.intervals import extrapolate, frechet_bias, halves, interval
 
@@ -52,6 +53,21 @@ def test_an_interval_is_as_wide_as_scores_of_fresh_samples_are_apart(metric):
         assert found.low < score < found.high
         widths.append((found.high - found.low) / (2 * 1.96))
     assert 0.7 < np.mean(widths) / spread < 1.4
+
+
+def test_kids_interval_knows_that_its_subsets_hold_few_of_the_rows(monkeypatch):
+    """4 subsets of 50 of 1000 rows: KID is as uncertain as 200 rows make it, not 1000."""
+    monkeypatch.setattr(
+        "workbench.evaluation.kernels.kernel_distance.__defaults__", (kernels.SUBSETS, 50)
+    )
+    monkeypatch.setattr(
+        "workbench.evaluation.kernels.subset_weights.__defaults__", (kernels.SUBSETS, 50)
+    )
+    metric = KernelMetric(Seen(), REFERENCE, subsets=4)
+    fresh = np.std([metric.compute(rows(seed, 1000, 1.5)) for seed in range(100)], ddof=1)
+    x = rows(1, 1000, 1.5)
+    found = interval(metric, x, metric.compute(x), 400, 0)
+    assert 0.75 < (found.high - found.low) / (2 * 1.96) / fresh < 1.35
 
 
 def test_equal_seed_equal_interval_and_halves_are_halves():
@@ -112,5 +128,6 @@ def test_too_few_samples_are_told_how_many_it_takes():
         extrapolate(METRICS[0], rows(0, 51), 100, 0)
     with pytest.raises(RequestError, match="recall needs at least 8 samples, not 7"):
         interval(METRICS[4], rows(0, 7), 0.5, 100, 0)
+    assert frechet_bias(METRICS[0], rows(0, 3), 1.0, 0) is None
     with pytest.raises(RequestError, match="at least 2 resamples"):
         interval(METRICS[0], rows(0), 0.5, 1, 0)

@@ -10,9 +10,10 @@ from PIL import Image
 from workbench.errors import RequestError
 from workbench.evaluation import Observers, make_metrics, open_reference
 from workbench.evaluation.captions import captioned_images
-from workbench.evaluation.images import Preparation, check_equal_sizes, list_images, read_images
+from workbench.evaluation.images import Preparation, check_equal_sizes, read_images
 from workbench.evaluation.networks import WeightFiles
 from workbench.evaluation.reference_build import BuildRequest, build_reference
+from workbench.teachers.image_files import list_images
 from workbench.workspace import open_workspace
 
 
@@ -45,6 +46,29 @@ def photos(tmp_path):
 def request(photos, name="real", **more):
     folder, captions = photos
     return BuildRequest(name, folder, captions, 32, ("digits",), **more)
+
+
+def test_images_that_would_be_read_wrongly_are_refused(tmp_path):
+    deep, broken = tmp_path / "deep.png", tmp_path / "broken.png"
+    Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(deep)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(broken)
+    broken.write_bytes(broken.read_bytes()[:6000])
+    with pytest.raises(RequestError, match=r"deep\.png has more than 8 bits a channel"):
+        read_images([deep])
+    with pytest.raises(RequestError, match=r"broken\.png cannot be read as an image"):
+        read_images([broken])
+
+
+def test_captions_that_are_not_those_of_the_build_are_refused(place, photos, observers):
+    built = build_reference(place, request(photos), observers)
+    assert len(open_reference(place, "real").captions) == 12
+    file = built.folder / "captions.json"
+    file.write_text(json.dumps(["the digit 1"] * 12))
+    with pytest.raises(RequestError, match="not those that the reference was built with"):
+        open_reference(place, "real").prompts(2, 0)
+    file.write_text("[")
+    with pytest.raises(RequestError, match="is damaged"):
+        open_reference(place, "real").prompts(2, 0)
 
 
 def test_preparation_is_the_middle_square_resized(photos):
@@ -161,7 +185,7 @@ def test_coco_is_recognised_and_its_first_captions_are_taken(tmp_path, photos):
         ("c.jsonl", "no json\n", "is not JSON"),
         ("c.json", "{}", "neither COCO annotations nor a list"),
         ("c.json", '{"images": [{"id": 1}], "annotations": []}', "no COCO annotation file"),
-        ("c.csv", "x", "Unknown type of caption file '.csv'"),
+        ("c.xml", "x", "Unknown type of caption file '.xml'"),
     ],
 )
 def test_captions_that_do_not_match_are_refused(photos, tmp_path, name, content, message):

@@ -84,6 +84,35 @@ def test_an_interrupted_view_continues_and_another_observer_draws_but_the_first_
     assert (first.seen, second.seen) == (10, 10)
 
 
+def test_counted_evaluations_are_those_of_the_draws_and_kept_with_them(tmp_path, drawn):
+    """Six images at 2 evaluations and three at 5: kept batches count as drawn ones do."""
+    sampler, starts = drawn
+    spent = 0.0
+
+    def draw(prompts, start, count):
+        nonlocal spent
+        spent = 2.0 if start < 6 else 5.0
+        return sampler.draw(prompts, start, count)
+
+    counted, prompts = Sampler(draw, 1, lambda: spent), ["a"] * 9
+    cache = FeatureCache(tmp_path, {})
+    assert viewing([Mean()], prompts, 3, cache).view(counted, Peers()).nfe == 3.0
+    starts.clear()
+    spent = 0.0
+    assert viewing([Mean()], prompts, 3, cache).view(counted, Peers()).nfe == 3.0
+    assert starts == []
+    known = Sampler(sampler.draw, 1, 7.0)
+    assert (
+        viewing([Mean()], prompts, 3, FeatureCache(tmp_path / "b", {})).view(known, Peers()).nfe
+        == 7.0
+    )
+    # Rows without a count are no whole batch of a sampler that counts.
+    viewing([Mean()], prompts, 3, FeatureCache(tmp_path / "c", {})).view(known, Peers())
+    starts.clear()
+    viewing([Mean()], prompts, 3, FeatureCache(tmp_path / "c", {})).view(counted, Peers())
+    assert starts == list(range(9))
+
+
 def test_more_samples_continue_and_other_prompts_or_weights_do_not(tmp_path, drawn):
     sampler, starts = drawn
     prompts = [f"prompt {i}" for i in range(9)]

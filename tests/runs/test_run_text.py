@@ -101,7 +101,7 @@ def test_waits_for_another_run_that_encodes_the_same(
     job = TextJob(Workspace(tmp_path), ALONE, StopFlag(), said.append)
     _, store = load_with_encodings(of(digits_teacher_dir), digits_teacher_dir, PROMPTS, job)
     thread.join()
-    assert said == ["Another process is encoding prompts with this text encoder; waiting."]
+    assert said == ["Another process is encoding prompts with this encoder; waiting."]
     assert store.missing(PROMPTS) == []
     assert len(list(store.folder.glob("shard-*.safetensors"))) == 1
 

@@ -59,7 +59,7 @@ def queue_of(tmp_path: Path) -> MakeQueue:
         url: str | None = None,
     ) -> TrialQueue:
         url = url or default_storage(tmp_path)
-        storage = StudyStorage(url, settings.heartbeat_s, settings.grace_s)
+        storage = StudyStorage(url)
         spec = StudySpec(name, "quickstart", base or RunConfig(), space, settings)
         return TrialQueue(storage, create_or_continue(storage, spec))
 

@@ -116,6 +116,21 @@ def test_a_dead_workers_ticket_goes_on_where_it_was(queue_of: MakeQueue) -> None
     assert [t.trial.values for t in dead.tickets()] == [[1.0]]
 
 
+def test_a_point_for_a_ticket_that_was_lost_before_it_was_drawn_has_the_tickets_number(
+    queue_of: MakeQueue,
+) -> None:
+    queue = queue_of()
+    queue.fill(1)
+    claim = queue.claim()
+    assert claim is not None
+    queue.storage.rdb.set_trial_state_values(claim.trial_id, TrialState.FAIL)
+    queue.recover()
+    assert queue.enqueue({"method.sid_alpha": 1.25}) == 0
+    assert begin(queue).number == 1
+    (ticket,) = queue.tickets()
+    assert ticket.trial.params["method.sid_alpha"] == 1.25
+
+
 def test_after_a_silence_of_the_database_everyone_may_speak_first(queue_of: MakeQueue) -> None:
     alive, peer = queue_of(), queue_of()
     alive.fill(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ class Process:
 class Worker:
     index: int
     log: str = "worker.log"
+    last_words: str = "No GPU."
 
 
 class Machine:
@@ -65,6 +67,29 @@ def test_a_worker_that_is_killed_again_and_again_is_given_up_with_a_word() -> No
     assert codes == {0: -9}
     assert len(machine.started) == 4
     assert "killed by signal 9 for the 4th time and is given up" in said[-1]
+
+
+def test_a_worker_that_its_machine_refuses_ends_alone(tmp_path: Path) -> None:
+    """The others have half a second's work left."""
+    script = (
+        f"test -e {tmp_path}/a || {{ touch {tmp_path}/a; exit 2; }}; sleep 1.5; touch {tmp_path}/b"
+    )
+    machine, said = Machine("sh", "-c", script), list[str]()
+    jobs: Any = [Worker(0)]
+    late = Worker(1)
+    started = machine.start
+
+    def start_apart(job: Any) -> Process:
+        process = started(job)
+        if job is not late:
+            process.child.wait()
+        return process
+
+    machine.start = start_apart  # type: ignore[method-assign]
+    codes = supervise([*jobs, late], machine, StopFlag(), lambda: None, said.append)
+    assert codes == {0: 2, 1: 0}
+    assert (tmp_path / "b").exists()
+    assert said == ["Worker 0 stopped: No GPU."]
 
 
 def test_only_the_scores_that_are_asked_for_must_be_finite() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import threading
 import time
@@ -16,7 +15,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from tests.studies.conftest import PACE, MakeQueue
-from workbench.errors import InterruptedRunError, RequestError
+from workbench.errors import InterruptedRunError
 from workbench.runs import RunRequest, find_run
 from workbench.studies import Choice
 from workbench.studies.overview import view
@@ -265,52 +264,6 @@ def test_every_store_has_its_own_run_of_the_study(
     assert again.info.run_id == parent.info.run_id
     assert [run.data.tags["trial"] for run in children] == ["0", "2"]
     assert again.data.tags["trials.complete"] == "3"
-
-
-def test_what_is_wrong_for_all_stops_the_study(
-    queue_of: MakeQueue,
-    base: RunConfig,
-    request_of: RunRequest,
-    digits_teacher_dir: Path,
-    tmp_path: Path,
-) -> None:
-    broken = tmp_path / "broken"
-    shutil.copytree(digits_teacher_dir, broken)
-    index = broken / "model_index.json"
-    content = index.read_text()
-    index.unlink()
-    queue = queue_of(base.model_copy(update={"teacher": str(broken)}))
-    queue.fill(3)
-    with pytest.raises(RequestError, match="model_index"):
-        run_all(queue, request_of)
-    assert queue.counts() == {TicketState.WAITING: 3}
-    index.write_text(content)
-    shutil.rmtree(request_of.workspace.runs, ignore_errors=True)
-    run_all(queue, request_of)
-    assert queue.counts() == {TicketState.COMPLETE: 3}
-
-
-def test_what_no_worker_can_read_or_write_fails_its_trial_in_the_end(
-    queue_of: MakeQueue, base: RunConfig, request_of: RunRequest
-) -> None:
-    """Each worker that meets it ends and gives it back; after the retries the next one goes on."""
-    queue = queue_of(base, PACE.with_changes({"retries": 1}))
-    queue.fill(2)
-    blocked = request_of.workspace.runs / "study-small"
-    blocked.parent.mkdir(exist_ok=True)
-    blocked.write_text("a file where the runs' folder should be")
-    with pytest.raises(OSError, match="study-small"):
-        run_all(queue, request_of)
-    assert queue.counts() == {TicketState.WAITING: 2}
-    said: list[str] = []
-    with pytest.raises(OSError, match="study-small"):  # trial 1 is met for the first time
-        work(queue.storage.url, queue.spec.name, request_of, said.append)
-    assert any("trial 0: failed on 2 workers" in line for line in said)
-    assert queue.counts() == {TicketState.FAILED: 1, TicketState.WAITING: 1}
-    blocked.unlink()
-    run_all(queue, request_of)
-    assert queue.counts() == {TicketState.FAILED: 1, TicketState.COMPLETE: 1}
-    assert "study-small" in queue.tickets()[0].trial.user_attrs[ERROR]
 
 
 def test_an_unreachable_tracker_fails_no_trial_and_its_runs_find_their_parent(

@@ -32,6 +32,16 @@ def test_a_curve_survives_its_tag() -> None:
     assert math.isnan(back.scores["alignment"][1])
 
 
+def test_a_curve_tells_network_evaluations_where_the_run_counted_them() -> None:
+    counts = [Point("perf/train_evaluations", 6400 * index, 76800.0 * index, 0) for index in (0, 1)]
+    curve = curve_of([*points(2), *counts])
+    assert curve.evaluations == (0.0, 76800.0)
+    assert decode_curve(encode_curve(curve)).evaluations == curve.evaluations
+    assert "perf/train_evaluations" not in curve.scores
+    assert curve_of(points(2)).evaluations == ()
+    assert decode_curve(encode_curve(curve_of(points(2)))).evaluations == ()
+
+
 def test_values_at_a_budget_are_those_of_the_last_evaluation_within_it() -> None:
     curve = curve_of(points(4))
     assert curve.at_nimg("fid", 12799) == curve.scores["fid"][1]

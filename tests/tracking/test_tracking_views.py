@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -30,7 +31,7 @@ from workbench.tracking import (
     variant_tags,
     view_address,
 )
-from workbench.tracking.views import missing_colors
+from workbench.tracking.view_colors import missing_colors
 
 METRICS = {
     "eval/fid": 0.5,
@@ -39,6 +40,7 @@ METRICS = {
     "train/generator_loss": 0.1,
     "train/score_gap": 0.3,
     "perf/kimg": 6.4,
+    "perf/train_seconds": 12.0,
 }
 
 
@@ -73,6 +75,7 @@ def test_the_metric_comes_first_on_a_log_axis_and_the_best_run_on_top() -> None:
     assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`best/fid`", True)
     assert view["selectedColumns"] == [
         *("metrics.`best/fid`", "metrics.`eval/fid`", "metrics.`eval/alignment`"),
+        "metrics.`perf/train_seconds`",
         *("tags.`variant`", "tags.`seed`", "tags.`teacher`"),
     ]
     sections = {each["uuid"]: each["display"] for each in view["compareRunSections"]}
@@ -129,6 +132,18 @@ def test_single_runs_show_their_samples_at_the_last_evaluation() -> None:
     runs = [replace(run, tags={**run.tags, CURVE_TAG: curve}) for run in runs]
     images = [c for c in experiment_view(runs)["compareRunCharts"] if c["type"] == "IMAGE"]
     assert [(c["imageKeys"], c["step"]) for c in images] == [(["samples/student"], 6400)]
+
+
+def test_an_axis_reaches_as_far_as_its_values_and_not_to_zero() -> None:
+    scores = {"fid": (2.0, 0.5), "alignment": (0.98, 0.94)}
+    curve = encode_curve(Curve((0, 6400), (1.0, 2.0), scores))
+    broken = encode_curve(Curve((0, 6400), (1.0, 2.0), {"alignment": (math.nan, 0.9)}))
+    runs = [replace(run, tags={**run.tags, CURVE_TAG: curve}) for run in rows("a", "b")]
+    runs[0] = replace(runs[0], tags={**runs[0].tags, CURVE_TAG: broken})
+    charts = {chart["metricKey"]: chart for chart in experiment_view(runs)["compareRunCharts"]}
+    assert charts["eval/alignment"]["range"] == pytest.approx({"yMin": 0.896, "yMax": 0.984})
+    # The leading one is on a log axis, and of losses no values are at hand.
+    assert charts["eval/fid"]["range"] == charts["train/generator_loss"]["range"] == {}
 
 
 def test_a_variant_has_one_colour_and_a_chosen_one_stays() -> None:

@@ -200,6 +200,7 @@ def test_it_resumes_to_the_bit(name: str, tmp_path: Path) -> None:
         cut.train()
     resumed = Engine(settings(name, BRIEF), student(name), ALONE, tmp_path / "cut")
     resumed.train()
+    assert resumed.state.evaluations == whole.state.evaluations > 0
     ended = whole_state(whole)
     assert all(torch.equal(value, ended[key]) for key, value in whole_state(resumed).items())
 

@@ -90,12 +90,12 @@ def test_two_ranks_follow_one(tmp_path: Path) -> None:
     two, counts, sharded = launch(distil, 2, tmp_path / "two", 0.4)
     assert sharded
     assert counts[0] == counts[1] > 0
-    assert len(one) == 25 * 6
+    assert len(one) == 25 * 7
     assert_close(one, two)
     # The checkpoint of two ranks continues on one rank, and the other way round.
     continued, *_ = distil(tmp_path / "two", 0.8)
     one_continued, *_ = launch(distil, 2, tmp_path / "one", 0.8)
-    assert len(continued) == 25 * 6
+    assert len(continued) == 25 * 7
     assert_close(continued, one_continued)
 
 

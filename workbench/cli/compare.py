@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -20,7 +20,8 @@ from workbench.cli.common import (
 from workbench.errors import RequestError
 
 if TYPE_CHECKING:
-    from workbench.reports import Comparison, Group
+    from workbench.reports import Group, ScoreFiles, Selection, Wanted
+    from workbench.reports.tables import Table
     from workbench.workspace import Workspace
 
 WHAT = "What to compare"
@@ -40,8 +41,36 @@ def compare(
         ),
     ],
     metric: Annotated[
-        str, typer.Option(help="Sorts and judges: fid or alignment.", rich_help_panel=WHAT)
+        str,
+        typer.Option(
+            help="Sorts and judges: fid or alignment as measured during training, or a score that "
+            "workbench evaluate logged (always, where one of the next three is given).",
+            rich_help_panel=WHAT,
+        ),
     ] = "fid",
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="Of evaluate: what was measured against (default: the only one there is).",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of evaluate: the student's steps (default: the only number there is).",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="Of evaluate: how it was measured, where all runs were measured in several ways.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
     finished: Annotated[
         bool, typer.Option("--finished", help="Only finished runs.", rich_help_panel=WHAT)
     ] = False,
@@ -68,10 +97,10 @@ def compare(
     """Put variants side by side: best, last, at equal kimg and seconds, with 95 % intervals.
 
     Runs of equal settings are averaged over their seeds. Older settings under the same name and
-    runs set aside by --fresh stand in rows of their own.
+    runs set aside by --fresh stand in rows of their own. Scores of workbench evaluate are compared
+    with --metric kid --reference coco10k --steps 4.
     """
-    from workbench.reports import compare as put_side_by_side
-    from workbench.reports import draw, select, write_csv
+    from workbench.reports import ScoreFiles, Wanted, is_logged, select_groups
     from workbench.tracking import default_uri
     from workbench.workspace import open_workspace
 
@@ -79,27 +108,64 @@ def compare(
         raise RequestError("--json and --markdown both write to stdout: choose one.")
     place = open_workspace(workspace)
     uri = tracking_uri or default_uri(place.root)
-    selection = select(uri, place, references, finished=finished, allow_mixed=allow_mixed)
-    comparison = put_side_by_side(selection, metric)
-    if csv is not None:
-        write_csv(comparison, csv)
-        say(f"Numbers: {csv}")
-    if figure is not None:
-        say(f"Figure: {draw(selection.groups, metric, figure)}")
-    view = _view(comparison.groups, uri, place)
-    if json_output:
-        print_json({**comparison.as_dict(), "view": view})
+    selection = select_groups(uri, place, references, finished=finished)
+    wanted = Wanted(metric, reference, steps, protocol)
+    if not is_logged(selection, wanted):
+        found = _of_training(selection, metric, allow_mixed, csv, figure)
+    elif figure is not None:
+        raise RequestError(f"--figure draws scores of training; {metric} is of evaluate: drop it.")
     else:
-        _show(comparison, markdown)
-        for note in comparison.notes:
+        found = _of_evaluate(selection, wanted, allow_mixed, csv, ScoreFiles(uri, place))
+    if csv is not None:
+        say(f"Numbers: {csv}")
+    view = _view(found.groups, uri, place)
+    if json_output:
+        print_json({**found.values, "view": view})
+    else:
+        _show(found.tables, markdown)
+        for note in found.notes:
             say(f"Note: {note}")
         say(f"In the browser:  {view}")
 
 
-def _show(comparison: Comparison, markdown: bool) -> None:
-    from workbench.reports import all_tables
+class _Found(NamedTuple):
+    """A comparison as it is shown."""
 
-    found = all_tables(comparison)
+    groups: tuple[Group, ...]
+    tables: list[Table]
+    notes: tuple[str, ...]
+    values: dict[str, Any]
+
+
+def _of_training(
+    selection: Selection, metric: str, allow_mixed: bool, csv: Path | None, figure: Path | None
+) -> _Found:
+    from workbench.reports import all_tables, comparable, draw, write_csv
+    from workbench.reports import compare as put_side_by_side
+
+    selection = comparable(selection, allow_mixed=allow_mixed)
+    comparison = put_side_by_side(selection, metric)
+    if csv is not None:
+        write_csv(comparison, csv)
+    if figure is not None:
+        say(f"Figure: {draw(selection.groups, metric, figure)}")
+    tables = all_tables(comparison)
+    return _Found(comparison.groups, tables, comparison.notes, comparison.as_dict())
+
+
+def _of_evaluate(
+    selection: Selection, wanted: Wanted, allow_mixed: bool, csv: Path | None, files: ScoreFiles
+) -> _Found:
+    from workbench.reports import compare_scores, tables_of_scores, write_scores_csv
+
+    comparison = compare_scores(selection, wanted, files, allow_mixed=allow_mixed)
+    if csv is not None:
+        write_scores_csv(comparison, csv)
+    tables = tables_of_scores(comparison)
+    return _Found(comparison.groups, tables, comparison.notes, comparison.as_dict())
+
+
+def _show(found: list[Table], markdown: bool) -> None:
     if markdown:
         typer.echo("\n".join(table.markdown() for table in found))
         return

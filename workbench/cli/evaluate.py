@@ -18,11 +18,11 @@ from workbench.cli.common import (
     print_table,
     say,
 )
-from workbench.errors import RequestError
+from workbench.errors import RequestError, WorkbenchError
 
 if TYPE_CHECKING:
     from workbench.runs import Evaluation
-    from workbench.runs.evaluate import Score, ScoredRow
+    from workbench.runs.scored_rows import Score, ScoredRow
 
 WHAT = "What to measure"
 SAMPLES = "Which samples"
@@ -177,6 +177,12 @@ def evaluate(
         print_json({"model": evaluation.rows[0].model, "table": rows})
     else:
         _show(evaluation)
+    if evaluation.unlogged is not None:
+        files = ", ".join(str(file) for file in evaluation.files)
+        raise WorkbenchError(
+            f"Kept in {files}, but not logged to {evaluation.run}: {evaluation.unlogged} The same "
+            "command logs them, and draws nothing again."
+        )
 
 
 def split_names(text: str) -> list[str]:
@@ -228,7 +234,7 @@ def _counts(steps: str | None) -> list[int] | None:
         raise RequestError(f"--steps {steps!r}: expected numbers like 4,2,1.") from None
     if counts and min(counts) < 1:
         raise RequestError(f"--steps {steps!r}: every step count must be at least 1.")
-    return counts
+    return list(dict.fromkeys(counts)) if counts else None
 
 
 def _show(evaluation: Evaluation) -> None:
@@ -250,7 +256,7 @@ def _show(evaluation: Evaluation) -> None:
         say(f"{steps}fingerprint {row.fingerprint['id']}, kept in {file}")
     if any(score.bias is not None for score in first.scores):
         say("bias: about what finite N adds to a Frechet distance; it is part of the score.")
-    if evaluation.run is not None:
+    if evaluation.run is not None and evaluation.unlogged is None:
         say(f"Logged to {evaluation.run}.")
     if evaluation.undelivered:
         say(

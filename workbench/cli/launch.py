@@ -72,7 +72,7 @@ def launch_jobs(jobs: list[Job], how: How, share: bool) -> tuple[list[RunOutcome
     """
     if not how.apart(len(jobs)):
         return _here(jobs, how.machines, share)
-    own = [job for job in jobs if not (share and _is_taken(job))]
+    own = [job for job in jobs if not (share and _is_left(job, jobs))]
     return _in_processes(own, how.launcher, how.at_once(len(jobs))), len(jobs) - len(own)
 
 
@@ -112,7 +112,7 @@ def _here(jobs: list[Job], machines: Nodes, share: bool) -> tuple[list[RunOutcom
     taken = 0
     for place, job in enumerate(jobs, 1):
         config = job.config
-        if share and _is_taken(job):
+        if share and _is_left(job, jobs):
             taken += 1
             continue
         if len(jobs) > 1:
@@ -163,6 +163,14 @@ def _in_processes(jobs: list[Job], launcher: Launcher | None, parallel: int) -> 
             if results is not None:
                 outcomes[job.folder.path] = RunOutcome(job.folder, results, trained=True)
     return [outcome for outcome in outcomes.values() if outcome is not None]
+
+
+def _is_left(job: Job, jobs: Sequence[Job]) -> bool:
+    """Whether others do a run, and nothing that is done here starts at its weights."""
+    from workbench.runs.start_variant import starts_at
+
+    following = [other for other in jobs if starts_at(other.config, job.config)]
+    return _is_taken(job) and all(_is_taken(other) for other in following)
 
 
 def _is_taken(job: Job) -> bool:

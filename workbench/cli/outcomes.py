@@ -61,7 +61,8 @@ def print_results(table: list[dict[str, Any]], title: str) -> None:
 
 
 def _print_several(outcomes: Sequence[RunOutcome]) -> None:
-    """FID of every model and step count that any of the runs measured, a line a run."""
+    """The headline score of every model and step count that any run measured, a line a run."""
+    headline = str(outcomes[0].results.get("headline", "fid"))
     tables = [
         {(row["model"], row["steps"]): row for row in outcome.results["table"]}
         for outcome in outcomes
@@ -78,12 +79,12 @@ def _print_several(outcomes: Sequence[RunOutcome]) -> None:
             [
                 config.variant,
                 str(config.seed),
-                *(_number(table[key]["fid"]) if key in table else "" for key in columns),
+                *(_number(table[key][headline]) if key in table else "" for key in columns),
                 _number(final["alignment"]) if "alignment" in final else "",
             ]
         )
     names = [f"{model} {steps}" for model, steps in columns]
-    title = f"{outcomes[0].folder.path.parent.name}: FID by model and steps"
+    title = f"{outcomes[0].folder.path.parent.name}: {_heading(headline)} by model and steps"
     print_table(["variant", "seed", *names, "alignment"], rows, title)
 
 

@@ -170,10 +170,12 @@ def _requested(
 ) -> tuple[Plan | None, list[RunConfig]]:
     """The runs of an experiment, all variants of a seed before the next, and its plan.
 
-    A saved configuration has no plan.
+    A variant comes after the one that it starts at, which joins it. A saved configuration has no
+    plan.
     """
     from workbench.errors import unknown_name
     from workbench.registry import get_experiment, make_plan
+    from workbench.runs.start_variant import with_starts
 
     if experiment.endswith(".json"):
         if variants or new_version:
@@ -183,7 +185,8 @@ def _requested(
     for name in variants or ():
         if name not in plan.variants:
             raise unknown_name(f"variant of {experiment}", name, plan.variants)
-    chosen = [(seed, name) for seed in parse_seeds(seeds) for name in variants or plan.variants]
+    names = with_starts(plan.variants, variants or plan.variants)
+    chosen = [(seed, name) for seed in parse_seeds(seeds) for name in names]
     return plan, [plan.config(name, seed) for seed, name in chosen]
 
 

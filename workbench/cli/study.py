@@ -205,10 +205,7 @@ def _prepare(
     from workbench.studies.storage import StudyStorage
     from workbench.studies.study import create_or_continue
 
-    settings = spec.settings
-    opened = StudyStorage(
-        study_results.address(storage, place), settings.heartbeat_s, settings.grace_s
-    )
+    opened = StudyStorage(study_results.address(storage, place))
     spec = create_or_continue(opened, spec, new_version=new_version)
     find_with_bar(spec.base.teacher, place.teachers)
     load_or_train(place.cache)
@@ -272,17 +269,21 @@ def _supervise(queue: TrialQueue, jobs: list[WorkerJob], parent: StudyRun) -> St
     finally:
         display.stop()
         parent.end()
-    _check_codes(jobs, codes)
-    return queue.storage.patiently(lambda: view_of(queue))
+    view = queue.storage.patiently(lambda: view_of(queue))
+    # What one worker could not do here, others may have done.
+    excused = {0, RequestError.exit_code} if view.ended == view.total else {0}
+    _check_codes(jobs, {index: 0 if code in excused else code for index, code in codes.items()})
+    return view
 
 
 def _check_codes(jobs: list[WorkerJob], codes: dict[int, int]) -> None:
-    bad = sorted((job for job in jobs if codes[job.index]), key=lambda job: codes[job.index] != 2)
+    refused = RequestError.exit_code
+    bad = sorted((j for j in jobs if codes[j.index]), key=lambda j: codes[j.index] != refused)
     if not bad:
         return
     code, said = codes[bad[0].index], bad[0].last_words
-    if code == 2:  # what one worker refuses, the study refuses
-        raise RequestError(said)
+    if code == refused:
+        raise RequestError(f"No worker is left here. {said}")
     raise WorkbenchError(f"Worker {bad[0].index} ended with code {code}: {said}")
 
 

@@ -81,7 +81,7 @@ def status(
     from rich.console import Console
 
     Console(soft_wrap=True, highlight=False).print(render(now))
-    for trial in now.failed:
+    for trial in (*now.failed, *now.refused):
         typer.echo(f"trial {trial.number} {trial.state}: {trial.error or 'its workers died'}")
 
 
@@ -269,9 +269,9 @@ def print_trials(view: StudyView, trials: Sequence[TrialView]) -> None:
 
 def _open(study: str, storage: str | None, place: Workspace) -> TrialQueue:
     from workbench.studies.queue import TrialQueue
-    from workbench.studies.study import open_at_pace
+    from workbench.studies.study import open_study
 
-    return TrialQueue(*open_at_pace(address(storage, place), study))
+    return TrialQueue(*open_study(address(storage, place), study))
 
 
 def _complete(queue: TrialQueue, number: int) -> Ticket:

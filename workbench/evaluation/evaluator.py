@@ -16,10 +16,21 @@ from workbench.evaluation.hashing import short_hash
 from workbench.evaluation.metrics import Metric
 from workbench.evaluation.observations import Observations
 from workbench.evaluation.observers import observer_key
-from workbench.evaluation.viewing import Gather, Peers, Sampler, Show, Viewing
+from workbench.evaluation.viewing import (
+    Check,
+    Gather,
+    Peers,
+    Sampler,
+    Show,
+    Viewing,
+    check_images,
+)
 from workbench.flow.noise import NoiseSource
 
 _VERSIONED = ("torch", "numpy", "scipy", "diffusers")
+_ON_THE_WAY = ("pillow", "transformers")
+"""Resizes what networks see, and encodes text; only single scores name them, so that runs that
+were tracked before still compare."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,8 @@ class Scores:
 class Evaluator:
     """A fixed protocol of evaluation: metrics, prompts, seed. One sample for every prompt.
 
+    The first metric is the headline: the one that tells the best moment of a run.
+
     Raises:
         RequestError: fewer prompts than a metric needs samples, no metric, two metrics of one
             name, or a batch size below 1.
@@ -61,6 +74,7 @@ class Evaluator:
     prompts: tuple[str, ...]
     seed: int = 0
     batch_size: int = 250
+    check: Check = check_images
 
     def __post_init__(self) -> None:
         names = [metric.name for metric in self.metrics]
@@ -79,6 +93,10 @@ class Evaluator:
     @property
     def samples(self) -> int:
         return len(self.prompts)
+
+    @property
+    def headline(self) -> str:
+        return self.metrics[0].name
 
     @property
     def noise(self) -> NoiseSource:
@@ -111,7 +129,7 @@ class Evaluator:
             fingerprint=self.fingerprint(sampler.steps),
             seconds=time.perf_counter() - began,
             ms_per_image=viewed.ms_per_image,
-            nfe=sampler.nfe,
+            nfe=viewed.nfe,
         )
 
     def viewing(
@@ -119,7 +137,7 @@ class Evaluator:
     ) -> Viewing:
         """Who looks at the samples: every observer once, however many metrics it serves."""
         observers = {observer_key(m.observer): m.observer for m in self.metrics}
-        return Viewing(observers, self.prompts, self.batch_size, cache, show)
+        return Viewing(observers, self.prompts, self.batch_size, cache, show, self.check)
 
     def scores(self, observations: Observations, peers: Peers) -> dict[str, float]:
         """Score by metric name, computed by rank 0 for all.
@@ -159,6 +177,7 @@ class Evaluator:
             "metric": metric.name,
             **metric.ingredients,
             **{key: value for key, value in self._ingredients.items() if key != "metrics"},
+            "versions": self.versions,
         }
         parts = {**protocol, "protocol": short_hash(protocol), "sampler": dict(sampler)}
         return {**parts, "id": short_hash(parts)}
@@ -177,6 +196,11 @@ class Evaluator:
             "seed": self.seed,
             "versions": {name: _version(name) for name in _VERSIONED},
         }
+
+    @property
+    def versions(self) -> dict[str, str | None]:
+        """Of all libraries that decide what samples and their scores are."""
+        return {name: _version(name) for name in (*_VERSIONED, *_ON_THE_WAY)}
 
     @cached_property
     def _prompts_hash(self) -> str:

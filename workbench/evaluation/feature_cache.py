@@ -19,13 +19,17 @@ from workbench.evaluation.observations import Observations
 
 LOG = logging.getLogger(__name__)
 
+_NOT_ONE = (KeyError, TypeError, ValueError)
+"""What a file that is no batch raises when read as one."""
+
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that drawing so many images took."""
+    """Seconds that drawing so many images took, and network evaluations an image where counted."""
 
     seconds: float
     images: int
+    nfe: float | None = None
 
 
 class FeatureCache:
@@ -43,11 +47,14 @@ class FeatureCache:
         self.folder = folder / short_hash(identity)
 
     def load(
-        self, observers: Iterable[str], prompts: Sequence[str]
+        self, observers: Iterable[str], prompts: Sequence[str], counted: bool = False
     ) -> tuple[Observations, list[Timing]]:
-        """What is kept of these samples, and how long the batches had taken to draw.
+        """What is kept of these samples, and what drawing the batches had taken.
 
         A damaged file is deleted: its batch is drawn again.
+
+        Args:
+            counted: whether a batch needs the count of its network evaluations to be whole.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -60,15 +67,17 @@ class FeatureCache:
                         known = json.loads(content.metadata()["batch"])
                     start, end = int(known["start"]), int(known["start"]) + len(rows)
                     if end <= len(prompts) and known["prompts"] == short_hash(prompts[start:end]):
+                        nfe = float(known["nfe"]) if counted else None
+                        timing = Timing(float(known["seconds"]), len(rows), nfe)
                         observations.update(start, {observer: rows})
-                        timings[start] = Timing(float(known["seconds"]), len(rows))
-                except (SafetensorError, OSError, KeyError, ValueError, WorkbenchError) as error:
+                        timings[start] = timing
+                except (SafetensorError, OSError, *_NOT_ONE, WorkbenchError) as error:
                     LOG.warning("%s is damaged (%s); its batch is drawn again.", file, error)
                     file.unlink(missing_ok=True)
         return observations, [timing for _, timing in sorted(timings.items())]
 
     def save(
-        self, start: int, prompts: Sequence[str], rows: Mapping[str, Tensor], seconds: float
+        self, start: int, prompts: Sequence[str], rows: Mapping[str, Tensor], timing: Timing
     ) -> None:
         """Keep one batch, each file written aside and renamed.
 
@@ -77,7 +86,8 @@ class FeatureCache:
         """
         from safetensors.torch import save_file
 
-        known: dict[str, Any] = {"start": start, "prompts": short_hash(prompts), "seconds": seconds}
+        known: dict[str, Any] = {"start": start, "prompts": short_hash(prompts)}
+        known |= {"seconds": timing.seconds, "nfe": timing.nfe}
         for observer, values in rows.items():
             place = self._place(observer)
             file = place / f"{start:07d}-{known['prompts']}.safetensors"

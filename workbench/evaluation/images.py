@@ -15,19 +15,19 @@ from torch import Tensor
 from workbench.errors import RequestError
 from workbench.evaluation.grids import to_pixels
 from workbench.evaluation.observers import Observer
+from workbench.teachers.image_files import centre_square
 
 if TYPE_CHECKING:
     from PIL import Image
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+_DEEP_MODES = "IF"
+"""First letters of PIL's modes of 16 and 32 bits: I;16, I, F."""
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """The largest square in the middle, resized to ``size`` pixels (bicubic, antialiased, bytes).
-
-    An image of that size already is left as it is.
-    """
+    """See :func:`centre_square`."""
 
     size: int
 
@@ -37,15 +37,7 @@ class Preparation:
 
     def of_picture(self, picture: Image.Image) -> Image.Image:
         """One picture, in RGB."""
-        from PIL import Image
-
-        width, height = picture.size
-        if (width, height) == (self.size, self.size):
-            return picture
-        edge = min(width, height)
-        left, top = (width - edge) // 2, (height - edge) // 2
-        square = picture.crop((left, top, left + edge, top + edge))
-        return square.resize((self.size, self.size), Image.Resampling.BICUBIC)
+        return centre_square(picture, self.size)
 
     def of_images(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] to (B, 3, size, size), through bytes unless they fit."""
@@ -73,21 +65,6 @@ class Prepared:
     def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Rows (B, D) of images (B, 3, H, W) in [0, 1] after preparation."""
         return self._observer.observe(self._prepare(images), prompts)
-
-
-def list_images(folder: Path) -> list[Path]:
-    """The image files below a folder, sorted by their place in it.
-
-    Raises:
-        RequestError: no folder, or no image in it.
-    """
-    if not folder.is_dir():
-        raise RequestError(f"There is no folder {folder}.")
-    found = (f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
-    files = sorted(found, key=lambda file: file.relative_to(folder).as_posix())
-    if not files:
-        raise RequestError(f"{folder} holds no images ({', '.join(SUFFIXES)}).")
-    return files
 
 
 def hash_files(files: Sequence[Path]) -> str:
@@ -126,9 +103,12 @@ def read_images(files: Sequence[Path], preparation: Preparation | None = None) -
     """
     pictures = []
     for file in files:
+        picture = _open(file)
+        if picture.mode[0] in _DEEP_MODES:  # PIL would cut them off at 255
+            raise RequestError(f"{file} has more than 8 bits a channel: convert it to 8 bits.")
         try:
-            picture = _open(file).convert("RGB")
-        except OSError as error:
+            picture = picture.convert("RGB")
+        except (OSError, SyntaxError) as error:  # PIL calls a broken PNG a syntax error
             raise _unreadable(file, error) from error
         pictures.append(picture if preparation is None else preparation.of_picture(picture))
     return _stacked(pictures)
@@ -139,7 +119,7 @@ def _open(file: Path) -> Image.Image:
 
     try:
         return Image.open(file)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise _unreadable(file, error) from error
 
 

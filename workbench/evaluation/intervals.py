@@ -106,13 +106,13 @@ def interval(metric: Metric, rows: Rows, score: float, resamples: int, seed: int
     return Interval(score + low, score + high)
 
 
-def frechet_bias(metric: FrechetMetric, rows: Rows, score: float, seed: int) -> float:
-    """About how much of the score is there only because N is finite.
+def frechet_bias(metric: FrechetMetric, rows: Rows, score: float, seed: int) -> float | None:
+    """About how much of the score is there only because N is finite; None for fewer than 4 rows.
 
     The bias is proportional to 1/N, so halving the samples adds it once more.
     """
-    if len(rows) < 4:
-        return float("nan")
+    if len(rows) < 2 * metric.minimum.count:
+        return None
     order = np.random.default_rng(seed).permutation(len(rows))
     return _mean_over_parts(metric, rows, order, 2) - score
 

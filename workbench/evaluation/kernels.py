@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -50,13 +50,41 @@ def kernel_distance(
     """
     size = min(len(samples), len(reference), subset_size)
     total = 0.0
-    for _ in range(subsets):
-        x = samples[random.choice(len(samples), size, replace=False)].astype(np.float64)
-        y = reference[random.choice(len(reference), size, replace=False)].astype(np.float64)
+    for ours, theirs in _subsets(len(samples), len(reference), random, subsets, subset_size):
+        x, y = samples[ours].astype(np.float64), reference[theirs].astype(np.float64)
         within = cubic(x, x).sum() - cubic_diagonal(x).sum()
         within += cubic(y, y).sum() - cubic_diagonal(y).sum()
         total += within / (size - 1) - 2.0 * cubic(x, y).sum() / size
     return float(total / subsets / size)
+
+
+def subset_weights(
+    samples: int,
+    reference: int,
+    random: np.random.Generator | np.random.RandomState,
+    subsets: int = SUBSETS,
+    subset_size: int = SUBSET_SIZE,
+) -> Array:
+    """How often each sample is in :func:`kernel_distance`'s subsets, (N,), 1 on average."""
+    picked = np.zeros(samples)
+    for ours, _ in _subsets(samples, reference, random, subsets, subset_size):
+        picked[ours] += 1.0
+    weights: Array = picked / picked.mean()
+    return weights
+
+
+def _subsets(
+    samples: int,
+    reference: int,
+    random: np.random.Generator | np.random.RandomState,
+    subsets: int,
+    subset_size: int,
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Places in the samples and in the reference of each subset, in the order of drawing."""
+    size = min(samples, reference, subset_size)
+    for _ in range(subsets):
+        ours = random.choice(samples, size, replace=False)
+        yield ours, random.choice(reference, size, replace=False)
 
 
 def cubic_diagonal(x: Array) -> Array:

@@ -136,8 +136,11 @@ class KernelMetric:
         return kernels.kernel_distance(rows, self.reference.rows, random, self.subsets)
 
     def replicates(self, rows: Rows, picks: Picks) -> Array:
-        influence = kernels.mmd_influence(rows, self.reference.rows, kernels.cubic)
-        return _linear(self.compute(rows), influence, picks)
+        # The score is no mean over all rows alike: a row moves it as often as subsets hold it.
+        random = np.random.RandomState(self.seed)
+        weights = kernels.subset_weights(len(rows), len(self.reference.rows), random, self.subsets)
+        influence = weights * kernels.mmd_influence(rows, self.reference.rows, kernels.cubic)
+        return _linear(self.compute(rows), influence - influence.mean(), picks)
 
 
 @dataclass(frozen=True)

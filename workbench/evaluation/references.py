@@ -15,6 +15,7 @@ import numpy as np
 from workbench.errors import RequestError, WorkbenchError, unknown_name
 from workbench.evaluation.digits_classifier import one_thread
 from workbench.evaluation.frechet import FeatureStatistics
+from workbench.evaluation.hashing import short_hash
 from workbench.evaluation.images import Preparation, Prepared
 from workbench.evaluation.metrics import ReferenceRows
 from workbench.evaluation.networks.base import OncePerBatch
@@ -158,7 +159,18 @@ class BuiltReference:
         """In the images' order; empty if it was built without."""
         if self.record.captions_hash is None:
             return ()
-        return tuple(json.loads((self.folder / _CAPTIONS).read_text(encoding="utf-8")))
+        try:
+            captions = tuple(json.loads((self.folder / _CAPTIONS).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise RequestError(
+                f"The reference {self.folder} is damaged ({error}); build it again."
+            ) from error
+        if short_hash(captions) != self.record.captions_hash:
+            raise RequestError(
+                f"The captions in {self.folder / _CAPTIONS} are not those that the reference was "
+                "built with; build it again."
+            )
+        return captions
 
     @property
     def caption_count(self) -> int:

@@ -20,11 +20,34 @@ Gather = Callable[[Any], list[Any]]
 Show = Callable[[int, int], None]
 """(samples that are done, all samples)."""
 
+Check = Callable[[Tensor, Sequence[str], int], tuple[int, str] | None]
+"""(samples, their prompts, index of the first) -> the first that cannot be scored, and why."""
+
 _RANGE_TOLERANCE = 1e-3
 
 
 def _no_preparation(prompts: list[str]) -> None:
     """Nothing to do before a batch."""
+
+
+def check_images(images: Tensor, prompts: Sequence[str], start: int) -> tuple[int, str] | None:
+    """Images (B, 3, H, W) in [0, 1]: the first that cannot be scored, and why."""
+    shape = tuple(images.shape)
+    if len(shape) != 4 or shape[:2] != (len(prompts), 3):
+        return start, f"Expected images ({len(prompts)}, 3, H, W) from the sampler, got {shape}."
+    finite = torch.isfinite(images).flatten(1).all(dim=1)
+    if not finite.all():
+        place = int((~finite).nonzero()[0])
+        return start + place, (
+            f"Sample {start + place} ({prompts[place]!r}) has pixels that are not finite: no score."
+        )
+    low, high = images.min().item(), images.max().item()
+    if low < -_RANGE_TOLERANCE or high > 1.0 + _RANGE_TOLERANCE:
+        return (
+            start,
+            f"Images must lie in [0, 1]; the sampler's reach from {low:.3g} to {high:.3g}.",
+        )
+    return None
 
 
 @dataclass(frozen=True)
@@ -36,13 +59,14 @@ class Sampler:
             global samples ``start .. start + count``. Take the noise by sample index from
             :attr:`Evaluator.noise`; then neither batch size nor ranks change a sample.
         steps: sampling steps.
-        nfe: network evaluations per image, guidance's second pass counted.
+        nfe: network evaluations per image, guidance's second pass counted; where they are known
+            only by counting, a function that tells those of the last draw.
         prepare: called before each ``draw`` with its prompts; its time is not counted (text).
     """
 
     draw: Draw
     steps: int
-    nfe: float
+    nfe: float | Callable[[], float]
     prepare: Callable[[list[str]], None] = _no_preparation
 
 
@@ -66,10 +90,11 @@ class _Share:
 
 @dataclass(frozen=True)
 class Viewed:
-    """Rows of every sample, and the time it took to draw one on one device."""
+    """Rows of every sample; the time that drawing one took on one device, and its evaluations."""
 
     observations: Observations
     ms_per_image: float
+    nfe: float
 
 
 @dataclass(frozen=True)
@@ -80,6 +105,7 @@ class Viewing:
         observers: by the key under which their rows are filed.
         cache: keeps finished batches, and gives back those it has.
         show: told on rank 0 how far it is.
+        check: whether samples can be scored at all.
     """
 
     observers: Mapping[str, Observer]
@@ -87,6 +113,7 @@ class Viewing:
     batch_size: int
     cache: FeatureCache | None = None
     show: Show = lambda done, total: None
+    check: Check = check_images
 
     def view(self, sampler: Sampler, peers: Peers) -> Viewed:
         """Every sample drawn and observed once, unless it was before; equal on all ranks.
@@ -102,7 +129,8 @@ class Viewing:
         """
         kept, timings = Observations(), list[Timing]()
         if self.cache is not None:
-            kept, timings = self.cache.load(self.observers, self.prompts)
+            counted = callable(sampler.nfe)
+            kept, timings = self.cache.load(self.observers, self.prompts, counted)
         # Rank 0 decides, after all have looked: a file that a fast rank writes moves no batch.
         pending: list[int] = peers.gather(self._pending(kept))[0]
         shares: list[_Share] = peers.gather(self._share(sampler, peers, kept, pending))
@@ -111,7 +139,8 @@ class Viewing:
             raise WorkbenchError(min(problems)[1])
         for share in shares:
             kept.merge(share.observations)
-        return Viewed(kept, _ms_per_image([share.timings for share in shares], timings))
+        drawn = [share.timings for share in shares if share.timings] or [timings]
+        return Viewed(kept, _ms_per_image(drawn), _nfe(sampler, drawn))
 
     def _pending(self, kept: Observations) -> list[int]:
         """First samples of the batches that some observer has not seen whole."""
@@ -158,7 +187,7 @@ class Viewing:
         prompts = list(self.prompts[start : start + self.batch_size])
         sampler.prepare(prompts)
         images = _timed_draw(sampler, prompts, start, share.timings)
-        problem = _problem(images, prompts, start)
+        problem = self.check(images, prompts, start)
         if problem is not None or share.problem is not None:
             return problem
         try:
@@ -167,7 +196,7 @@ class Viewing:
         except WorkbenchError as error:
             return start, str(error)
         if self.cache is not None:
-            self.cache.save(start, prompts, rows, share.timings[-1].seconds)
+            self.cache.save(start, prompts, rows, share.timings[-1])
         return None
 
 
@@ -176,34 +205,22 @@ def _timed_draw(sampler: Sampler, prompts: list[str], start: int, timings: list[
     images = sampler.draw(prompts, start, len(prompts))
     if images.device.type != "cpu":  # the device may still be working on what it returned
         torch.accelerator.synchronize(images.device)
-    timings.append(Timing(time.perf_counter() - began, len(prompts)))
+    seconds = time.perf_counter() - began
+    timings.append(Timing(seconds, len(prompts), sampler.nfe() if callable(sampler.nfe) else None))
     return images
 
 
-def _ms_per_image(ranks: Sequence[Sequence[Timing]], kept: Sequence[Timing]) -> float:
-    """Without each rank's first (warm-up) batch, unless that is all there is; else as kept."""
-    drawn = [timings for timings in ranks if timings] or [kept]
+def _ms_per_image(ranks: Sequence[Sequence[Timing]]) -> float:
+    """Without each rank's first (warm-up) batch, unless that is all there is."""
     timed = [
-        timing for timings in drawn for timing in (timings[1:] if len(timings) > 1 else timings)
+        timing for timings in ranks for timing in (timings[1:] if len(timings) > 1 else timings)
     ]
     return 1000.0 * sum(t.seconds for t in timed) / sum(t.images for t in timed)
 
 
-def _problem(images: Tensor, prompts: Sequence[str], start: int) -> tuple[int, str] | None:
-    """The first sample that cannot be scored, and why."""
-    shape = tuple(images.shape)
-    if len(shape) != 4 or shape[:2] != (len(prompts), 3):
-        return start, f"Expected images ({len(prompts)}, 3, H, W) from the sampler, got {shape}."
-    finite = torch.isfinite(images).flatten(1).all(dim=1)
-    if not finite.all():
-        place = int((~finite).nonzero()[0])
-        return start + place, (
-            f"Sample {start + place} ({prompts[place]!r}) has pixels that are not finite: no score."
-        )
-    low, high = images.min().item(), images.max().item()
-    if low < -_RANGE_TOLERANCE or high > 1.0 + _RANGE_TOLERANCE:
-        return (
-            start,
-            f"Images must lie in [0, 1]; the sampler's reach from {low:.3g} to {high:.3g}.",
-        )
-    return None
+def _nfe(sampler: Sampler, ranks: Sequence[Sequence[Timing]]) -> float:
+    if not callable(sampler.nfe):
+        return sampler.nfe
+    timings = [timing for timings in ranks for timing in timings]
+    evaluations = sum((timing.nfe or 0.0) * timing.images for timing in timings)
+    return evaluations / sum(timing.images for timing in timings)

@@ -19,7 +19,7 @@ from workbench.flow.weightings import Weighting
 from workbench.methods.base import Loss, Networks, Phase
 from workbench.methods.batch import Batch
 from workbench.methods.generator import GeneratorConfig
-from workbench.methods.score import ScoreConfig, ScoreDistillation, score_gap
+from workbench.methods.score import ScoreConfig, ScoreDistillation, score_metrics
 
 FROM_STEP_20_TO_980 = (0.0735, 0.9923)
 """DMD's range of DDPM's 1000 steps, as rectified-flow times (2 % and 98 % of density "ddpm")."""
@@ -96,6 +96,6 @@ class DMD(ScoreDistillation):
         loss = dmd_loss(x_g, f_phi, f_psi, at.t, self.weighting)
         metrics = {
             "train/generator_loss": loss.detach(),
-            "train/score_gap": score_gap(f_phi, f_psi),
+            **score_metrics(at.x_g, f_phi, f_psi),
         }
         return Loss(self.score_config.loss_scale * loss, metrics)

@@ -23,7 +23,7 @@ from workbench.methods.batch import Batch
 from workbench.methods.discrimination import bce, diffuse_real, fake_score_on_both
 from workbench.methods.dmd import DMD, DMDSettings, dmd_loss
 from workbench.methods.generator import GeneratorConfig
-from workbench.methods.score import fake_score_loss, score_gap
+from workbench.methods.score import fake_score_loss, score_metrics
 from workbench.teachers.base import VelocityNetwork
 from workbench.teachers.guidance import guided_with_features
 
@@ -129,7 +129,7 @@ class DMD2(DMD):
         metrics = {
             "train/generator_loss": loss.detach(),
             "train/adversarial_loss": deceived.detach(),
-            "train/score_gap": score_gap(f_phi, f_psi),
+            **score_metrics(at.x_g, f_phi, f_psi),
         }
         total = loss + self.config.gan_generator_weight * deceived
         return Loss(self.config.loss_scale * total, metrics)

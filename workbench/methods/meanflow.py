@@ -31,23 +31,25 @@ class MeanFlowConfig(FrozenConfig):
     name: Literal["meanflow"] = "meanflow"
     t_mean: float = Field(-0.4, description="of logit t")
     t_std: float = Field(1.0, gt=0, description="of logit t")
-    at_grid: float = Field(
-        0.25, ge=0, le=1, description="share of samples at the times where the student is used"
+    margin: float = Field(
+        0.05, ge=0, lt=1, description="how far above a time of the student's its step reaches"
     )
     cfg_scale: float = Field(1.0, description="guidance of the teacher; 1 = off")
     weight_power: float = Field(1.0, ge=0, description="p in 1 / (error^2 + c)^p; 0 = plain")
     weight_constant: float = Field(1e-3, gt=0, description="c there")
 
 
-def next_time(t: Tensor, grid: Tensor) -> Tensor:
-    """r(t): the largest of the grid's times below t, else 0, (B,).
+def next_time(t: Tensor, grid: Tensor, margin: float = 0.0) -> Tensor:
+    """r(t): the largest of the grid's times below t - margin, else 0, (B,).
 
     Args:
         t: in (0, grid[0]] (B,).
         grid: decreasing, positive (K,).
+        margin: r jumps so far above the grid's times. The student is used at these, and a smooth
+            network's time derivative is wrong where its target jumps.
     """
     rising = torch.cat([grid.new_zeros(1), grid.flip(0)]).to(t)
-    return rising[(torch.searchsorted(rising, t) - 1).clamp(min=0)]
+    return rising[(torch.searchsorted(rising, t - margin) - 1).clamp(min=0)]
 
 
 def adaptive_weight(squared: Tensor, power: float, constant: float) -> Tensor:
@@ -72,19 +74,14 @@ class MeanFlow(Method):
         return (Phase(("generator",), self.average_velocity_phase),)
 
     def times(self, batch: Batch) -> Tensor:
-        """Times of a batch, float64 (B,): from the density, or of the student's grid."""
-        grid = self.sampler.times.double()
-        spread = grid[0] * self.density.sample_from(batch.uniform("generator/t"))
-        place = (batch.uniform("generator/step") * len(grid)).long().clamp(max=len(grid) - 1)
-        return torch.where(
-            batch.uniform("generator/at_grid") < self.config.at_grid, grid[place], spread
-        )
+        """Times of a batch from the density, up to the student's first, float64 (B,)."""
+        return self.sampler.times[0] * self.density.sample_from(batch.uniform("generator/t"))
 
     def average_velocity_phase(self, networks: Networks, batch: Batch) -> Loss:
         """weight ||u - sg(v - (t - r) du/dt)||^2 summed over the latent, mean over the batch."""
         real = batch.real("generator")
         t = self.times(batch).to(real.latents)
-        r = next_time(t, self.sampler.times.to(t))
+        r = next_time(t, self.sampler.times.to(t), self.config.margin)
         x_t = torch.lerp(real.latents, batch.normal("generator/eps"), expand_like(t, real.latents))
         generator, scale = networks.generator, self.config.cfg_scale
 

@@ -5,6 +5,7 @@ Sources: arXiv 2404.04057 (SiD), arXiv 2311.18828 (DMD); for flow matching arXiv
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
@@ -180,6 +181,14 @@ class ScoreDistillation(Method):
         return x0_from_velocity(at.x_t, at.t, velocity)
 
 
+def score_metrics(x_g: Tensor, f_phi: Tensor, f_psi: Tensor) -> dict[str, Tensor]:
+    """What every score distillation logs of its two scores, from x_g and both x0_hat (B, ...)."""
+    return {
+        "train/score_gap": score_gap(f_phi, f_psi),
+        "train/score_drag": score_drag(x_g, f_phi, f_psi),
+    }
+
+
 def score_gap(f_phi: Tensor, f_psi: Tensor) -> Tensor:
     """Root mean square of f_phi - f_psi over a sample, mean over the batch; a scalar to log."""
     return rms((f_phi - f_psi).detach()).mean()
@@ -193,6 +202,6 @@ def score_drag(x_g: Tensor, f_phi: Tensor, f_psi: Tensor) -> Tensor:
     x_t foretells, so there it is 0. Where f_psi = f* + l (f_phi - f*), still the part l of the way
     back at the teacher, it is l / (1 - l) times :func:`score_gap`.
     """
-    gap, error = ((f_phi - f_psi).detach().flatten(1), (f_psi - x_g).detach().flatten(1))
+    gap, error = (f_phi - f_psi).detach().flatten(1), (f_psi - x_g).detach().flatten(1)
     length = gap.square().sum(1).sqrt().clamp_min(torch.finfo(gap.dtype).tiny)
-    return ((gap * error).sum(1) / length).mean() / gap.shape[1] ** 0.5
+    return ((gap * error).mean(1) / length).mean() * math.sqrt(gap.shape[1])

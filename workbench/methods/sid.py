@@ -17,8 +17,7 @@ from workbench.methods.score import (
     Diffused,
     ScoreConfig,
     ScoreDistillation,
-    score_drag,
-    score_gap,
+    score_metrics,
 )
 
 
@@ -89,7 +88,6 @@ class SiD(ScoreDistillation):
             value,
             {
                 "train/generator_loss": value.detach(),
-                "train/score_gap": score_gap(f_phi, f_psi),
-                "train/score_drag": score_drag(at.x_g, f_phi, f_psi),
+                **score_metrics(at.x_g, f_phi, f_psi),
             },
         )

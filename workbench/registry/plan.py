@@ -14,6 +14,7 @@ from typing import Any, Literal
 from workbench.errors import RequestError
 from workbench.registry.experiment import Experiment
 from workbench.registry.rows import plan_hash, plan_title
+from workbench.runs.start_variant import settle_starts
 from workbench.settings import FrozenConfig
 from workbench.training.config import RunConfig, validated, with_overrides
 
@@ -89,10 +90,12 @@ def make_plan(experiment: Experiment, assignments: Sequence[str] = ()) -> Plan:
         question=experiment.question,
         hypothesis=experiment.hypothesis,
         changes=changes,
-        variants={
-            variant: with_overrides(config, [*changes, f"experiment={name}", "seed=0"])
-            for variant, config in configs.items()
-        },
+        variants=settle_starts(
+            {
+                variant: with_overrides(config, [*changes, f"experiment={name}", "seed=0"])
+                for variant, config in configs.items()
+            }
+        ),
     )
 
 

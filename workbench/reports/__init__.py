@@ -6,7 +6,11 @@ The report's page is apart, in ``workbench.reports.page``: it reads plans, which
 from workbench.reports.comparison import Comparison, GroupResult, Verdict, compare
 from workbench.reports.figure import draw
 from workbench.reports.groups import Group, SeedRun, Selection, make_groups
-from workbench.reports.references import select
+from workbench.reports.references import comparable, select, select_groups
+from workbench.reports.score_choice import Wanted, is_logged
+from workbench.reports.score_files import ScoreFiles
+from workbench.reports.score_tables import tables_of_scores, write_scores_csv
+from workbench.reports.scores import ScoreComparison, compare_scores
 from workbench.reports.statistics import Difference, Estimate, estimate, welch
 from workbench.reports.tables import all_tables, write_csv
 
@@ -16,15 +20,24 @@ __all__ = [
     "Estimate",
     "Group",
     "GroupResult",
+    "ScoreComparison",
+    "ScoreFiles",
     "SeedRun",
     "Selection",
     "Verdict",
+    "Wanted",
     "all_tables",
+    "comparable",
     "compare",
+    "compare_scores",
     "draw",
     "estimate",
+    "is_logged",
     "make_groups",
     "select",
+    "select_groups",
+    "tables_of_scores",
     "welch",
     "write_csv",
+    "write_scores_csv",
 ]

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from workbench.errors import unknown_name
-from workbench.reports.groups import Group, SeedRun, Selection
+from workbench.reports.groups import Group, SeedRun, Selection, shortened
 from workbench.reports.statistics import Difference, Estimate, estimate, welch
 from workbench.runs.state import RunState
 from workbench.tracking.curve import LOWER_IS_BETTER
@@ -58,6 +58,16 @@ class Verdict:
             return "not told apart"
         return "better" if self.is_better else "worse"
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "group": self.label,
+            "best": self.best,
+            "difference": self.difference.mean,
+            "interval": self.difference.interval,
+            "excludes_zero": self.difference.excludes_zero,
+        }
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -85,16 +95,7 @@ class Comparison:
             "kimg": self.kimg,
             "seconds": self.seconds,
             "groups": [_result_dict(result) for result in self.results],
-            "verdicts": [
-                {
-                    "group": verdict.label,
-                    "best": verdict.best,
-                    "difference": verdict.difference.mean,
-                    "interval": verdict.difference.interval,
-                    "excludes_zero": verdict.difference.excludes_zero,
-                }
-                for verdict in self.verdicts
-            ],
+            "verdicts": [verdict.as_dict() for verdict in self.verdicts],
             "notes": list(self.notes),
         }
 
@@ -120,12 +121,9 @@ def compare(selection: Selection, metric: str = "fid") -> Comparison:
     notes = [*selection.notes, *_limits(runs, nimg), *_single(groups)]
     if seconds is not None:
         notes += _machines(runs)
-    verdicts = _verdicts(results, metric)
-    if sum(verdict.difference.half is not None for verdict in verdicts) > 1:
-        notes.append(
-            "Intervals are not corrected for their number, and the best was chosen by the same "
-            "data: differences near the edge of theirs need more seeds."
-        )
+    measured = [(result.group, result.get(metric, AT_KIMG)) for result in results]
+    verdicts = judge([(g, own) for g, own in measured if own], LOWER_IS_BETTER[metric])
+    notes += caution(verdicts)
     return Comparison(metric, nimg / 1000, seconds, tuple(results), verdicts, tuple(notes))
 
 
@@ -171,9 +169,12 @@ def _rank(result: GroupResult, metric: str) -> tuple[bool, float]:
     return False, found.mean if LOWER_IS_BETTER[metric] else -found.mean
 
 
-def _verdicts(results: Sequence[GroupResult], metric: str) -> tuple[Verdict, ...]:
-    """Every other group against the best that several seeds vouch for, if there is one."""
-    measured = [(result, own) for result in results if (own := result.get(metric, AT_KIMG))]
+def judge(measured: Sequence[tuple[Group, Estimate]], lower_is_better: bool) -> tuple[Verdict, ...]:
+    """Every other group against the best that several seeds vouch for, if there is one.
+
+    Args:
+        measured: best first.
+    """
     reference = next((pair for pair in measured if pair[1].n > 1), None) or next(
         iter(measured), None
     )
@@ -181,15 +182,20 @@ def _verdicts(results: Sequence[GroupResult], metric: str) -> tuple[Verdict, ...
         return ()
     best, best_own = reference
     return tuple(
-        Verdict(
-            result.group.label,
-            best.group.label,
-            welch(own.values, best_own.values),
-            LOWER_IS_BETTER[metric],
-        )
-        for result, own in measured
-        if result is not best
+        Verdict(group.label, best.label, welch(own.values, best_own.values), lower_is_better)
+        for group, own in measured
+        if group is not best
     )
+
+
+def caution(verdicts: Sequence[Verdict]) -> list[str]:
+    """What a reader of several intervals has to know."""
+    if sum(verdict.difference.half is not None for verdict in verdicts) < 2:
+        return []
+    return [
+        "Intervals are not corrected for their number, and the best was chosen by the same "
+        "data: differences near the edge of theirs need more seeds."
+    ]
 
 
 def _limits(runs: Sequence[SeedRun], nimg: int) -> list[str]:
@@ -198,10 +204,9 @@ def _limits(runs: Sequence[SeedRun], nimg: int) -> list[str]:
     slow = [run for run in runs if run.nimg == nimg and run.state is not RunState.FINISHED]
     if not slow or most == nimg:
         return []
-    names = ", ".join(f"{run.row.name} ({run.state})" for run in slow[:3])
-    more = f" and {len(slow) - 3} more" if len(slow) > 3 else ""
+    names = shortened([f"{run.row.name} ({run.state})" for run in slow])
     return [
-        f"Equal kimg is {nimg / 1000:g} of up to {most / 1000:g}, as far as {names}{more} got; "
+        f"Equal kimg is {nimg / 1000:g} of up to {most / 1000:g}, as far as {names} got; "
         "--finished leaves unfinished runs out."
     ]
 
@@ -210,8 +215,7 @@ def _single(groups: Sequence[Group]) -> list[str]:
     alone = [group.label for group in groups if len(group.runs) == 1]
     if not alone:
         return []
-    names = ", ".join(alone[:3]) + (f" and {len(alone) - 3} more" if len(alone) > 3 else "")
-    return [f"One seed only, so no interval: {names}."]
+    return [f"One seed only, so no interval: {shortened(alone)}."]
 
 
 def _machines(runs: Sequence[SeedRun]) -> list[str]:

@@ -8,33 +8,26 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from workbench.reports.groups import Group
 from workbench.reports.statistics import estimate
 from workbench.tracking import Curve
 from workbench.tracking.curve import LOWER_IS_BETTER
+from workbench.training.jumps import fid_jumps
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LEAST_RISE = 1.25
-"""An instability lifts FID at least this much above the best before it."""
-
-NOISES = 6.0
-"""And by this many standard deviations of the run's own noise in log FID."""
-
-_ENOUGH = 9
-"""Values from which a single jump, which bends the curve in three places, is not in the median."""
-
-_RUN = ["label", "run", "seed", "kimg", "seconds"]
+_RUN = ["label", "run", "seed", "kimg", "seconds", "evaluations"]
 _LEVEL = re.compile(r"table/teacher_(\d+)_(\w+)")
 
 
 def curve_rows(label: str, run: str, seed: int | None, curve: Curve) -> list[dict[str, Any]]:
-    """A run's evaluations: label, run, seed, kimg, seconds, and each score."""
+    """A run's evaluations: label, run, seed, kimg, what it had cost until then, each score.
+
+    The cost: seconds of training, and network evaluations (NaN where the run did not count).
+    """
     return [
         {
             "label": label,
@@ -42,6 +35,7 @@ def curve_rows(label: str, run: str, seed: int | None, curve: Curve) -> list[dic
             "seed": seed,
             "kimg": nimg / 1000,
             "seconds": curve.seconds[place],
+            "evaluations": curve.evaluations[place] if curve.evaluations else math.nan,
             **{name: values[place] for name, values in curve.scores.items()},
         }
         for place, nimg in enumerate(curve.nimg)
@@ -108,10 +102,7 @@ def level_frame(groups: Sequence[Group]) -> pd.DataFrame:
 def find_instabilities(frame: pd.DataFrame) -> pd.DataFrame:
     """Where a run's FID jumps above the best that it had reached; one row a jump.
 
-    A jump is a stretch of evaluations whose log FID lies above the running minimum by more than
-    log 1.25 and, from nine evaluations on, by more than six standard deviations of the run's own
-    noise: 1.4826 / sqrt(1.5) times the median of |second difference| / 2 of log FID, which neither
-    the descent nor a jump moves much. An infinite FID is always a jump; NaN is no evaluation.
+    The rule is :func:`workbench.training.jumps.fid_jumps`; a NaN is no evaluation.
 
     Columns: label, run, seed, kimg and fid (at its highest), best (before it), height (fid / best),
     recovered (whether a later evaluation came back below the threshold).
@@ -122,7 +113,7 @@ def find_instabilities(frame: pd.DataFrame) -> pd.DataFrame:
     for (label, run), rows in frame.groupby(["label", "run"], sort=False):
         rows = rows[rows["fid"].notna()].sort_values("kimg")
         kimg, fid = list(rows["kimg"]), [float(value) for value in rows["fid"]]
-        for peak, best, recovered in _jumps(fid):
+        for peak, best, recovered in fid_jumps(fid):
             found.append(
                 {
                     "label": label,
@@ -137,33 +128,3 @@ def find_instabilities(frame: pd.DataFrame) -> pd.DataFrame:
             )
     columns = ["label", "run", "seed", "kimg", "fid", "best", "height", "recovered"]
     return pd.DataFrame(found, columns=columns)
-
-
-def _jumps(fid: Sequence[float]) -> list[tuple[int, float, bool]]:
-    """Place of each jump's highest value, the best before it, and whether it was left again."""
-    threshold = max(LEAST_RISE, math.exp(min(NOISES * _noise(fid), 700.0)))
-    best = math.inf
-    found: list[tuple[int, float, bool]] = []
-    inside = False
-    for place, value in enumerate(fid):
-        above = math.isfinite(best) and best > 0 and value > threshold * best
-        if above and inside:
-            peak, before, _ = found[-1]
-            found[-1] = (max(peak, place, key=lambda i: fid[i]), before, False)
-        elif above:
-            found.append((place, best, False))
-        elif inside:
-            found[-1] = (*found[-1][:2], True)
-        inside = above
-        best = min(best, value)
-    return found
-
-
-def _noise(fid: Sequence[float]) -> float:
-    """Standard deviation of log FID about a smooth curve; 0 for too few values to tell."""
-    logs = [math.log(value) for value in fid if 0 < value < math.inf]
-    if len(logs) < _ENOUGH:
-        return 0.0
-    steps = [after - before for before, after in pairwise(logs)]
-    bends = [abs(after - before) / 2 for before, after in pairwise(steps)]
-    return 1.4826 * median(bends) / math.sqrt(1.5)

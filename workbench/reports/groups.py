@@ -11,6 +11,7 @@ from workbench.tracking import CURVE_TAG, Curve, RunRow, decode_curve
 
 _NOT_SETTINGS = ("experiment", "variant", "seed", "teacher")
 _SHOWN_DIFFERENCES = 2
+_SHOWN_NAMES = 3
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,12 @@ class Selection:
 
     groups: tuple[Group, ...]
     notes: tuple[str, ...] = ()
+
+
+def shortened(names: Sequence[str]) -> str:
+    """As much of a list as a line has room for."""
+    more = len(names) - _SHOWN_NAMES
+    return ", ".join(names[:_SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def is_distillation(row: RunRow) -> bool:

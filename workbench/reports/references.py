@@ -7,7 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from workbench.errors import RequestError, unknown_name
-from workbench.reports.groups import Group, Selection, is_distillation, make_groups, tell_apart
+from workbench.reports.groups import (
+    Group,
+    Selection,
+    is_distillation,
+    make_groups,
+    shortened,
+    tell_apart,
+)
 from workbench.tracking import RunRow, list_runs, load_record
 from workbench.workspace import Workspace
 
@@ -24,6 +31,26 @@ def select(
     allow_mixed: bool = False,
     hashes: Collection[str] | None = None,
 ) -> Selection:
+    """Groups whose scores of training compare; see :func:`select_groups`.
+
+    Args:
+        allow_mixed: compare scores of different evaluations too.
+
+    Raises:
+        RequestError: as :func:`select_groups`, or the runs were evaluated in different ways.
+    """
+    found = select_groups(tracking_uri, workspace, references, finished=finished, hashes=hashes)
+    return comparable(found, allow_mixed=allow_mixed)
+
+
+def select_groups(
+    tracking_uri: str,
+    workspace: Workspace,
+    references: Sequence[str],
+    *,
+    finished: bool = False,
+    hashes: Collection[str] | None = None,
+) -> Selection:
     """The groups behind references, in their order, each group once.
 
     A reference is an experiment, ``experiment/variant``, or a run: its name, the name or path of
@@ -31,12 +58,10 @@ def select(
 
     Args:
         finished: only finished runs count.
-        allow_mixed: compare scores of different evaluations too.
         hashes: only runs of these variants' settings (a plan's), whatever else has their names.
 
     Raises:
-        RequestError: unknown (names the nearest), nothing to compare, or runs that were evaluated
-            in different ways.
+        RequestError: unknown (names the nearest), or nothing to compare.
         WorkbenchError: the store does not answer.
     """
     store = _Store(tracking_uri, workspace)
@@ -55,9 +80,7 @@ def select(
         what = " and ".join(repr(reference) for reference in references)
         state = "finished run" if finished else "evaluated run"
         raise RequestError(f"{what}: there is no {state} to compare yet.")
-    selected = tell_apart(groups.values())
-    notes += check_comparable(selected, allow_mixed=allow_mixed)
-    return Selection(selected, tuple(dict.fromkeys(notes)))
+    return Selection(tell_apart(groups.values()), tuple(dict.fromkeys(notes)))
 
 
 class _Store:
@@ -122,20 +145,22 @@ def _folder_name(row: RunRow) -> str:
     return Path(row.tags.get("folder", "")).name
 
 
-def check_comparable(groups: Sequence[Group], *, allow_mixed: bool = False) -> list[str]:
-    """Refuses scores that mean different things; with ``allow_mixed`` returns a warning instead.
+def comparable(selection: Selection, *, allow_mixed: bool = False) -> Selection:
+    """Refuses scores that mean different things; with ``allow_mixed`` notes a warning instead.
 
     Raises:
         RequestError: the runs were evaluated in different ways.
     """
+    groups = selection.groups
     protocols: dict[str, list[Group]] = {}
     for group in groups:
         for protocol in sorted({run.protocol for run in group.runs}):
             protocols.setdefault(protocol, []).append(group)
     if len(protocols) < 2:
-        return []
+        return selection
     parts = [
-        f"{_short(members)} by {protocol}{_circumstances(members[0], protocol)}"
+        f"{shortened([group.label for group in members])} by {protocol}"
+        f"{_circumstances(members[0], protocol)}"
         for protocol, members in protocols.items()
     ]
     text = f"The runs were evaluated in {len(protocols)} ways: {'; '.join(parts)}."
@@ -143,12 +168,8 @@ def check_comparable(groups: Sequence[Group], *, allow_mixed: bool = False) -> l
         raise RequestError(
             f"{text} Their scores do not compare; --allow-mixed shows them all the same."
         )
-    return [f"{text} Scores of different evaluations do not compare."]
-
-
-def _short(groups: Sequence[Group]) -> str:
-    names = [group.label for group in groups]
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    warning = f"{text} Scores of different evaluations do not compare."
+    return replace(selection, notes=(*selection.notes, warning))
 
 
 def _circumstances(group: Group, protocol: str) -> str:

@@ -13,7 +13,7 @@ from workbench.runs.state import RunState
 from workbench.tracking import list_artifacts, load_record, read_artifact_bytes
 
 _FINAL = "figures/samples.png"
-_SERIES = re.compile(r"samples~student\+step\+(\d+)\+.*\.png")
+SERIES = re.compile(r"samples~student\+step\+(\d+)\+.*\.png")
 
 
 def shown_run(group: Group) -> SeedRun:
@@ -23,7 +23,7 @@ def shown_run(group: Group) -> SeedRun:
 
 def sample_grid(run: SeedRun, tracking_uri: str) -> bytes | None:
     """The PNG that a run drew at its end, or at its last evaluation; None if it has none."""
-    folder = _own_folder(run)
+    folder = own_folder(run)
     if folder is not None:
         pictures = [str(path.relative_to(folder)) for path in folder.glob("tracking/images/*.png")]
         final = [_FINAL] if (folder / _FINAL).is_file() else []
@@ -37,7 +37,7 @@ def sample_grid(run: SeedRun, tracking_uri: str) -> bytes | None:
         return None
 
 
-def _own_folder(run: SeedRun) -> Path | None:
+def own_folder(run: SeedRun) -> Path | None:
     """The run's folder if it is on this machine and still this run's, not a fresh one's."""
     tags = run.row.tags
     if tags.get("host") != platform.node() or "folder" not in tags:
@@ -57,7 +57,7 @@ def _first(
     steps = {
         int(found[1]): name
         for name in pictures
-        if (found := _SERIES.fullmatch(Path(name).name)) is not None
+        if (found := SERIES.fullmatch(Path(name).name)) is not None
     }
     if final:
         return read(final[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from workbench.reports.comparison import (
     GroupResult,
     Verdict,
 )
+from workbench.reports.groups import Group
 from workbench.reports.statistics import Difference, Estimate
 
 _TITLES = {"fid": "FID", "alignment": "alignment"}
@@ -97,13 +98,15 @@ def side_table(comparison: Comparison) -> Table:
 
 def verdict_table(comparison: Comparison) -> Table:
     """Every group against the best one."""
-    columns = ["variant", "difference", "95 % interval", "verdict"]
-    rows = [
-        [verdict.label, *difference(verdict.difference), verdict.words]
-        for verdict in comparison.verdicts
-    ]
     best = comparison.results[0].group.label
     title = f"{title_of(comparison.metric)} at {comparison.kimg:g} kimg, against {best} (Welch)"
+    return judged(comparison.verdicts, title)
+
+
+def judged(verdicts: Sequence[Verdict], title: str) -> Table:
+    """Verdicts, a row each."""
+    columns = ["variant", "difference", "95 % interval", "verdict"]
+    rows = [[verdict.label, *difference(verdict.difference), verdict.words] for verdict in verdicts]
     return Table(title, columns, rows)
 
 
@@ -133,14 +136,45 @@ def write_csv(comparison: Comparison, path: Path) -> None:
     scores = sorted({name for result in comparison.results for name in result.scores})
     verdicts = {verdict.label: verdict for verdict in comparison.verdicts}
     rows = [_csv_row(result, scores, verdicts) for result in comparison.results]
+    write_rows([{**row, **_reach(comparison)} for row in rows], path)
+
+
+def write_rows(rows: Sequence[Mapping[str, object]], path: Path) -> None:
+    """Rows of equal columns as CSV.
+
+    Raises:
+        RequestError: the file cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             writer.writeheader()
-            writer.writerows({**row, **_reach(comparison)} for row in rows)
+            writer.writerows(rows)
     except OSError as error:
         raise RequestError(f"Cannot write {path}: {error.strerror}.") from None
+
+
+def group_cells(group: Group) -> dict[str, object]:
+    """What tells a group from all others, in a row of numbers."""
+    return {
+        "group": group.label,
+        "experiment": group.experiment,
+        "variant": group.variant,
+        "teacher": group.teacher,
+        "variant_hash": group.variant_hash,
+        "seeds": " ".join(str(seed) for seed in group.seeds),
+    }
+
+
+def verdict_cells(verdict: Verdict | None) -> dict[str, object]:
+    """A group's difference from the best, in a row of numbers."""
+    low, high = (verdict.difference.interval if verdict else None) or (None, None)
+    return {
+        "difference": verdict.difference.mean if verdict else None,
+        "difference_low": low,
+        "difference_high": high,
+    }
 
 
 def _reach(comparison: Comparison) -> dict[str, float | None]:
@@ -150,27 +184,13 @@ def _reach(comparison: Comparison) -> dict[str, float | None]:
 def _csv_row(
     result: GroupResult, scores: Sequence[str], verdicts: dict[str, Verdict]
 ) -> dict[str, object]:
-    group = result.group
-    row: dict[str, object] = {
-        "group": group.label,
-        "experiment": group.experiment,
-        "variant": group.variant,
-        "teacher": group.teacher,
-        "variant_hash": group.variant_hash,
-        "seeds": " ".join(str(seed) for seed in group.seeds),
-        "equal_kimg": None,
-        "equal_seconds": None,
-    }
+    row = {**group_cells(result.group), "equal_kimg": None, "equal_seconds": None}
     for score in scores:
         for statistic in _STATISTICS:
             row |= _csv_cells(f"{score}_{statistic}", result.get(score, statistic))
     row |= _csv_cells("ms_per_image", result.ms_per_image)
     row["nfe"] = result.nfe
-    verdict = verdicts.get(group.label)
-    low, high = (verdict.difference.interval if verdict else None) or (None, None)
-    row["difference"] = verdict.difference.mean if verdict else None
-    row |= {"difference_low": low, "difference_high": high}
-    return row
+    return row | verdict_cells(verdicts.get(result.group.label))
 
 
 def _csv_cells(name: str, found: Estimate | None) -> dict[str, object]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from workbench.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from workbench.runs.evaluate import EvaluateRequest, Evaluation, evaluate_source
+    from workbench.runs.evaluate import EvaluateRequest, evaluate_source
     from workbench.runs.execution import (
         RunOutcome,
         RunRequest,
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from workbench.runs.jobs import Handle, Job, Launcher, LocalLauncher
     from workbench.runs.models import Drawing, LoadedModel, LoadedStudent, load_model, load_student
     from workbench.runs.pool import JobView, Watcher, run_jobs
+    from workbench.runs.scored_rows import Evaluation
     from workbench.runs.signals import stop_on_signals
     from workbench.runs.summary import summarize
 

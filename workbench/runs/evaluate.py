@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from workbench.errors import RequestError
+from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import (
     Evaluator,
-    Extrapolation,
     FeatureCache,
     FrechetMetric,
-    Interval,
     Metric,
     Observations,
     Observers,
     Peers,
-    Reference,
     Sampler,
     check_names,
     make_metrics,
     open_reference,
 )
-from workbench.evaluation.catalog import NEED_PROMPTS
 from workbench.evaluation.hashing import short_hash
 from workbench.evaluation.intervals import (
     check_extrapolation,
@@ -40,17 +35,18 @@ from workbench.evaluation.intervals import (
 from workbench.evaluation.networks import WeightFiles
 from workbench.evaluation.observers import observer_key
 from workbench.evaluation.viewing import Show
+from workbench.runs.evaluate_prompts import choose_prompts
 from workbench.runs.evaluate_sources import Asked, Source, open_source
+from workbench.runs.folder import RunFolder
+from workbench.runs.kept_scores import ARTIFACTS
 from workbench.runs.pictures import WRITERS
-from workbench.teachers.prompt_sources import PromptsConfig, read_prompts
-from workbench.tracking import add_later, read_points
+from workbench.runs.scored_rows import Evaluation, Score, ScoredRow, keep_row
+from workbench.tracking import add_later, check_uri, read_points
 from workbench.training.parallel import Ranks, joined_ranks, launch, refuse_foreign_ranks
-from workbench.workspace import Workspace, write_json
+from workbench.workspace import Workspace
 
-DEFAULT_SAMPLES = 2000
-"""Where the reference has prompts for any number."""
-
-_ARTIFACTS = "evaluations"
+_MARKER = "evaluation.txt"
+"""Says in a folder of kept images which sampler and prompts they are of."""
 
 
 @contextmanager
@@ -88,62 +84,6 @@ class EvaluateRequest:
     bar: Callable[[str], AbstractContextManager[Show]] = _no_bar
 
 
-@dataclass(frozen=True)
-class Score:
-    """One score with all that decides it; ``bias`` is what finite N adds to a Frechet distance."""
-
-    name: str
-    value: float
-    lower_is_better: bool
-    fingerprint: Mapping[str, Any]
-    interval: Interval | None = None
-    bias: float | None = None
-    extrapolated: Extrapolation | None = None
-
-
-@dataclass(frozen=True)
-class ScoredRow:
-    """One sampler's scores. ``steps`` is None for images."""
-
-    model: str
-    kind: str
-    reference: str
-    samples: int
-    steps: int | None
-    nfe: float
-    ms_per_image: float
-    scores: tuple[Score, ...]
-    fingerprint: Mapping[str, Any]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Scores by name beside the sampler's own columns; all about each under ``scores``."""
-        head = {"model": self.kind, "steps": self.steps, "nfe": self.nfe}
-        values = {score.name: score.value for score in self.scores}
-        return {
-            **head,
-            **values,
-            "ms_per_image": self.ms_per_image,
-            "fingerprint": dict(self.fingerprint),
-            "name": self.model,
-            "reference": self.reference,
-            "samples": self.samples,
-            "scores": {score.name: asdict(score) for score in self.scores},
-        }
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Rows, the files that keep them, and operations the tracking store has not taken yet.
-
-    ``run`` is the run that the scores were logged to, if any.
-    """
-
-    rows: tuple[ScoredRow, ...]
-    files: tuple[Path, ...] = ()
-    run: str | None = None
-    undelivered: int = 0
-
-
 def evaluate_source(request: EvaluateRequest, tracking_uri: str | None = None) -> Evaluation:
     """Measure, keep the scores in ``<workspace>/evaluations``, and log a run's to its MLflow run.
 
@@ -153,33 +93,38 @@ def evaluate_source(request: EvaluateRequest, tracking_uri: str | None = None) -
     """
     check_names(request.metrics)
     refuse_foreign_ranks()
+    if tracking_uri is not None:
+        check_uri(tracking_uri)
     rows, run = launch(_on_ranks, request.nproc, request, name=request.source.reference)
-    files = tuple(_keep(request.workspace, row) for row in rows)
+    if run is not None:
+        rows = [replace(row, kimg=run[1] / 1000) for row in rows]
+    files = tuple(keep_row(request.workspace, row) for row in rows)
     evaluation = Evaluation(tuple(rows), files)
-    if run is None:
-        return evaluation
-    folder, nimg = run
+    return evaluation if run is None else _logged(evaluation, run[0], run[1], tracking_uri)
+
+
+def _logged(
+    evaluation: Evaluation, folder: RunFolder, nimg: int, tracking_uri: str | None
+) -> Evaluation:
+    """With the scores in the run's MLflow run; or why not: what was measured stays measured."""
     left = 0
-    for row, file in zip(rows, files, strict=True):
-        values = {tracked_name(row, score): score.value for score in row.scores}
-        # Measured again, the same score may differ in its last bits: the first one stays.
-        there = {p.key for p in read_points(folder.path, set(values)) if p.step == nimg}
-        values = {name: value for name, value in values.items() if name not in there}
-        left = add_later(folder.path, values, nimg, {_ARTIFACTS: file}, tracking_uri)
+    try:
+        for row, file in zip(evaluation.rows, evaluation.files, strict=True):
+            values = row.tracked()
+            # Measured again, the same score may differ in its last bits: the first one stays.
+            there = {p.key for p in read_points(folder.path, set(values)) if p.step == nimg}
+            values = {name: value for name, value in values.items() if name not in there}
+            left = add_later(folder.path, values, nimg, {ARTIFACTS: file}, tracking_uri)
+    except WorkbenchError as error:
+        return replace(evaluation, run=folder.name, unlogged=str(error))
     return replace(evaluation, run=folder.name, undelivered=left)
-
-
-def tracked_name(row: ScoredRow, score: Score) -> str:
-    """The score's name in MLflow; it ends in the protocol's id: one name, one way of measuring."""
-    protocol = score.fingerprint["protocol"][:8]
-    return f"evaluation/{row.reference}/{score.name}_{row.steps}steps_{protocol}"
 
 
 def _on_ranks(request: EvaluateRequest) -> Any:
     with joined_ranks() as ranks:
         source = open_source(request.workspace, request.source, ranks.device)
         reference = open_reference(request.workspace, request.reference)
-        prompts = _prompts(request, source, reference)
+        prompts = choose_prompts(request, source, reference)
         weights = WeightFiles(request.workspace.root / "weights", request.weights)
         observers = Observers(request.workspace.cache, weights, ranks.device)
         # Rank 0 first: it trains the classifier, downloads and pins for all.
@@ -188,10 +133,14 @@ def _on_ranks(request: EvaluateRequest) -> Any:
         metrics = metrics or make_metrics(request.metrics, reference, observers)
         evaluator = Evaluator(metrics, prompts, request.source.seed, request.batch_size)
         _check_certainty(request, evaluator)
-        rows = [
-            _row(request, source, evaluator, steps, ranks)
-            for steps in _step_counts(request, source)
-        ]
+        # All of them before the first draws: a wrong one must not end hours of work.
+        samplers = [source.sampler(steps, prompts) for steps in _step_counts(request, source)]
+        if request.keep_images is not None:
+            samplers = [
+                _keeping(sampler, _folder_for(request, source, evaluator, sampler.steps, ranks))
+                for sampler in samplers
+            ]
+        rows = [_row(request, source, evaluator, sampler, ranks) for sampler in samplers]
         return rows, source.run
 
 
@@ -214,55 +163,16 @@ def _step_counts(request: EvaluateRequest, source: Source) -> Sequence[int]:
     return request.steps or source.default_steps
 
 
-def _prompts(request: EvaluateRequest, source: Source, reference: Reference) -> tuple[str, ...]:
-    """One for each sample; empty for images of which no metric needs any."""
-    count = source.count()
-    given = _given_prompts(request.prompts)
-    if count is not None:
-        return _prompts_of_images(request, count, given)
-    if given is None:
-        samples = request.samples or reference.caption_count or DEFAULT_SAMPLES
-        return reference.prompts(samples, request.source.seed)
-    samples = request.samples or len(given)
-    if samples > len(given):
-        raise RequestError(
-            f"{request.prompts} holds {len(given)} prompts, fewer than {samples} samples."
-        )
-    return given[:samples]
-
-
-def _prompts_of_images(
-    request: EvaluateRequest, count: int, given: tuple[str, ...] | None
-) -> tuple[str, ...]:
-    samples = request.samples or count
-    if samples > count:
-        raise RequestError(f"{request.source.reference} has {count} images, not {samples}.")
-    if given is not None and len(given) != count:
-        raise RequestError(
-            f"{request.prompts} holds {len(given)} prompts for {count} images: a folder of images "
-            "needs one prompt for each, in sorted order."
-        )
-    needing = [name for name in request.metrics if name in NEED_PROMPTS]
-    if given is None and needing:
-        raise RequestError(
-            f"{needing[0]} judges images by their prompts: name them with --prompts FILE, one for "
-            "each image in sorted order."
-        )
-    return given[:samples] if given is not None else ("",) * samples
-
-
-def _given_prompts(file: Path | None) -> tuple[str, ...] | None:
-    return None if file is None else read_prompts(PromptsConfig(source=str(file))).prompts
-
-
 def _row(
-    request: EvaluateRequest, source: Source, evaluator: Evaluator, steps: int, ranks: Ranks
+    request: EvaluateRequest, source: Source, evaluator: Evaluator, sampler: Sampler, ranks: Ranks
 ) -> ScoredRow:
+    steps = sampler.steps
     identity = source.identity(steps)
-    sampler = source.sampler(steps, evaluator.prompts)
-    cache: FeatureCache | None = FeatureCache(request.workspace.cache / "features", identity)
-    if request.keep_images is not None:  # every image is wanted, not only its rows
-        sampler, cache = _keeping(sampler, request.keep_images / f"{steps}-steps"), None
+    cache: FeatureCache | None = None
+    if request.keep_images is None:  # else every image is wanted, not only its rows
+        # The fingerprint names versions: rows of other ones are not those that it speaks of.
+        made_by = {**identity, "versions": evaluator.versions}
+        cache = FeatureCache(request.workspace.cache / "features", made_by)
     peers = Peers(ranks.rank, ranks.world, ranks.gather)
     what = f"{source.name}, {steps} steps" if source.default_steps else source.name
     with request.bar(what) as show:
@@ -280,7 +190,7 @@ def _row(
         reference=request.reference,
         samples=evaluator.samples,
         steps=steps if source.default_steps else None,
-        nfe=sampler.nfe,
+        nfe=viewed.nfe,
         ms_per_image=viewed.ms_per_image,
         scores=scores,
         fingerprint=evaluator.fingerprint(steps),
@@ -309,23 +219,39 @@ def _score(
     return score
 
 
+def _folder_for(
+    request: EvaluateRequest, source: Source, evaluator: Evaluator, steps: int, ranks: Ranks
+) -> Path:
+    """Where one sampler's images go; nothing else is among them.
+
+    Raises:
+        RequestError: the source is a folder of images already, or the place is taken.
+    """
+    if request.keep_images is None or source.default_steps is None:
+        raise RequestError(f"{source.name} is a folder of images already: drop --keep-images.")
+    folder = request.keep_images / f"{steps}-steps"
+    if not ranks.is_main:
+        return folder
+    made_by = short_hash([source.identity(steps), evaluator.fingerprint(steps)["prompts"]])
+    marker = folder / _MARKER
+    known = marker.read_text(encoding="utf-8").strip() if marker.is_file() else None
+    if folder.is_dir() and any(folder.iterdir()) and known != made_by:
+        raise RequestError(
+            f"{folder} holds other files: images of two evaluations in one folder could not be "
+            "told apart. Name another with --keep-images."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    marker.write_text(f"{made_by}\n", encoding="utf-8")
+    return folder
+
+
 def _keeping(sampler: Sampler, folder: Path) -> Sampler:
     """The sampler, writing every image that it draws."""
 
     def draw(prompts: list[str], start: int, count: int) -> Tensor:
         images = sampler.draw(prompts, start, count)
-        folder.mkdir(parents=True, exist_ok=True)
         for number, (image, prompt) in enumerate(zip(images.cpu(), prompts, strict=True)):
             WRITERS["png"](image, {"prompt": prompt}, folder / f"{start + number:06d}.png")
         return images
 
     return replace(sampler, draw=draw)
-
-
-def _keep(workspace: Workspace, row: ScoredRow) -> Path:
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", row.model)
-    steps = f"{row.steps}steps-" if row.steps is not None else ""
-    ids = short_hash([score.fingerprint["id"] for score in row.scores])
-    file = workspace.root / "evaluations" / name / f"{row.reference}-{steps}{ids}.json"
-    write_json(file, row.as_dict())
-    return file

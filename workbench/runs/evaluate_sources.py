@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,23 +13,16 @@ from torch import Tensor
 
 from workbench.errors import RequestError
 from workbench.evaluation import Sampler
-from workbench.evaluation.images import check_equal_sizes, hash_files, list_images, read_images
+from workbench.evaluation.images import check_equal_sizes, hash_files, read_images
+from workbench.runs.evaluate_pipeline import PipelineSource, class_name
 from workbench.runs.folder import RunFolder, find_run
 from workbench.runs.measure import EncodedPrompts, Encodings, Samplers
 from workbench.runs.models import LoadedModel, LoadedStudent, load_model
-from workbench.runs.student import StudentRecord
 from workbench.teachers import PipelineTeacher
-from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.base import Conditioning
 from workbench.teachers.families import FAMILIES
-from workbench.teachers.folder import (
-    MODEL_INDEX,
-    TeacherNotes,
-    content_fingerprint,
-    quiet_libraries,
-)
-from workbench.teachers.json_file import read_json
-from workbench.teachers.student_pipeline import is_student
+from workbench.teachers.folder import MODEL_INDEX
+from workbench.teachers.image_files import list_images
 from workbench.training.config import EvaluationConfig
 from workbench.workspace import Workspace
 
@@ -97,21 +89,21 @@ def open_source(workspace: Workspace, asked: Asked, device: torch.device) -> Sou
     folder = Path(asked.reference).expanduser()
     is_pipeline = (folder / MODEL_INDEX).is_file()
     if folder.is_dir() and not is_pipeline and not (folder / "config.json").is_file():
-        if asked.stock or asked.call or asked.cfg_scale != 1.0:
+        if asked.stock or asked.call or asked.cfg_scale != 1.0 or asked.seed:
             raise RequestError(
                 f"{folder} holds images: --stock and --call are of pipelines, --cfg-scale of "
-                "teachers."
+                "teachers, --seed of what is drawn."
             )
         return ImageSource(folder)
     if asked.stock and not is_pipeline:
         raise RequestError(f"--stock needs a pipeline's folder; {folder} has no {MODEL_INDEX}.")
-    if is_pipeline and (asked.stock or _class_name(folder) not in FAMILIES):
+    if is_pipeline and (asked.stock or class_name(folder) not in FAMILIES):
         if asked.cfg_scale != 1.0:
             raise RequestError(
                 "--cfg-scale is of teachers; a stock pipeline's own guidance is "
                 f"--call guidance_scale={asked.cfg_scale:g}."
             )
-        return PipelineSource(folder, asked, device)
+        return PipelineSource(folder, asked.seed, asked.call, device)
     if asked.call:
         raise RequestError("--call is of stock pipelines: add --stock.")
     return ModelSource(workspace, load_model(workspace, asked.reference, device), asked, device)
@@ -196,94 +188,6 @@ class _LastBatch:
         return self._last.rows(prompts)
 
 
-class PipelineSource:
-    """Any diffusers text-to-image pipeline, by its own call: its scheduler, guidance and noise.
-
-    Image i is drawn with ``torch.Generator().manual_seed(seed + i)``, so that a batch's size
-    cannot change an image whose scheduler draws from the generator that it is given.
-    """
-
-    run = None
-
-    def __init__(self, folder: Path, asked: Asked, device: torch.device) -> None:
-        self.name = folder.name
-        self._folder, self._seed, self._device = folder, asked.seed, device
-        self._pipeline = _load(folder, device)
-        parameters = inspect.signature(self._pipeline.__call__).parameters
-        self._call = {**_stored_call(folder), **(asked.call or {})}
-        own_steps = self._call.pop("num_inference_steps", None)
-        unknown = [key for key in (*self._call, "prompt") if key not in parameters]
-        if unknown:
-            raise RequestError(
-                f"{type(self._pipeline).__name__} takes no {unknown[0]!r}; it takes "
-                f"{', '.join(parameters)}."
-            )
-        self._default = own_steps or parameters["num_inference_steps"].default
-
-    @property
-    def default_steps(self) -> tuple[int, ...]:
-        return (int(self._default),)
-
-    def kind(self) -> str:
-        return "pipeline"
-
-    def count(self) -> int | None:
-        return None
-
-    def identity(self, steps: int) -> dict[str, object]:
-        return {
-            "kind": self.kind(),
-            "weights": self._weights,
-            "call": self._call,
-            "steps": steps,
-            "seed": self._seed,
-            "device": self._device.type,
-        }
-
-    @cached_property
-    def _weights(self) -> str:
-        return content_fingerprint(self._folder, tuple(sorted(self._pipeline.components)))
-
-    def sampler(self, steps: int, prompts: Sequence[str]) -> Sampler:
-        return Sampler(
-            lambda batch, start, count: self._images(batch, start, steps),
-            steps,
-            self._evaluations(prompts[0], steps),
-        )
-
-    @torch.no_grad()
-    def _images(self, prompts: Sequence[str], start: int, steps: int) -> Tensor:
-        seeds = range(self._seed + start, self._seed + start + len(prompts))
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        with quiet_libraries():
-            output = self._pipeline(
-                prompt=list(prompts),
-                num_inference_steps=steps,
-                generator=generators,
-                output_type="pt",
-                **self._call,
-            )
-        images: Tensor = output.images.float()
-        return images.clamp(0, 1)
-
-    def _evaluations(self, prompt: str, steps: int) -> float:
-        """Rows that the network was given for one image, counted while drawing one."""
-        network = getattr(self._pipeline, "transformer", None) or self._pipeline.unet
-        rows = 0
-
-        def count(module: Any, arguments: Any, keywords: Any) -> None:
-            nonlocal rows
-            tensors = (v for v in (*arguments, *keywords.values()) if isinstance(v, Tensor))
-            rows += max((len(v) for v in tensors if v.ndim > 2), default=1)
-
-        hook = network.register_forward_pre_hook(count, with_kwargs=True)
-        try:
-            self._images([prompt], 0, steps)
-        finally:
-            hook.remove()
-        return float(rows)
-
-
 class ImageSource:
     """Image files, one a sample, in sorted order."""
 
@@ -313,32 +217,3 @@ class ImageSource:
             return read_images(self._files[start : start + count])
 
         return Sampler(draw, _FROM_IMAGES, 0.0)
-
-
-def _stored_call(folder: Path) -> dict[str, Any]:
-    """Arguments of the call that a teacher or an exported student keeps beside its weights."""
-    if is_student(folder):
-        return dict(StudentRecord.load(folder).call)
-    return dict(TeacherNotes.load(folder).call)
-
-
-def _class_name(folder: Path) -> str:
-    return str(read_json(folder / MODEL_INDEX).get("_class_name"))
-
-
-def _load(folder: Path, device: torch.device) -> Any:
-    prepare_torchvision()
-    import diffusers
-
-    name = _class_name(folder)
-    make: Callable[..., Any] | None = getattr(diffusers, name, None)
-    if make is None:
-        raise RequestError(f"{folder / MODEL_INDEX}: diffusers has no pipeline {name!r}.")
-    try:
-        with quiet_libraries():
-            pipeline = diffusers.DiffusionPipeline.from_pretrained(str(folder))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise RequestError(f"{folder} cannot be loaded as {name}: {reason}") from error
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)

@@ -19,9 +19,11 @@ from workbench.runs.text import (
     silent_say,
 )
 from workbench.runs.tracking import speak_for
-from workbench.teachers import find_teacher
+from workbench.teachers import KNOWN_TEACHERS, find_teacher
+from workbench.teachers.analytic import MixtureRecipe
 from workbench.teachers.catalog import check_teacher
 from workbench.teachers.hub import revision_of
+from workbench.teachers.pair_sources import read_pairs
 from workbench.teachers.prompt_sources import read_prompts
 from workbench.training.config import RunConfig
 from workbench.training.events import Listener
@@ -72,6 +74,7 @@ def execute(request: RunRequest) -> RunOutcome:
     if request.nodes.rank > 0:
         return _take_part(request, folder)
     prompts = read_prompts(config.prompts)
+    _check_pairs(config)  # so that bad ones are refused before anything is written
     revision = None if request.fresh else folder.teacher_revision()
     teacher = find_run_teacher(config, workspace, revision, request.find_teacher)
     with exclusive(folder.lock, f"Run {folder.name}"):
@@ -141,13 +144,22 @@ def check_request(config: RunConfig, nproc: int, nodes: Nodes = ALONE) -> None:
 
 
 def check_sources(configs: Iterable[RunConfig]) -> None:
-    """Refuse runs whose teacher or prompts cannot be found; builds nothing.
+    """Refuse runs whose teacher, prompts or pairs cannot be found; builds nothing.
 
     Raises:
-        RequestError: as :func:`check_teacher` and :func:`read_prompts`.
+        RequestError: as :func:`check_teacher`, :func:`read_prompts` and :func:`read_pairs`.
     """
     configs = list(configs)
     for teacher in dict.fromkeys(config.teacher for config in configs):
         check_teacher(teacher)
     for prompts in dict.fromkeys(config.prompts for config in configs):
         read_prompts(prompts)
+    for config in configs:
+        _check_pairs(config)
+
+
+def _check_pairs(config: RunConfig) -> None:
+    """Pairs of images can be read; an analytic teacher's are its own, and its world judges them."""
+    spec = KNOWN_TEACHERS.get(config.teacher)
+    if config.data is not None and not (spec and isinstance(spec.recipe, MixtureRecipe)):
+        read_pairs(config.data)

@@ -14,12 +14,14 @@ from workbench.flow import NoiseSource
 from workbench.methods import DrawNoise, FewStepSampler, GeneratorConfig
 from workbench.teachers import PipelineTeacher, sample_teacher
 from workbench.teachers.base import Conditioning, VelocityNetwork
+from workbench.teachers.distillable import Distillable
 from workbench.training.config import EvaluationConfig
 from workbench.training.engine import InterruptedRunError
 from workbench.training.parallel import Ranks
 
-SampleLatents = Callable[[Conditioning, DrawNoise], Tensor]
-"""(B conditioning rows, step index -> noise (B, *latent_shape)) -> latents of that shape."""
+SampleLatents = Callable[[Conditioning | None, DrawNoise], Tensor]
+"""(B conditioning rows or None without prompts, step index -> noise (B, *latent_shape)) -> latents
+of that shape."""
 
 _NOISE = "evaluation"
 
@@ -70,8 +72,8 @@ class Row:
 class Encodings(Protocol):
     """Prompts that were encoded before: on disk (``TextStore``) or here (``EncodedPrompts``)."""
 
-    def rows(self, prompts: Sequence[str]) -> Conditioning:
-        """Encodings of these prompts, in order."""
+    def rows(self, prompts: Sequence[str]) -> Conditioning | None:
+        """Encodings of these prompts, in order; None where the teacher has no prompts."""
         ...
 
 
@@ -83,20 +85,21 @@ class Samplers:
 
     def __init__(
         self,
-        teacher: PipelineTeacher,
+        teacher: Distillable,
         settings: EvaluationConfig,
         device: torch.device,
         uncond: Conditioning | None = None,
     ) -> None:
         self.teacher, self.settings, self.device = teacher, settings, device
         self.noise = NoiseSource(settings.seed)
-        self.uncond = (uncond or teacher.uncond()).to(device)
+        row = uncond if uncond is not None else teacher.uncond()
+        self.uncond = row.to(device) if row is not None else None
 
     def of_teacher(self, network: VelocityNetwork, steps: int) -> SampledModel:
         """Euler from pure noise."""
         scale, shift = self.settings.cfg_scale, self.settings.teacher_flow_shift
 
-        def sample(cond: Conditioning, draw: DrawNoise) -> Tensor:
+        def sample(cond: Conditioning | None, draw: DrawNoise) -> Tensor:
             return sample_teacher(network, cond, self.uncond, draw(0), steps, scale, shift)
 
         return SampledModel("teacher", steps, steps * (1 if scale in (0.0, 1.0) else 2), sample)
@@ -108,13 +111,18 @@ class Samplers:
         sampler = FewStepSampler(generator)
 
         @torch.no_grad()
-        def sample(cond: Conditioning, draw: DrawNoise) -> Tensor:
+        def sample(cond: Conditioning | None, draw: DrawNoise) -> Tensor:
             return sampler.sample_from(network, cond, draw, steps)
 
         return SampledModel("student", steps, steps, sample)
 
-    def images(self, model: SampledModel, encoded: Conditioning, start: int, count: int) -> Tensor:
-        """Images (count, 3, H, W) in [0, 1] of samples ``start .. start + count``."""
+    def images(
+        self, model: SampledModel, encoded: Conditioning | None, start: int, count: int
+    ) -> Tensor:
+        """The samples ``start .. start + count`` as the teacher decodes them.
+
+        Images (count, 3, H, W) in [0, 1] of a pipeline, points (count, D) of an analytic teacher.
+        """
 
         def draw(step: int) -> Tensor:
             shape = self.teacher.latent_shape
@@ -122,9 +130,11 @@ class Samplers:
 
         return self.images_from(model, encoded, draw)
 
-    def images_from(self, model: SampledModel, encoded: Conditioning, draw: DrawNoise) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] from given noise on any device."""
-        cond = encoded.to(self.device)
+    def images_from(
+        self, model: SampledModel, encoded: Conditioning | None, draw: DrawNoise
+    ) -> Tensor:
+        """The same from given noise on any device."""
+        cond = encoded.to(self.device) if encoded is not None else None
         return self.teacher.decode(model.sample(cond, lambda step: draw(step).to(self.device)))
 
 

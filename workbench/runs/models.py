@@ -22,6 +22,7 @@ from workbench.runs.student import (
 )
 from workbench.runs.text import find_run_teacher, load_run_teacher
 from workbench.teachers import KNOWN_TEACHERS, PipelineTeacher, load_pipeline_teacher, load_teacher
+from workbench.teachers.distillable import Distillable, starting_network
 from workbench.teachers.hub import revision_of
 from workbench.teachers.student_pipeline import is_student
 from workbench.training.checkpoint import (
@@ -224,9 +225,7 @@ def _student(
     name = at["run"] if at else reference
     if reference in KNOWN_TEACHERS or not matching_runs(workspace, name):
         return None
-    run = find_run(workspace, name)
-    checkpoint = _checkpoint_at(run, float(at["kimg"])) if at else _newest(run)
-    return _of_run(workspace, run, checkpoint, device, text)
+    return _of_run(workspace, *_run_at(workspace, reference), device, text)
 
 
 def _exported(reference: str, folder: Path, device: torch.device, text: bool) -> LoadedStudent:
@@ -242,13 +241,50 @@ def _of_run(
     folder = find_run_teacher(config, workspace, run.teacher_revision())
     teacher = load_run_teacher(config, folder, device, text)
     _check_same_teacher(run, checkpoint, teacher)
-    network = student_network(teacher.network, config)
-    load_modules(checkpoint, {AVERAGE: network})
-    nimg = int(read_manifest(checkpoint)["progress"]["nimg"])
+    network, nimg = _averaged(config, checkpoint, teacher)
     return LoadedStudent(run.name, teacher, network, config, nimg)
 
 
-def _check_same_teacher(run: RunFolder, checkpoint: Path, teacher: PipelineTeacher) -> None:
+def _averaged(
+    config: RunConfig, checkpoint: Path, teacher: Distillable
+) -> tuple[VelocityNetwork, int]:
+    """A run's averaged generator, and the images that it was trained on."""
+    network = student_network(starting_network(teacher), config)
+    load_modules(checkpoint, {AVERAGE: network})
+    return network, int(read_manifest(checkpoint)["progress"]["nimg"])
+
+
+@dataclass(frozen=True)
+class RunGenerator:
+    """The averaged generator of a run, without what decodes its samples."""
+
+    run: RunFolder
+    config: RunConfig
+    network: VelocityNetwork
+    nimg: int
+
+
+def run_generator(workspace: Workspace, reference: str, teacher: Distillable) -> RunGenerator:
+    """The generator of a run (``RUN`` or ``RUN@KIMG``) of this teacher.
+
+    Raises:
+        RequestError: no such run, no checkpoint at that kimg, or a run of another teacher.
+        WorkbenchError: the run has no whole checkpoint yet.
+    """
+    run, checkpoint = _run_at(workspace, reference)
+    config = run.config()
+    _check_same_teacher(run, checkpoint, teacher)
+    return RunGenerator(run, config, *_averaged(config, checkpoint, teacher))
+
+
+def _run_at(workspace: Workspace, reference: str) -> tuple[RunFolder, Path]:
+    """A run and its newest whole checkpoint, or the one at the kimg asked for."""
+    at = _AT_KIMG.fullmatch(reference)
+    run = find_run(workspace, at["run"] if at else reference)
+    return run, _checkpoint_at(run, float(at["kimg"])) if at else _newest(run)
+
+
+def _check_same_teacher(run: RunFolder, checkpoint: Path, teacher: Distillable) -> None:
     """A student means nothing with another base, autoencoder or text encoder.
 
     Raises:

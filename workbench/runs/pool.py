@@ -9,19 +9,24 @@ from dataclasses import dataclass, field
 from workbench.errors import InterruptedRunError
 from workbench.runs.jobs import Handle, Job, Launcher
 from workbench.runs.progress import RunProgress
+from workbench.runs.start_variant import starts_at
 from workbench.runs.state import RunState
 from workbench.training.events import StopFlag
 
 
 @dataclass
 class JobView:
-    """A job as people follow it; ``resumed_at`` is the images it had seen before it was started."""
+    """A job as people follow it; ``resumed_at`` is the images it had seen before it was started.
+
+    ``blocked_by`` says which failed job it would have started at.
+    """
 
     job: Job
     state: RunState = RunState.PENDING
     code: int | None = None
     started: float | None = None
     resumed_at: int = 0
+    blocked_by: str = ""
     progress: RunProgress = field(init=False)
 
     def __post_init__(self) -> None:
@@ -30,6 +35,8 @@ class JobView:
     @property
     def problem(self) -> str:
         """The last line of the job's log: what a failed one said."""
+        if self.blocked_by:
+            return f"it starts at variant {self.blocked_by}, which failed"
         try:
             lines = self.job.log.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
@@ -60,6 +67,8 @@ def run_jobs(
     interval: float = 0.5,
 ) -> list[JobView]:
     """Run all jobs, at most ``parallel`` at once, in order; a failed one does not stop the others.
+
+    A job that starts where another of them ends waits for that one, and fails with it.
 
     Args:
         stop: when set, running jobs are asked to checkpoint and no other is started.
@@ -108,13 +117,25 @@ def _fill(
     for place, view in enumerate(views):
         if len(handles) >= parallel:
             return
-        if view.state is RunState.PENDING:
+        if view.state is RunState.PENDING and _is_free(view, views, watcher):
             if not view.job.fresh:
                 view.progress.refresh()
             view.resumed_at = view.progress.nimg
             handles[place] = launcher.start(view.job)
             view.state, view.started = RunState.RUNNING, time.monotonic()
             watcher.on_change(view)
+
+
+def _is_free(view: JobView, views: Sequence[JobView], watcher: Watcher) -> bool:
+    """Whether nothing is in a job's way; one whose start has failed fails."""
+    for other in views:
+        if other.state is RunState.FINISHED or not starts_at(view.job.config, other.job.config):
+            continue
+        if other.state is RunState.FAILED:
+            view.state, view.blocked_by = RunState.FAILED, other.job.config.variant
+            watcher.on_change(view)
+        return False
+    return True
 
 
 def _collect(views: Sequence[JobView], handles: dict[int, Handle], watcher: Watcher) -> None:

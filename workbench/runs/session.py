@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from workbench.errors import PrunedRunError
-from workbench.evaluation import digits_evaluator, image_grid
+from workbench.evaluation import image_grid
 from workbench.evaluation.grids import NotFiniteError
-from workbench.evaluation.references import DIGITS
-from workbench.runs.figures import draw_curve, draw_samples
+from workbench.runs.figures import draw_samples
 from workbench.runs.folder import RunFolder
 from workbench.runs.measure import (
     Measure,
@@ -24,26 +24,18 @@ from workbench.runs.measure import (
     Samplers,
     measure_all,
 )
-from workbench.runs.pairs import EncodedPairs
 from workbench.runs.signals import stop_on_signals
 from workbench.runs.start import load_start
 from workbench.runs.state import OUTCOME, RunState
 from workbench.runs.tags import EVALUATION, REFERENCE
 from workbench.runs.teacher_rows import TeacherRows
-from workbench.runs.text import (
-    Say,
-    TextJob,
-    cut_warning,
-    load_with_encodings,
-)
+from workbench.runs.text import Say, TextJob
 from workbench.runs.tracking import TrackerListener, open_tracker
+from workbench.runs.worlds import RunPairs, open_world
 from workbench.teachers.base import VelocityNetwork
 from workbench.teachers.checks import check_is_teacher
-from workbench.teachers.digits import load_digits_images, one_prompt_per_digit
 from workbench.teachers.hub import revision_of
-from workbench.teachers.pair_sources import read_pairs
 from workbench.teachers.prompt_sources import PromptSet
-from workbench.teachers.text_store import TextStore
 from workbench.tracking import STUDENT_SAMPLES, InputData, RunStatus, Tracker
 from workbench.training.config import RunConfig
 from workbench.training.engine import Engine, InterruptedRunError, Student
@@ -77,55 +69,52 @@ class Session:
         self.tracker, self.stop = tracker, stop
         self.listeners = Listeners(listener, TrackerListener(tracker, job.folder.path))
         settings = self.config.evaluation
-        evaluator = digits_evaluator(
-            job.workspace.cache, settings.samples, settings.seed, settings.batch_size
-        )
-        self.grid_prompts = one_prompt_per_digit()
-        self.pairs = read_pairs(self.config.data) if self.config.data else None
-        pair_prompts = self.pairs.prompts if self.pairs else ()
-        self.teacher, store = load_with_encodings(
+        self.world = open_world(
             self.config,
             job.teacher,
-            [*job.prompts.prompts, *evaluator.prompts, *self.grid_prompts, *pair_prompts],
+            job.prompts.prompts,
             TextJob(job.workspace, ranks, stop, job.say),
         )
-        self.samplers = Samplers(self.teacher, settings, ranks.device, store.uncond())
-        self.measurement = Measurement(evaluator, self.samplers, store, ranks)
+        self.teacher, encoded = self.world.teacher, self.world.encoded
+        self.samplers = Samplers(self.teacher, settings, ranks.device, encoded.uncond())
+        self.measurement = Measurement(self.world.evaluator, self.samplers, encoded, ranks)
         self.teacher_rows = TeacherRows(
             job.workspace.cache, self.config, self.teacher, self.measurement
         )
-        self.grid_cond = store.rows(self.grid_prompts)
+        self.shown_cond = encoded.rows(self.world.shown)
         self.last_row: Row | None = None
         self.start: dict[str, str] | None = None
-        if not job.folder.checkpoints.exists():
-            cond = store.rows(self.grid_prompts[:2]).to(ranks.device)
-            check_is_teacher(self.teacher.network, self.teacher.latent_shape, cond)
-        self.engine = self._engine(store)
+        self.pairs: RunPairs | None = None
+        if self.teacher.start is None and not job.folder.checkpoints.exists():
+            cond = encoded.rows(self.world.shown[:2])
+            on_device = cond.to(ranks.device) if cond else None
+            check_is_teacher(self.teacher.network, self.teacher.latent_shape, on_device)
+        self.engine = self._engine()
         self.teacher.release_network()
         self._report_inputs()
 
-    def _engine(self, store: TextStore) -> Engine:
+    def _engine(self) -> Engine:
         prompts = self.job.prompts
-        stored = store.view(prompts.prompts)
-        if self.ranks.is_main and (warning := cut_warning(prompts.prompts, stored)):
+        stored = self.world.encoded.view(prompts.prompts)
+        if self.ranks.is_main and (warning := self.world.text_warning(prompts.prompts)):
             self.listeners.on_warning(0, warning)
         fingerprint = f"{self.teacher.fingerprint}/{prompts.fingerprint}"
         start = load_start(self.config, self.job.folder.path, self.teacher)
         if start is not None:
             fingerprint += f"/{start.weights}"
             self.start = start.as_dict()
-        pairs = None
+        self.pairs = self.world.pairs()
         if self.pairs is not None:
             fingerprint += f"/{self.pairs.fingerprint}"
-            pairs = EncodedPairs(self.pairs, self.teacher, store.view(self.pairs.prompts))
         student = Student(
             self.teacher.network,
             self.teacher.latent_shape,
             stored,
             self.samplers.uncond,
+            start=self.teacher.start,
             generator=start.network if start else None,
             fingerprint=fingerprint,
-            pairs=pairs,
+            pairs=self.pairs,
         )
         folder = self.job.folder.checkpoints
         return Engine(
@@ -135,13 +124,13 @@ class Session:
     def _report_inputs(self) -> None:
         """Tell the tracker what goes into the run."""
         prompts = self.job.prompts
-        self.tracker.set_tags({EVALUATION: self.measurement.evaluator.protocol, REFERENCE: DIGITS})
+        world = self.world
+        self.tracker.set_tags({EVALUATION: world.evaluator.protocol, REFERENCE: world.reference})
         self.tracker.log_artifact(self.job.folder.config_file)
         self.tracker.log_inputs(InputData.of_prompts("prompts", prompts.prompts, prompts.source))
-        images, _ = load_digits_images()
-        self.tracker.log_inputs(
-            InputData.of_images("digits", images.numpy(), "sklearn.datasets", "evaluation")
-        )
+        self.tracker.log_inputs(world.input_data())
+        if self.ranks.is_main and self.pairs is not None:
+            self.pairs.report(self.tracker, partial(self.listeners.on_warning, 0))
         if self.ranks.is_main and prompts.dropped:
             self.listeners.on_warning(
                 0, f"{prompts.dropped} empty prompts of {prompts.source} were left out."
@@ -170,9 +159,12 @@ class Session:
             "start": self.start,
             "nimg": state.nimg,
             "training_seconds": state.seconds,
-            "best": {"fid": state.best, "nimg": state.best_nimg},
+            "headline": self.world.evaluator.headline,
+            "best": {self.world.evaluator.headline: state.best, "nimg": state.best_nimg},
             "skipped_updates": state.skipped,
+            "events": state.stability.events,
             "table": [row.as_dict() for row in rows],
+            **self.world.facts(),
         }
         self.listeners.on_metrics(state.nimg, _table_metrics(rows))
         files = self._draw([row.as_dict() for row in rows], pictures, state.nimg)
@@ -188,6 +180,8 @@ class Session:
         for steps in self.config.student_steps:
             model = self.samplers.of_student(student, self.config.generator, steps)
             yield model, self._student_row
+        for model in self.world.further_models():
+            yield model, self.measurement.row
 
     def _student_row(self, model: SampledModel) -> Row:
         """Measured, unless the run's last evaluation has just done so on the same weights."""
@@ -203,7 +197,7 @@ class Session:
         images = self._images(model)
         if self.ranks.is_main:
             with self._no_picture_is_no_end(nimg):
-                grid = image_grid({"student": images}, self.grid_prompts)
+                grid = image_grid({"student": self.world.pictures(images)}, self.world.captions())
                 self.tracker.log_image(STUDENT_SAMPLES, grid, nimg)
         self.last_row = self.measurement.row(model)
         return self.last_row.scores
@@ -232,16 +226,17 @@ class Session:
         return {caption: self._images(model) for caption, model in models.items()}
 
     def _images(self, model: SampledModel) -> Tensor:
-        return self.samplers.images(model, self.grid_cond, 0, len(self.grid_prompts)).cpu()
+        return self.samplers.images(model, self.shown_cond, 0, len(self.world.shown)).cpu()
 
     def _draw(
         self, table: list[dict[str, Any]], rows: Mapping[str, Tensor], nimg: int
     ) -> list[Path]:
         folder = self.job.folder
-        pictures = {caption: images.numpy() for caption, images in rows.items()}
-        files = draw_curve(folder.path, table, folder.figures)
+        world = self.world
+        pictures = {caption: world.pictures(drawn).numpy() for caption, drawn in rows.items()}
+        files = [*world.draw_curve(folder, table), *world.keep(rows, folder.figures)]
         with self._no_picture_is_no_end(nimg):
-            files += draw_samples(pictures, self.grid_prompts, folder.figures)
+            files += draw_samples(pictures, world.captions(), folder.figures)
         for file in files:
             self.tracker.log_artifact(file, "figures")
         return files

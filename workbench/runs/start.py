@@ -17,13 +17,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from workbench.errors import RequestError, WorkbenchError
+from workbench.errors import MachineError, RequestError
 from workbench.runs.export import ADAPTER
-from workbench.runs.models import LoadedStudent, load_student
+from workbench.runs.models import LoadedStudent, load_student, run_generator
+from workbench.runs.start_variant import start_reference
 from workbench.runs.student import weights_fingerprint
 from workbench.runs.text import load_run_teacher
 from workbench.teachers import PipelineTeacher
+from workbench.teachers.analytic import is_analytic, load_mixture
 from workbench.teachers.base import VelocityNetwork
+from workbench.teachers.distillable import Distillable, starting_network
 from workbench.training.config import RunConfig
 from workbench.training.lora import merged_network
 from workbench.training.roles import student_network
@@ -31,6 +34,7 @@ from workbench.workspace import Workspace
 
 _FILE = "start.safetensors"
 _CPU = torch.device("cpu")
+_Found = tuple[str, Mapping[str, Tensor]]  # where from, in words, and weights
 
 
 @dataclass(frozen=True)
@@ -59,30 +63,45 @@ def keep_start(workspace: Workspace, config: RunConfig, folder: Path, run: Path)
     Raises:
         RequestError: no such run or folder, a teacher, another architecture or latent shape than
             the run's teacher has, or no adapter of the run's settings over the same teacher.
-        WorkbenchError: the run to start from has no whole checkpoint yet, or the disk is full.
+        WorkbenchError: the run to start from has no whole checkpoint yet.
+        MachineError: the disk is full.
     """
     if config.start is None or (run / _FILE).exists():
         return
-    model = load_student(workspace, config.start, _CPU, text=False)
-    teacher = model.teacher
-    if model.record is not None or not _same_teacher(model.config, config):
-        teacher = load_run_teacher(config, folder, _CPU, text=False)
-    _check_fit(model, teacher, config)
-    state = {name: value.contiguous() for name, value in _state(model, teacher, config).items()}
-    facts = {
-        "source": f"{model.name} at {model.nimg / 1000:g} kimg",
-        "weights": weights_fingerprint(state),
-    }
+    reference = start_reference(workspace, config) or config.start
+    find = _of_points if is_analytic(folder) else _of_images
+    source, found = find(workspace, config, folder, reference)
+    state = {name: value.contiguous() for name, value in found.items()}
+    facts = {"source": source, "weights": weights_fingerprint(state)}
     partial = run / f".{_FILE}"
     try:
         run.mkdir(parents=True, exist_ok=True)
         save_file(state, partial, metadata={"start": json.dumps(facts)})
         partial.replace(run / _FILE)
     except (OSError, SafetensorError) as error:
-        raise WorkbenchError(f"Could not write {run / _FILE}: {error}.") from error
+        raise MachineError(f"Could not write {run / _FILE}: {error}.") from error
 
 
-def load_start(config: RunConfig, run: Path, teacher: PipelineTeacher) -> Start | None:
+def _of_images(workspace: Workspace, config: RunConfig, folder: Path, reference: str) -> _Found:
+    model = load_student(workspace, reference, _CPU, text=False)
+    teacher = model.teacher
+    if model.record is not None or not _same_teacher(model.config, config):
+        teacher = load_run_teacher(config, folder, _CPU, text=False)
+    _check_fit(model, teacher, config)
+    return _in_words(model.name, model.nimg), _state(model, teacher, config)
+
+
+def _of_points(workspace: Workspace, config: RunConfig, folder: Path, reference: str) -> _Found:
+    """A run of the same analytic teacher: nothing else has such a network."""
+    model = run_generator(workspace, reference, load_mixture(config.teacher, folder))
+    return _in_words(model.run.name, model.nimg), model.network.state_dict()
+
+
+def _in_words(name: str, nimg: int) -> str:
+    return f"{name} at {nimg / 1000:g} kimg"
+
+
+def load_start(config: RunConfig, run: Path, teacher: Distillable) -> Start | None:
     """The kept generator; None for a run that starts at its teacher."""
     if config.start is None:
         return None
@@ -94,7 +113,7 @@ def load_start(config: RunConfig, run: Path, teacher: PipelineTeacher) -> Start 
         raise RequestError(
             f"{run / _FILE} is damaged ({error}); --fresh copies the weights again."
         ) from error
-    network = student_network(teacher.network, config)
+    network = student_network(starting_network(teacher), config)
     network.load_state_dict(state)
     return Start(network, **facts)
 

@@ -7,3 +7,6 @@ EVALUATION = "evaluation"
 
 REFERENCE = "evaluation.reference"
 """The real images that a run's scores are against."""
+
+EVENTS = "events"
+"""What befell a run (instabilities, roll-backs), and when, newest last."""

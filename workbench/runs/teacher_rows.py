@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from workbench.runs.measure import Measurement, Row, SampledModel
-from workbench.teachers import PipelineTeacher
+from workbench.teachers.distillable import Distillable
 from workbench.training.config import RunConfig
 from workbench.workspace import write_json
 
@@ -27,7 +27,7 @@ class TeacherRows:
     """
 
     def __init__(
-        self, cache: Path, config: RunConfig, teacher: PipelineTeacher, measurement: Measurement
+        self, cache: Path, config: RunConfig, teacher: Distillable, measurement: Measurement
     ) -> None:
         self.folder = cache / "teacher_rows"
         self.measurement = measurement

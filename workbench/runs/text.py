@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from workbench.teachers import (
     load_pipeline_teacher,
     teacher_call,
 )
+from workbench.teachers.sealed import SealedFolder
 from workbench.teachers.text_store import StoredPrompts, TextStore, text_identity
 from workbench.training.config import RunConfig
 from workbench.training.engine import InterruptedRunError
@@ -29,7 +31,7 @@ Say = Callable[[str], None]
 
 _LINE_SECONDS = 5.0
 _LOCK_SECONDS = 1.0
-_STOPPED = "Stopped while prompts were encoded; the same command continues with the rest."
+_PROMPTS = "prompts"
 
 
 def silent_say(message: str) -> None:
@@ -71,7 +73,7 @@ def load_with_encodings(
     if complete:
         store.refresh()  # this rank may have looked before another run wrote the last of them
         return load(text=False), store
-    with _writing(store, job):
+    with writing(store, job, _PROMPTS):
         missing, complete = _plan(store, prompts, job.ranks)  # another process may have been here
         teacher = load(text=not complete)
         if not complete:
@@ -85,13 +87,19 @@ def load_with_encodings(
 def _encode_share(
     store: TextStore, teacher: PipelineTeacher, missing: Sequence[str], job: TextJob
 ) -> None:
-    """This rank's share; what goes wrong on one rank is raised on all, so that none waits."""
+    show = RateLines(job, _PROMPTS)
+    share = partial(store.encode, teacher, missing, job.ranks.rank, job.ranks.world, show)
+    on_every_rank(job.ranks, share)
+
+
+def on_every_rank(ranks: Ranks, work: Callable[[], object]) -> None:
+    """Do this rank's share; what goes wrong on one rank is raised on all, so that none waits."""
     problem: WorkbenchError | None = None
     try:
-        store.encode(teacher, missing, job.ranks.rank, job.ranks.world, _RateLines(job))
+        work()
     except WorkbenchError as error:
         problem = error
-    first = next((error for error in job.ranks.gather(problem) if error is not None), None)
+    first = next((error for error in ranks.gather(problem) if error is not None), None)
     if first is not None:
         raise first
 
@@ -156,33 +164,37 @@ def _plan(store: TextStore, prompts: Sequence[str], ranks: Ranks) -> tuple[list[
 
 
 @contextmanager
-def _writing(store: TextStore, job: TextJob) -> Iterator[None]:
-    """Alone among processes of other runs; a stop is obeyed while waiting."""
+def writing(store: SealedFolder, job: TextJob, what: str) -> Iterator[None]:
+    """Alone among processes of other runs; a stop is obeyed while waiting.
+
+    Args:
+        what: is encoded there, in words.
+    """
     with ExitStack() as held:
         announced = False
         while not job.ranks.any(
             job.ranks.is_main and held.enter_context(store.locked(_LOCK_SECONDS))
         ):
             if job.ranks.any(job.stop.requested):
-                raise InterruptedRunError(_STOPPED)
+                raise _stopped(what)
             if job.ranks.is_main and not announced:
-                job.say("Another process is encoding prompts with this text encoder; waiting.")
+                job.say(f"Another process is encoding {what} with this encoder; waiting.")
             announced = True
         if job.ranks.is_main and (damaged := store.sweep()):
-            job.say(f"Deleted {damaged} damaged files of encoded prompts; encoding them again.")
+            job.say(f"Deleted {damaged} damaged files of encoded {what}; encoding them again.")
         yield
 
 
-class _RateLines:
+class RateLines:
     """A progress callback: now and then a line with the rate, and the place to obey a stop."""
 
-    def __init__(self, job: TextJob) -> None:
-        self.job = job
+    def __init__(self, job: TextJob, what: str) -> None:
+        self.job, self.what = job, what
         self.began = self.said = time.monotonic()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         if self.job.stop.requested:
-            raise InterruptedRunError(_STOPPED)
+            raise _stopped(self.what)
         now = time.monotonic()
         if not self.job.ranks.is_main or now - self.said < _LINE_SECONDS:
             return
@@ -193,3 +205,9 @@ class _RateLines:
             f"{stage.capitalize()}: {done * world} of {total * world}, {rate:.0f}/s, about "
             f"{(total - done) * world / rate:.0f} s left"
         )
+
+
+def _stopped(what: str) -> InterruptedRunError:
+    return InterruptedRunError(
+        f"Stopped while {what} were encoded; the same command continues with the rest."
+    )

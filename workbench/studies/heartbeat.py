@@ -1,4 +1,4 @@
-"""Signs of life, written by a thread of their own, which no failure of the database ends."""
+"""Signs of life: written by a thread that no failure of the database ends, and found missing."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import logging
 import threading
 from collections.abc import Callable
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from workbench.studies.storage import StudyStorage
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
 
 LOG = logging.getLogger(__name__)
 
@@ -61,3 +65,28 @@ class Pulse:
             if not stopping:
                 self._stop.wait(self._interval)
         self._storage.leave_thread()
+
+
+def silences(rdb: RDBStorage, study_id: int) -> dict[int, float]:
+    """Seconds since the last sign of life of each running trial, by trial id.
+
+    By the database's clock alone. Optuna's own question (``fail_stale_trials``) applies the pace of
+    whoever asks to everyone's trials. A trial that never gave a sign is not of our workers.
+    """
+    from optuna.storages._rdb.models import TrialHeartbeatModel, TrialModel
+    from optuna.trial import TrialState
+    from sqlalchemy import func, select
+
+    last = TrialHeartbeatModel.heartbeat
+    question = (
+        select(TrialModel.trial_id, last, func.now())
+        .join(TrialHeartbeatModel, TrialHeartbeatModel.trial_id == TrialModel.trial_id)
+        .where(TrialModel.study_id == study_id, TrialModel.state == TrialState.RUNNING)
+    )
+    session = rdb.scoped_session()
+    try:
+        rows = session.execute(question).all()
+    finally:
+        session.close()
+    # PostgreSQL's own now() carries a time zone, in which the column's values are written.
+    return {id_: (now.replace(tzinfo=None) - at).total_seconds() for id_, at, now in rows}

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.studies.listener import PROGRESS
 from workbench.studies.parent import best_ticket
-from workbench.studies.queue import ERROR, OPEN_STATES, WORKER, Ticket, TicketState
+from workbench.studies.queue import (
+    ERROR,
+    OPEN_STATES,
+    REFUSAL,
+    WORKER,
+    Ticket,
+    TicketState,
+    grace_of,
+)
 from workbench.studies.space import Value
 from workbench.studies.spec import StudySpec
 from workbench.studies.trial import RUNS
@@ -27,6 +35,7 @@ class TrialView:
         values: by objective; empty until it is complete.
         curve: the reports by which it is judged, in order.
         silent: seconds since its worker last wrote how far it is; None if it never did.
+        error: why it failed; of a waiting one, why the last worker could not run it.
     """
 
     number: int
@@ -51,7 +60,8 @@ class StudyView:
     Attributes:
         best: of one objective the best trial, of several the Pareto front; best first.
         history: the first objective's value of each complete trial, in the order of their ends.
-        workers: those that run a trial and were heard of within the study's grace.
+        refused: waiting trials that a worker could not run where it is.
+        workers: those that run a trial and were heard of within their own grace.
         left: seconds to the end with as many workers as there are now.
     """
 
@@ -64,6 +74,7 @@ class StudyView:
     best: tuple[TrialView, ...]
     running: tuple[TrialView, ...]
     failed: tuple[TrialView, ...]
+    refused: tuple[TrialView, ...]
     history: tuple[float, ...]
     workers: tuple[str, ...]
     left: float | None
@@ -87,9 +98,13 @@ def view(spec: StudySpec, tickets: Sequence[Ticket]) -> StudyView:
     for ticket in tickets:
         by_state[ticket.state].append(ticket)
     complete = sorted(by_state[TicketState.COMPLETE], key=lambda t: _ended_at(t.trial))
-    running = tuple(trial_view(spec, ticket, now) for ticket in by_state[TicketState.RUNNING])
-    alive = [t for t in running if t.silent is None or t.silent < spec.settings.grace_s]
-    workers = tuple(sorted({t.worker for t in alive if t.worker is not None}))
+    running = [(trial_view(spec, t, now), t) for t in by_state[TicketState.RUNNING]]
+    workers = {
+        shown.worker
+        for shown, t in running
+        if shown.silent is None or shown.silent < grace_of(t.trial, spec.settings)
+    }
+    waiting = (trial_view(spec, ticket, now) for ticket in by_state[TicketState.WAITING])
     gone = by_state[TicketState.FAILED] + by_state[TicketState.LOST]
     return StudyView(
         name=spec.name,
@@ -99,10 +114,11 @@ def view(spec: StudySpec, tickets: Sequence[Ticket]) -> StudyView:
         pruner=spec.pruner,
         counts={state.value: len(found) for state, found in by_state.items()},
         best=tuple(trial_view(spec, ticket, now) for ticket in best_tickets(spec, tickets)),
-        running=running,
+        running=tuple(shown for shown, _ in running),
         failed=tuple(trial_view(spec, ticket, now) for ticket in gone),
+        refused=tuple(trial for trial in waiting if trial.error is not None),
         history=tuple(float(ticket.trial.values[0]) for ticket in complete),
-        workers=workers,
+        workers=tuple(sorted(worker for worker in workers if worker is not None)),
         left=_left(tickets, max(1, len(workers)), by_state),
     )
 
@@ -153,9 +169,16 @@ def trial_view(spec: StudySpec, ticket: Ticket, now: float) -> TrialView:
         curve=tuple(value for _, value in sorted(trial.intermediate_values.items())),
         left=left,
         silent=silent,
-        error=attributes.get(ERROR),
+        error=_refusal(ticket) or attributes.get(ERROR),
         runs=tuple(attributes.get(RUNS, ())),
     )
+
+
+def _refusal(ticket: Ticket) -> str | None:
+    refusal = ticket.trial.user_attrs.get(REFUSAL)
+    if refusal is None or ticket.state is not TicketState.WAITING:
+        return None
+    return f"{refusal['worker']} could not run it: {refusal['reason']}"
 
 
 def _left(

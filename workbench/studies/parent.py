@@ -95,13 +95,14 @@ class StudyRun:
         try:
             if self._client is None:
                 self._client = open_store(self.uri, self.artifact_root)
-            with storage.lock(f"tracking/{self.queue.spec.name}"):
+            with storage.lock(f"tracking/{self.queue.spec.name}") as still_held:
                 if self.run_id is None:
                     self.run_id = self._find()
                 if self.run_id is None and not create:
                     name = self.queue.spec.name
                     LOG.warning("%s has no run of the study %s.", redact(self.uri), name)
                     return
+                still_held()  # MLflow does not know of this lock
                 if self.run_id is None:
                     self.run_id = self._create()
                     self._adopt()

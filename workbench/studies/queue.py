@@ -2,24 +2,28 @@
 
 The study's budget is the number of its tickets, created before anyone runs one, so that neither
 many workers nor one that dies can make the study longer or shorter. A worker claims a ticket, never
-creates one. A ticket whose worker fell silent is failed and queued once more under a new number,
-with its values, reports and the number under which it was first run.
+creates one. A ticket whose worker fell silent, by the pace that this worker itself had announced,
+is failed and queued once more under a new number, with its values, reports and the number under
+which it was first run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench.errors import InterruptedRunError
+from workbench.studies.attempts import earlier_numbers, first_number, superseded
+from workbench.studies.heartbeat import silences
 from workbench.studies.samplers import calm_optuna
 from workbench.studies.space import Point
-from workbench.studies.spec import StudySpec
+from workbench.studies.spec import StudySettings, StudySpec
 from workbench.studies.storage import StudyStorage
 from workbench.studies.study import load_study
 from workbench.training.events import StopFlag
@@ -33,8 +37,11 @@ ERROR = "error"
 WORKER = "worker"
 """User attribute: host and process that run a trial, or ran it."""
 
-_FIXED = "fixed_params"  # Optuna's own names in a trial's system attributes
-_FIRST, _HISTORY = "failed_trial", "retry_history"
+REFUSAL = "refusal"
+"""User attribute of a trial that a worker could not run where it is: who, and why; else None."""
+
+_FIXED = "fixed_params"  # Optuna's own name in a trial's system attributes
+_PACE = "workbench:pace"
 
 
 class TicketState(StrEnum):
@@ -73,14 +80,20 @@ def tickets(trials: Iterable[FrozenTrial]) -> list[Ticket]:
     for trial in sorted(trials, key=lambda trial: trial.number):
         last[first_number(trial)] = trial
     return [
-        Ticket(number, trial, len(trial.system_attrs.get(_HISTORY, [])) + 1, _state(trial))
+        Ticket(number, trial, len(earlier_numbers(trial)) + 1, _state(trial))
         for number, trial in sorted(last.items())
     ]
 
 
-def first_number(trial: FrozenTrial) -> int:
-    """The number under which a ticket was run first, for a trial that may be a retry."""
-    return int(trial.system_attrs.get(_FIRST, trial.number))
+def grace_of(trial: FrozenTrial, settings: StudySettings) -> int:
+    """Seconds of silence after which the worker of a running trial is dead.
+
+    They are the worker's own, which began with the settings of its time. One that announced none
+    is of an earlier version, and gets the longer of the study's and the usual time.
+    """
+    pace: Mapping[str, Any] = trial.system_attrs.get(_PACE, {})
+    usual = max(settings.grace_s, StudySettings().grace_s)
+    return int(pace.get("grace_s", usual))
 
 
 def _state(trial: FrozenTrial) -> TicketState:
@@ -99,11 +112,7 @@ class Claim:
 
 
 class TrialQueue:
-    """The queue of one study. Every call may be repeated after a failure of the database.
-
-    Args:
-        storage: opened at the study's own pace of heartbeats.
-    """
+    """The queue of one study. Every call may be repeated after a failure of the database."""
 
     def __init__(self, storage: StudyStorage, spec: StudySpec) -> None:
         self.storage, self.spec = storage, spec
@@ -136,12 +145,14 @@ class TrialQueue:
                     self.storage.rdb.set_trial_system_attr(
                         self._id(trial.number), _FIXED, dict(point)
                     )
-                    return trial.number
+                    return first_number(trial)
             self.study.enqueue_trial(dict(point))
             return self.study.get_trials(deepcopy=False)[-1].number
 
     def claim(self, avoid: Collection[int] = ()) -> Claim | None:
-        """The next ticket, taken up again ones first; None when none is waiting.
+        """The next ticket, None when none is waiting; its pace is this process's settings'.
+
+        Those taken up again come first, those that a worker could not run last.
 
         Args:
             avoid: tickets that are left to others.
@@ -156,22 +167,29 @@ class TrialQueue:
                 if first_number(trial) in avoid:
                     continue
                 trial_id = self._id(trial.number)
-                # First the sign of life: a trial that never had one is never found to be lost.
-                rdb.record_heartbeat(trial_id)
                 try:
+                    # First the pace and a sign of life: whoever finds it running judges by them.
+                    rdb.set_trial_system_attr(trial_id, _PACE, self._pace())
+                    rdb.record_heartbeat(trial_id)
                     if rdb.set_trial_state_values(trial_id, TrialState.RUNNING):
                         return Claim(trial_id, trial.number, first_number(trial))
                 except UpdateFinishedTrialError:
                     continue
         return None
 
-    def give_back(self, claim: Claim) -> None:
-        """Let the ticket wait again: nothing was wrong with it, and it does not count as a try."""
+    def give_back(self, claim: Claim, refusal: Mapping[str, str] | None = None) -> None:
+        """Let the ticket wait again: nothing was wrong with it, and it does not count as a try.
+
+        Args:
+            refusal: who could not run it, and why; it then waits behind all others.
+        """
         from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
         with self.storage.lock(self._lock):
             try:
+                if refusal is not None:
+                    self.storage.rdb.set_trial_user_attr(claim.trial_id, REFUSAL, dict(refusal))
                 self.storage.rdb.set_trial_state_values(claim.trial_id, TrialState.WAITING)
             except UpdateFinishedTrialError:
                 return  # a peer thought us dead and has queued it again
@@ -183,10 +201,8 @@ class TrialQueue:
         """
         import optuna
 
-        quiet_from = max(self._since, self.storage.last_trouble or 0.0)
         with self.storage.lock(self._lock), calm_optuna():
-            if time.monotonic() - quiet_from > self.spec.settings.grace_s:
-                optuna.storages.fail_stale_trials(self.study)
+            self._fail_silent()
             # Apart from failing them, so that a worker that dies in between loses nothing.
             retry = optuna.storages.RetryHeartbeatStaleTrialCallback(
                 self.spec.settings.retries, inherit_intermediate_values=True
@@ -236,11 +252,36 @@ class TrialQueue:
 
         found = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         # Begun ones first: their points were drawn long ago, and samplers wait for the outcome.
-        return sorted(found, key=lambda t: (not t.params, not t.system_attrs.get(_FIXED), t.number))
+        return sorted(
+            found,
+            key=lambda t: (
+                t.user_attrs.get(REFUSAL) is not None,
+                not t.params,
+                not t.system_attrs.get(_FIXED),
+                t.number,
+            ),
+        )
+
+    def _pace(self) -> dict[str, int]:
+        settings = self.spec.settings
+        return {"heartbeat_s": settings.heartbeat_s, "grace_s": settings.grace_s}
+
+    def _fail_silent(self) -> None:
+        """Fail the running trials whose workers are dead, each by its own grace."""
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
+
+        rdb = self.storage.rdb
+        heard_s = time.monotonic() - max(self._since, self.storage.last_trouble or 0.0)
+        for trial_id, silence_s in silences(rdb, self._study_id).items():
+            grace_s = grace_of(rdb.get_trial(trial_id), self.spec.settings)
+            if min(silence_s, heard_s) > grace_s:
+                with contextlib.suppress(UpdateFinishedTrialError):
+                    rdb.set_trial_state_values(trial_id, TrialState.FAIL)
 
     def _left_behind(self) -> list[FrozenTrial]:
         trials = self.study.get_trials(deepcopy=False)
-        retried = {number for trial in trials for number in trial.system_attrs.get(_HISTORY, [])}
+        retried = superseded(trials)
         return [t for t in trials if _state(t) is TicketState.LOST and t.number not in retried]
 
     def _id(self, number: int) -> int:

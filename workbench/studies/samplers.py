@@ -86,9 +86,9 @@ SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
 
 
 def _hyperband(rungs: Rungs) -> BasePruner:
-    from optuna.pruners import HyperbandPruner
+    from workbench.studies.hyperband import TicketHyperband
 
-    return HyperbandPruner(min_resource=rungs.every, max_resource=rungs.last, reduction_factor=3)
+    return TicketHyperband(min_resource=rungs.every, max_resource=rungs.last, reduction_factor=3)
 
 
 def _median(rungs: Rungs) -> BasePruner:

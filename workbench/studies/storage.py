@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from workbench.errors import InterruptedRunError, RequestError, WorkbenchError
+from workbench.studies.locks import (
+    LOCK_SECONDS,
+    NeverFreeError,
+    UnreachableError,
+    advisory_lock,
+    check_held,
+    file_lock,
+)
 from workbench.studies.samplers import calm_optuna
 from workbench.tracking import redact
 from workbench.tracking.store import (
@@ -26,13 +32,16 @@ from workbench.training.events import StopFlag
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
+    from sqlalchemy import Connection
 
 ENVIRONMENT_VARIABLE = "WORKBENCH_STUDY_STORAGE"
 
 ResultT = TypeVar("ResultT")
 
+StillHeld: TypeAlias = Callable[[], None]
+"""Raises what :meth:`StudyStorage.is_trouble` knows if a lock was lost meanwhile."""
+
 _POSTGRES = re.compile(r"postgresql(\+psycopg2?)?://")
-_LOCK_SECONDS = 180.0
 _PATIENCE_SECONDS = 600.0
 _SQLITE_OPTIONS = {"timeout": 60}  # seconds that a writer waits for another one
 _POSTGRES_OPTIONS = {
@@ -45,10 +54,6 @@ _POSTGRES_OPTIONS = {
 }
 
 
-class UnreachableError(WorkbenchError):
-    """The database does not answer; it may again."""
-
-
 def default_storage(workspace: Path) -> str:
     """Optuna's own SQLite file, apart from MLflow's: the two destroy each other in one."""
     return f"{SQLITE}{workspace.resolve() / 'optuna.db'}"
@@ -57,14 +62,11 @@ def default_storage(workspace: Path) -> str:
 class StudyStorage:
     """An address of studies. Opened at first use; every machine may hold its own.
 
-    Args:
-        heartbeat_s, grace_s: a study's own, needed only by who judges whether workers live.
-
     Raises:
         RequestError: an address that cannot hold studies, or a missing driver.
     """
 
-    def __init__(self, url: str, heartbeat_s: int | None = None, grace_s: int | None = None):
+    def __init__(self, url: str) -> None:
         if not (url.startswith(SQLITE) and sqlite_path(url)) and not _POSTGRES.match(url):
             raise RequestError(
                 f"Cannot keep studies in {redact(url)!r}: expected sqlite:////FOLDER/optuna.db or "
@@ -76,7 +78,6 @@ class StudyStorage:
         self.shown = redact(url)
         self.last_trouble: float | None = None
         """When (time.monotonic) the database last failed to answer this process."""
-        self._heartbeat_s, self._grace_s = heartbeat_s, grace_s
         self._file = sqlite_path(url)
         self._options = _SQLITE_OPTIONS if self._file else _POSTGRES_OPTIONS
         self._rdb: RDBStorage | None = None
@@ -100,15 +101,35 @@ class StudyStorage:
                     self._rdb = self._open()
             return self._rdb
 
-    def lock(self, name: str) -> AbstractContextManager[None]:
+    @contextmanager
+    def lock(self, name: str) -> Iterator[StillHeld]:
         """Held by one process at a time over all machines that use this storage.
 
-        It frees itself when its holder dies.
+        It frees itself when its holder dies. PostgreSQL frees it also when it crashes or loses the
+        connection, which the holder does not feel. So while it is held, what this thread reads and
+        writes in the storage goes over the lock's own connection: after the lock nothing is
+        written any more. What is done elsewhere under the lock has to ask just before.
+
+        Yields:
+            raises if the lock is no longer held.
 
         Raises:
             WorkbenchError: unreachable, or never free.
         """
-        return self._file_lock(self._file, name) if self._file else self._advisory_lock(name)
+        try:
+            if self._file:
+                with file_lock(self._file, name):
+                    yield lambda: None
+            else:
+                with self._explained():
+                    connection = advisory_lock(self.url, self._options, name)
+                with connection, self._speaking_over(connection):
+                    yield partial(check_held, connection)
+        except NeverFreeError:
+            raise WorkbenchError(
+                f"Another process has held the lock {name!r} of {self.shown} for "
+                f"{LOCK_SECONDS:g} s."
+            ) from None
 
     def patiently(self, action: Callable[[], ResultT], stop: StopFlag | None = None) -> ResultT:
         """The action's result, tried again while the database does not answer.
@@ -175,8 +196,6 @@ class StudyStorage:
                     "max_overflow": 9,
                     "connect_args": self._options,
                 },
-                heartbeat_interval=self._heartbeat_s,
-                grace_period=self._grace_s,
             )
 
     @contextmanager
@@ -202,47 +221,15 @@ class StudyStorage:
         return f"The study storage {self.shown} does not answer: {summary(origin, self.url)}"
 
     @contextmanager
-    def _file_lock(self, file: Path, name: str) -> Iterator[None]:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(
-            file.with_name(f".{file.name}.{name.replace('/', '.')}.lock"), timeout=_LOCK_SECONDS
-        )
-        try:
-            lock.acquire()
-        except Timeout:
-            raise self._never_free(name) from None
+    def _speaking_over(self, connection: Connection) -> Iterator[None]:
+        """Optuna's session of this thread on one connection, instead of any from the pool."""
+        if self._rdb is None:  # which is about to be made
+            yield
+            return
+        sessions = self._rdb.scoped_session
+        sessions.remove()
+        sessions(bind=connection)
         try:
             yield
         finally:
-            lock.release()
-
-    @contextmanager
-    def _advisory_lock(self, name: str) -> Iterator[None]:
-        from sqlalchemy import create_engine, text
-        from sqlalchemy.pool import NullPool
-
-        key = int.from_bytes(hashlib.sha256(f"workbench/{name}".encode()).digest()[:8], "big")
-        values = {"key": key - 2**63}
-        deadline = time.monotonic() + _LOCK_SECONDS
-        engine = create_engine(
-            self.url,
-            poolclass=NullPool,
-            isolation_level="AUTOCOMMIT",
-            connect_args=self._options,
-        )
-        with self._explained():
-            connection = engine.connect()
-        # The lock belongs to this connection: closing it is releasing the lock.
-        with connection:
-            with self._explained():
-                ask = text("SELECT pg_try_advisory_lock(:key)")
-                while not connection.execute(ask, values).scalar():
-                    if time.monotonic() > deadline:
-                        raise self._never_free(name)
-                    time.sleep(0.05)
-            yield
-
-    def _never_free(self, name: str) -> WorkbenchError:
-        return WorkbenchError(
-            f"Another process has held the lock {name!r} of {self.shown} for {_LOCK_SECONDS:g} s."
-        )
+            sessions.remove()

@@ -92,17 +92,15 @@ def load_study(storage: StudyStorage, spec: StudySpec) -> Study:
     return study
 
 
-def open_at_pace(url: str, name: str) -> tuple[StudyStorage, StudySpec]:
-    """A study's spec, and its storage with the study's own heartbeats.
+def open_study(url: str, name: str) -> tuple[StudyStorage, StudySpec]:
+    """A study's storage and its spec.
 
     Raises:
         RequestError: no such study.
         WorkbenchError: the storage does not answer.
     """
-    probe = StudyStorage(url)
-    spec = load_spec(probe, name)
-    probe.close()
-    return StudyStorage(url, spec.settings.heartbeat_s, spec.settings.grace_s), spec
+    storage = StudyStorage(url)
+    return storage, load_spec(storage, name)
 
 
 def study_names(storage: StudyStorage) -> list[str]:

@@ -82,7 +82,7 @@ def supervise(
     """Run the workers to their ends; each one's index and exit code.
 
     A worker that a signal killed is started again, three times at most: its trial waits for it. One
-    that refuses the request ends the others, who would be refused too.
+    that ends with an error ends alone.
 
     Args:
         look: called about twice a second.
@@ -97,8 +97,7 @@ def supervise(
         while any(place.code is None for place in places):
             for place in places:
                 _follow(place, launcher, stop, say)
-            refused = any(place.code == 2 for place in places)
-            if (stop.requested or refused) and not asked:
+            if stop.requested and not asked:
                 asked = True
                 _stop(places)
             look()
@@ -125,6 +124,8 @@ def _follow(place: _Place, launcher: Launcher, stop: StopFlag, say: Callable[[st
                 f"{place.restarts + 1}th time and is given up; its trial waits. Its log is "
                 f"{place.job.log}."
             )
+        elif code > 0 and not stop.requested:
+            say(f"Worker {place.job.index} stopped: {place.job.last_words}")
         place.code = code
 
 

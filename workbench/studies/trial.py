@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import PrunedRunError, RequestError, WorkbenchError
+from workbench.errors import PrunedRunError, RequestError, SettingsError, WorkbenchError
 from workbench.runs import RunRequest, check_request, execute, run_folder
 from workbench.studies.listener import TrialAddress, open_listener
 from workbench.studies.objectives import OBJECTIVES, student_scores
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 
 RUNS = "runs"
 """User attribute of a trial: the folders of its runs."""
-
-
-class OwnFaultError(WorkbenchError):
-    """A refusal that says nothing about other trials: of the point, or of what became of it."""
 
 
 class BusyRunError(WorkbenchError):
@@ -67,13 +63,14 @@ class TrialRunner:
         """One run of a trial: measured where the objectives are, at its full step count.
 
         Raises:
-            OwnFaultError: the configuration refuses the point, or its batch these processes.
+            SettingsError: the configuration refuses the point.
+            RequestError: its batch does not divide by this worker's processes.
         """
         try:
             config = at_point(self.spec.base, point)
-            check_request(config, self.request.nproc)
         except RequestError as error:
-            raise OwnFaultError(str(error)) from None
+            raise SettingsError(str(error)) from None
+        check_request(config, self.request.nproc)
         steps = config.generator.steps
         return config.model_copy(
             update={
@@ -90,7 +87,8 @@ class TrialRunner:
         Raises:
             PrunedRunError: it is not worth finishing.
             BusyRunError: another process holds one of its runs.
-            RequestError: what is wrong for this trial is wrong for all.
+            SettingsError: the point is wrong, on this machine as on any other.
+            RequestError: this machine refuses it, or lacks something.
             WorkbenchError: the run failed, or was interrupted and resumes when run again.
         """
         scores: list[dict[str, float]] = []
@@ -129,11 +127,9 @@ class TrialRunner:
         )
         try:
             outcome = execute(request)
-        except RequestError as error:
+        except RequestError:
             if is_held(lock):
                 raise busy from None
-            if any(folder.checkpoints.glob("*")):  # it began, so that other trials can begin too
-                raise OwnFaultError(str(error)) from None
             raise
         return student_scores(
             outcome.results["table"], config.generator.steps, self.spec.objectives

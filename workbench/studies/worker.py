@@ -8,33 +8,43 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
-from workbench.errors import InterruptedRunError, PrunedRunError, RequestError, WorkbenchError
+from workbench.errors import (
+    InterruptedRunError,
+    MachineError,
+    PrunedRunError,
+    RequestError,
+    SettingsError,
+    WorkbenchError,
+)
 from workbench.runs import RunRequest
 from workbench.runs.signals import stop_on_signals
 from workbench.studies.heartbeat import Pulse
+from workbench.studies.listener import PROGRESS
+from workbench.studies.locks import UnreachableError
 from workbench.studies.parent import StudyRun
-from workbench.studies.queue import WORKER, Claim, TicketState, TrialQueue
+from workbench.studies.queue import REFUSAL, WORKER, Claim, TicketState, TrialQueue
 from workbench.studies.space import as_text
-from workbench.studies.storage import UnreachableError
-from workbench.studies.study import open_at_pace
+from workbench.studies.study import open_study
 from workbench.studies.trial import BusyRunError, TrialRunner
 from workbench.tracking import default_artifact_root
 from workbench.training.checkpoint import CheckpointError
 from workbench.training.events import StopFlag
 
-REFUSED = "refused"
-"""The study's user attribute that stops all workers: what is wrong for every trial."""
-
 SETBACKS = "setbacks"
-"""User attribute of a trial: how many workers could not read or write what it needs."""
+"""User attribute of a trial: how many workers could not read its checkpoint."""
 
-_SETBACK = (CheckpointError, OSError)
-"""The worker ends; the trial waits again, as often as lost ones are retried."""
+NOT_HERE = (RequestError, MachineError, OSError)
+"""What another machine may do. The worker ends, and the trial waits for others as it was.
 
-NOT_THE_TRIALS_FAULT = (InterruptedRunError, KeyboardInterrupt, UnreachableError, *_SETBACK)
+A refusal counts as one unless it says that it follows from the settings: a trial that waits in
+vain can be helped, one that failed for a missing folder is lost.
+"""
+
+NOT_THE_TRIALS_FAULT = (InterruptedRunError, KeyboardInterrupt, UnreachableError)
 """The trial waits again, and goes on where it was when somebody can."""
 
 _CPU_ALLOCATOR = "DefaultCPUAllocator"  # torch raises a plain RuntimeError there
@@ -67,12 +77,11 @@ def work(
         say: hears of each trial.
 
     Raises:
-        RequestError: no such study; or something is wrong for all trials, here or at a peer: the
-            study stops, and its trials wait.
+        RequestError: no such study; or this machine cannot run a trial, which waits for others.
         InterruptedRunError: a signal came; the trial waits and continues where it was.
-        WorkbenchError: the storage stayed away, or this machine cannot write.
+        WorkbenchError: the storage stayed away, or a checkpoint cannot be read.
     """
-    storage, spec = open_at_pace(url, name)
+    storage, spec = open_study(url, name)
     worker = _Worker(TrialQueue(storage, spec), request, say)
     with stop_on_signals() as stop:
         try:
@@ -95,14 +104,10 @@ class _Worker:
 
     def loop(self, stop: StopFlag) -> None:
         patiently = self.storage.patiently
-        # What a peer refused may have been mended since; else this worker finds it out itself.
-        patiently(lambda: self._refuse(None), stop)
         self.parent.begin()
         while True:
             if stop.requested:
                 raise InterruptedRunError("Stopped between two trials; the others wait.")
-            if (refusal := patiently(self._refusal, stop)) is not None:
-                raise RequestError(refusal)
             patiently(self.queue.recover, stop)
             avoided = self._avoided()
             claim = patiently(partial(self.queue.claim, avoided), stop)
@@ -140,12 +145,14 @@ class _Worker:
                 pause = self.queue.spec.settings.heartbeat_s
                 self.busy_until[claim.ticket] = time.monotonic() + pause
                 self._give_back(claim, stop)
-            except RequestError as error:
-                text = str(error)
-                self.storage.patiently(lambda: self._refuse(text), stop)
-                self._give_back(claim, stop)
-                raise
-            except _SETBACK as error:
+            except NOT_HERE as error:
+                reason = _reason(error)
+                self._give_back(claim, stop, reason)
+                raise RequestError(
+                    f"{reason.rstrip('.')}. Trial {claim.ticket} waits for a worker that can run "
+                    "it."
+                ) from error
+            except CheckpointError as error:
                 if not self._set_back(claim, stop, error):
                     raise
             except NOT_THE_TRIALS_FAULT as error:
@@ -159,7 +166,10 @@ class _Worker:
         patiently, spec = self.storage.patiently, self.queue.spec
         runner = TrialRunner(self.storage, spec, self.request, self.parent.child_tags)
         trial, point = patiently(lambda: runner.draw(self.queue.study, claim), stop)
-        patiently(lambda: trial.set_user_attr(WORKER, self.name), stop)
+        # What an earlier attempt left behind there is no word of this worker.
+        fresh: dict[str, Any] = {WORKER: self.name, REFUSAL: None, PROGRESS: {}}
+        for key, value in fresh.items():
+            patiently(partial(trial.set_user_attr, key, value), stop)
         shown = ", ".join(f"{key}={as_text(value)}" for key, value in point.items())
         self.say(f"trial {claim.ticket}: {shown}")
         began = time.monotonic()
@@ -168,7 +178,10 @@ class _Worker:
         except PrunedRunError as pruned:
             self._finish(claim, stop, Outcome(f"pruned. {pruned}"))
             return
-        except (BusyRunError, RequestError, *NOT_THE_TRIALS_FAULT):
+        except SettingsError as error:
+            self._finish(claim, stop, Outcome(f"failed. {error}", error=_reason(error)))
+            return
+        except (BusyRunError, CheckpointError, *NOT_HERE, *NOT_THE_TRIALS_FAULT):
             raise
         except Exception as error:
             reason = _reason(error)
@@ -192,7 +205,7 @@ class _Worker:
         self.say(f"trial {claim.ticket}: {outcome.shown}{lost}")
 
     def _set_back(self, claim: Claim, stop: StopFlag, error: Exception) -> bool:
-        """Let the trial wait for another machine, or fail it; whether it failed.
+        """Let the trial wait for another worker, or fail it; whether it failed.
 
         Without a limit one checkpoint that nobody can read would end every worker that comes.
         """
@@ -207,19 +220,13 @@ class _Worker:
         self._finish(claim, stop, Outcome(f"failed on {count} workers. {reason}", error=reason))
         return True
 
-    def _give_back(self, claim: Claim, stop: StopFlag) -> None:
+    def _give_back(self, claim: Claim, stop: StopFlag, reason: str | None = None) -> None:
         """Best effort when asked to stop: what stays RUNNING is found by its silence."""
+        refusal = None if reason is None else {"worker": self.name, "reason": reason}
         try:
-            self.storage.patiently(lambda: self.queue.give_back(claim), stop)
+            self.storage.patiently(lambda: self.queue.give_back(claim, refusal), stop)
         except (InterruptedRunError, UnreachableError) as error:
             self.say(str(error))
-
-    def _refusal(self) -> str | None:
-        text = self.queue.study.user_attrs.get(REFUSED)
-        return None if text is None else str(text)
-
-    def _refuse(self, text: str | None) -> None:
-        self.queue.study.set_user_attr(REFUSED, text)
 
 
 def _fails_alone(error: Exception) -> bool:

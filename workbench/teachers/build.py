@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from workbench.teachers.analytic import MixtureRecipe, build_mixture, is_analytic
 from workbench.teachers.digits import PROMPTS, WORDINGS, load_digits_images
 from workbench.teachers.folder import MODEL_INDEX, TeacherNotes, quiet_libraries
 from workbench.teachers.pretrain import (
@@ -20,18 +21,21 @@ from workbench.teachers.pretrain import (
 from workbench.teachers.recipe import TinyRecipe
 
 
-def recipe_folder(name: str, recipe: TinyRecipe, teachers_dir: Path) -> Path:
+def recipe_folder(name: str, recipe: TinyRecipe | MixtureRecipe, teachers_dir: Path) -> Path:
     """Where the teacher of a recipe is kept, built or not."""
     return Path(teachers_dir) / f"{name}-{recipe.hash}"
 
 
 def is_built(folder: Path) -> bool:
     """Folders appear whole, by a rename, so one that exists is complete."""
-    return (folder / MODEL_INDEX).is_file()
+    return (folder / MODEL_INDEX).is_file() or is_analytic(folder)
 
 
 def build_from_recipe(
-    name: str, recipe: TinyRecipe, teachers_dir: Path, show: Progress = silent
+    name: str,
+    recipe: TinyRecipe | MixtureRecipe,
+    teachers_dir: Path,
+    show: Progress = silent,
 ) -> Path:
     """The folder of the teacher, built now unless it is there; safe against a second process.
 
@@ -49,7 +53,10 @@ def build_from_recipe(
         if not is_built(folder):
             shutil.rmtree(partial, ignore_errors=True)  # of a build that was killed
             shutil.rmtree(folder, ignore_errors=True)
-            build_tiny(recipe, partial, show)
+            if isinstance(recipe, MixtureRecipe):
+                build_mixture(recipe, partial, show)
+            else:
+                build_tiny(recipe, partial, show)
             partial.rename(folder)
     return folder
 

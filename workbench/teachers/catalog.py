@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import RequestError, unknown_name
+from workbench.teachers.analytic import ANALYTIC, MixtureRecipe
 from workbench.teachers.embedded import embedded_teachers
 from workbench.teachers.hub_catalog import HUB_TEACHERS
 from workbench.teachers.recipe import TinyRecipe
@@ -25,14 +26,16 @@ class TeacherSpec:
     """A teacher known by name: either built here from a recipe or downloaded from the hub.
 
     ``call`` makes the setting of a downloaded pipeline that serves several: a size, a text length.
+    ``resolution`` is None where samples are no images; ``parameters`` are then those of the network
+    that students start at.
     """
 
     name: str
     description: str
     parameters: int
-    resolution: int
-    latent_shape: tuple[int, int, int]
-    recipe: TinyRecipe | None = None
+    resolution: int | None
+    latent_shape: tuple[int, ...]
+    recipe: TinyRecipe | MixtureRecipe | None = None
     hub_id: str | None = None
     call: Mapping[str, Any] = field(default_factory=dict)
 
@@ -51,6 +54,20 @@ def _embedded() -> list[TeacherSpec]:
     ]
 
 
+def _analytic() -> list[TeacherSpec]:
+    return [
+        TeacherSpec(
+            name,
+            f"{recipe.modes} Gaussians on a ring, exact velocity",
+            recipe.parameters,
+            None,
+            recipe.latent_shape,
+            recipe=recipe,
+        )
+        for name, recipe in ANALYTIC.items()
+    ]
+
+
 def _hub() -> list[TeacherSpec]:
     return [
         TeacherSpec(
@@ -66,7 +83,9 @@ def _hub() -> list[TeacherSpec]:
     ]
 
 
-KNOWN_TEACHERS: Mapping[str, TeacherSpec] = {spec.name: spec for spec in (*_embedded(), *_hub())}
+KNOWN_TEACHERS: Mapping[str, TeacherSpec] = {
+    spec.name: spec for spec in (*_embedded(), *_analytic(), *_hub())
+}
 """Name -> teacher."""
 
 

@@ -1,62 +1,136 @@
-"""Where a run's image-text pairs come from."""
+"""Where a run's image-text pairs come from: embedded, a folder, tar shards, or a HF dataset."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from collections.abc import Callable
+from pathlib import Path
 
-from pydantic import Field
-from torch import Tensor
+from pydantic import Field, model_validator
 
+from workbench.errors import RequestError, unknown_name
 from workbench.settings import FrozenConfig
 from workbench.teachers.digits import load_digits_images, prompts_of
+from workbench.teachers.hf_datasets import HUB, DatasetAddress
+from workbench.teachers.pair_datasets import list_dataset
+from workbench.teachers.pair_folder import list_folder
+from workbench.teachers.pair_images import DigitImages
+from workbench.teachers.pair_listing import PairListing
+from workbench.teachers.pair_tars import SHARD, list_tars
+
+EMBEDDED = "digits"
+PARQUET = ".parquet"
+_KNOWN_SOURCES = (EMBEDDED, "FOLDER", f"SHARDS{SHARD}", f"FILE{PARQUET}", f"{HUB}NAME_OR_FOLDER")
 
 
 class PairsConfig(FrozenConfig):
     """Which image-text pairs a method learns from."""
 
-    source: Literal["digits"] = Field(
-        "digits", description="digits: the embedded scans with their prompts"
+    source: str = Field(
+        EMBEDDED,
+        min_length=1,
+        description="digits: the embedded scans with their prompts; a FOLDER of images with "
+        "captions; tar shards like DIR/{0000..0015}.tar; FILE.parquet; or hf:NAME, hf:FOLDER",
+    )
+    captions: str | None = Field(
+        None,
+        min_length=1,
+        description="of a folder: its file of captions; none = captions.jsonl or the like in it, "
+        "or NAME.txt beside NAME.png",
+    )
+    image_column: str | None = Field(None, description="of a dataset; none = image or the like")
+    caption_column: str | None = Field(
+        None, description="where a source has columns; none = the first of prompt, caption, text"
     )
     limit: int | None = Field(None, ge=2, description="only the first so many; none = all")
+    split: str | None = Field(None, description="of a dataset; none = train, or the only one")
+    revision: str | None = Field(None, description="of an hf: source on the hub; none = newest")
+
+    @model_validator(mode="after")
+    def _options_apply(self) -> PairsConfig:
+        applying = _APPLYING[_kind(self.source)]
+        given = [
+            name
+            for name in ("captions", "image_column", "caption_column", "split", "revision")
+            if getattr(self, name) is not None and name not in applying
+        ]
+        if given:
+            raise ValueError(f"{given[0]} does not apply to the source {self.source!r}")
+        return self
 
 
-@dataclass(frozen=True)
-class PairSet:
-    """Image-text pairs in the source's order."""
+def read_pairs(config: PairsConfig) -> PairListing:
+    """The pairs of a source, up to the limit; no image is decoded yet.
 
-    source: str
-    prompts: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    def images(self, size: int) -> Tensor:
-        """Images (N, 3, size, size) in [0, 1]."""
-        return load_digits_images(size)[0][: len(self)]
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Short hash of images and prompts in their order."""
-        digest = hashlib.sha256(self.images(32).contiguous().numpy().tobytes())
-        digest.update("\n".join(self.prompts).encode())
-        return digest.hexdigest()[:16]
-
-    def as_dict(self) -> dict[str, object]:
-        """Where they are from, how many, and which."""
-        return {"source": self.source, "count": len(self), "fingerprint": self.fingerprint}
+    Raises:
+        RequestError: no such source, an unreadable one, fewer than two pairs, or above 1 % of them
+            lack a caption or an image.
+    """
+    listing = _LISTERS[_kind(config.source)](config)
+    if len(listing.prompts) < 2:
+        raise RequestError(
+            f"{config.source} holds {len(listing.prompts)} image-text pairs; expected 2 or more."
+        )
+    return listing
 
 
-def read_pairs(config: PairsConfig) -> PairSet:
-    """The pairs of a source, up to the limit. A digit's wordings take turns."""
-    digits = [int(label) for label in load_digits_images()[1]]
+def _kind(source: str) -> str:
+    if source == EMBEDDED:
+        return EMBEDDED
+    if source.startswith(HUB):
+        return HUB
+    kind = Path(source).suffix.lower()
+    return kind if kind in (SHARD, PARQUET) else ""
+
+
+def _digits(config: PairsConfig) -> PairListing:
+    """A digit's wordings take turns."""
+    digits = [int(label) for label in load_digits_images()[1]][: config.limit]
     turns: Counter[int] = Counter()
     prompts = []
     for digit in digits:
         wordings = prompts_of(digit)
         prompts.append(wordings[turns[digit] % len(wordings)])
         turns[digit] += 1
-    return PairSet(config.source, tuple(prompts[: config.limit]))
+    return PairListing(DigitImages(len(digits)), tuple(prompts))
+
+
+def _folder(config: PairsConfig) -> PairListing:
+    folder = Path(config.source).expanduser()
+    if not folder.is_dir():
+        if folder.is_file() or "/" in config.source:
+            what = "is a file" if folder.is_file() else "does not exist"
+            raise RequestError(
+                f"The data source {config.source!r} {what}; known: {', '.join(_KNOWN_SOURCES)}."
+            )
+        raise unknown_name("data source", config.source, _KNOWN_SOURCES)
+    captions = None if config.captions is None else Path(config.captions).expanduser()
+    return list_folder(folder, captions, config.caption_column, config.limit)
+
+
+def _tars(config: PairsConfig) -> PairListing:
+    return list_tars(config.source, config.caption_column, config.limit)
+
+
+def _dataset(config: PairsConfig) -> PairListing:
+    name = config.source.removeprefix(HUB)
+    if _kind(config.source) == PARQUET and not Path(name).expanduser().is_file():
+        raise RequestError(f"There is no Parquet file {name!r}.")
+    address = DatasetAddress(name, "data", config.split, config.revision)
+    return list_dataset(address, config.image_column, config.caption_column, config.limit)
+
+
+_LISTERS: dict[str, Callable[[PairsConfig], PairListing]] = {
+    EMBEDDED: _digits,
+    HUB: _dataset,
+    PARQUET: _dataset,
+    SHARD: _tars,
+    "": _folder,
+}
+_APPLYING: dict[str, tuple[str, ...]] = {
+    EMBEDDED: (),
+    HUB: ("image_column", "caption_column", "split", "revision"),
+    PARQUET: ("image_column", "caption_column"),
+    SHARD: ("caption_column",),
+    "": ("captions", "caption_column"),
+}

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from workbench.errors import RequestError, WorkbenchError
 from workbench.teachers._torchvision import prepare_torchvision
-from workbench.teachers.base import Conditioning
+from workbench.teachers.analytic import refuse_analytic
+from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.family import CallArguments, Family
 from workbench.teachers.folder import (
     TeacherNotes,
@@ -41,7 +42,10 @@ class PipelineTeacher:
         call_arguments: with these the stock pipeline's call behaves as this teacher does.
         latent_shape: of one sample.
         resolution: height and width of its images in pixels.
+        start: students start at the network itself.
     """
+
+    start: VelocityNetwork | None = None
 
     def __init__(
         self,
@@ -58,8 +62,8 @@ class PipelineTeacher:
         stored = {**TeacherNotes.load(folder).call, **(call or {})}
         self.call_arguments = family.call_arguments(pipeline, stored)
         self.resolution: int = self.call_arguments["height"]
-        self.network = family.network(pipeline, self.call_arguments)
-        self.latent_shape = family.latent_shape(pipeline, self.call_arguments)
+        self.network: VelocityNetwork = family.network(pipeline, self.call_arguments)
+        self.latent_shape: tuple[int, ...] = family.latent_shape(pipeline, self.call_arguments)
 
     def velocity(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
         """eps - x_0, float32 (B, *latent_shape), from x_t of that shape and t (B,) in [0, 1]."""
@@ -143,9 +147,10 @@ def load_pipeline_teacher(
         text: False leaves out the text encoders, where every encoding is stored already.
 
     Raises:
-        RequestError: a file is missing or damaged, the pipeline's class is not supported, or
-            images of the asked-for size are impossible.
+        RequestError: a file is missing or damaged, the folder holds no pipeline or one whose class
+            is not supported, or images of the asked-for size are impossible.
     """
+    refuse_analytic(name, folder)
     family = check_folder(folder)
     prepare_torchvision()
     left_out = {} if text else dict.fromkeys(family.text_components)

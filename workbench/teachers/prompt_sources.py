@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +14,17 @@ from pydantic import Field, model_validator
 
 from workbench.errors import RequestError, unknown_name
 from workbench.settings import FrozenConfig
+from workbench.teachers.caption_files import CAPTION_KEYS
 from workbench.teachers.digits import PROMPTS
+from workbench.teachers.hf_datasets import (
+    HUB,
+    DatasetAddress,
+    choose_column,
+    dataset_errors,
+    open_dataset,
+)
 
 EMBEDDED = "digits"
-HUB = "hf:"
-LIKELY_COLUMNS = ("prompt", "caption", "text")
-"""Looked for in this order where no column is named."""
-_SAVED_DATASET = ("state.json", "dataset_dict.json")  # written by save_to_disk
 
 Row = tuple[str, Any]
 """(where it stands, for errors; its value)."""
@@ -191,11 +194,9 @@ def _parquet_rows(path: Path, column: str | None) -> Iterator[Row]:
 def _dataset_rows(config: PromptsConfig) -> Iterator[Row]:
     """A Hugging Face dataset: on the hub, saved with save_to_disk, or a folder of data files."""
     name = config.source.removeprefix(HUB)
-    folder = Path(name).expanduser()
-    if folder.is_dir() and config.revision is not None:
-        raise RequestError(f"{name} is a folder: prompts.revision applies to the hub only.")
-    with _dataset_errors(name):
-        dataset = _load_dataset(name, folder, config)
+    address = DatasetAddress(name, "prompts", config.split, config.revision, config.streaming)
+    with dataset_errors(name):
+        dataset = open_dataset(address)
         names = dataset.column_names
         if names is None:  # a stream of files that name their columns row by row
             names = list(next(iter(dataset.take(1)), {}))
@@ -204,61 +205,9 @@ def _dataset_rows(config: PromptsConfig) -> Iterator[Row]:
             yield f"The dataset {name} row {number}", row[column]
 
 
-def _load_dataset(name: str, folder: Path, config: PromptsConfig) -> Any:
-    import datasets
-
-    if any((folder / file).is_file() for file in _SAVED_DATASET):
-        if config.streaming:
-            raise RequestError(f"{name} is on this disk already: drop prompts.streaming.")
-        loaded = datasets.load_from_disk(str(folder))
-    else:
-        where = str(folder) if folder.is_dir() else name
-        loaded = datasets.load_dataset(where, revision=config.revision, streaming=config.streaming)
-    splits = loaded if isinstance(loaded, Mapping) else {str(loaded.split or "train"): loaded}
-    return splits[_split(config.split, list(splits))]
-
-
-@contextmanager
-def _dataset_errors(name: str) -> Iterator[None]:
-    """What the datasets library raises, as one line; no bars of its own."""
-    import datasets
-
-    from workbench.teachers.hub import one_line
-
-    bars = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise RequestError(f"Cannot read the dataset {name!r}: {one_line(error)}") from error
-    finally:
-        if bars:
-            datasets.enable_progress_bars()
-
-
-def _split(asked: str | None, splits: list[str]) -> str:
-    if asked is None and len(splits) == 1:
-        return splits[0]
-    wanted = asked or "train"
-    if wanted not in splits:
-        raise unknown_name("split of the dataset", wanted, splits)
-    return wanted
-
-
 def _column(asked: str | None, columns: Iterable[str], where: str) -> str:
     """The named column, else the likeliest."""
-    names = list(columns)
-    if asked is not None:
-        if asked not in names:
-            raise RequestError(f"{where}: {unknown_name('column', asked, names)}")
-        return asked
-    for name in LIKELY_COLUMNS:
-        if name in names:
-            return name
-    raise RequestError(
-        f"{where} has none of the columns {', '.join(LIKELY_COLUMNS)}. Set prompts.column to one "
-        f"of: {', '.join(names) or 'none there'}."
-    )
+    return choose_column(asked, columns, CAPTION_KEYS, where, "prompts.column")
 
 
 _READERS: Mapping[str, Callable[[Path, str | None], Iterator[Row]]] = {

@@ -127,12 +127,11 @@ class FlowMatchingRecipe(FrozenConfig):
         return name
 
 
-class _Recipe(FrozenConfig):
-    """What every family's recipe has."""
+class BuildRecipe(FrozenConfig):
+    """What the recipe of everything that is built here has."""
 
     revision: int = Field(2, description="of the code that carries the recipe out")
     seed: int = Field(0, ge=0)
-    image_size: int = Field(32, ge=32, multiple_of=32)
     pretraining: FlowMatchingRecipe = FlowMatchingRecipe()
 
     @property
@@ -140,6 +139,12 @@ class _Recipe(FrozenConfig):
         """Ten hex digits of the content."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+
+
+class _Recipe(BuildRecipe):
+    """What every family's recipe has."""
+
+    image_size: int = Field(32, ge=32, multiple_of=32)
 
 
 class _SanaParts(_Recipe):

@@ -9,10 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -74,3 +78,72 @@ def open_sealed(file: Path) -> dict[str, Tensor] | None:
             return {name: stored.get_tensor(name) for name in names}
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None
+
+
+class SealedFolder(ABC):
+    """A folder of sealed shards, which several processes read and one run at a time writes.
+
+    Reading sees the shards that were whole when it was opened or last refreshed.
+    """
+
+    folder: Path
+
+    @abstractmethod
+    def refresh(self) -> None:
+        """Look again at what is on disk."""
+
+    @contextmanager
+    def locked(self, timeout: float = -1.0) -> Iterator[bool]:
+        """Whether this process alone may write; waits up to ``timeout`` seconds (-1: for ever)."""
+        from filelock import FileLock, Timeout
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / ".lock", timeout=timeout)
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        try:
+            self.refresh()
+            yield True
+        finally:
+            lock.release()
+
+    def sweep(self) -> int:
+        """Delete what is damaged or was cut off; returns how many shards. Only while locked."""
+        for partial in self.folder.glob(".*.partial"):
+            partial.unlink()
+        damaged = [file for file in self.folder.glob("*.safetensors") if open_sealed(file) is None]
+        for file in damaged:
+            file.unlink()
+            seal_of(file).unlink(missing_ok=True)
+        return len(damaged)
+
+
+class Shards:
+    """Memory-mapped shards as one table of rows, in their order.
+
+    Args:
+        key: a tensor that every shard has, one row for each of its rows.
+    """
+
+    def __init__(self, shards: Sequence[Mapping[str, Tensor]], key: str) -> None:
+        self.shards = shards
+        lengths = [len(shard[key]) for shard in shards]
+        self._starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def gather(self, names: Sequence[str], rows: NDArray[np.int64]) -> dict[str, Tensor]:
+        """Copies of the asked-for rows alone, joined in the order asked for."""
+        owners = np.searchsorted(self._starts, rows, side="right") - 1
+        example = self.shards[int(owners[0])] if len(rows) else self.shards[0]
+        out = {name: example[name].new_empty(len(rows), *example[name].shape[1:]) for name in names}
+        for owner in np.unique(owners):
+            wanted = np.flatnonzero(owners == owner)
+            inside = torch.from_numpy(rows[wanted] - self._starts[owner])
+            for name in names:
+                out[name][torch.from_numpy(wanted)] = self.shards[owner][name][inside]
+        return out

@@ -10,7 +10,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from workbench.teachers.folder import (
 )
 from workbench.teachers.pipeline import ENCODE_BATCH, PipelineTeacher
 from workbench.teachers.pretrain import Progress, silent
-from workbench.teachers.sealed import open_sealed, seal_of, write_sealed
+from workbench.teachers.sealed import SealedFolder, Shards, open_sealed, write_sealed
 
 _MOST_ROWS = 4096
 _PROMPT, _CUT = "prompt_sha256", "cut"  # beside the encoder's own tensors
@@ -79,11 +78,10 @@ class StoredPrompts:
         return np.flatnonzero(np.concatenate(flagged)[self._places]).tolist()
 
 
-class TextStore:
+class TextStore(SealedFolder):
     """The encodings of one text encoder in one folder.
 
-    Reading sees the shards that were whole when the store was opened or last refreshed. Several
-    ranks may :meth:`encode` their shares at once; two *runs* hold :meth:`locked` in turn.
+    Several ranks may :meth:`encode` their shares at once; two *runs* hold :meth:`locked` in turn.
 
     Args:
         folder: named by :func:`text_identity`; made when something is written.
@@ -100,34 +98,6 @@ class TextStore:
         shards = [shard for shard in map(open_sealed, files) if shard is not None]
         self._table = _Table(shards)
         self._uncond = open_sealed(self._uncond_file)
-
-    @contextmanager
-    def locked(self, timeout: float = -1.0) -> Iterator[bool]:
-        """Whether this process alone may write; waits up to ``timeout`` seconds (-1: for ever)."""
-        from filelock import FileLock, Timeout
-
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / ".lock", timeout=timeout)
-        try:
-            lock.acquire()
-        except Timeout:
-            yield False
-            return
-        try:
-            self.refresh()
-            yield True
-        finally:
-            lock.release()
-
-    def sweep(self) -> int:
-        """Delete what is damaged or was cut off; returns how many shards. Only while locked."""
-        for partial in self.folder.glob(".*.partial"):
-            partial.unlink()
-        damaged = [file for file in self.folder.glob("*.safetensors") if open_sealed(file) is None]
-        for file in damaged:
-            file.unlink()
-            seal_of(file).unlink(missing_ok=True)
-        return len(damaged)
 
     @property
     def _uncond_file(self) -> Path:
@@ -235,9 +205,7 @@ class _Table:
     """Whole shards as one table, looked up by the hash of the prompt."""
 
     def __init__(self, shards: Sequence[Mapping[str, Tensor]]) -> None:
-        self.shards = shards
-        lengths = [len(shard[_PROMPT]) for shard in shards]
-        self._starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        self._rows, self.shards = Shards(shards, _PROMPT), shards
         parts = [shard[_PROMPT].numpy().reshape(-1).view("S32") for shard in shards]
         hashes = np.concatenate(parts) if parts else np.empty(0, "S32")
         self._order = np.argsort(hashes, kind="stable")
@@ -252,16 +220,8 @@ class _Table:
 
     def gather(self, rows: NDArray[np.int64]) -> Conditioning:
         """Rows of all shards, joined in the order asked for."""
-        owners = np.searchsorted(self._starts, rows, side="right") - 1
-        example = self.shards[int(owners[0])] if len(rows) else self.shards[0]
-        names = [name for name in example if name not in (_PROMPT, _CUT)]
-        out = {name: example[name].new_empty(len(rows), *example[name].shape[1:]) for name in names}
-        for owner in np.unique(owners):
-            wanted = np.flatnonzero(owners == owner)
-            inside = torch.from_numpy(rows[wanted] - self._starts[owner])
-            for name in names:
-                out[name][torch.from_numpy(wanted)] = self.shards[owner][name][inside]
-        return Conditioning(out)
+        names = [name for name in self.shards[0] if name not in (_PROMPT, _CUT)]
+        return Conditioning(self._rows.gather(names, rows))
 
 
 def prompt_hashes(prompts: Iterable[str]) -> NDArray[np.bytes_]:

@@ -7,17 +7,19 @@ repeats the evaluations in short, and is written anew at each of them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from workbench.tracking.spool import Point
 
 TAG = "curve"
 SECONDS = "perf/train_seconds"
+EVALUATIONS = "perf/train_evaluations"
 LOWER_IS_BETTER = {"fid": True, "alignment": False}
 """The scores of an evaluation, and which way they improve."""
 
 _PREFIX = "eval/"
+_COSTS = {SECONDS, EVALUATIONS}
 _LIMIT = 4900
 """Characters that every MLflow store takes in a tag."""
 
@@ -26,12 +28,14 @@ _LIMIT = 4900
 class Curve:
     """Evaluations of one run in order: images seen, seconds of training, scores by name.
 
-    ``scores[name][i]`` is NaN where the i-th evaluation lacks that score.
+    ``scores[name][i]`` is NaN where the i-th evaluation lacks that score. ``evaluations`` are the
+    network evaluations of training until then, forward and backward together; none of an older run.
     """
 
     nimg: tuple[int, ...]
     seconds: tuple[float, ...]
     scores: Mapping[str, tuple[float, ...]]
+    evaluations: tuple[float, ...] = ()
 
     def at_nimg(self, name: str, nimg: int) -> float | None:
         """The score of the last evaluation at or before so many images; None if there is none."""
@@ -51,10 +55,10 @@ def curve_of(points: Iterable[Point]) -> Curve:
     """The curve behind logged points; of two points of one (key, step) the first counts."""
     steps: dict[int, dict[str, float]] = {}
     for point in points:
-        if point.key == SECONDS or point.key.startswith(_PREFIX):
+        if point.key in _COSTS or point.key.startswith(_PREFIX):
             steps.setdefault(point.step, {}).setdefault(point.key, point.value)
-    rows = [(step, values) for step, values in sorted(steps.items()) if set(values) - {SECONDS}]
-    names = sorted({key for _, values in rows for key in values} - {SECONDS})
+    rows = [(step, values) for step, values in sorted(steps.items()) if set(values) - _COSTS]
+    names = sorted({key for _, values in rows for key in values} - _COSTS)
     nan = float("nan")
     return Curve(
         nimg=tuple(step for step, _ in rows),
@@ -63,6 +67,7 @@ def curve_of(points: Iterable[Point]) -> Curve:
             name.removeprefix(_PREFIX): tuple(values.get(name, nan) for _, values in rows)
             for name in names
         },
+        evaluations=_counted([values.get(EVALUATIONS, nan) for _, values in rows]),
     )
 
 
@@ -86,10 +91,12 @@ def decode_curve(text: str) -> Curve:
     try:
         columns = json.loads(text)
         nimg, seconds = columns.pop("nimg"), columns.pop("seconds")
+        evaluations = columns.pop("evaluations", ())
         return Curve(
             tuple(int(value) for value in nimg),
             tuple(_number(value) for value in seconds),
             {name: tuple(_number(value) for value in values) for name, values in columns.items()},
+            tuple(_number(value) for value in evaluations),
         )
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"not a curve: {text[:80]!r}") from error
@@ -98,9 +105,15 @@ def decode_curve(text: str) -> Curve:
 def _encode(curve: Curve, stride: int) -> str:
     last = len(curve.nimg) - 1
     kept = [i for i in range(last + 1) if (last - i) % stride == 0]
-    columns = {"seconds": curve.seconds, **curve.scores}
+    counted = {"evaluations": curve.evaluations} if curve.evaluations else {}
+    columns = {"seconds": curve.seconds, **counted, **curve.scores}
     shown = {name: [_short(values[i]) for i in kept] for name, values in columns.items()}
     return json.dumps({"nimg": [curve.nimg[i] for i in kept], **shown}, separators=(",", ":"))
+
+
+def _counted(values: Sequence[float]) -> tuple[float, ...]:
+    """The numbers, or none where a run did not count."""
+    return tuple(values) if any(value == value for value in values) else ()
 
 
 def _short(value: float) -> float | str | None:

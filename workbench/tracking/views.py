@@ -1,22 +1,21 @@
 """What the MLflow UI shows of an experiment when it opens: charts, groups, columns, their order.
 
-MLflow has no interface for this. All that depends on the inside of its UI is in this file; it was
-read from the JavaScript of MLflow 3.17.2 and tried in a browser (tests/cli/test_browser.py):
+MLflow has no interface for this. All that depends on the inside of its UI is in this file and, for
+colours, in view_colors; it was read from the JavaScript of MLflow 3.17.2 and tried in a browser
+(tests/cli/test_browser.py):
 
 - A saved view is an experiment tag ``mlflow.sharedViewState.KEY`` that holds JSON: name, createdAt,
   updatedAt (ms) and state, which is JSON text or "deflate;" and base64 of that text zlib-packed.
   ``?viewStateShareKey=KEY`` opens it, but only in an address without a filter or order of its own.
 - A metric without a chart gets one by itself, in a section named by what stands before its last
   slash; a section that the view lists as not displayed stays closed.
-- A group's line is the mean over its runs with their range behind it. Its colour is a hash of the
-  group's name and cannot be set; a run's colour is its tag ``mlflow.runColor``.
+- A group's line is the mean over its runs with their range behind it, which on a linear axis is
+  filled from 0: without a range of its own the axis begins there.
 """
 
 from __future__ import annotations
 
 import base64
-import colorsys
-import itertools
 import json
 import math
 import time
@@ -29,10 +28,11 @@ from urllib.parse import quote
 from workbench.errors import WorkbenchError, unknown_name
 from workbench.tracking.artifacts import asked_client
 from workbench.tracking.base import KIND, STUDENT_SAMPLES
+from workbench.tracking.curve import SECONDS, Curve, decode_curve
 from workbench.tracking.curve import TAG as CURVE
-from workbench.tracking.curve import decode_curve
 from workbench.tracking.rows import RunRow
 from workbench.tracking.ui import experiment_address
+from workbench.tracking.view_colors import color_runs, distinguishable
 
 DEFAULT_METRIC = "eval/fid"
 
@@ -41,13 +41,12 @@ _TAG = "mlflow.sharedViewState."
 _TAG_LIMIT = 5000
 """Characters that every MLflow 3 takes in an experiment's tag; 3.17 takes 20000."""
 
-_RUN_COLOR = "mlflow.runColor"
-_FIRST_PAGE = 100
-"""As many runs as the UI loads before anybody scrolls."""
 
 _FIXED_COLUMNS = ("attributes.`Run Name`", "runDateAndNestInfo", "duration")
 _COLUMN_WIDTH = 120
 _MANY_LINES = 40
+_MARGIN = 0.05
+"""Of an axis beyond the values on it, at either end."""
 _CHART = {"deleted": False, "isGenerated": False, "runsCountToCompare": 10}
 _TAGS = ("variant", "seed", "teacher")
 _DISTANCES = ("fid", "fd")
@@ -60,14 +59,6 @@ _GROUPINGS = (
     ("variant", "method"),
     ("variant", "teacher", "method"),
 )
-_GROUP_COLORS = (
-    *("a6630c", "c83243", "b45091", "8a63bf", "434a93", "137dae", "04867d", "308613", "facb66"),
-    *("1f272d", "445461", "5f7281", "8396a5", "93320b", "be501e", "de7921", "f2be88", "115026"),
-    *("277c43", "3ba65e", "8ddda8", "9e102c", "c82d4c", "e65b77", "f792a6", "0e538b", "2272b4"),
-    *("4299e0", "8acaff"),
-)
-_ALIKE = 30.0
-"""Distance in RGB (0 to 255) below which two of these colours look the same."""
 
 
 def experiment_view(runs: Sequence[RunRow], metric: str = DEFAULT_METRIC) -> dict[str, Any]:
@@ -86,16 +77,18 @@ def experiment_view(runs: Sequence[RunRow], metric: str = DEFAULT_METRIC) -> dic
         raise unknown_name("metric", metric, known)
     scores = [metric, *(key for key in known if key.startswith("eval/") and key != metric)]
     losses = [key for key in known if key.startswith("train/") and key.endswith("_loss")]
+    curves = [decode_curve(run.tags[CURVE]) for run in runs if CURVE in run.tags]
     sections = {
-        "Scores": [_line(key, log=key == metric and _is(key, _DISTANCES)) for key in scores[:6]],
+        "Scores": [_score(key, curves, key == metric) for key in scores[:6]],
         "Losses": [_line(key) for key in losses[:6] if key != metric],
     }
     grouping = _grouping(runs)
     if not grouping["useGroupedValuesInCharts"]:  # The UI shows no images of groups.
-        sections["Samples"] = [_images(STUDENT_SAMPLES, _last_step(runs))]
+        sections["Samples"] = [_images(STUDENT_SAMPLES, _last_step(curves))]
     best = f"best/{metric.rpartition('/')[2]}"
     order = metric if metric in known and best not in known else best
-    columns = [_column("metrics", key) for key in dict.fromkeys((order, *scores[:6]))]
+    timed = [SECONDS] if SECONDS in known else []
+    columns = [_column("metrics", key) for key in dict.fromkeys((order, *scores[:6], *timed))]
     columns += [_column("tags", key) for key in _TAGS if any(key in run.tags for run in runs)]
     return {
         "searchFilter": "" if kind is None else f"tags.`{KIND}` = '{kind}'",
@@ -166,36 +159,6 @@ def variant_tags(variant: str) -> dict[str, str]:
     return {"variant": variant, _ALIAS: variant}
 
 
-def color_runs(tracking_uri: str, experiment_id: str) -> None:
-    """Give the newest runs one colour a variant; a run that has a colour keeps it.
-
-    Raises:
-        WorkbenchError: the store does not answer.
-    """
-    with asked_client(tracking_uri) as client:
-        found = client.search_runs([experiment_id], max_results=_FIRST_PAGE)
-        tags = {run.info.run_id: run.data.tags for run in reversed(found)}
-        for run_id, color in missing_colors(tags).items():
-            client.set_tag(run_id, _RUN_COLOR, color)
-
-
-def missing_colors(tags: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """Run id -> colour for runs (id -> tags, oldest first) of a variant that have none."""
-    colors = {
-        each["variant"]: each[_RUN_COLOR]
-        for each in tags.values()
-        if "variant" in each and _RUN_COLOR in each
-    }
-    variants = dict.fromkeys(each["variant"] for each in tags.values() if "variant" in each)
-    fresh = (color for color in map(_nth_color, range(1000)) if color not in colors.values())
-    colors |= {name: next(fresh) for name in variants if name not in colors}
-    return {
-        run_id: colors[each["variant"]]
-        for run_id, each in tags.items()
-        if "variant" in each and _RUN_COLOR not in each
-    }
-
-
 def _usual_kind(runs: Sequence[RunRow]) -> str | None:
     """The kind of most runs that measured anything; None where runs do not tell."""
     kinds = Counter(run.tags.get(KIND) for run in runs if run.metrics)
@@ -211,7 +174,7 @@ def _grouping(runs: Sequence[RunRow]) -> dict[str, Any]:
     tagged = [run for run in runs if "variant" in run.tags]
     finest = len(_groups(tagged, _GROUPINGS[-1]))
     fitting = [keys for keys in _GROUPINGS if len(_groups(tagged, keys)) == finest]
-    clear = [keys for keys in fitting if _clear(_groups(tagged, keys))]
+    clear = [keys for keys in fitting if distinguishable(_groups(tagged, keys))]
     repeated = finest < len(tagged)
     means = repeated and bool(clear)
     keys = [{"mode": "tag", "groupByData": key} for key in (clear or fitting)[0]]
@@ -228,31 +191,6 @@ def _groups(runs: Sequence[RunRow], keys: Sequence[str]) -> set[str]:
     if any(run.tags.keys().isdisjoint(keys) for run in runs):
         return set()
     return {",".join(f"tag.{key}.{run.tags.get(key) or 'null'}" for key in keys) for run in runs}
-
-
-def _clear(groups: Iterable[str]) -> bool:
-    """Whether a person can tell the colours of all the groups apart."""
-    shades = [bytes.fromhex(_GROUP_COLORS[_color_index(group)]) for group in groups]
-    return all(math.dist(a, b) >= _ALIKE for a, b in itertools.combinations(shades, 2))
-
-
-def _color_index(group: str) -> int:
-    """Which of its colours the UI takes for a group."""
-    total = weighted = 0
-    for code in map(ord, group):
-        total = (total + code) % 255
-        weighted = (weighted + total) % 255
-    return (total | weighted << 8) % len(_GROUP_COLORS)
-
-
-def _nth_color(index: int) -> str:
-    """The figures' palette, then ever more hues a golden angle apart."""
-    from workbench.plotting import PALETTE
-
-    if index < len(PALETTE):
-        return PALETTE[index]
-    red, green, blue = colorsys.hls_to_rgb(index * 0.618034 % 1.0, 0.45, 0.6)
-    return f"#{round(red * 255):02X}{round(green * 255):02X}{round(blue * 255):02X}"
 
 
 def _layout(
@@ -277,6 +215,18 @@ def _layout(
         ],
         "isAccordionReordered": True,
     }
+
+
+def _score(metric: str, curves: Iterable[Curve], leads: bool) -> dict[str, Any]:
+    """The chart of a score: the leading distance on a log axis, others as far as values reach."""
+    if leads and _is(metric, _DISTANCES):
+        return _line(metric, log=True)
+    name = metric.rpartition("/")[2]
+    found = [v for curve in curves for v in curve.scores.get(name, ()) if math.isfinite(v)]
+    margin = _MARGIN * (max(found, default=0.0) - min(found, default=0.0))
+    if margin == 0:
+        return _line(metric)
+    return {**_line(metric), "range": {"yMin": min(found) - margin, "yMax": max(found) + margin}}
 
 
 def _line(metric: str, log: bool = False) -> dict[str, Any]:
@@ -305,9 +255,8 @@ def _images(series: str, step: int) -> dict[str, Any]:
     return {"type": "IMAGE", "imageKeys": [series], "step": step, "showRunParams": False, **_CHART}
 
 
-def _last_step(runs: Sequence[RunRow]) -> int:
+def _last_step(curves: Iterable[Curve]) -> int:
     """The step at which most runs were last evaluated; 0 if that is not told."""
-    curves = [decode_curve(run.tags[CURVE]) for run in runs if CURVE in run.tags]
     last = Counter(curve.nimg[-1] for curve in curves if curve.nimg)
     return max(last, key=lambda step: (last[step], step), default=0)
 

@@ -29,7 +29,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from workbench.errors import WorkbenchError
+from workbench.errors import MachineError, WorkbenchError
 from workbench.training.parallel import Ranks
 from workbench.training.safe_metadata import TensorReader
 
@@ -39,6 +39,10 @@ MANIFEST = "manifest.json"
 
 class CheckpointError(WorkbenchError):
     """A checkpoint could not be written or read; what was there before is untouched."""
+
+
+class UnwrittenCheckpointError(CheckpointError, MachineError):
+    """A checkpoint could not be written here."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,13 @@ def save_checkpoint(
     """Write the checkpoint of ``progress["nimg"]``; it appears whole or not at all.
 
     Raises:
-        CheckpointError: on every rank, if any rank could not write (a full disk, say).
+        UnwrittenCheckpointError: on every rank, if any rank could not write (a full disk, say).
     """
     final = checkpoint_path(folder, int(progress["nimg"]))
     partial = folder / f".partial-{final.name}"
     problem = ranks.from_main(_prepare(folder, partial) if ranks.is_main else "")
     if problem:
-        raise CheckpointError(f"Could not write checkpoint {final}: {problem}")
+        raise UnwrittenCheckpointError(f"Could not write checkpoint {final}: {problem}")
     try:
         with _single_process_is_meant():
             save(stateful.state(), checkpoint_id=partial, no_dist=ranks.world == 1)
@@ -98,7 +102,7 @@ def save_checkpoint(
     if problem:
         if ranks.is_main:
             shutil.rmtree(partial, ignore_errors=True)
-        raise CheckpointError(f"Could not write checkpoint {final}: {problem}")
+        raise UnwrittenCheckpointError(f"Could not write checkpoint {final}: {problem}")
     return final
 
 
@@ -126,9 +130,17 @@ def load_modules(path: Path, modules: Mapping[str, nn.Module]) -> None:
     load_checkpoint(path, Stateful(modules, {}))
 
 
-def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest whole checkpoint; each newer one that is damaged is reported to ``warn``."""
+def latest_checkpoint(
+    folder: Path, warn: Callable[[str], None], last: int | None = None
+) -> Path | None:
+    """The newest whole checkpoint; each newer one that is damaged is reported to ``warn``.
+
+    Args:
+        last: none of more images than this.
+    """
     paths = sorted(folder.glob("nimg-*"), reverse=True)
+    if last is not None:
+        paths = [path for path in paths if path <= checkpoint_path(folder, last)]
     for index, path in enumerate(paths):
         problem = damage(path)
         if problem is None:
@@ -155,12 +167,11 @@ def damage(path: Path) -> str | None:
     return None
 
 
-def prune_checkpoints(folder: Path, keep: int, best_nimg: int | None) -> None:
-    """Delete all but the last ``keep`` whole checkpoints and the best one, and leftovers."""
+def prune_checkpoints(folder: Path, keep: int, *needed: int | None) -> None:
+    """Delete all but the last ``keep`` whole checkpoints and those of ``needed`` images."""
     whole = [path for path in sorted(folder.glob("nimg-*")) if damage(path) is None]
     protected = set(whole[-keep:])
-    if best_nimg is not None:
-        protected.add(checkpoint_path(folder, best_nimg))
+    protected.update(checkpoint_path(folder, nimg) for nimg in needed if nimg is not None)
     for path in folder.glob("nimg-*"):
         if path not in protected:
             shutil.rmtree(path)

@@ -134,8 +134,8 @@ class RunConfig(FrozenConfig):
     start: str | None = Field(
         None,
         min_length=1,
-        description="generator starts at a run (RUN, RUN@KIMG) or an exported student's folder; "
-        "none = at the teacher",
+        description="generator starts at a run (RUN, RUN@KIMG) or an exported student's folder; in "
+        "an experiment's file also variant:NAME, of the same seed; none = at the teacher",
     )
     generator: GeneratorConfig = GeneratorConfig()
     method: MethodConfig = Field(SiDConfig(), discriminator="name")

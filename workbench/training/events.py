@@ -2,9 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
+from typing import Any, Self
+
+
+class EventKind(StrEnum):
+    """What may befall a run."""
+
+    FID_JUMP = "fid_jump"
+    LOSS_BLOW_UP = "loss_blow_up"
+    FAKE_SCORE_LAG = "fake_score_lag"
+    NON_FINITE = "non_finite"
+    ROLLBACK = "rollback"
+
+
+@dataclass(frozen=True)
+class RunEvent:
+    """Something that befell a run at ``nimg`` images.
+
+    Attributes:
+        message: one line for a person.
+        value: what was measured: the FID, the loss, a growth, or how many there have been; None
+            where that is no finite number.
+    """
+
+    kind: EventKind
+    nimg: int
+    message: str
+    value: float | None
+
+    @classmethod
+    def of(cls, kind: EventKind, nimg: int, message: str, value: float) -> Self:
+        return cls(kind, nimg, message, value if math.isfinite(value) else None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, from which ``RunEvent(**values)`` is the same again."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -35,6 +72,9 @@ class Listener:
     def on_checkpoint(self, nimg: int, path: Path) -> None: ...
 
     def on_warning(self, nimg: int, message: str) -> None: ...
+
+    def on_events(self, events: Sequence[RunEvent]) -> None:
+        """The last one has just happened; those before it are the run's so far."""
 
     def on_end(self) -> None:
         """The run ends, however it does."""
@@ -69,6 +109,10 @@ class Listeners(Listener):
     def on_warning(self, nimg: int, message: str) -> None:
         for member in self.members:
             member.on_warning(nimg, message)
+
+    def on_events(self, events: Sequence[RunEvent]) -> None:
+        for member in self.members:
+            member.on_events(events)
 
     def wants_end(self) -> bool:
         return any(member.wants_end() for member in self.members)

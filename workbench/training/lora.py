@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from workbench.errors import RequestError, unknown_name
+from workbench.errors import RequestError, SettingsError, unknown_name
 from workbench.flow.noise import NoiseSource
 from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.base import Conditioning, VelocityNetwork
@@ -196,7 +196,7 @@ def adapted_layers(source: VelocityNetwork, targets: str | Sequence[str]) -> lis
     one of them.
 
     Raises:
-        RequestError: nothing is found, or a name that no layer ends with.
+        SettingsError: nothing is found, or a name that no layer ends with.
     """
     layers = {name: m for name, m in source.module.named_modules() if _is_adaptable(m)}
     kind = type(source.module).__name__
@@ -204,7 +204,7 @@ def adapted_layers(source: VelocityNetwork, targets: str | Sequence[str]) -> lis
         inside = {id(module) for block in source.blocks() for module in block.modules()}
         found = [name for name, m in layers.items() if id(m) in inside and _is_linear(m)]
         if not found:
-            raise RequestError(
+            raise SettingsError(
                 f"{kind} has no linear layers in transformer blocks; name the layers to adapt in "
                 "training.lora.targets."
             )
@@ -212,7 +212,8 @@ def adapted_layers(source: VelocityNetwork, targets: str | Sequence[str]) -> lis
     for target in targets:
         if not any(_ends_with(name, target) for name in layers):
             known = {name if len(layers) < 20 else _role_name(name) for name in layers}
-            raise unknown_name(f"layer of {kind} in training.lora.targets", target, known)
+            wrong = unknown_name(f"layer of {kind} in training.lora.targets", target, known)
+            raise SettingsError(str(wrong))
     return [name for name in layers if any(_ends_with(name, target) for target in targets)]
 
 

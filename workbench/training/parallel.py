@@ -28,12 +28,22 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from workbench.errors import InterruptedRunError, PrunedRunError, RequestError, WorkbenchError
+from workbench.errors import (
+    InterruptedRunError,
+    MachineError,
+    PrunedRunError,
+    RequestError,
+    SettingsError,
+    WorkbenchError,
+)
 from workbench.training.nodes import ALONE, Nodes
 
 ResultT = TypeVar("ResultT")
 
-_KINDS = {kind.__name__: kind for kind in (RequestError, InterruptedRunError, PrunedRunError)}
+_KINDS = {
+    kind.__name__: kind
+    for kind in (SettingsError, RequestError, MachineError, InterruptedRunError, PrunedRunError)
+}
 """Errors that a caller tells apart, also when they come from a rank of its own."""
 
 _SECONDS_TO_CHECKPOINT = 600  # how long ranks may take to end politely
@@ -317,11 +327,12 @@ def _reporting(
     try:
         return function(*arguments)
     except WorkbenchError as error:
-        _report(reports, str(error), type(error).__name__)
+        names = (kind.__name__ for kind in type(error).__mro__)
+        _report(reports, str(error), next((n for n in names if n in _KINDS), ""))
         sys.exit(error.exit_code)
     except Exception as error:
         text = f"Rank {os.environ['RANK']} failed: {type(error).__name__}: {error}"
-        _report(reports, text, WorkbenchError.__name__)
+        _report(reports, text, MachineError.__name__ if isinstance(error, OSError) else "")
         raise
 
 

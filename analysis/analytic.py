@@ -1,0 +1,230 @@
+"""Students of an analytic teacher against the truth: samples, distances and modes.
+
+    python analysis/analytic.py --experiment analytic
+
+draws, from the finished runs in the workspace, samples of the truth, of the exact teacher at few
+Euler steps and of each variant's student, and writes a table of every model's distance to the
+truth: how far it stays above the distance between two fresh samples of the truth, and in what
+(shares of modes, their standard deviations and means). With several seeds: means and 95 %
+intervals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.errors import RequestError
+from workbench.evaluation.truth import mode_statistics, truth
+from workbench.plotting import TEXT_WIDTH, Drawing, Script, color, new_figure, paper_style, points
+from workbench.reports.statistics import estimate
+from workbench.runs.folder import RunFolder, all_runs
+from workbench.runs.mixture_world import SAMPLES_FILE, TRUTH
+from workbench.teachers.mixture import Mixture
+from workbench.training.config import RunConfig
+from workbench.workspace import open_workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+HEADLINE = "sliced_w2"
+COLUMNS = {
+    HEADLINE: "sliced W2",
+    "share_tv": "TV of shares",
+    "mode_std": "std of modes",
+    "mode_std_min": "least",
+    "mode_offset": "means off by (std)",
+    "outliers": "outliers",
+}
+_SHOWN = 2000
+_PANELS = 4
+
+
+class Collected(NamedTuple):
+    """Numbers and samples of an experiment's finished runs.
+
+    Attributes:
+        scores: one row a run and model: variant, seed, model, steps, each score.
+        samples: caption -> points (N, 2), of each variant's first seed.
+        modes: one row a caption and mode: share, std, offset.
+        floor: score -> mean, low and high for fresh samples of the truth.
+        mixture: the truth.
+    """
+
+    scores: pd.DataFrame
+    samples: Mapping[str, NDArray[np.float32]]
+    modes: pd.DataFrame
+    floor: Mapping[str, Mapping[str, float]]
+    mixture: Mixture
+
+
+def collect(runs: Sequence[RunFolder]) -> Collected:
+    """What finished runs of one analytic teacher have measured and kept.
+
+    Raises:
+        RequestError: no run, one of another kind of teacher, or runs of different mixtures.
+    """
+    import pandas as pd
+
+    found = [(run, run.config(), results) for run in runs if (results := run.results())]
+    if not found:
+        raise RequestError("There is no finished run of that experiment in this workspace.")
+    mixtures = [results.get("mixture") for _, _, results in found]
+    if None in mixtures or any(one != mixtures[0] for one in mixtures):
+        raise RequestError("These runs are not all of one analytic teacher.")
+    told = mixtures[0]
+    mixture = Mixture.ring(told["modes"], told["radius"], told["std"])
+    labels = variant_labels([config for _, config, _ in found])
+    rows = [
+        {"variant": labels[config.variant_fingerprint()], "seed": config.seed, **_plain(row)}
+        for _, config, results in found
+        for row in results["table"]
+    ]
+    samples: dict[str, NDArray[np.float32]] = {}
+    for run, config, _ in found:
+        for caption, drawn in read_samples(run.figures / SAMPLES_FILE).items():
+            own = caption.startswith("student")
+            samples.setdefault(
+                f"{labels[config.variant_fingerprint()]}: {caption}" if own else caption, drawn
+            )
+    shown = {TRUTH: truth(mixture, len(next(iter(samples.values())))), **samples}
+    floor = found[0][2]["floor"]
+    return Collected(pd.DataFrame(rows), shown, mode_frame(shown, mixture), floor, mixture)
+
+
+def variant_labels(configs: Sequence[RunConfig]) -> dict[str, str]:
+    """Settings -> variant; with their hash where one name has stood for several settings."""
+    names = {config.variant_fingerprint(): config.variant for config in configs}
+    often = Counter(names.values())
+    return {key: name if often[name] == 1 else f"{name} ({key})" for key, name in names.items()}
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != "fingerprint"}
+
+
+def read_samples(file: Path) -> dict[str, NDArray[np.float32]]:
+    """Points by caption that a run has kept.
+
+    Raises:
+        RequestError: no such file, or it is damaged.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return {caption: arrays[caption] for caption in arrays.files}
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{file} holds no samples of a run: {error}.") from error
+
+
+def mode_frame(samples: Mapping[str, NDArray[np.float32]], mixture: Mixture) -> pd.DataFrame:
+    """One row a model and mode: share, std, and how far the mean is off, in true std."""
+    import pandas as pd
+
+    rows = []
+    for caption, drawn in samples.items():
+        seen = mode_statistics(drawn, mixture)
+        offsets = np.linalg.norm(seen.offsets, axis=1)
+        for mode, values in enumerate(zip(seen.shares, seen.stds, offsets, strict=True)):
+            rows.append((caption, mode, *map(float, values)))
+    return pd.DataFrame(rows, columns=["model", "mode", "share", "std", "offset"])
+
+
+def table(found: Collected) -> str:
+    """Markdown: the floor, the teacher, and each variant's student, nearest first."""
+    fresh = {name: found.floor[name]["mean"] for name in COLUMNS}
+    lines = [
+        "| model | steps | seeds | " + " | ".join(COLUMNS.values()) + " | above the floor |",
+        "|---|---:|---:|" + "---:|" * (len(COLUMNS) + 1),
+        _line("truth (floor)", "", "", fresh, found),
+    ]
+    for (label, steps), group in _models(found.scores):
+        means = {name: _estimated(group[name]) for name in COLUMNS}
+        lines.append(_line(label, str(steps), str(len(group)), means, found))
+    return "\n".join(lines) + "\n"
+
+
+def _models(scores: pd.DataFrame) -> list[tuple[tuple[str, int], pd.DataFrame]]:
+    """Teachers once, then students of each variant, both by their distance."""
+    teachers = scores[scores["model"] == "teacher"].drop_duplicates("steps")
+    named = [
+        (("exact teacher", int(row["steps"])), teachers.loc[[i]]) for i, row in teachers.iterrows()
+    ]
+    students = scores[scores["model"] == "student"].groupby(["variant", "steps"])
+    mine = [((str(variant), int(steps)), group) for (variant, steps), group in students]
+    return sorted([*named, *mine], key=lambda pair: float(pair[1][HEADLINE].mean()))
+
+
+def _estimated(values: pd.Series[float]) -> Any:
+    return estimate([float(value) for value in values])
+
+
+def _line(label: str, steps: str, seeds: str, values: Mapping[str, Any], found: Collected) -> str:
+    cells = [_cell(values[name]) for name in COLUMNS]
+    distance = values[HEADLINE] if isinstance(values[HEADLINE], float) else values[HEADLINE].mean
+    above = distance / found.floor[HEADLINE]["mean"]
+    return "| " + " | ".join([label, steps, seeds, *cells, f"{above:.1f} x"]) + " |"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    interval = value.interval
+    half = "" if interval is None else f" ± {(interval[1] - interval[0]) / 2:.3f}"
+    return f"{value.mean:.3f}{half}"
+
+
+def plot(found: Collected, *, width: float = TEXT_WIDTH) -> Figure:
+    """One panel a model: its samples, with circles of two true std around the true modes."""
+    captions = list(found.samples)
+    columns = min(_PANELS, len(captions))
+    rows = math.ceil(len(captions) / columns)
+    with paper_style():
+        figure = new_figure(width, width / columns * rows * 1.12)
+        axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        for place, panel in enumerate(axes.flat):
+            if place < len(captions):
+                _draw_points(panel, captions[place], found, color(place % 7))
+            else:
+                panel.set_axis_off()
+    return figure
+
+
+def _draw_points(axes: Axes, caption: str, found: Collected, shade: str) -> None:
+    drawn, mixture = found.samples[caption][:_SHOWN], found.mixture
+    axes.scatter(drawn[:, 0], drawn[:, 1], s=points(0.5), color=shade, alpha=0.4, linewidths=0)
+    circle = np.linspace(0, 2 * math.pi, 60)
+    for x, y in mixture.means.numpy():
+        reach = 2 * mixture.std
+        axes.plot(
+            x + reach * np.cos(circle), y + reach * np.sin(circle), color="black", linewidth=0.4
+        )
+    std = found.modes[found.modes["model"] == caption]["std"].mean()
+    axes.set_title(f"{caption}\nstd of modes {std:.3f}")
+    axes.set_aspect("equal")
+    axes.set(xticks=(), yticks=())
+
+
+def draw(options: argparse.Namespace) -> Drawing:
+    workspace = open_workspace(options.workspace)
+    runs = [run for run in all_runs(workspace) if run.path.parent.name == options.experiment]
+    found = collect(runs)
+    text = table(found)
+    frames = {"": found.scores, "_modes": found.modes}
+    return Drawing({"": plot(found)}, frames, {".md": text}, printed=text)
+
+
+SCRIPT = Script("analytic", __doc__, draw, experiment="analytic")
+main = SCRIPT.main
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

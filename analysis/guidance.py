@@ -1,0 +1,208 @@
+"""Guidance's trade-off: FID against alignment, one point a setting, with intervals over seeds.
+
+    python analysis/guidance.py --out figures/guidance
+    python analysis/guidance.py --experiment EXPERIMENT --csv
+
+Runs' final tables at the generator's K steps, finished runs only. Crosses are 95 % intervals of the
+mean over seeds (none for one seed), small dots the seeds. The teacher stands at each of its step
+counts, joined by a line. The arrow shows where better is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import RequestError
+from workbench.plotting import (
+    COLUMN_WIDTH,
+    NEUTRAL,
+    Drawing,
+    Script,
+    color,
+    new_figure,
+    paper_style,
+    points,
+    round_ticks,
+)
+from workbench.reports.frames import STUDENT, TEACHER, final_frame, over_seeds
+from workbench.reports.groups import Group
+from workbench.reports.references import select
+from workbench.reports.variant_panels import MARKERS
+from workbench.tracking import default_uri
+from workbench.workspace import open_workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+
+EXPERIMENT = "guidance"
+SCORES = ("fid", "alignment")
+
+_COLUMNS = ["label", "seed", "model", "steps", *SCORES]
+
+
+def collect(groups: Sequence[Group]) -> pd.DataFrame:
+    """One row for each run's student at K, and each run's teacher at each of its step counts.
+
+    Columns: label, seed, model, steps, fid, alignment; rows that lack a finite score are left out,
+    and so are the teachers where the groups have several.
+
+    Raises:
+        RequestError: no run has both scores of its student.
+    """
+    frame = final_frame(groups)
+    finite = (frame["fid"] > 0) & (frame["fid"] < math.inf) & (frame["alignment"].abs() < math.inf)
+    own = (frame["model"] == STUDENT) & (frame["steps"] == frame["trained_steps"])
+    teacher = frame["model"] == TEACHER if len({g.teacher for g in groups}) == 1 else own
+    if not (finite & own).any():
+        raise RequestError("No finished run here has a finite FID and an alignment to draw.")
+    return frame.loc[finite & (own | teacher), _COLUMNS].reset_index(drop=True)
+
+
+def summarise(frame: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds of each setting's student: label, n, each score and its 95 % ``_half``."""
+    return over_seeds(frame[frame["model"] == STUDENT], ["label"], SCORES)
+
+
+def plot(frame: pd.DataFrame, *, width: float = 1.3 * COLUMN_WIDTH) -> Figure:
+    """The trade-off: FID (logarithmic) to the right, alignment upwards, every setting by name."""
+    with paper_style():
+        figure = new_figure(width, 0.78 * width)
+        axes = figure.add_subplot()
+        names = _draw_settings(axes, frame[frame["model"] == STUDENT], summarise(frame))
+        names += _draw_teacher(axes, frame[frame["model"] == TEACHER])
+        _finish_axes(axes)
+        _show_better(axes)
+        _keep_apart(axes, names)
+    return figure
+
+
+def _draw_settings(axes: Axes, frame: pd.DataFrame, means: pd.DataFrame) -> list[Annotation]:
+    """Seeds, mean and interval of each setting; returns their names."""
+    names = []
+    for place, row in enumerate(means.itertuples()):
+        shade, marker = color(place), MARKERS[place % len(MARKERS)]
+        seeds = frame[frame["label"] == row.label]
+        if row.n > 1:
+            axes.plot(seeds["fid"], seeds["alignment"], ".", color=shade, alpha=0.45, zorder=3)
+            low = min(row.fid_half, row.fid * 0.9)  # an interval that reaches 0 has no logarithm
+            bars = axes.errorbar(
+                row.fid,
+                row.alignment,
+                xerr=[[low], [row.fid_half]],
+                yerr=row.alignment_half,
+                color=shade,
+                elinewidth=points(0.8),
+                zorder=4,
+            )
+            bars[0].set_gid(f"interval-{place}")
+        (mean,) = axes.plot(row.fid, row.alignment, marker, color=shade, zorder=5)
+        mean.set(markersize=points(5), gid=f"mean-{place}")
+        names.append(_name(axes, row.label, row.fid, row.alignment, shade))
+    return names
+
+
+def _draw_teacher(axes: Axes, rows: pd.DataFrame) -> list[Annotation]:
+    """The teacher at each step count, joined in their order; returns their names."""
+    levels = over_seeds(rows.sort_values("steps"), ["steps"], SCORES)
+    (line,) = axes.plot(levels["fid"], levels["alignment"], "x", color=NEUTRAL, zorder=2)
+    line.set(linestyle=(0, (4, 2.5)), linewidth=points(0.7), markersize=points(4), gid="teacher")
+    return [
+        _name(axes, f"teacher, {row.steps:g} steps", row.fid, row.alignment, NEUTRAL)
+        for row in levels.itertuples()
+    ]
+
+
+def _name(axes: Axes, text: str, x: float, y: float, shade: str) -> Annotation:
+    name = axes.annotate(text, (x, y), xytext=(0, 0), textcoords="offset points", color=shade)
+    name.set(fontsize=points(7), zorder=6)
+    return name
+
+
+def _finish_axes(axes: Axes) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter
+
+    axes.set_xscale("log")
+    axes.margins(0.12)
+    axes.spines["right"].set_visible(False)
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(FixedLocator(round_ticks(low, high)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{float(f'{value:.3g}'):g}"))
+    axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+    axes.set_xlabel("FID")
+    axes.set_ylabel("prompt alignment")
+
+
+def _show_better(axes: Axes) -> None:
+    """An arrow above the panel's left end, towards lower FID and higher alignment."""
+    style = {"arrowstyle": "->", "color": NEUTRAL, "linewidth": points(0.8)}
+    axes.annotate(
+        "better",
+        (0.0, 1.09),
+        xytext=(0.09, 1.02),
+        xycoords="axes fraction",
+        textcoords="axes fraction",
+        arrowprops=style,
+        color=NEUTRAL,
+        fontsize=points(7),
+        annotation_clip=False,
+    )
+
+
+def _keep_apart(axes: Axes, names: Sequence[Annotation]) -> None:
+    """Each name beside its point, on the side where it hides least of points and other names."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # settles the layout, which decides what overlaps
+    frame = axes.get_window_extent()
+    drawn = [(line.get_transform(), line.get_path()) for line in axes.get_lines()]
+    bars = [collection for collection in axes.collections if collection.get_paths()]
+    drawn += [(bar.get_transform(), path) for bar in bars for path in bar.get_paths()]
+    dense = [
+        tuple(point)
+        for transform, path in drawn
+        for point in transform.transform_path(path).interpolated(60).vertices
+    ]
+    away = points(6)
+    sides = [(x, y) for y in (0, 1, -1, 2, -2) for x in (1, -1, 0) if (x, y) != (0, 0)]
+    for name in names:
+        costs = []
+        for place, (x, y) in enumerate(sides):
+            box = _put(name, x, y, away)
+            hidden = sum(box.contains(*point) for point in dense)
+            outside = not (frame.x0 <= box.x0 and box.x1 <= frame.x1)
+            outside |= not (frame.y0 <= box.y0 and box.y1 <= frame.y1)
+            costs.append((hidden + 1000 * outside, place))
+        box = _put(name, *sides[min(costs)[1]], away)
+        across = [box.x0 + box.width * i / 12 for i in range(13)]
+        dense += [(x, y) for x in across for y in (box.y0, (box.y0 + box.y1) / 2, box.y1)]
+
+
+def _put(name: Annotation, x: int, y: int, away: float) -> Any:
+    """Move a name to a side of its point (right +, up +); returns its box in pixels."""
+    name.set_horizontalalignment({1: "left", -1: "right", 0: "center"}[x])
+    name.set_verticalalignment("center" if y == 0 else "bottom" if y > 0 else "top")
+    name.xyann = (x * away * (1.0 if y == 0 else 0.6), y * away * 0.7)
+    return name.get_window_extent()
+
+
+def draw(options: argparse.Namespace) -> Drawing:
+    workspace = open_workspace(options.workspace)
+    uri = options.tracking_uri or default_uri(workspace.root)
+    selection = select(uri, workspace, [options.experiment], finished=True)
+    frame = collect(selection.groups)
+    frames = {"": frame, "_means": summarise(frame)}
+    return Drawing({"": plot(frame)}, frames, notes=selection.notes)
+
+
+SCRIPT = Script("guidance", __doc__, draw, experiment=EXPERIMENT)
+main = SCRIPT.main
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

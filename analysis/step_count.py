@@ -1,0 +1,146 @@
+"""FID and alignment against the number of steps that a student takes, one line a K trained.
+
+    python analysis/step_count.py --out figures/step_count --csv
+
+Points are means over seeds with 95 % intervals; the large filled one is the K that the student was
+trained with. Dashed: the teacher at its most steps; grey: the teacher at as few.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from workbench.errors import RequestError
+from workbench.plotting import (
+    NEUTRAL,
+    TEXT_WIDTH,
+    Drawing,
+    Script,
+    color,
+    log_axis,
+    name_levels,
+    new_figure,
+    paper_style,
+    points,
+)
+from workbench.reports.frames import STUDENT, TEACHER, final_frame, over_seeds, student_names
+from workbench.reports.groups import Group
+from workbench.reports.references import select
+from workbench.reports.tables import title_of
+from workbench.reports.variant_panels import MARKERS, teacher_levels
+from workbench.tracking import default_uri
+from workbench.tracking.curve import LOWER_IS_BETTER
+from workbench.workspace import open_workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+EXPERIMENT = "step_count"
+SCORES = tuple(LOWER_IS_BETTER)
+_ASIDE = 0.09
+
+
+def collect(groups: Sequence[Group]) -> pd.DataFrame:
+    """One row for each line and step count: line, trained_steps, steps, n, each score, its half.
+
+    ``line`` is the group's label, or "teacher"; the teacher is no repetition and has no interval.
+
+    Raises:
+        RequestError: no run has a final table yet.
+    """
+    import pandas as pd
+
+    frame = final_frame(groups)
+    students = frame[frame["model"] == STUDENT].rename(columns={"label": "line"})
+    if students.empty:
+        raise RequestError("No run has ended yet: step counts are measured at a run's end.")
+    keys = ["line", "trained_steps", "steps"]
+    own = over_seeds(students.sort_values(["trained_steps", "steps"]), keys, SCORES)
+    teacher = frame[frame["model"] == TEACHER].drop_duplicates("steps").sort_values("steps")
+    teacher = teacher.assign(line=TEACHER, trained_steps=None, n=1)
+    kept = teacher[[*keys, "n", *SCORES]] if len({g.teacher for g in groups}) == 1 else None
+    return own if kept is None else pd.concat([own, kept], ignore_index=True)
+
+
+def plot(frame: pd.DataFrame, groups: Sequence[Group], *, width: float = TEXT_WIDTH) -> Figure:
+    """FID on the left, alignment on the right, each against the steps taken.
+
+    Args:
+        frame: of :func:`collect`.
+        groups: whose teacher's level is drawn.
+
+    Raises:
+        RequestError: there is no finite FID above 0 to draw.
+    """
+    students = frame[frame["line"] != TEACHER]
+    if students[(students["fid"] > 0) & (students["fid"] < math.inf)].empty:
+        raise RequestError("There is no finite FID above 0 to draw.")
+    with paper_style():
+        figure = new_figure(width, 0.42 * width)
+        panels = figure.subplots(1, 2)
+        levels = [teacher_levels(groups, metric) for metric in SCORES]
+        for axes, metric, level in zip(panels, SCORES, levels, strict=True):
+            _draw_panel(axes, frame, metric, list(level.values()))
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
+        for axes, level in zip(panels, levels, strict=True):
+            name_levels(axes, level)
+    return figure
+
+
+def _draw_panel(axes: Axes, frame: pd.DataFrame, metric: str, levels: Sequence[float]) -> None:
+    students = frame[frame["line"] != TEACHER]
+    most = int(students["steps"].max())
+    names = student_names(students)
+    shown = frame[(frame["line"] != TEACHER) | (frame["steps"] <= most)]
+    for place, (line, name) in enumerate(names.items()):
+        rows = students[students["line"] == line]
+        aside = _ASIDE * (place - (len(names) - 1) / 2)  # or intervals of one step count overlap
+        _draw_line(axes, rows.assign(x=rows["steps"] + aside), metric, place, name)
+    teacher = shown[(shown["line"] == TEACHER) & shown[metric].notna()]
+    if not teacher.empty:
+        (few,) = axes.plot(teacher["steps"], teacher[metric], "--", color=NEUTRAL, marker="x")
+        few.set(label="teacher", gid=TEACHER, linewidth=points(1), markersize=points(4), zorder=3)
+    if LOWER_IS_BETTER[metric]:
+        halves = shown[f"{metric}_half"].fillna(0.0)
+        ends = [*(shown[metric] + halves), *(shown[metric] - halves), *levels]
+        log_axis(axes, [float(end) for end in ends if 0 < end < math.inf])
+    axes.set_xlim(0.6, most + 0.4)
+    axes.set_xticks(range(1, most + 1))
+    axes.spines["right"].set_visible(False)
+    axes.set_xlabel("steps taken (filled: K, as trained)")
+    axes.set_ylabel(title_of(metric))
+
+
+def _draw_line(axes: Axes, rows: pd.DataFrame, metric: str, place: int, name: str) -> None:
+    shade, marker = color(place), MARKERS[place % len(MARKERS)]
+    (line,) = axes.plot(rows["x"], rows[metric], color=shade, marker=marker, label=name)
+    line.set(gid=f"{metric}-{place}", markerfacecolor="white", zorder=4)
+    several = rows[rows[f"{metric}_half"].notna()]
+    bars = {"color": shade, "linewidth": points(0.9), "zorder": 3}
+    low, high = (several[metric] + sign * several[f"{metric}_half"] for sign in (-1, 1))
+    axes.vlines(several["x"], low, high, **bars).set_gid(f"{metric}-interval-{place}")
+    own = rows[rows["steps"] == rows["trained_steps"]]
+    (at_k,) = axes.plot(own["x"], own[metric], marker, color=shade, markersize=points(6))
+    at_k.set(zorder=5, gid=f"{metric}-own-{place}")
+
+
+def draw(options: argparse.Namespace) -> Drawing:
+    workspace = open_workspace(options.workspace)
+    uri = options.tracking_uri or default_uri(workspace.root)
+    selection = select(uri, workspace, [options.experiment], finished=True)
+    frame = collect(selection.groups)
+    figure = plot(frame, selection.groups)
+    return Drawing({"": figure}, {"": frame}, notes=selection.notes)
+
+
+SCRIPT = Script("step_count", __doc__, draw, experiment=EXPERIMENT)
+main = SCRIPT.main
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

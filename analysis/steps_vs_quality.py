@@ -1,0 +1,237 @@
+"""Quality against cost: the teacher at many step counts, students, and the Pareto front.
+
+    workbench evaluate digits-sana --steps 50,32,16,8,4,2,1   # more points of the teacher
+    python analysis/steps_vs_quality.py --out figures/steps_vs_quality --csv
+
+FID against network evaluations (left) and against milliseconds per image (right). Students are
+means over seeds with 95 % intervals, at every step count that their runs measured; large filled:
+all K steps. The grey staircase is the front: ringed points whose FID no cheaper one reaches.
+The teacher's points come from the runs' final tables and from what ``workbench evaluate`` kept in
+the workspace by the same protocol. Times are of the machines and the load that they were measured
+under.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from workbench.errors import RequestError
+from workbench.plotting import (
+    NEUTRAL,
+    TEXT_WIDTH,
+    Drawing,
+    Script,
+    color,
+    log_axis,
+    new_figure,
+    paler,
+    paper_style,
+    points,
+    round_ticks,
+)
+from workbench.reports.frames import STUDENT, TEACHER, final_frame, over_seeds, student_names
+from workbench.reports.groups import Group
+from workbench.reports.kept_evaluations import kept_teacher_rows
+from workbench.reports.references import select
+from workbench.reports.variant_panels import MARKERS
+from workbench.tracking import default_uri
+from workbench.tracking.curve import LOWER_IS_BETTER
+from workbench.workspace import Workspace, open_workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+EXPERIMENT = "step_count"
+COSTS = {"nfe": "network evaluations", "ms_per_image": "ms per image"}
+_VALUES = (*LOWER_IS_BETTER, "ms_per_image")
+_KEYS = ["line", "model", "trained_steps", "steps", "nfe"]
+
+
+class Collected(NamedTuple):
+    """``frame``: one row a model and step count. ``notes``: what was left out."""
+
+    frame: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def collect(groups: Sequence[Group], workspace: Workspace | None = None) -> Collected:
+    """line, model, trained_steps, steps, nfe, n, each value and its ``_half``, front_<cost>.
+
+    ``front_<cost>`` says whether no other row has both a lower FID and no higher cost.
+
+    Args:
+        workspace: whose kept evaluations of the teacher count too.
+
+    Raises:
+        RequestError: no run has a final table yet.
+    """
+    import pandas as pd
+
+    frame = final_frame(groups).rename(columns={"label": "line"})
+    students = _students(frame).sort_values(["trained_steps", "line", "steps"])
+    if students.empty:
+        raise RequestError("No run has ended yet: costs are measured at a run's end.")
+    names = {group.label: group.teacher for group in groups}
+    several = len(set(names.values())) > 1
+    own = frame[frame["model"] == TEACHER].assign(trained_steps=None)
+    own["line"] = [names[line] if several else TEACHER for line in own["line"]]
+    teachers = over_seeds(own.drop_duplicates(["line", "steps"]), _KEYS, _VALUES)
+    kept, notes = _kept(groups, workspace, several) if workspace else ([], ())
+    if kept:
+        more = pd.DataFrame(kept)
+        known = set(zip(more["line"], more["steps"], strict=True))
+        pairs = zip(teachers["line"], teachers["steps"], strict=True)
+        teachers = pd.concat([teachers[[pair not in known for pair in pairs]], more])
+    found = [teachers.sort_values(["line", "steps"]), over_seeds(students, _KEYS, _VALUES)]
+    whole = pd.concat(found, ignore_index=True)
+    marks = {f"front_{cost}": front(list(whole[cost]), list(whole["fid"])) for cost in COSTS}
+    return Collected(whole.assign(**marks), notes)
+
+
+def _kept(
+    groups: Sequence[Group], workspace: Workspace, several: bool
+) -> tuple[list[dict[str, object]], tuple[str, ...]]:
+    protocols = {run.protocol for group in groups for run in group.runs}
+    rows: list[dict[str, object]] = []
+    other = 0
+    for teacher in dict.fromkeys(group.teacher for group in groups):
+        for row in kept_teacher_rows(workspace, teacher):
+            if row.protocol not in protocols:
+                other += 1
+                continue
+            head = {"line": teacher if several else TEACHER, "model": TEACHER, "steps": row.steps}
+            costs = {"nfe": row.nfe, "ms_per_image": row.ms_per_image, "n": 1}
+            rows.append({**head, "trained_steps": None, **costs, **row.scores})
+    note = f"{other} kept evaluations were made by another protocol than the runs'; left out."
+    return rows, (note,) if other else ()
+
+
+def front(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
+    """Whether each point is on the Pareto front of low cost and low value; NaN never is."""
+    pairs = list(zip(costs, values, strict=True))
+
+    def beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
+        return one[0] <= other[0] and one[1] <= other[1] and one != other
+
+    return [
+        all(map(math.isfinite, pair)) and not any(beats(other, pair) for other in pairs)
+        for pair in pairs
+    ]
+
+
+def plot(frame: pd.DataFrame, *, width: float = TEXT_WIDTH) -> Figure:
+    """FID against both costs, all axes logarithmic.
+
+    Raises:
+        RequestError: there is no finite FID above 0 to draw.
+    """
+    drawn = frame[(frame["fid"] > 0) & (frame["fid"] < math.inf)]
+    if drawn.empty:
+        raise RequestError("There is no finite FID above 0 to draw.")
+    with paper_style():
+        figure = new_figure(width, 0.46 * width)
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, (cost, title) in zip(panels, COSTS.items(), strict=True):
+            _draw_panel(axes, drawn[drawn[cost] > 0], cost)
+            axes.set_xlabel(title)
+        panels[0].set_ylabel("FID")
+        handles, names = panels[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper center", ncols=min(6, len(names)))
+    return figure
+
+
+def _draw_panel(axes: Axes, frame: pd.DataFrame, cost: str) -> None:
+    names = _names(frame)
+    for place, (line, name) in enumerate(names.items()):
+        rows = frame[frame["line"] == line]
+        teacher = bool((rows["model"] == TEACHER).all())
+        shade = NEUTRAL if teacher else color(place - 1)
+        marker = "x" if teacher else MARKERS[(place - 1) % len(MARKERS)]
+        (curve,) = axes.plot(rows[cost], rows["fid"], color=shade, marker=marker, label=name)
+        curve.set(gid=f"{cost}-{line}", markerfacecolor="white", linewidth=points(1.1), zorder=4)
+        _draw_intervals(axes, rows, cost, shade)
+        own = rows[rows["steps"] == rows["trained_steps"]]
+        if not own.empty:
+            (at_k,) = axes.plot(own[cost], own["fid"], marker, color=shade, markersize=points(6))
+            at_k.set(zorder=6)
+        if teacher:
+            _name_steps(axes, rows, cost)
+    _draw_front(axes, frame[frame[f"front_{cost}"]].sort_values(cost), cost)
+    halves = frame["fid_half"].fillna(0.0)
+    ends = [*(frame["fid"] - halves), *(frame["fid"] + halves)]
+    log_axis(axes, [float(end) for end in ends if end > 0])
+    _cost_axis(axes, [float(value) for value in frame[cost]])
+    axes.spines["right"].set_visible(False)
+
+
+def _draw_intervals(axes: Axes, rows: pd.DataFrame, cost: str, shade: str) -> None:
+    thin = {"color": shade, "linewidth": points(0.9), "zorder": 3}
+    known = rows[rows["fid_half"].notna()]
+    half = known["fid_half"]
+    axes.vlines(known[cost], known["fid"] - half, known["fid"] + half, **thin)
+    if f"{cost}_half" in rows:
+        known = rows[rows[f"{cost}_half"].notna()]
+        half = known[f"{cost}_half"]
+        axes.hlines(known["fid"], (known[cost] - half).clip(lower=1e-9), known[cost] + half, **thin)
+
+
+def _draw_front(axes: Axes, best: pd.DataFrame, cost: str) -> None:
+    band = {"color": paler(NEUTRAL, 0.3), "linewidth": points(4), "zorder": 1}
+    (stairs,) = axes.step(best[cost], best["fid"], where="post", **band)
+    stairs.set(label="Pareto front", gid=f"front-{cost}", solid_joinstyle="miter")
+    (rings,) = axes.plot(best[cost], best["fid"], "o", color="black", markersize=points(9))
+    rings.set(markerfacecolor="none", markeredgewidth=points(0.6), zorder=7)
+
+
+def _name_steps(axes: Axes, rows: pd.DataFrame, cost: str) -> None:
+    """The teacher's step counts above its points, where there is room beside the one before."""
+    last = -math.inf
+    for row in rows.sort_values(cost).to_dict("records"):
+        if math.log(row[cost]) - last < math.log(1.3):
+            continue
+        last = math.log(row[cost])
+        above = {"xytext": (0, points(4)), "textcoords": "offset points", "va": "bottom"}
+        style = {"fontsize": points(7), "color": NEUTRAL, "ha": "center", "zorder": 5}
+        axes.annotate(f"{row['steps']:g}", (row[cost], row["fid"]), **above, **style)
+
+
+def _cost_axis(axes: Axes, values: Sequence[float]) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter
+
+    low, high = min(values) / 1.25, max(values) * 1.25
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    axes.xaxis.set_major_locator(FixedLocator(round_ticks(low, high)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+
+
+def _names(frame: pd.DataFrame) -> dict[str, str]:
+    """Line to what the legend says, teachers first."""
+    teachers = frame[frame["model"] == TEACHER]["line"].unique()
+    return {**{str(line): str(line) for line in teachers}, **student_names(_students(frame))}
+
+
+def _students(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[frame["model"] == STUDENT]
+
+
+def draw(options: argparse.Namespace) -> Drawing:
+    workspace = open_workspace(options.workspace)
+    uri = options.tracking_uri or default_uri(workspace.root)
+    selection = select(uri, workspace, [options.experiment], finished=True)
+    frame, notes = collect(selection.groups, workspace)
+    return Drawing({"": plot(frame)}, {"": frame}, notes=(*selection.notes, *notes))
+
+
+SCRIPT = Script("steps_vs_quality", __doc__, draw, experiment=EXPERIMENT)
+main = SCRIPT.main
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,124 @@
+"""Guidance's trade-off, drawn from groups of runs without a store."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+from types import ModuleType
+
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.text import Annotation
+
+from tests.analysis.conftest import by_path
+from workbench.errors import RequestError
+from workbench.plotting import paper_style
+from workbench.reports import Group, SeedRun, estimate
+from workbench.runs.state import RunState
+from workbench.tracking import Curve, RunRow
+
+MEASURED = {
+    "off": [(0.37, 0.93), (0.39, 0.935), (0.36, 0.928)],
+    "long-short-1.5": [(0.61, 0.972), (0.66, 0.97), (0.63, 0.975)],
+    "long-short-4.5": [(2.9, 0.989), (3.3, 0.985), (2.7, 0.991)],
+    "zero-cfg": [(0.62, 0.968), (0.64, 0.969), (0.66, 0.962)],
+    "anti-cfg": [(1.3, 0.981)],
+}
+
+
+@pytest.fixture(scope="session")
+def guidance() -> ModuleType:
+    return by_path("guidance")
+
+
+def run(label: str, seed: int, fid: float, alignment: float) -> SeedRun:
+    table = {
+        "student_4": (fid, alignment),
+        "student_1": (99.0, 0.1),
+        "teacher_50": (0.294, 0.924),
+        "teacher_4": (0.877, 0.966),
+    }
+    row = RunRow(
+        run_id=f"{label}{seed}",
+        name=f"{label}-seed{seed}",
+        experiment="guidance",
+        experiment_id="1",
+        status="FINISHED",
+        start_time=0,
+        end_time=None,
+        params={"generator.steps": "4"},
+        tags={"seed": str(seed)},
+        metrics={
+            f"table/{model}_{name}": value
+            for model, values in table.items()
+            for name, value in zip(("fid", "alignment"), values, strict=True)
+        },
+    )
+    return SeedRun(row, Curve((0,), (0.0,), {"fid": (fid,)}), RunState.FINISHED)
+
+
+def group(label: str, *scores: tuple[float, float], teacher: str = "t") -> Group:
+    runs = tuple(run(label, seed, *values) for seed, values in enumerate(scores))
+    return Group(label, "guidance", label, teacher, label, runs)
+
+
+def five() -> list[Group]:
+    return [group(label, *scores) for label, scores in MEASURED.items()]
+
+
+def line(axes: Axes, gid: str) -> Line2D:
+    (found,) = [line for line in axes.get_lines() if line.get_gid() == gid]
+    return found
+
+
+def test_points_are_means_of_the_students_at_k(guidance: ModuleType) -> None:
+    frame = guidance.collect(five())
+    means = guidance.summarise(frame).set_index("label")
+    assert list(means.index) == list(MEASURED)
+    (axes,) = guidance.plot(frame).axes
+    for place, (label, scores) in enumerate(MEASURED.items()):
+        for column, name in enumerate(("fid", "alignment")):
+            own = estimate([values[column] for values in scores])
+            drawn = line(axes, f"mean-{place}").get_xydata()[0][column]
+            assert drawn == pytest.approx(own.mean) == means.loc[label, name]
+            if own.half is None:
+                assert math.isnan(means.loc[label, f"{name}_half"])
+            else:
+                assert means.loc[label, f"{name}_half"] == pytest.approx(own.half)
+    assert line(axes, "teacher").get_xydata().tolist() == [[0.877, 0.966], [0.294, 0.924]]
+
+
+def test_names_hide_neither_each_other_nor_leave_the_panel(guidance: ModuleType) -> None:
+    with paper_style():
+        figure = guidance.plot(guidance.collect(five()))
+        figure.draw_without_rendering()
+        (axes,) = figure.axes
+        names = [text for text in axes.texts if isinstance(text, Annotation)]
+        boxes = {name.get_text(): name.get_window_extent() for name in names}
+        frame = axes.get_window_extent()
+    arrow = boxes.pop("better")
+    assert set(boxes) == {*MEASURED, "teacher, 4 steps", "teacher, 50 steps"}
+    for (one, a), (other, b) in combinations({**boxes, "better": arrow}.items(), 2):
+        assert not a.overlaps(b), (one, other)
+    for name, box in boxes.items():
+        assert frame.x0 <= box.x0 < box.x1 <= frame.x1, name
+        assert frame.y0 <= box.y0 < box.y1 <= frame.y1, name
+
+
+def test_what_cannot_be_drawn_is_left_out(guidance: ModuleType) -> None:
+    groups = [group("a", (0.5, 0.9)), group("b", (math.inf, 0.9), (0.4, 0.8), teacher="other")]
+    frame = guidance.collect(groups)
+    assert list(frame["label"]) == ["a", "b"]  # and no teacher's level, where there are several
+    guidance.plot(frame)
+    with pytest.raises(RequestError, match="No finished run here has a finite FID"):
+        guidance.collect([group("b", (math.nan, 0.9))])
+
+
+def test_a_wrong_name_is_one_line(
+    guidance: ModuleType, tmp_path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        guidance.main(["--workspace", str(tmp_path / "new"), "--experiment", "nothing"])
+    assert ended.value.code == 2
+    assert "Unknown experiment, variant or run 'nothing'" in capsys.readouterr().err

@@ -1,0 +1,208 @@
+"""Quality against steps taken, and against cost with the Pareto front."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from tests.analysis.conftest import by_path
+from tests.analysis.made_groups import made_group, table
+from workbench.errors import RequestError
+from workbench.evaluation.hashing import short_hash
+from workbench.plotting import save_figure
+from workbench.reports import Group, estimate
+from workbench.workspace import Workspace, open_workspace
+
+MADE = {"samples": 2000, "seed": 0, "versions": {"torch": "2"}}
+"""What decides a score besides the sampler and its steps."""
+
+
+@pytest.fixture(scope="module")
+def step_count() -> ModuleType:
+    return by_path("step_count")
+
+
+@pytest.fixture(scope="module")
+def cost() -> ModuleType:
+    return by_path("steps_vs_quality")
+
+
+def trained(k: int, fids: dict[int, tuple[float, float]], **params: str) -> Group:
+    """Two seeds of a student of K steps: steps taken -> FID of each."""
+    teacher = table("teacher", 50, 0.3, 9.0) | table("teacher", 4, 0.8, 1.0)
+    metrics = []
+    for seed in (0, 1):
+        own = [table("student", steps, both[seed], 0.25 * steps) for steps, both in fids.items()]
+        metrics.append({key: value for part in (teacher, *own) for key, value in part.items()})
+    settings = {"generator.steps": str(k), **params}
+    return made_group(f"k{k}", fids[k], settings, metrics)
+
+
+@pytest.fixture
+def groups() -> list[Group]:
+    return [
+        trained(4, {4: (0.5, 0.6), 2: (0.7, 0.8), 1: (1.4, 1.5)}),
+        trained(1, {1: (0.9, 1.0)}),
+    ]
+
+
+def line(axes: Axes, gid: str) -> Line2D:
+    (found,) = [line for line in axes.get_lines() if line.get_gid() == gid]
+    return found
+
+
+def test_each_k_has_its_means_and_intervals(step_count: ModuleType, groups: list[Group]) -> None:
+    frame = step_count.collect(groups)
+    assert list(dict.fromkeys(frame["line"])) == ["k1", "k4", "teacher"]
+    row = frame[(frame["line"] == "k4") & (frame["steps"] == 2)].iloc[0]
+    found = estimate([0.7, 0.8])
+    assert (row["fid"], row["fid_half"], row["n"]) == (
+        pytest.approx(found.mean), pytest.approx(found.half), 2)  # fmt: skip
+    teacher = frame[frame["line"] == "teacher"]
+    assert teacher[["steps", "fid"]].values.tolist() == [[4, 0.8], [50, 0.3]]
+    assert teacher["fid_half"].isna().all()
+
+
+def test_a_seed_without_the_score_leaves_a_gap_not_another_mean(step_count: ModuleType) -> None:
+    group = trained(2, {2: (0.5, 0.6), 1: (0.7, 0.8)})
+    del group.runs[1].row.metrics["table/student_1_fid"]  # type: ignore[attr-defined]
+    frame = step_count.collect([group])
+    one = frame[(frame["line"] == "k2") & (frame["steps"] == 1)].iloc[0]
+    assert math.isnan(one["fid"])
+    assert one["alignment"] == pytest.approx(0.9)
+
+
+def test_lines_stand_at_their_steps_and_k_is_filled(
+    step_count: ModuleType, groups: list[Group]
+) -> None:
+    frame = step_count.collect(groups)
+    left, right = step_count.plot(frame, groups).axes
+    own = frame[frame["line"] == "k4"]
+    for axes, metric in ((left, "fid"), (right, "alignment")):
+        drawn = line(axes, f"{metric}-1")
+        assert [round(x) for x in drawn.get_xdata()] == [1, 2, 4]
+        assert list(drawn.get_ydata()) == own[metric].tolist()
+        filled = line(axes, f"{metric}-own-1")
+        assert filled.get_ydata() == [own[own["steps"] == 4][metric].iloc[0]]
+    assert "teacher, 50 steps" in [text.get_text() for text in left.texts]
+    (legend,) = left.figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["student, K = 1", "student, K = 4", "teacher"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_front_is_what_brute_force_finds(cost: ModuleType, seed: int) -> None:
+    chance = random.Random(seed)
+    points = [(chance.randint(1, 6), chance.choice([0.1, 0.2, 0.3, 0.4])) for _ in range(12)]
+    found = cost.front([float(c) for c, _ in points], [v for _, v in points])
+    for (c, v), kept in zip(points, found, strict=True):
+        no_better = not any((a <= c and b < v) or (a < c and b <= v) for a, b in points)
+        assert kept == no_better
+    assert cost.front([1.0, 2.0], [math.nan, 0.5]) == [False, True]
+
+
+def keep(workspace: Workspace, steps: int, fid: float, *, name: str = "t", **made: Any) -> Path:
+    file = workspace.root / "evaluations" / name / f"digits-{steps}steps-{fid}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "model": "teacher",
+        "name": name,
+        "steps": steps,
+        "nfe": steps,
+        "ms_per_image": 0.2 * steps,
+        "fid": fid,
+        "scores": {"fid": {}},
+        "fingerprint": {**MADE, **made, "steps": steps, "id": "x"},
+    }
+    file.write_text(json.dumps(content))
+    return file
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return open_workspace(tmp_path / "w")
+
+
+def protocol_of(groups: list[Group], protocol: str) -> list[Group]:
+    for group in groups:
+        for run in group.runs:
+            run.row.tags["evaluation"] = protocol  # type: ignore[index]
+    return groups
+
+
+def test_kept_evaluations_of_the_same_protocol_count(
+    cost: ModuleType, groups: list[Group], workspace: Workspace
+) -> None:
+    protocol_of(groups, short_hash(MADE))
+    old = keep(workspace, 16, 0.5)
+    os.utime(old, (1, 1))
+    keep(workspace, 16, 0.4)  # measured again: the newer one
+    keep(workspace, 50, 0.31)  # instead of the run's own
+    keep(workspace, 8, 0.6, samples=100)  # another protocol
+    keep(workspace, 7, 0.6, name="another")
+    (workspace.root / "evaluations" / "t" / "cut.json").write_text("{")
+    frame, notes = cost.collect(groups, workspace)
+    teacher = frame[frame["line"] == "teacher"]
+    assert teacher[["steps", "fid"]].values.tolist() == [[4, 0.8], [16, 0.4], [50, 0.31]]
+    assert notes == ("1 kept evaluations were made by another protocol than the runs'; left out.",)
+
+
+def test_guidance_costs_two_evaluations_a_step(cost: ModuleType) -> None:
+    group = trained(1, {1: (0.9, 1.0)}, **{"evaluation.cfg_scale": "4.5"})
+    frame, _ = cost.collect([group])
+    rows = {(row.line, row.steps): row.nfe for row in frame.itertuples()}
+    assert rows == {("teacher", 4): 8, ("teacher", 50): 100, ("k1", 1): 1}
+
+
+def test_the_front_is_marked_in_both_panels(cost: ModuleType, groups: list[Group]) -> None:
+    frame, _ = cost.collect(groups)
+    figure = cost.plot(frame)
+    for axes, name in zip(figure.axes, ("nfe", "ms_per_image"), strict=True):
+        best = frame[frame[f"front_{name}"]].sort_values(name)
+        assert best["line"].tolist() == ["k1", "k4", "k4", "teacher"]
+        assert list(line(axes, f"front-{name}").get_xdata()) == best[name].tolist()
+        assert axes.get_xscale() == axes.get_yscale() == "log"
+        drawn = line(axes, f"{name}-k4")
+        assert list(drawn.get_xdata()) == frame[frame["line"] == "k4"][name].tolist()
+    assert [text.get_text() for text in figure.axes[0].texts] == ["4", "50"]
+
+
+def test_legible_and_the_same_bytes(
+    cost: ModuleType, step_count: ModuleType, groups: list[Group], tmp_path: Path
+) -> None:
+    costs, steps = cost.collect(groups).frame, step_count.collect(groups)
+    for name, draw in {
+        "cost": lambda: cost.plot(costs),
+        "steps": lambda: step_count.plot(steps, groups),
+    }.items():
+        figure = draw()
+        figure.draw_without_rendering()
+        texts = figure.findobj(lambda part: hasattr(part, "get_fontsize"))
+        assert min(text.get_fontsize() for text in texts if text.get_text()) >= 7
+        one, two = (save_figure(f, tmp_path / n, ["svg"])[0] for n, f in
+                    ((f"{name}1", figure), (f"{name}2", draw())))  # fmt: skip
+        assert one.read_bytes() == two.read_bytes()
+
+
+def test_runs_that_have_not_ended_are_refused(cost: ModuleType, step_count: ModuleType) -> None:
+    for script in (cost, step_count):
+        with pytest.raises(RequestError, match="No run has ended"):
+            script.collect([made_group("a", (0.5,))])
+
+
+def test_a_store_without_the_experiment_is_one_line(
+    cost: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cost.main(["--workspace", str(tmp_path / "w")])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1

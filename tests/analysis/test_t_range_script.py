@@ -1,0 +1,166 @@
+"""Figure 3: rows of images by range of t, with scores beside them, from checkpoints or pictures."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.analysis.conftest import by_path
+from tests.analysis.made_groups import made_group, table
+from workbench.errors import RequestError, WorkbenchError
+from workbench.evaluation.grids import image_grid, to_pixels
+from workbench.plotting import save_figure
+from workbench.reports import Group, SeedRun, estimate
+from workbench.reports.logged_images import cells_of, logged_images, logged_prompts
+from workbench.tracking import RunIdentity, RunRecord
+from workbench.tracking.record import save_record
+
+PROMPTS = ["the digit 1", "four written by hand"]
+
+
+@pytest.fixture(scope="module")
+def t_range() -> ModuleType:
+    return by_path("t_range")
+
+
+@pytest.fixture
+def groups() -> list[Group]:
+    metrics = [table("teacher", 50, 0.3, 9.0, alignment=0.93)] * 2
+    ranges = {"late": "[0.5, 1.0]", "all": "[0.0, 1.0]", "early": "[0.0, 0.25]"}
+    finals = {"late": (0.5, 0.6), "all": (0.4, 0.44), "early": (3.0, 3.2)}
+    return [
+        made_group(label, finals[label], {"method.t_range": limits}, metrics)
+        for label, limits in ranges.items()
+    ]
+
+
+@pytest.fixture
+def images() -> dict[str, NDArray[np.float32]]:
+    rng = np.random.default_rng(0)
+    return {name: rng.random((2, 3, 8, 8), np.float32) for name in ("late", "all", "early")}
+
+
+def test_rows_go_from_the_clean_end_to_the_noisy(t_range: ModuleType, groups: list[Group]) -> None:
+    frame = t_range.collect(groups)
+    assert frame["label"].tolist() == ["early", "all", "late"]
+    assert frame[["low", "high"]].values.tolist() == [[0, 0.25], [0, 1], [0.5, 1]]
+    assert frame["shown_run"].tolist() == ["early-seed0", "all-seed0", "late-seed0"]
+    found = estimate([0.5, 0.6])
+    late = frame.iloc[2]
+    assert (late["fid"], late["fid_half"]) == (pytest.approx(found.mean), pytest.approx(found.half))
+
+
+def test_figure_holds_images_ranges_and_scores(
+    t_range: ModuleType, groups: list[Group], images: dict[str, NDArray[np.float32]]
+) -> None:
+    frame = t_range.collect(groups)
+    teacher = {"teacher, 50 steps": (images["all"][::-1], {"fid": 0.3, "alignment": 0.93})}
+    figure = t_range.plot(frame, images, PROMPTS, teacher)
+    shown = [np.asarray(axes.get_images()[0].get_array()) for axes in figure.axes]
+    expected = [images["all"][::-1], *(images[label] for label in ("early", "all", "late"))]
+    for one, other in zip(
+        shown, np.concatenate([to_pixels(each) for each in expected]), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    texts = [text.get_text() for text in figure.texts]
+    told = [text.replace("\n", " ") for text in texts]
+    for text in ("teacher, 50 steps", "0 < t < 0.25", "0.5 < t < 1", "0.30", "0.930", *PROMPTS):
+        assert text in told
+    half = estimate([3.0, 3.2]).half
+    assert f"3.10\n± {half:.2f}" in texts
+    bars = {line.get_gid(): line for line in figure.artists if line.get_gid()}
+    whole = np.ptp(bars["range-0 < t < 1"].get_xdata())
+    assert np.ptp(bars["range-0 < t < 0.25"].get_xdata()) == pytest.approx(whole / 4)
+    late = bars["range-0.5 < t < 1"].get_xdata()
+    assert late[1] == pytest.approx(bars["range-0 < t < 1"].get_xdata()[1])
+
+
+def test_nothing_overlaps_and_text_is_legible(
+    t_range: ModuleType, groups: list[Group], images: dict[str, NDArray[np.float32]], tmp_path: Path
+) -> None:
+    frame = t_range.collect(groups)
+    figure = t_range.plot(frame, images, PROMPTS)
+    figure.draw_without_rendering()
+    assert min(text.get_fontsize() for text in figure.texts) >= 7
+    boxes = [text.get_window_extent() for text in figure.texts]
+    pictures = [axes.get_window_extent() for axes in figure.axes]
+    for place, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in [*boxes[:place], *pictures])
+        assert figure.bbox.x0 <= box.x0
+        assert box.x1 <= figure.bbox.x1
+    again = t_range.plot(frame, images, PROMPTS)
+    one, two = (save_figure(f, tmp_path / n, ["png"])[0] for n, f in (("a", figure), ("b", again)))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_two_groups_of_one_range_are_told_apart(t_range: ModuleType) -> None:
+    assert t_range._distinct({"a": "0 < t < 1", "b": "0 < t < 1", "c": "0.5 < t < 1"}) == {
+        "a": "0 < t < 1, a", "b": "0 < t < 1, b", "c": "0.5 < t < 1"}  # fmt: skip
+
+
+def test_prompts_fit_the_teacher(t_range: ModuleType, groups: list[Group]) -> None:
+    assert t_range.default_prompts(groups) == tuple(logged_prompts()[:6])
+    others = [made_group("a", (1.0,), {"prompts.source": "prompts.txt"})]
+    assert "a good luck plant is in a round vase." in t_range.default_prompts(others)
+
+
+@pytest.mark.parametrize("size", [8, 32, 96])
+def test_cells_of_a_logged_grid_are_its_images(size: int) -> None:
+    """Against the function that runs draw their pictures with."""
+    import io
+
+    images = np.random.default_rng(1).random((10, 3, size, size), np.float32)
+    file = io.BytesIO()
+    image_grid({"student": images}, logged_prompts()).save(file, "PNG")
+    found = to_pixels(cells_of(file.getvalue(), 10))
+    np.testing.assert_array_equal(found[:, :: 96 // size, :: 96 // size], to_pixels(images))
+    with pytest.raises(RequestError, match="no grid of 40"):
+        cells_of(file.getvalue(), 40)
+
+
+def with_pictures(run: SeedRun, folder: Path, images: dict[int, NDArray[np.float32]]) -> None:
+    """The run's folder on this machine with what it logged at some numbers of images."""
+    run.row.tags.update({"host": platform.node(), "folder": str(folder)})  # type: ignore[attr-defined]
+    (folder / "tracking" / "images").mkdir(parents=True)
+    record = RunRecord.new(RunIdentity("e", run.row.name), "sqlite://", None, 0)
+    save_record(folder, RunRecord(**{**vars(record), "run_id": run.row.run_id}))
+    for nimg, shown in images.items():
+        name = f"samples~student+step+{nimg}+timestamp+1+id.png"
+        grid = image_grid({"student": shown}, logged_prompts())
+        grid.save(folder / "tracking" / "images" / name)
+
+
+def test_logged_images_are_the_newest_and_of_the_prompts_asked_for(
+    t_range: ModuleType, groups: list[Group], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(2)
+    kept = {}
+    for group in groups:
+        older, newer = rng.random((2, 10, 3, 32, 32), np.float32)
+        with_pictures(group.runs[0], tmp_path / group.label, {3200: older, 12800: newer})
+        kept[group.label] = newer
+    _, kimg = logged_images(groups[0].runs[0], "sqlite://")
+    assert kimg == 12.8
+    rows = t_range.from_pictures("sqlite://", groups, PROMPTS)
+    for label, row in rows.items():
+        np.testing.assert_array_equal(
+            to_pixels(row.images)[:, ::3, ::3], to_pixels(kept[label][[1, 4]])
+        )
+    with pytest.raises(RequestError, match="no image of 'a cat'"):
+        t_range.from_pictures("sqlite://", groups, ["a cat"])
+    with pytest.raises(WorkbenchError, match="is not on this machine"):
+        t_range.from_checkpoints(None, [made_group("x", (1.0,))], PROMPTS, 0)
+
+
+def test_a_store_without_the_experiment_is_one_line(
+    t_range: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        t_range.main(["--workspace", str(tmp_path / "w")])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -1,0 +1,145 @@
+"""Scores against a known distribution, by second computations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from workbench.errors import WorkbenchError
+from workbench.evaluation import Sampler
+from workbench.evaluation.sliced import directions, sliced_wasserstein
+from workbench.evaluation.truth import (
+    MODE_SCORES,
+    floor,
+    mode_statistics,
+    truth,
+    truth_evaluator,
+)
+from workbench.flow.noise import NoiseSource
+from workbench.teachers.mixture import Mixture
+
+RING = Mixture.ring(8, 2.0, 0.25)
+
+
+def points(count: int, dimension: int = 2, stream: str = "a") -> np.ndarray:
+    return NoiseSource(0).normal(stream, 0, count, (dimension,)).numpy()
+
+
+@pytest.mark.parametrize("sizes", [(60, 60), (60, 45), (7, 50)])
+def test_one_dimension_is_an_assignment_problem(sizes: tuple[int, int]) -> None:
+    """W_2 of unequal samples by repeating each until both are equally many, then sorting."""
+    one, other = points(sizes[0], 1), points(sizes[1], 1, "b") + 0.5
+    least = np.lcm(*sizes)
+    repeated = [np.sort(np.repeat(x[:, 0], least // len(x))) for x in (one, other)]
+    expected = np.sqrt(np.square(repeated[0] - repeated[1]).mean())
+    assert sliced_wasserstein(one, other, 64) == pytest.approx(expected, rel=1e-6)
+
+
+def test_scipy_agrees_on_sorted_shifts() -> None:
+    """Where one sample is the other shifted, W_1 (scipy's) and W_2 are both the shift."""
+    one = points(200, 1)
+    other = one[::-1] + 0.3
+    shift = stats.wasserstein_distance(one[:, 0], other[:, 0])
+    assert sliced_wasserstein(one, other, 1) == pytest.approx(shift, rel=1e-5)
+
+
+def test_a_shift_in_the_plane_shows_by_its_share_in_each_direction() -> None:
+    """<shift, direction>^2 is |shift|^2 / 2 in the mean over equally spaced directions."""
+    one = points(300)
+    distance = sliced_wasserstein(one, one + np.array([0.6, 0.8]), 64)
+    assert distance == pytest.approx(np.sqrt(0.5), rel=1e-5)
+
+
+def test_a_scale_shows_as_the_difference_of_standard_deviations() -> None:
+    """W_2 of two Gaussians of one mean is the difference of their standard deviations."""
+    one, other = points(200_000), 0.7 * points(200_000, stream="b")
+    assert sliced_wasserstein(one, other, 16) == pytest.approx(0.3, abs=0.01)
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 5])
+def test_directions_are_unit_vectors(dimension: int) -> None:
+    unit = directions(32, dimension)
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1)
+    if dimension == 2:  # equally spaced: second moments are those of the circle
+        np.testing.assert_allclose(unit.T @ unit / 32, np.eye(2) / 2, atol=1e-12)
+
+
+def test_modes_are_told_apart() -> None:
+    labels = torch.arange(8).repeat_interleave(torch.tensor([100, 300, 100, 100, 100, 100, 100, 0]))
+    normal = NoiseSource(1).normal("n", 0, 900, (2,)) * torch.tensor([1.0, 0.5])
+    rows = RING.at(labels, normal).numpy()
+    rows = np.concatenate([rows, np.full((100, 2), 9.0, np.float32)])
+    seen = mode_statistics(rows, RING)
+    assert seen.outliers == pytest.approx(0.1)
+    assert seen.shares[1] == pytest.approx(0.3 + 0.1)  # outliers are nearest to it
+    assert seen.shares[7] == 0
+    assert seen.stds[7] == 0
+    expected = np.cov(rows[100:400], rowvar=False)
+    np.testing.assert_allclose(seen.covariances[1], expected, rtol=1e-4)
+    np.testing.assert_allclose(np.diag(expected), [0.0625, 0.015625], rtol=0.25)
+    offset = (rows[100:400].mean(0) - RING.means[1].numpy()) / 0.25
+    np.testing.assert_allclose(seen.offsets[1], offset, atol=1e-4)
+
+
+def test_scores_of_narrowed_modes() -> None:
+    narrow = Mixture(RING.means, 0.18, RING.shares).sample(NoiseSource(4), "x", 0, 20_000).numpy()
+    seen = mode_statistics(narrow, RING)
+    scores = {name: score(seen, RING) for name, score in MODE_SCORES.items()}
+    assert scores["mode_std"] == pytest.approx(0.18, rel=0.02)
+    assert scores["mode_std_min"] < scores["mode_std"]
+    assert scores["mode_cov_error"] == pytest.approx(1 - (0.18 / 0.25) ** 2, abs=0.03)
+    assert scores["outliers"] == 0
+    assert scores["share_tv"] < 0.02
+
+
+def test_total_variation_of_shares() -> None:
+    rows = RING.at(torch.tensor([0, 1, 2, 3] * 50), torch.zeros(200, 2)).numpy()
+    assert MODE_SCORES["share_tv"](mode_statistics(rows, RING), RING) == pytest.approx(0.5)
+
+
+def test_the_floor_is_what_fresh_truth_scores() -> None:
+    """More samples, a lower floor; about sqrt(2) from four times as many, for shares decide."""
+    few, many = floor(RING, 500, pairs=10), floor(RING, 8000, pairs=10)
+    assert few["sliced_w2"]["low"] <= few["sliced_w2"]["mean"] <= few["sliced_w2"]["high"]
+    assert many["sliced_w2"]["mean"] < 0.7 * few["sliced_w2"]["mean"]
+    assert many["mode_std"]["mean"] == pytest.approx(0.25, rel=0.01)
+    assert many["share_tv"]["mean"] < few["share_tv"]["mean"]
+
+
+def test_the_evaluator_scores_the_truth_at_the_floor() -> None:
+    count = 2000
+    evaluator = truth_evaluator(RING, ("",) * count, batch_size=300)
+    fresh = torch.from_numpy(truth(RING, count, "fresh"))
+    scores = evaluator.evaluate(Sampler(lambda _, start, n: fresh[start : start + n], 1, 1))
+    assert evaluator.headline == "sliced_w2"
+    reference = truth(RING, count)
+    expected = sliced_wasserstein(fresh.numpy(), reference, 64)
+    assert scores.values["sliced_w2"] == pytest.approx(expected)
+    assert set(scores.values) == {"sliced_w2", *MODE_SCORES}
+    found = floor(RING, count)["sliced_w2"]
+    assert 0.5 * found["low"] < scores.values["sliced_w2"] < 2 * found["high"]
+
+
+def test_asked_modes_are_counted() -> None:
+    labels = torch.arange(8).repeat(10)
+    prompts = [str(int(label)) for label in labels]
+    drawn = RING.at(
+        torch.where(torch.arange(80) < 20, (labels + 1) % 8, labels), torch.zeros(80, 2)
+    )
+
+    def asked(given: object) -> torch.Tensor:
+        return torch.tensor([int(prompt) for prompt in given])  # type: ignore[attr-defined]
+
+    evaluator = truth_evaluator(RING, prompts, asked, batch_size=16)
+    scores = evaluator.evaluate(Sampler(lambda _, start, n: drawn[start : start + n], 1, 1))
+    assert scores.values["alignment"] == pytest.approx(0.75)
+
+
+def test_points_that_are_not_finite_give_no_score() -> None:
+    drawn = torch.zeros(20, 2)
+    drawn[13, 1] = float("nan")
+    evaluator = truth_evaluator(RING, ("",) * 20, batch_size=8)
+    with pytest.raises(WorkbenchError, match="Sample 13 is not finite"):
+        evaluator.evaluate(Sampler(lambda _, start, n: drawn[start : start + n], 1, 1))

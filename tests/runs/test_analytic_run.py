@@ -1,0 +1,166 @@
+"""Runs on a teacher with a known answer, from the closed form to the table against the truth."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from workbench.bundled import bundled_folder, load_module
+from workbench.errors import RequestError
+from workbench.registry import get_experiment
+from workbench.runs import RunOutcome, RunRequest, execute, load_model
+from workbench.runs.mixture_world import SAMPLES_FILE
+from workbench.teachers.analytic import MixtureRecipe, build_mixture
+from workbench.teachers.recipe import FlowMatchingRecipe
+from workbench.tracking import default_uri
+from workbench.training.config import RunConfig, with_overrides
+from workbench.workspace import Workspace, open_workspace
+
+SMALL = (
+    "teacher=analytic-ring-8",
+    "experiment=small",
+    "training.kimg=0.256",
+    "training.batch_size=64",
+    "schedule.evaluate_kimg=0.128",
+    "evaluation.samples=300",
+    "evaluation.teacher_steps=[20,4]",
+    "evaluation.student_steps=[4]",
+)
+Run = Callable[..., RunOutcome]
+
+
+def recipe(prompted: bool) -> MixtureRecipe:
+    brief = FlowMatchingRecipe(steps=5, batch_size=32, warmup_steps=1)
+    modes = 10 if prompted else 8
+    return MixtureRecipe(
+        modes=modes, prompted=prompted, width=16, blocks=1, samples=500, pretraining=brief
+    )
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path) -> Workspace:
+    place = open_workspace(tmp_path_factory.mktemp("workspace"))
+    shutil.copy(fresh_store, place.root)
+    return place
+
+
+@pytest.fixture(scope="module")
+def run(workspace: Workspace) -> Run:
+    """Runs a small configuration on a small teacher of the analytic kind."""
+
+    def go(*overrides: str, prompted: bool = False) -> RunOutcome:
+        folder = workspace.teachers / f"small-{prompted}"
+        if not folder.exists():
+            build_mixture(recipe(prompted), folder)
+        config = with_overrides(RunConfig(), [*SMALL, *overrides])
+        uri = default_uri(workspace.root)
+        return execute(RunRequest(config, workspace, uri, find_teacher=lambda *_: folder))
+
+    return go
+
+
+def test_a_run_is_scored_against_the_truth(run: Run) -> None:
+    outcome = run()
+    results = outcome.results
+    table = {(row["model"], row["steps"]): row for row in results["table"]}
+    assert set(table) == {("teacher", 20), ("teacher", 4), ("student", 4), ("truth", 0)}
+    floor = results["floor"]["sliced_w2"]
+    assert 0.4 * floor["low"] < table["truth", 0]["sliced_w2"] < 2.5 * floor["high"]
+    assert table["teacher", 20]["sliced_w2"] < table["student", 4]["sliced_w2"]
+    assert results["headline"] == "sliced_w2"
+    assert results["best"]["sliced_w2"] <= table["student", 4]["sliced_w2"]
+    with np.load(outcome.folder.figures / SAMPLES_FILE) as kept:
+        assert {points.shape for points in kept.values()} == {(300, 2)}
+        assert sorted(kept) == ["student, 4 steps", "teacher, 20 steps", "teacher, 4 steps"]
+    assert (outcome.folder.figures / "samples.png").is_file()
+
+
+def test_the_same_command_recalls_it(run: Run) -> None:
+    run()
+    assert not run().trained
+
+
+def test_a_data_aided_run_starts_at_another_and_learns_from_the_truth(run: Run) -> None:
+    first = run()
+    outcome = run(
+        "method.name=sid2a",
+        "data.source=truth",
+        "data.limit=500",
+        f"start={first.folder.name}",
+        "method.adversarial.generator_start_kimg=0.064",
+        "method.adversarial.adversarial_start_kimg=0.128",
+    )
+    assert outcome.results["pairs"]["count"] == 500
+    assert outcome.results["start"]["source"] == f"{first.folder.name} at 0.256 kimg"
+
+
+def test_a_prompted_run_counts_modes_that_were_asked_for(run: Run) -> None:
+    guided = ("evaluation.cfg_scale=2", "method.guidance.eval_teacher=2")
+    outcome = run("experiment=prompted", *guided, prompted=True)
+    rows = {(row["model"], row["steps"]): row for row in outcome.results["table"]}
+    assert rows["truth", 0]["alignment"] > 0.99
+    assert rows["teacher", 20]["alignment"] > 0.9
+    assert rows["teacher", 20]["nfe"] == 40
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["resolution=64"], "draws points, not images.*no height"),
+        (["teacher_guidance=2"], "no guidance_scale"),
+        (["prompts.source={file}"], "has no prompts"),
+        (["method.name=sid2a", "data.source=digits", "training.kimg=64"], "data.source=truth"),
+        (["method.guidance.eval_teacher=2"], "has none"),
+    ],
+)
+def test_what_it_has_no_use_for_is_refused(
+    run: Run, tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    (tmp_path / "prompts.txt").write_text("a cat\n")
+    given = [text.format(file=tmp_path / "prompts.txt") for text in overrides]
+    with pytest.raises(RequestError, match=message):
+        run(*given)
+
+
+def test_images_of_it_are_refused(run: Run, workspace: Workspace) -> None:
+    outcome = run()
+    with pytest.raises(RequestError, match="draws points, not images"):
+        load_model(workspace, outcome.folder.name, torch.device("cpu"))
+
+
+def test_the_script_tables_and_draws_them(run: Run, workspace: Workspace, tmp_path: Path) -> None:
+    run()
+    run("seed=1")
+    script = load_module(bundled_folder("analysis") / "analytic.py")
+    written = script.SCRIPT.run(
+        [
+            *("--experiment", "small", "--workspace", str(workspace.root)),
+            *("--out", str(tmp_path / "analytic"), "--format", "png", "--csv"),
+        ]
+    )
+    lines = written.printed.splitlines()
+    assert lines[2].startswith("| truth (floor) |")
+    (student,) = [line for line in lines if "default" in line and "| 4 | 2 |" in line]
+    assert "±" in student  # the mean of two seeds of one setting, whatever else bears its name
+    assert "| exact teacher | 20 | 1 |" in written.printed
+    assert sum(line.startswith("| exact teacher | 4 ") for line in lines) == 1
+    assert {"analytic.png", "analytic.md", "analytic.csv", "analytic_modes.csv"} <= {
+        path.name for path in written.files
+    }
+
+
+def test_the_script_refuses_other_runs(workspace: Workspace, tmp_path: Path) -> None:
+    script = load_module(bundled_folder("analysis") / "analytic.py")
+    with pytest.raises(RequestError, match="no finished run"):
+        script.SCRIPT.run(["--experiment", "none", "--workspace", str(workspace.root)])
+
+
+def test_every_variant_of_the_experiment_is_on_the_analytic_teacher() -> None:
+    variants = get_experiment("analytic").variants
+    assert {config.teacher for config in variants.values()} == {"analytic-ring-8"}
+    assert {config.evaluation.samples for config in variants.values()} == {10_000}

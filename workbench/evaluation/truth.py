@@ -1,0 +1,224 @@
+"""Scores of samples whose true distribution is known: a mixture of Gaussians."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.evaluation.evaluator import Evaluator
+from workbench.evaluation.hashing import short_hash
+from workbench.evaluation.metrics import Array, MeanMetric, Metric, Minimum, Picks
+from workbench.evaluation.observations import Rows
+from workbench.evaluation.observers import Observer, observer_key
+from workbench.evaluation.sliced import (
+    PROJECTIONS,
+    SlicedWassersteinMetric,
+    interval_of,
+    sliced_wasserstein,
+)
+from workbench.flow.noise import NoiseSource
+from workbench.teachers.mixture import Mixture
+
+OUTLYING = 4.0
+"""Standard deviations from the nearest mode beyond which a sample belongs to none."""
+FLOOR_PAIRS = 20
+_REFERENCE_SEED = 2**32
+"""Of the truth's samples, apart from any seed of evaluation."""
+
+Label = Callable[[Sequence[str]], Tensor]
+"""Prompts -> the modes that they ask for, int64 (B,)."""
+
+
+@dataclass(frozen=True)
+class ModeStatistics:
+    """What samples look like mode by mode; each belongs to the nearest one.
+
+    Attributes:
+        shares: of all samples (K,).
+        outliers: share of samples more than :data:`OUTLYING` std from every mode.
+        offsets: mean minus true mean, in true std (K, D), of a mode's samples but for outliers.
+        covariances: of the same samples (K, D, D); zero where there are fewer than two.
+    """
+
+    shares: Array
+    outliers: float
+    offsets: Array
+    covariances: Array
+
+    @property
+    def stds(self) -> Array:
+        """Root of the mean variance over directions, of each mode (K,)."""
+        dimension = self.covariances.shape[1]
+        variance = np.trace(self.covariances, axis1=1, axis2=2) / dimension
+        roots: Array = np.sqrt(variance)
+        return roots
+
+
+def mode_statistics(rows: Rows | Array, mixture: Mixture) -> ModeStatistics:
+    """Shares, means and covariances of samples (N, D) by mode."""
+    points = np.asarray(rows, dtype=np.float64)
+    label, distance = (x.numpy() for x in mixture.nearest(torch.from_numpy(points)))
+    inside = distance <= OUTLYING * mixture.std
+    shares = np.bincount(label, minlength=mixture.modes) / len(points)
+    offsets = np.zeros((mixture.modes, mixture.dimension))
+    covariances = np.zeros((mixture.modes, mixture.dimension, mixture.dimension))
+    for mode, mean in enumerate(mixture.means.numpy()):
+        own = points[inside & (label == mode)]
+        if len(own):
+            offsets[mode] = (own.mean(axis=0) - mean) / mixture.std
+        if len(own) > 1:
+            covariances[mode] = np.cov(own, rowvar=False)
+    return ModeStatistics(shares, float(1 - inside.mean()), offsets, covariances)
+
+
+def _share_error(seen: ModeStatistics, mixture: Mixture) -> float:
+    """Total variation between shares of modes."""
+    return float(np.abs(seen.shares - mixture.shares.numpy()).sum() / 2)
+
+
+def _std(seen: ModeStatistics, mixture: Mixture) -> float:
+    return float(seen.stds.mean())
+
+
+def _narrowest(seen: ModeStatistics, mixture: Mixture) -> float:
+    return float(seen.stds.min())
+
+
+def _covariance_error(seen: ModeStatistics, mixture: Mixture) -> float:
+    """Frobenius norm of the error relative to the true covariance, mean over modes."""
+    true = mixture.std**2 * np.eye(mixture.dimension)
+    errors = np.linalg.norm(seen.covariances - true, axis=(1, 2)) / np.linalg.norm(true)
+    return float(errors.mean())
+
+
+def _offset(seen: ModeStatistics, mixture: Mixture) -> float:
+    return float(np.linalg.norm(seen.offsets, axis=1).mean())
+
+
+def _outliers(seen: ModeStatistics, mixture: Mixture) -> float:
+    return seen.outliers
+
+
+MODE_SCORES: Mapping[str, Callable[[ModeStatistics, Mixture], float]] = {
+    "share_tv": _share_error,
+    "mode_std": _std,
+    "mode_std_min": _narrowest,
+    "mode_cov_error": _covariance_error,
+    "mode_offset": _offset,
+    "outliers": _outliers,
+}
+"""Name -> score: total variation of shares; std of modes, mean and least; relative error of their
+covariances; distance of their means from the true ones in std; share of samples of no mode."""
+
+
+@dataclass(frozen=True)
+class ModeMetric:
+    """One of :data:`MODE_SCORES`. ``mode_std`` is best at the truth's own, not at its least."""
+
+    observer: Observer
+    mixture: Mixture
+    name: str
+    lower_is_better: bool = field(default=True, init=False)
+    minimum: ClassVar[Minimum] = Minimum(2, "one has no spread")
+
+    @property
+    def ingredients(self) -> Mapping[str, str]:
+        return {"points": observer_key(self.observer), "mixture": mixture_hash(self.mixture)}
+
+    def compute(self, rows: Rows) -> float:
+        return MODE_SCORES[self.name](mode_statistics(rows, self.mixture), self.mixture)
+
+    def replicates(self, rows: Rows, picks: Picks) -> Array:
+        return np.array([self.compute(rows[pick]) for pick in picks])
+
+
+class Points:
+    """Sees samples as they are: one row a sample."""
+
+    name = "points"
+    fingerprint = "latent"
+
+    def __init__(self, dimension: int) -> None:
+        self.dimension = dimension
+
+    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return images.flatten(1).float()
+
+
+class AskedMode:
+    """1 for a sample whose nearest mode is the one that its prompt asks for, else 0."""
+
+    name = "asked-mode"
+    dimension = 1
+
+    def __init__(self, mixture: Mixture, label: Label) -> None:
+        self._mixture, self._label = mixture, label
+        self.fingerprint = mixture_hash(mixture)
+
+    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        nearest, _ = self._mixture.nearest(images.flatten(1).cpu())
+        return (nearest == self._label(prompts)).float()[:, None]
+
+
+def truth_evaluator(
+    mixture: Mixture,
+    prompts: Sequence[str],
+    label: Label | None = None,
+    seed: int = 0,
+    batch_size: int = 2500,
+) -> Evaluator:
+    """Distance of samples to as many of the truth, and how their modes differ from the truth's.
+
+    Args:
+        prompts: one for each sample, in the mixture's shares; empty ones for no prompts.
+        label: where prompts ask for modes.
+        seed: of the evaluation noise.
+    """
+    points = Points(mixture.dimension)
+    metrics: list[Metric] = [
+        SlicedWassersteinMetric(points, truth(mixture, len(prompts))),
+        *(ModeMetric(points, mixture, name) for name in MODE_SCORES),
+    ]
+    if label is not None:
+        metrics.append(MeanMetric(AskedMode(mixture, label), "alignment"))
+    return Evaluator(metrics, tuple(prompts), seed, batch_size, check_points)
+
+
+def check_points(samples: Tensor, prompts: Sequence[str], start: int) -> tuple[int, str] | None:
+    """The first sample that cannot be scored, and why: whether points are finite."""
+    finite = torch.isfinite(samples).flatten(1).all(dim=1)
+    if finite.all():
+        return None
+    place = int((~finite).nonzero()[0])
+    return start + place, f"Sample {start + place} is not finite: no score."
+
+
+def truth(mixture: Mixture, samples: int, stream: str = "truth") -> Rows:
+    """Samples of the mixture, the same at each call (N, D)."""
+    rows: Rows = mixture.sample(NoiseSource(_REFERENCE_SEED), stream, 0, samples).numpy()
+    return rows
+
+
+def floor(mixture: Mixture, samples: int, pairs: int = FLOOR_PAIRS) -> dict[str, Any]:
+    """What the truth itself scores with so many samples: nothing can be expected below.
+
+    Scores of fresh samples, each pair of its own: mean, and where one lies with 95 %.
+    """
+    found: dict[str, list[float]] = {"sliced_w2": []}
+    for pair in range(pairs):
+        one, other = (truth(mixture, samples, f"floor/{side}/{pair}") for side in ("a", "b"))
+        found["sliced_w2"].append(sliced_wasserstein(one, other, PROJECTIONS))
+        seen = mode_statistics(one, mixture)
+        for name, score in MODE_SCORES.items():
+            found.setdefault(name, []).append(score(seen, mixture))
+    return {name: interval_of(np.array(values)) for name, values in found.items()}
+
+
+def mixture_hash(mixture: Mixture) -> str:
+    """Short hash of a mixture's parameters."""
+    return short_hash([mixture.means.tolist(), mixture.std, mixture.shares.tolist()])

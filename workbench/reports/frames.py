@@ -1,0 +1,114 @@
+"""Groups of runs as tables for figures: at equal kimg, and at every step count of their ends.
+
+pandas is imported inside functions: a comparison in text needs none.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from workbench.reports.comparison import AT_KIMG, Comparison
+from workbench.reports.groups import Group
+from workbench.reports.statistics import Estimate, estimate
+from workbench.tracking.curve import LOWER_IS_BETTER
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TEACHER, STUDENT = "teacher", "student"
+
+_CELL = re.compile(rf"table/({TEACHER}|{STUDENT})_(\d+)_(\w+)")
+_NO_GUIDANCE = (0.0, 1.0)  # scales at which one evaluation serves a step
+
+
+def equal_kimg_frame(comparison: Comparison) -> pd.DataFrame:
+    """One row a group, best first: label, seeds, kimg, and each score's mean and ``_half``.
+
+    ``_half`` is the half width of the 95 % interval over seeds, NaN for a single seed.
+    """
+    import pandas as pd
+
+    rows = []
+    for result in comparison.results:
+        row: dict[str, Any] = {"label": result.group.label, "seeds": len(result.group.runs)}
+        row["kimg"] = comparison.kimg
+        for name in LOWER_IS_BETTER:
+            row |= _columns(name, result.get(name, AT_KIMG))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def final_frame(groups: Sequence[Group]) -> pd.DataFrame:
+    """The runs' final tables, one row for each run, model and step count.
+
+    Columns: label, run, seed, trained_steps (K), model ("teacher" or "student"), steps, nfe (with
+    guidance's second evaluation), each score, and ms_per_image. What a run did not measure is NaN.
+    """
+    import pandas as pd
+
+    rows = []
+    for group in groups:
+        trained = group.params.get("generator.steps")
+        for run in group.runs:
+            cells: dict[tuple[str, int], dict[str, float]] = {}
+            for key, value in run.row.metrics.items():
+                found = _CELL.fullmatch(key)
+                if found is not None:
+                    cells.setdefault((found[1], int(found[2])), {})[found[3]] = value
+            own: dict[str, Any] = {"label": group.label, "run": run.row.run_id}
+            own["seed"] = run.seed
+            own["trained_steps"] = None if trained is None else int(trained)
+            for (model, steps), values in sorted(cells.items()):
+                nfe = steps * (_evaluations_a_step(group) if model == TEACHER else 1)
+                rows.append({**own, "model": model, "steps": steps, "nfe": nfe, **values})
+    first = ["label", "run", "seed", "trained_steps", "model", "steps", "nfe"]
+    scores = [*LOWER_IS_BETTER, "ms_per_image"]
+    others = sorted({name for row in rows for name in row} - {*first, *scores})
+    return pd.DataFrame(rows, columns=[*first, *scores, *others])
+
+
+def over_seeds(frame: pd.DataFrame, keys: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
+    """Means of ``values`` over the rows of equal ``keys``: keys, n, each mean and its ``_half``.
+
+    A value that not every row of a group has is NaN: a mean over fewer seeds is another mean.
+    """
+    import pandas as pd
+
+    rows = []
+    for key, found in frame.groupby(list(keys), sort=False, dropna=False):
+        row: dict[str, Any] = {**dict(zip(keys, key, strict=True)), "n": len(found)}
+        for name in values:
+            each = [float(value) for value in found[name]]
+            whole = all(value == value for value in each)
+            row |= _columns(name, estimate(each) if whole else None)
+        rows.append(row)
+    columns = [part for name in values for part in (name, f"{name}_half")]
+    return pd.DataFrame(rows, columns=[*keys, "n", *columns])
+
+
+def student_names(students: pd.DataFrame) -> dict[str, str]:
+    """Line to "student, K = 4", and its label where several lines share a K.
+
+    Args:
+        students: rows with the columns line and trained_steps.
+    """
+    first = students.drop_duplicates("line")
+    often = list(first["trained_steps"])
+    return {
+        str(row.line): f"student, K = {row.trained_steps:g}"
+        + ("" if often.count(row.trained_steps) == 1 else f" ({row.line})")
+        for row in first.itertuples()
+    }
+
+
+def _columns(name: str, found: Estimate | None) -> dict[str, float]:
+    half = None if found is None else found.half
+    mean = math.nan if found is None else found.mean
+    return {name: mean, f"{name}_half": math.nan if half is None else half}
+
+
+def _evaluations_a_step(group: Group) -> int:
+    return 1 if float(group.params.get("evaluation.cfg_scale", 1.0)) in _NO_GUIDANCE else 2

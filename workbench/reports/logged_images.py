@@ -1,0 +1,69 @@
+"""Samples that runs logged, taken out of their pictures again, for where no checkpoint is left."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.errors import RequestError, WorkbenchError
+from workbench.reports.groups import SeedRun
+from workbench.reports.samples import SERIES, own_folder
+from workbench.teachers.digits import one_prompt_per_digit
+from workbench.tracking import list_artifacts, read_artifact_bytes
+
+_CELL, _GAP = 96, 4  # of evaluation.grids.image_grid, as runs call it
+
+
+def logged_prompts() -> list[str]:
+    """What a run's pictures show, column by column."""
+    return one_prompt_per_digit()
+
+
+def logged_images(run: SeedRun, tracking_uri: str) -> tuple[NDArray[Any], float]:
+    """Images (10, 3, 96, 96) in [0, 1] of the run's newest evaluation, and its kimg.
+
+    All runs draw them from the same prompts and, with equal ``evaluation.seed``, the same noise;
+    smaller images are enlarged by repeated pixels.
+
+    Raises:
+        WorkbenchError: the run has logged no picture, or it is out of reach.
+    """
+    folder = own_folder(run)
+    if folder is not None:
+        names = [f"images/{path.name}" for path in (folder / "tracking/images").glob("*.png")]
+    else:
+        names = list_artifacts(tracking_uri, run.row.run_id, "images")
+    series = {
+        int(found[1]): name
+        for name in names
+        if (found := SERIES.fullmatch(Path(name).name)) is not None
+    }
+    if not series:
+        raise WorkbenchError(f"{run.row.name} has logged no samples.")
+    newest = series[max(series)]
+    if folder is not None:
+        picture = (folder / "tracking" / newest).read_bytes()
+    else:
+        picture = read_artifact_bytes(tracking_uri, run.row.run_id, newest)
+    return cells_of(picture, len(logged_prompts())), max(series) / 1000
+
+
+def cells_of(picture: bytes, columns: int) -> NDArray[Any]:
+    """The square images (columns, 3, 96, 96) in [0, 1] of a one-row ``image_grid``.
+
+    Raises:
+        RequestError: a picture too small to be one.
+    """
+    from PIL import Image
+
+    pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), dtype=np.float32) / 255
+    bottom, wide = pixels.shape[0] - _GAP, pixels.shape[1]
+    lefts = [wide - (columns - column) * (_CELL + _GAP) for column in range(columns)]
+    if lefts[0] < 0 or bottom < _CELL:
+        raise RequestError(f"A picture of {wide} x {pixels.shape[0]} is no grid of {columns}.")
+    cells = [pixels[bottom - _CELL : bottom, left : left + _CELL] for left in lefts]
+    return np.stack(cells).transpose(0, 3, 1, 2)

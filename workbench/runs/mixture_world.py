@@ -1,0 +1,186 @@
+"""Points whose true distribution is known: samples of a mixture of Gaussians."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.errors import RequestError
+from workbench.evaluation.prompts import prompt_mix
+from workbench.evaluation.truth import floor, truth, truth_evaluator
+from workbench.flow.noise import NoiseSource
+from workbench.methods import DrawNoise, Pairs
+from workbench.runs.folder import RunFolder
+from workbench.runs.measure import SampledModel
+from workbench.runs.text import TextJob
+from workbench.teachers.analytic import MixtureTeacher, load_mixture, mode_labels, refuse_call
+from workbench.teachers.base import Conditioning
+from workbench.teachers.digits import DIGIT_WORDS, prompts_of
+from workbench.teachers.mixture import LOG_SHARES
+from workbench.teachers.pair_sources import PairsConfig
+from workbench.teachers.prompt_sources import PromptsConfig
+from workbench.tracking import InputData, Tracker
+from workbench.training.config import RunConfig
+
+SAMPLES_FILE = "samples.npz"
+"""Samples of a run's teacher and student, (N, D) by caption, beside the figures."""
+TRUTH = "truth"
+_PAIRS = 50_000
+_PIXELS = 128
+_MARGIN = 5.0  # of a picture around the modes, in their std
+
+
+class DirectEncodings:
+    """Prompts of an analytic teacher, encoded where they are asked for: it costs nothing."""
+
+    def __init__(self, teacher: MixtureTeacher) -> None:
+        self._teacher = teacher
+
+    def rows(self, prompts: Sequence[str]) -> Conditioning | None:
+        return self._teacher.encode(prompts)
+
+    def view(self, prompts: Sequence[str]) -> Conditioning | None:
+        return self._teacher.encode(prompts)
+
+    def uncond(self) -> Conditioning | None:
+        return self._teacher.uncond()
+
+
+class TruthPairs:
+    """Samples of an analytic teacher's mixture as data, with their modes as prompts."""
+
+    def __init__(self, teacher: MixtureTeacher, count: int) -> None:
+        self._teacher, self._count = teacher, count
+        mixture, noise = teacher.mixture, NoiseSource(teacher.recipe.seed)
+        self._labels = mixture.labels(noise.uniform("pairs/mode", 0, count))
+        normal = noise.normal("pairs/inside", 0, count, teacher.latent_shape)
+        self._points = mixture.at(self._labels, normal)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def select(self, index: Tensor, /) -> Pairs:
+        """Rows by an int64 index (any order, repeats allowed)."""
+        cond = self._teacher.asking(self._labels[index])
+        return Pairs(self._points[index], cond)
+
+    @property
+    def fingerprint(self) -> str:
+        """The mixture and the number of samples decide all."""
+        return f"{TRUTH}-{self._count}"
+
+    def as_dict(self) -> Mapping[str, object]:
+        return {"source": TRUTH, "count": self._count, "fingerprint": self.fingerprint}
+
+    def report(self, tracker: Tracker, warn: Callable[[str], None]) -> None:
+        """Tell the tracker which samples go into the run."""
+        columns = {"point": f"float32{list(self._points.shape[1:])}"}
+        tracker.log_inputs(InputData("pairs", self.fingerprint, self._count, columns, TRUTH))
+
+
+class MixtureWorld:
+    """Points of an analytic teacher, scored against samples of the truth."""
+
+    reference = TRUTH
+
+    def __init__(
+        self, config: RunConfig, folder: Path, prompts: Sequence[str], job: TextJob
+    ) -> None:
+        refuse_call(config.teacher, config.teacher_call)
+        self.config = config
+        self.teacher = load_mixture(config.teacher, folder, job.ranks.device)
+        self.recipe, self.encoded = self.teacher.recipe, DirectEncodings(self.teacher)
+        self.encoded.rows(prompts)  # each must name a mode
+        if not self.recipe.prompted and config.prompts != PromptsConfig():
+            raise RequestError(
+                f"The teacher {config.teacher} has no prompts; leave prompts.source as it is."
+            )
+        self.mixture, settings = self.recipe.mixture, config.evaluation
+        self.shown: Sequence[str] = self._prompts(settings.samples, settings.seed)
+        label = mode_labels if self.recipe.prompted else None
+        self.evaluator = truth_evaluator(
+            self.mixture, self.shown, label, settings.seed, settings.batch_size
+        )
+
+    def _prompts(self, samples: int, seed: int) -> tuple[str, ...]:
+        """Every mode equally often, as the mixture has them; empty for a teacher without."""
+        if not self.recipe.prompted:
+            return ("",) * samples
+        digits = range(len(DIGIT_WORDS))
+        wordings = {digit: prompts_of(digit) for digit in digits}
+        return prompt_mix(wordings, dict.fromkeys(digits, 1), samples, seed)
+
+    def pairs(self) -> TruthPairs | None:
+        """Samples of the truth, with the prompts that ask for their modes.
+
+        Raises:
+            RequestError: another source, which holds images.
+        """
+        data = self.config.data
+        if data is None:
+            return None
+        if data != PairsConfig(source=TRUTH, limit=data.limit):
+            raise RequestError(
+                f"The teacher {self.config.teacher} draws points, and data.source={data.source!r} "
+                f"holds images: expected data.source={TRUTH}, which are samples of the mixture "
+                f"({_PAIRS} unless data.limit says otherwise), and nothing else in data."
+            )
+        return TruthPairs(self.teacher, data.limit or _PAIRS)
+
+    def text_warning(self, prompts: Sequence[str]) -> str | None:
+        """A prompt is read whole."""
+        return None
+
+    def input_data(self) -> InputData:
+        """The truth's samples."""
+        rows = truth(self.mixture, self.evaluator.samples)
+        return InputData.of_images(TRUTH, rows, self.config.teacher, "evaluation")
+
+    def facts(self) -> Mapping[str, Any]:
+        """The mixture, and what samples of the truth itself score."""
+        recipe = self.recipe.model_dump(mode="json", include={"modes", "radius", "std", "prompted"})
+        return {"mixture": recipe, "floor": floor(self.mixture, self.evaluator.samples)}
+
+    def further_models(self) -> Iterator[SampledModel]:
+        """The truth: fresh samples of the mixture."""
+
+        def sample(cond: Conditioning | None, draw: DrawNoise) -> Tensor:
+            if cond is not None:
+                labels = cond[LOG_SHARES].argmax(dim=1)
+            else:
+                labels = self.mixture.labels(torch.special.ndtr(draw(1)[:, 0].double()))
+            return self.mixture.at(labels.cpu(), draw(0).cpu()).to(draw(0).device)
+
+        yield SampledModel(TRUTH, 0, 0, sample)
+
+    def pictures(self, samples: Tensor) -> Tensor:
+        """How densely the first two coordinates are populated (1, 3, H, W): black is dense."""
+        reach = float(self.mixture.means.abs().max()) + _MARGIN * self.mixture.std
+        points = samples.cpu().double().numpy()
+        bounds = [[-reach, reach]] * 2
+        counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], _PIXELS, bounds)
+        pixel = (2 * reach / _PIXELS) ** 2
+        peak = float(self.mixture.shares.max()) / (2 * np.pi * self.mixture.std**2)
+        shade = 1 - np.clip(counts / (len(points) * pixel * peak), 0, 1) ** 0.5
+        picture = torch.from_numpy(shade[::-1].copy()).float()
+        return picture.expand(1, 3, -1, -1)
+
+    def captions(self) -> list[str]:
+        return []
+
+    def draw_curve(self, folder: RunFolder, table: Sequence[Mapping[str, Any]]) -> list[Path]:
+        """None: the curve of a run is one of FID."""
+        return []
+
+    def keep(self, rows: Mapping[str, Tensor], target: Path) -> list[Path]:
+        """All samples, by caption."""
+        file = target / SAMPLES_FILE
+        target.mkdir(parents=True, exist_ok=True)
+        arrays: dict[str, Any] = {name: points.numpy() for name, points in rows.items()}
+        np.savez_compressed(file, **arrays)
+        return [file]

@@ -1,0 +1,227 @@
+"""Teachers with a known answer: the velocity is exact, and students start at a small network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from workbench.errors import RequestError
+from workbench.flow.noise import NoiseSource
+from workbench.teachers.base import Conditioning, VelocityNetwork
+from workbench.teachers.digits import DIGIT_WORDS, prompt_label
+from workbench.teachers.folder import component_fingerprint
+from workbench.teachers.json_file import read_json
+from workbench.teachers.mixture import LOG_SHARES, ExactVelocity, Mixture, MLPVelocity
+from workbench.teachers.pretrain import Progress, PromptedLatents, pretrain, silent
+from workbench.teachers.recipe import BuildRecipe, FlowMatchingRecipe
+
+MIXTURE_FILE = "mixture.json"
+"""What tells a folder of an analytic teacher."""
+_START, _WEIGHTS = "start", "start/model.safetensors"
+
+
+class MixtureRecipe(BuildRecipe):
+    """Gaussians on a ring, and the pretraining of the network that students start at.
+
+    A prompted one has ten modes, one for each digit that a prompt names; the empty prompt asks for
+    all of them in their shares.
+    """
+
+    modes: int = Field(8, ge=1)
+    radius: float = Field(2.0, gt=0)
+    std: float = Field(0.25, gt=0, description="of each mode")
+    prompted: bool = Field(False, description="a prompt asks for the mode of its digit")
+    width: int = Field(64, ge=1, description="of the network that students start at")
+    blocks: int = Field(3, ge=1)
+    samples: int = Field(100_000, ge=2, description="of the mixture, to pretrain on")
+    pretraining: FlowMatchingRecipe = FlowMatchingRecipe(
+        steps=2000, batch_size=256, ema_decay=0.99, t_std=1.5, beta2=0.999
+    )
+
+    @property
+    def mixture(self) -> Mixture:
+        return Mixture.ring(self.modes, self.radius, self.std)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        return (self.mixture.dimension,)
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the network that students start at; their values are not made."""
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in self.network().parameters())
+
+    def network(self) -> MLPVelocity:
+        """The network that students start at, with weights from torch's random state."""
+        seen = self.modes if self.prompted else 0
+        return MLPVelocity(self.mixture.dimension, seen, self.width, self.blocks)
+
+
+ANALYTIC: Mapping[str, MixtureRecipe] = MappingProxyType(
+    {
+        "analytic-ring-8": MixtureRecipe(),
+        "analytic-ring-10-prompted": MixtureRecipe(modes=len(DIGIT_WORDS), prompted=True),
+    }
+)
+"""Name -> recipe of the analytic teachers."""
+
+
+class MixtureTeacher:
+    """A mixture of Gaussians as a teacher: no pipeline, no text encoder, no images.
+
+    Attributes:
+        name: what it was asked for as.
+        network: the exact velocity.
+        start: the network that students and fake scores start at, frozen.
+        latent_shape: of one sample, which is its own latent.
+    """
+
+    def __init__(
+        self, name: str, recipe: MixtureRecipe, start: VelocityNetwork, folder: Path
+    ) -> None:
+        self.name, self.recipe, self.folder = name, recipe, folder
+        self.start: VelocityNetwork | None = start
+        self.mixture = recipe.mixture
+        self.network: VelocityNetwork = ExactVelocity(self.mixture)
+        self.latent_shape = recipe.latent_shape
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Short hash of the files it was loaded from, the starting weights included."""
+        return f"{self.recipe.hash}-{component_fingerprint(self.folder, (_START,))}"
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning | None:
+        """Prompts to conditioning rows, in order; None for a teacher without prompts.
+
+        Raises:
+            RequestError: as :func:`mode_labels`.
+        """
+        return self.asking(mode_labels(prompts)) if self.recipe.prompted else None
+
+    def asking(self, labels: Tensor) -> Conditioning | None:
+        """Rows that ask for these modes (B,); None for a teacher without prompts."""
+        if not self.recipe.prompted:
+            return None
+        return Conditioning({LOG_SHARES: self.mixture.asking(labels).float()})
+
+    def uncond(self) -> Conditioning | None:
+        """The empty prompt, one row; None for a teacher without prompts."""
+        if not self.recipe.prompted:
+            return None
+        return Conditioning({LOG_SHARES: self.mixture.shares.log().float()[None]})
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """A sample is its own latent: float32 (B, D)."""
+        return latents.float()
+
+    def release_network(self) -> None:
+        """Nothing to free: a closed form has no weights."""
+
+
+def mode_labels(prompts: Sequence[str]) -> Tensor:
+    """The modes that prompts ask for, int64 (B,).
+
+    Raises:
+        RequestError: a prompt that names no digit, or several.
+    """
+    return torch.tensor([prompt_label(prompt) for prompt in prompts])
+
+
+def is_analytic(folder: Path) -> bool:
+    """Whether a teacher's folder holds a mixture instead of a pipeline."""
+    return (folder / MIXTURE_FILE).is_file()
+
+
+def refuse_analytic(name: str, folder: Path) -> None:
+    """Refuse an analytic teacher where only images will do.
+
+    Raises:
+        RequestError: says where its samples can be seen.
+    """
+    if is_analytic(folder):
+        raise RequestError(
+            f"The teacher {name} draws points, not images. Its runs keep scores and samples; "
+            "python analysis/analytic.py draws them."
+        )
+
+
+def load_mixture(name: str, folder: Path, device: torch.device | str = "cpu") -> MixtureTeacher:
+    """The teacher in a folder that :func:`build_mixture` wrote.
+
+    Raises:
+        RequestError: a file is missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    recipe = read_recipe(folder)
+    start = recipe.network()
+    try:
+        start.module.load_state_dict(load_file(folder / _WEIGHTS))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise RequestError(f"Cannot load the teacher in {folder}: {reason}") from error
+    start.to(device).eval().requires_grad_(False)
+    return MixtureTeacher(name, recipe, start, folder)
+
+
+def read_recipe(folder: Path) -> MixtureRecipe:
+    """The recipe of an analytic teacher's folder.
+
+    Raises:
+        RequestError: damaged.
+    """
+    try:
+        return MixtureRecipe.model_validate(read_json(folder / MIXTURE_FILE))
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise RequestError(f"{folder / MIXTURE_FILE} is damaged: {where}.") from None
+
+
+def build_mixture(recipe: MixtureRecipe, folder: Path, show: Progress = silent) -> None:
+    """Pretrain the starting network by flow matching on samples, and save it beside the recipe.
+
+    torch's random state is left alone.
+    """
+    from safetensors.torch import save_file
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        network = recipe.network()
+        pretrain(network, _data(recipe), recipe.pretraining, show)
+    (folder / _START).mkdir(parents=True)
+    save_file(network.module.state_dict(), folder / _WEIGHTS)
+    (folder / MIXTURE_FILE).write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def _data(recipe: MixtureRecipe) -> PromptedLatents:
+    """Samples of the mixture, each with the mode it is from as its prompt."""
+    mixture, noise = recipe.mixture, NoiseSource(recipe.seed)
+    labels = mixture.labels(noise.uniform("pretraining/mode", 0, recipe.samples))
+    normal = noise.normal("pretraining/inside", 0, recipe.samples, (mixture.dimension,))
+    each = mixture.asking(torch.arange(mixture.modes))
+    rows = torch.cat([each, mixture.shares.log()[None]]).float()
+    prompts = Conditioning({LOG_SHARES: rows})
+    return PromptedLatents(mixture.at(labels, normal), labels, prompts, wordings=1)
+
+
+def refuse_call(name: str, call: Mapping[str, Any]) -> None:
+    """An analytic teacher has no images and no guidance input, whose settings would do nothing.
+
+    Raises:
+        RequestError: names the first of them.
+    """
+    if call:
+        key = next(iter(call))
+        raise RequestError(
+            f"The analytic teacher {name} draws points, not images, and takes no guidance as an "
+            f"input: it has no {key}. Set resolution=null and teacher_guidance=null."
+        )

@@ -1,0 +1,154 @@
+"""Captions by the name of their image file: JSON lines, JSON, COCO's annotations, or CSV."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import RequestError, unknown_name
+
+FILE_KEYS = ("file", "file_name")
+"""Names of the column that names an image, looked for in this order."""
+
+CAPTION_KEYS = ("prompt", "caption", "text")
+"""Names of a column of captions, looked for in this order where none is named."""
+
+
+@dataclass(frozen=True)
+class CaptionTable:
+    """An image's name -> its caption, the first where it has several.
+
+    Attributes:
+        layout: what it was read from, in words.
+        is_coco: the names are those of files, not places in a folder, and are a choice of them.
+    """
+
+    by_name: Mapping[str, str]
+    layout: str
+    is_coco: bool = False
+
+
+def read_caption_table(path: Path, caption_key: str | None = None) -> CaptionTable:
+    """A file that names the image of every caption.
+
+    An image's caption in a COCO file is its first, by annotation id.
+
+    Args:
+        caption_key: column of the captions; None = the first of :data:`CAPTION_KEYS`.
+
+    Raises:
+        RequestError: an unknown type of file, unreadable, or a row without image or caption.
+    """
+    kind = path.suffix.lower()
+    if kind not in TABLES:
+        raise unknown_name("type of caption file", kind or path.name, (*TABLES, ".txt"))
+    content = TABLES[kind](path)
+    return content if isinstance(content, CaptionTable) else _table(content, caption_key)
+
+
+def read_caption_lines(path: Path, files: Sequence[Path], images: Path) -> list[str]:
+    """One caption a line, for the ``files`` of a folder in sorted order.
+
+    Raises:
+        RequestError: unreadable, or not as many lines as files.
+    """
+    lines = read_text(path).splitlines()
+    if len(lines) != len(files):
+        raise RequestError(
+            f"{path} has {len(lines)} lines, {images} {len(files)} images: a .txt file holds one "
+            "caption a line, for the files in sorted order."
+        )
+    return lines
+
+
+def read_text(path: Path) -> str:
+    """A file's text.
+
+    Raises:
+        RequestError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"Cannot read the captions {path}: {error}.") from None
+
+
+def key_of(row: Mapping[str, Any], keys: Sequence[str]) -> str | None:
+    """The first of the keys that a row has."""
+    return next((key for key in keys if key in row), None)
+
+
+_Rows = Iterable[tuple[str, Any]]
+
+
+def _json_lines(path: Path) -> _Rows:
+    """One ``{"file": ..., "caption": ...}`` a line."""
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if line.strip():
+            yield f"{path} line {number}", _parsed(path, line)
+
+
+def _csv_rows(path: Path) -> _Rows:
+    """A header that names the columns, then one row an image."""
+    try:
+        for number, row in enumerate(csv.DictReader(read_text(path).splitlines(), strict=True), 1):
+            yield f"{path} row {number}", row
+    except csv.Error as error:
+        raise RequestError(f"{path} is not CSV: {error}.") from None
+
+
+def _json_rows(path: Path) -> _Rows | CaptionTable:
+    """COCO's annotations, or a list of ``{"file": ..., "caption": ...}``."""
+    content = _parsed(path, read_text(path))
+    if isinstance(content, dict) and {"images", "annotations"} <= set(content):
+        return _coco(path, content)
+    if not isinstance(content, list):
+        raise RequestError(
+            f'{path} holds neither COCO annotations nor a list of {{"file", "caption"}}.'
+        )
+    return [(f"{path} entry {number}", row) for number, row in enumerate(content, 1)]
+
+
+TABLES: Mapping[str, Callable[[Path], _Rows | CaptionTable]] = {
+    ".jsonl": _json_lines,
+    ".json": _json_rows,
+    ".csv": _csv_rows,
+}
+"""Types of files that name the image of every caption."""
+
+
+def _table(rows: _Rows, caption_key: str | None) -> CaptionTable:
+    captions: dict[str, str] = {}
+    keys = CAPTION_KEYS if caption_key is None else (caption_key,)
+    for where, row in rows:
+        file = key_of(row, FILE_KEYS) if isinstance(row, dict) else None
+        caption = key_of(row, keys) if isinstance(row, dict) else None
+        if file is None or caption is None:
+            wanted = caption_key or "caption"
+            raise RequestError(f'{where} is not {{"file": ..., "{wanted}": ...}}: {str(row)[:60]}.')
+        captions.setdefault(str(row[file]), "" if row[caption] is None else str(row[caption]))
+    return CaptionTable(captions, "captions by file name")
+
+
+def _coco(path: Path, content: Mapping[str, Any]) -> CaptionTable:
+    try:
+        names = {int(image["id"]): str(image["file_name"]) for image in content["images"]}
+        notes = sorted(content["annotations"], key=lambda note: int(note["id"]))
+        first: dict[str, str] = {}
+        for note in notes:
+            caption = " ".join(str(note["caption"]).split())
+            first.setdefault(names[int(note["image_id"])], caption)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RequestError(f"{path} is no COCO annotation file: {error!r}.") from None
+    return CaptionTable(first, "COCO, each image's first caption", is_coco=True)
+
+
+def _parsed(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise RequestError(f"{path} is not JSON: {error}.") from None

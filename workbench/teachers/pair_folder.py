@@ -1,0 +1,83 @@
+"""Pairs in a folder: a file of captions, or NAME.txt beside NAME.png."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from workbench.errors import RequestError
+from workbench.teachers.caption_files import (
+    TABLES,
+    CaptionTable,
+    read_caption_lines,
+    read_caption_table,
+    read_text,
+)
+from workbench.teachers.image_files import SUFFIXES, list_images
+from workbench.teachers.pair_images import FileImages
+from workbench.teachers.pair_listing import PairListing, match
+
+LINES = ".txt"
+CAPTION_FILES = tuple(
+    f"{stem}{kind}" for stem in ("captions", "metadata") for kind in (*TABLES, LINES)
+)
+"""Looked for in this order at the top of a folder, where no file of captions is named."""
+
+
+def list_folder(
+    folder: Path, captions: Path | None, caption_key: str | None, limit: int | None
+) -> PairListing:
+    """The images below a folder in sorted order, with their captions.
+
+    Args:
+        captions: the file that holds them; None = one of :data:`CAPTION_FILES`, else a text file
+            beside each image.
+
+    Raises:
+        RequestError: no images, unreadable captions, or too many halves of pairs.
+    """
+    shards = sorted(folder.glob("*.tar"))
+    if shards and not any(f.suffix.lower() in SUFFIXES for f in folder.rglob("*")):
+        raise RequestError(
+            f"{folder} holds tar shards: write data.source={folder}/*.tar, in quotes in a shell."
+        )
+    files = list_images(folder)
+    names = [file.relative_to(folder).as_posix() for file in files]
+    if captions is None:
+        found = (folder / name for name in CAPTION_FILES if (folder / name).is_file())
+        captions = next(found, None)
+    elif not captions.is_file():
+        raise RequestError(f"There is no file of captions {captions}.")
+    if captions is None:
+        texts: dict[str, str | None] = dict(_beside(folder, files))
+    elif captions.suffix.lower() == LINES:
+        texts = dict(zip(names, read_caption_lines(captions, files, folder), strict=True))
+    else:
+        texts = dict(_placed(read_caption_table(captions, caption_key), names))
+    matched = match(str(folder), names, texts)
+    kept = list(matched.captions)[:limit]
+    prompts = tuple(matched.captions[name] for name in kept)
+    return PairListing(FileImages(folder, kept), prompts, matched.skipped)
+
+
+def _beside(folder: Path, files: list[Path]) -> dict[str, str]:
+    """The text files below the folder, under the names of the images that they belong to."""
+    images = {file.with_suffix(""): file.relative_to(folder).as_posix() for file in files}
+    texts = {}
+    for file in sorted(folder.rglob(f"*{LINES}")):
+        own = file.relative_to(folder).as_posix()
+        texts[images.get(file.with_suffix(""), own)] = read_text(file)
+    if not texts:
+        raise RequestError(
+            f"{folder} holds {len(files)} images and no captions: expected one of "
+            f"{', '.join(CAPTION_FILES)} in it, NAME.txt beside NAME{files[0].suffix}, or "
+            "data.captions=FILE."
+        )
+    return texts
+
+
+def _placed(table: CaptionTable, names: list[str]) -> dict[str, str]:
+    """Captions by place in the folder; COCO's files know their names alone."""
+    if not table.is_coco:
+        return dict(table.by_name)
+    places = {name.rpartition("/")[2]: name for name in names}
+    return {places.get(name, name): caption for name, caption in table.by_name.items()}

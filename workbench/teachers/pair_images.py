@@ -1,0 +1,149 @@
+"""The images of image-text pairs, wherever they lie: by number, squared, and with their hash."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.teachers.digits import load_digits_images
+from workbench.teachers.image_files import centre_square
+
+
+class BadImageError(Exception):
+    """An image that cannot be learnt from; says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """One image, float32 (3, size, size) in [0, 1], and the SHA-256 of what it was made from."""
+
+    pixels: Tensor
+    digest: bytes
+
+
+class PairImages(ABC):
+    """Images in their order; small, and travels between processes.
+
+    Attributes:
+        identity: short hash of which images these are, known without reading them all.
+    """
+
+    identity: str
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Where an image lies, for people."""
+
+    @abstractmethod
+    def load(self, index: int, size: int) -> LoadedImage:
+        """The largest square in the middle at ``size`` pixels, RGB; from several threads at once.
+
+        Raises:
+            BadImageError: undecodable, or smaller than ``size``.
+        """
+
+
+class StoredImages(PairImages):
+    """Images that are stored in an image format."""
+
+    @abstractmethod
+    def content(self, index: int) -> bytes:
+        """An image's file.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+
+    def load(self, index: int, size: int) -> LoadedImage:
+        try:
+            content = self.content(index)
+        except OSError as error:
+            raise BadImageError(f"cannot be read: {error}") from error
+        return LoadedImage(decode_square(content, size), hashlib.sha256(content).digest())
+
+
+class FileImages(StoredImages):
+    """Files of one folder.
+
+    Args:
+        files: places in the folder, with slashes.
+    """
+
+    def __init__(self, folder: Path, files: Sequence[str]) -> None:
+        self.folder, self.files = folder, tuple(files)
+        states = [(file, (folder / file).stat()) for file in self.files]
+        self.identity = listing_hash((f, s.st_size, s.st_mtime_ns) for f, s in states)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, index: int) -> str:
+        return str(self.folder / self.files[index])
+
+    def content(self, index: int) -> bytes:
+        return (self.folder / self.files[index]).read_bytes()
+
+
+class DigitImages(PairImages):
+    """The first ``count`` embedded digits."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.identity = count, f"digits-{count}"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def name(self, index: int) -> str:
+        return f"digit {index}"
+
+    def load(self, index: int, size: int) -> LoadedImage:
+        pixels = _digits(size)[index]
+        return LoadedImage(pixels, hashlib.sha256(pixels.numpy().tobytes()).digest())
+
+
+@lru_cache(maxsize=1)
+def _digits(size: int) -> Tensor:
+    return load_digits_images(size)[0]
+
+
+def decode_square(content: bytes, size: int) -> Tensor:
+    """An image file's middle square, float32 (3, size, size) in [0, 1], turned as its EXIF says.
+
+    Raises:
+        BadImageError: undecodable, or smaller than ``size``.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(BytesIO(content)) as picture:
+            if min(picture.size) < size:  # told by the header, before anything is decoded
+                width, height = picture.size
+                raise BadImageError(f"is {width} x {height}, smaller than {size} x {size}")
+            turned = ImageOps.exif_transpose(picture).convert("RGB")
+        pixels = np.asarray(centre_square(turned, size))
+    except BadImageError:
+        raise
+    except Exception as error:  # decoders of broken files raise whatever they fall over
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadImageError(f"cannot be decoded: {reason[:200]}") from error
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255.0
+
+
+def listing_hash(rows: Iterable[object]) -> str:
+    """Sixteen hex digits of rows of plain values, in their order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(f"{row!r}\n".encode())
+    return digest.hexdigest()[:16]

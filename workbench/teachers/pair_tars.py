@@ -1,0 +1,162 @@
+"""Pairs in WebDataset's tar shards: KEY.jpg with KEY.txt, or KEY.json that holds the caption.
+
+The format is https://github.com/webdataset/webdataset's: files of one sample share the part of
+their name up to its first dot. The shards are read where they are, never unpacked.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import RequestError
+from workbench.teachers.caption_files import CAPTION_KEYS, key_of
+from workbench.teachers.image_files import SUFFIXES
+from workbench.teachers.pair_images import StoredImages, listing_hash
+from workbench.teachers.pair_listing import PairListing, match
+
+SHARD = ".tar"
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in which shard an image's bytes are."""
+
+    shard: int
+    key: str
+    offset: int
+    size: int
+
+
+class TarImages(StoredImages):
+    """Images inside tar shards."""
+
+    def __init__(self, shards: Sequence[Path], places: Sequence[_Place]) -> None:
+        self.shards, self.places = tuple(shards), tuple(places)
+        states = [shard.stat() for shard in self.shards]
+        listing = [(p.name, s.st_size, s.st_mtime_ns) for p, s in zip(shards, states, strict=True)]
+        self.identity = listing_hash([*listing, *self.places])
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def name(self, index: int) -> str:
+        place = self.places[index]
+        return f"{self.shards[place.shard]}: {place.key}"
+
+    def content(self, index: int) -> bytes:
+        place = self.places[index]
+        with self.shards[place.shard].open("rb") as shard:
+            shard.seek(place.offset)
+            return shard.read(place.size)
+
+
+def list_tars(pattern: str, caption_key: str | None, limit: int | None) -> PairListing:
+    """The pairs of the shards that a pattern names, in the shards' order.
+
+    Args:
+        pattern: a file, or with ``*``, ``?``, ``{a,b}`` or ``{0000..0015}``.
+        caption_key: of the caption in KEY.json; None = the first of the usual ones.
+
+    Raises:
+        RequestError: no such shard, one that is cut off, or too many halves of pairs.
+    """
+    shards = find_shards(pattern)
+    images: dict[str, _Place] = {}
+    captions: dict[str, str | None] = {}
+    for number, shard in enumerate(shards):
+        for key, sample in _samples(shard).items():
+            where = f"{shard.name}: {key}"
+            if (image := next((sample[s] for s in SUFFIXES if s in sample), None)) is not None:
+                images[where] = _Place(number, key, image.offset_data, image.size)
+            caption = _caption(shard, sample, caption_key)
+            if caption is not None:
+                captions[where] = caption
+    matched = match(pattern, list(images), captions)
+    kept = list(matched.captions)[:limit]
+    prompts = tuple(matched.captions[where] for where in kept)
+    return PairListing(
+        TarImages(shards, [images[where] for where in kept]), prompts, matched.skipped
+    )
+
+
+def find_shards(pattern: str) -> list[Path]:
+    """The files of a pattern; braces in their own order, what a ``*`` finds sorted.
+
+    Raises:
+        RequestError: a part of the pattern names no file.
+    """
+    found: list[Path] = []
+    for part in expand_braces(pattern):
+        files = sorted(glob.glob(str(Path(part).expanduser())))  # noqa: PTH207
+        if not files:
+            raise RequestError(f"There is no tar shard {part}.")
+        found += [Path(file) for file in files]
+    return list(dict.fromkeys(found))
+
+
+def expand_braces(pattern: str) -> Iterator[str]:
+    """``a{0..2}.tar`` and ``{x,y}.tar`` as a shell reads them; zeros in front are kept."""
+    braces = _BRACES.search(pattern)
+    if braces is None:
+        yield pattern
+        return
+    span = _RANGE.fullmatch(braces[1])
+    options = braces[1].split(",")
+    if span is not None:
+        width = len(span[1]) if span[1].startswith("0") else 0
+        options = [f"{n:0{width}d}" for n in range(int(span[1]), int(span[2]) + 1)]
+    for option in options:
+        yield from expand_braces(pattern[: braces.start()] + option + pattern[braces.end() :])
+
+
+def _samples(shard: Path) -> Mapping[str, Mapping[str, tarfile.TarInfo]]:
+    """Key -> file type -> member."""
+    samples: dict[str, dict[str, tarfile.TarInfo]] = {}
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                folder, slash, file = member.name.rpartition("/")
+                stem, dot, kind = file.partition(".")
+                if member.isfile() and stem and dot:
+                    sample = samples.setdefault(f"{folder}{slash}{stem}", {})
+                    sample[f".{kind.lower()}"] = member
+    except (tarfile.TarError, OSError) as error:
+        raise RequestError(f"Cannot read the shard {shard}: {error}.") from None
+    return samples
+
+
+def _caption(
+    shard: Path, sample: Mapping[str, tarfile.TarInfo], caption_key: str | None
+) -> str | None:
+    """A sample's caption; None where it has none."""
+    if caption_key is None and ".txt" in sample:
+        return _text(shard, sample[".txt"])
+    if ".json" not in sample:
+        return None
+    member = sample[".json"]
+    try:
+        content: Any = json.loads(_text(shard, member))
+    except ValueError as error:
+        raise RequestError(f"{shard}: {member.name} is not JSON: {error}.") from None
+    keys = CAPTION_KEYS if caption_key is None else (caption_key,)
+    key = key_of(content, keys) if isinstance(content, dict) else None
+    return None if key is None or content[key] is None else str(content[key])
+
+
+def _text(shard: Path, member: tarfile.TarInfo) -> str:
+    with shard.open("rb") as file:
+        file.seek(member.offset_data)
+        content = file.read(member.size)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{shard}: {member.name} is not UTF-8: {error.reason}.") from None

@@ -1,0 +1,49 @@
+"""Everything of a run that is not a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from workbench.training.stability import Stability
+
+
+@dataclass
+class TrainingState:
+    """A run's counts, sums since the last log, and best score, as its checkpoints hold them.
+
+    Random numbers are addressed by ``nimg``.
+    """
+
+    nimg: int = 0
+    skipped: int = 0
+    skipped_in_a_row: dict[str, int] = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    evaluations: int = 0
+    best: float | None = None
+    best_nimg: int | None = None
+    stability: Stability = field(default_factory=Stability)
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Self:
+        """The state that a checkpoint recorded; what an older one did not know is as at first."""
+        known = {key: record[key] for key in cls.__dataclass_fields__ if key in record}
+        return cls(**{**known, "stability": Stability(**record.get("stability", {}))})
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Count an applied update's metrics towards the next means."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def take_means(self) -> dict[str, float]:
+        """Means of the metrics since the last time."""
+        means = {name: total / self.counts[name] for name, total in self.sums.items()}
+        self.sums, self.counts = {}, {}
+        return means
