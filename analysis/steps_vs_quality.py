@@ -189,15 +189,15 @@ def _draw_front(axes: Axes, best: pd.DataFrame, cost: str) -> None:
 
 
 def _name_steps(axes: Axes, rows: pd.DataFrame, cost: str) -> None:
-    """The teacher's step counts above its points, where there is room beside the one before."""
+    """The teacher's step counts at the lower left of its points, clear of the one before."""
     last = -math.inf
     for row in rows.sort_values(cost).to_dict("records"):
         if math.log(row[cost]) - last < math.log(1.3):
             continue
         last = math.log(row[cost])
-        above = {"xytext": (0, points(4)), "textcoords": "offset points", "va": "bottom"}
-        style = {"fontsize": points(7), "color": NEUTRAL, "ha": "center", "zorder": 5}
-        axes.annotate(f"{row['steps']:g}", (row[cost], row["fid"]), **above, **style)
+        aside = {"xytext": (points(-4), points(-4)), "textcoords": "offset points", "va": "top"}
+        style = {"fontsize": points(7), "color": NEUTRAL, "ha": "right", "zorder": 8}
+        axes.annotate(f"{row['steps']:g}", (row[cost], row["fid"]), **aside, **style)
 
 
 def _cost_axis(axes: Axes, values: Sequence[float]) -> None:

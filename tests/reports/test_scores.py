@@ -237,6 +237,13 @@ def test_the_file_is_that_of_the_logged_score(
     assert found.results[0].interval == (0.75, 1.5)
     assert found.results[0].kimg == (12.8,)
     assert not any("equally long" in note for note in found.notes)
+    # Equal values by two protocols: each name has its own file.
+    both = measure(measure(("c", 0), 1.0), 1.0, OTHER)
+    for made in (PROTOCOL, OTHER):
+        own = short_hash({"metric": "kid", **made})
+        (score,) = asked(both, protocol=own[:8]).results[0].scores
+        assert score.kept is not None
+        assert score.kept.fingerprint["protocol"] == own
     uneven = asked(row, measure(("b", 1), 2.0, kimg=25.6))
     assert any("kimg: a 12.8; b 25.6." in note for note in uneven.notes)
 

@@ -102,7 +102,7 @@ class FluxFamily(Family):
         return self.encode(pipeline, [""], arguments)
 
     def scheduler_noise(
-        self, latent_shape: tuple[int, int, int], generator: torch.Generator
+        self, latent_shape: tuple[int, ...], generator: torch.Generator
     ) -> Tensor:
         _, height, width = latent_shape
         packed = pack(torch.empty(1, *latent_shape, device="meta")).shape

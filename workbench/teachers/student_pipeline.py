@@ -106,7 +106,7 @@ def _shift_of_uniform_sigmas(steps: int, flow_shift: float) -> float:
 def stock_noise(
     family: Family,
     seed: int,
-    latent_shape: tuple[int, int, int],
+    latent_shape: tuple[int, ...],
     steps: int,
     device: torch.device | str = "cpu",
 ) -> list[Tensor]:
