@@ -32,7 +32,7 @@ from workbench.reports.references import select
 from workbench.reports.tables import title_of
 from workbench.reports.variant_panels import MARKERS, teacher_levels
 from workbench.tracking import default_uri
-from workbench.tracking.curve import LOWER_IS_BETTER
+from workbench.tracking.curve import IMAGE_SCORES, LOWER_IS_BETTER
 from workbench.workspace import open_workspace
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXPERIMENT = "step_count"
-SCORES = tuple(LOWER_IS_BETTER)
+SCORES = IMAGE_SCORES
 _ASIDE = 0.09
 
 

@@ -7,8 +7,8 @@ FID against network evaluations (left) and against milliseconds per image (right
 means over seeds with 95 % intervals, at every step count that their runs measured; large filled:
 all K steps. The grey staircase is the front: ringed points whose FID no cheaper one reaches.
 The teacher's points come from the runs' final tables and from what ``workbench evaluate`` kept in
-the workspace by the same protocol. Times are of the machines and the load that they were measured
-under.
+the workspace by the same protocol; so do the students' times, for runs that were evaluated so. To
+compare times, evaluate all of them one after the other on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from workbench.errors import RequestError
@@ -34,11 +35,11 @@ from workbench.plotting import (
 )
 from workbench.reports.frames import STUDENT, TEACHER, final_frame, over_seeds, student_names
 from workbench.reports.groups import Group
-from workbench.reports.kept_evaluations import kept_teacher_rows
+from workbench.reports.kept_evaluations import kept_rows
 from workbench.reports.references import select
 from workbench.reports.variant_panels import MARKERS
 from workbench.tracking import default_uri
-from workbench.tracking.curve import LOWER_IS_BETTER
+from workbench.tracking.curve import IMAGE_SCORES
 from workbench.workspace import Workspace, open_workspace
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "step_count"
 COSTS = {"nfe": "network evaluations", "ms_per_image": "ms per image"}
-_VALUES = (*LOWER_IS_BETTER, "ms_per_image")
+_VALUES = (*IMAGE_SCORES, "ms_per_image")
 _KEYS = ["line", "model", "trained_steps", "steps", "nfe"]
 
 
@@ -65,7 +66,7 @@ def collect(groups: Sequence[Group], workspace: Workspace | None = None) -> Coll
     ``front_<cost>`` says whether no other row has both a lower FID and no higher cost.
 
     Args:
-        workspace: whose kept evaluations of the teacher count too.
+        workspace: whose kept evaluations count too, of students for their times.
 
     Raises:
         RequestError: no run has a final table yet.
@@ -76,6 +77,8 @@ def collect(groups: Sequence[Group], workspace: Workspace | None = None) -> Coll
     students = _students(frame).sort_values(["trained_steps", "line", "steps"])
     if students.empty:
         raise RequestError("No run has ended yet: costs are measured at a run's end.")
+    if workspace is not None:
+        students = students.assign(ms_per_image=_times(students, groups, workspace))
     names = {group.label: group.teacher for group in groups}
     several = len(set(names.values())) > 1
     own = frame[frame["model"] == TEACHER].assign(trained_steps=None)
@@ -93,6 +96,18 @@ def collect(groups: Sequence[Group], workspace: Workspace | None = None) -> Coll
     return Collected(whole.assign(**marks), notes)
 
 
+def _times(students: pd.DataFrame, groups: Sequence[Group], workspace: Workspace) -> list[float]:
+    """Each row's ms per image: of the run's kept evaluation, where there is one, else its own."""
+    kept = {}
+    for run in (run for group in groups for run in group.runs):
+        name = "/".join(Path(run.row.tags.get("folder", "")).parts[-2:])
+        for row in kept_rows(workspace, STUDENT, name):
+            if row.protocol == run.protocol:
+                kept[run.row.run_id, row.steps] = row.ms_per_image
+    rows = zip(students["run"], students["steps"], students["ms_per_image"], strict=True)
+    return [kept.get((run, steps), own) for run, steps, own in rows]
+
+
 def _kept(
     groups: Sequence[Group], workspace: Workspace, several: bool
 ) -> tuple[list[dict[str, object]], tuple[str, ...]]:
@@ -100,7 +115,7 @@ def _kept(
     rows: list[dict[str, object]] = []
     other = 0
     for teacher in dict.fromkeys(group.teacher for group in groups):
-        for row in kept_teacher_rows(workspace, teacher):
+        for row in kept_rows(workspace, TEACHER, teacher):
             if row.protocol not in protocols:
                 other += 1
                 continue

@@ -144,27 +144,33 @@ class Drill:
             time.sleep(0.1)
 
     def _kill_one(self, deadline: float) -> None:
-        """SIGKILL to a worker in the middle of a trial, which never says another word."""
+        """SIGKILL to a worker in the middle of a run, which never says another word."""
         while time.monotonic() < deadline:
-            for ticket in self.tickets():
-                name = ticket.trial.user_attrs.get(WORKER)
-                process = self.processes.get(name or "")
-                begun = ticket.state is TicketState.RUNNING and self._has_checkpoint(ticket.number)
-                if begun and process is not None and process.poll() is None:
-                    process.send_signal(signal.SIGKILL)
-                    process.wait()
-                    # It may have ended the trial in the last instant; then the next one.
-                    again = {t.number: t for t in self.tickets()}[ticket.number]
-                    if again.state is TicketState.RUNNING:
-                        self.killed.append((str(name), again.trial.number))
-                        return
-                    self.killed.append((str(name), -1))
+            for name, attempt in self._training():
+                process = self.processes[name]
+                if process.poll() is not None or not self._holds(name, attempt):
+                    continue
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                # It may have ended the trial in the last instant; then the next one.
+                held = self._holds(name, attempt)
+                self.killed.append((name, attempt if held else -1))
+                if held:
+                    return
             time.sleep(0.02)
         raise AssertionError(f"no worker could be killed in time: {self._logs()}")
 
-    def _has_checkpoint(self, number: int) -> bool:
-        runs = self.workspace.runs / f"study-{NAME}"
-        return any(runs.glob(f"trial{number}-*/checkpoints/nimg-*"))
+    def _training(self) -> list[tuple[str, int]]:
+        """Workers whose last word was of a checkpoint that they had written, and the attempt."""
+        last = {moment.pid: moment for moment in read_journal(self.journal)}
+        host = os.uname().nodename
+        return [(f"{host}:{pid}", moment.attempt) for pid, moment in last.items() if moment.nimg]
+
+    def _holds(self, name: str, attempt: int) -> bool:
+        """Whether the attempt is that worker's now: not yet ended, nor taken for lost."""
+        trials = {t.number: t for t in self.queue.storage.patiently(self.trials)}
+        running = trials[attempt].state is TrialState.RUNNING
+        return running and trials[attempt].user_attrs.get(WORKER) == name
 
     def _logs(self) -> str:
         files = sorted(self.workspace.root.glob("worker*.log"))

@@ -86,6 +86,9 @@ class Witness(TrialListener):
 
 
 def read_journal(file: Path) -> list[Moment]:
+    """All moments so far; none before the first."""
+    if not file.exists():
+        return []
     return [Moment(**json.loads(line)) for line in file.read_text().splitlines()]
 
 

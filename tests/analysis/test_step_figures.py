@@ -110,15 +110,26 @@ def test_the_front_is_what_brute_force_finds(cost: ModuleType, seed: int) -> Non
     assert cost.front([1.0, 2.0], [math.nan, 0.5]) == [False, True]
 
 
-def keep(workspace: Workspace, steps: int, fid: float, *, name: str = "t", **made: Any) -> Path:
-    file = workspace.root / "evaluations" / name / f"digits-{steps}steps-{fid}.json"
+def keep(
+    workspace: Workspace,
+    steps: int,
+    fid: float,
+    *,
+    name: str = "t",
+    kind: str = "teacher",
+    ms: float = 3.0,
+    **made: Any,
+) -> Path:
+    file = (
+        workspace.root / "evaluations" / name.replace("/", "-") / f"digits-{steps}steps-{fid}.json"
+    )
     file.parent.mkdir(parents=True, exist_ok=True)
     content = {
-        "model": "teacher",
+        "model": kind,
         "name": name,
         "steps": steps,
         "nfe": steps,
-        "ms_per_image": 0.2 * steps,
+        "ms_per_image": ms,
         "fid": fid,
         "scores": {"fid": {}},
         "fingerprint": {**MADE, **made, "steps": steps, "id": "x"},
@@ -154,6 +165,20 @@ def test_kept_evaluations_of_the_same_protocol_count(
     teacher = frame[frame["line"] == "teacher"]
     assert teacher[["steps", "fid"]].values.tolist() == [[4, 0.8], [16, 0.4], [50, 0.31]]
     assert notes == ("1 kept evaluations were made by another protocol than the runs'; left out.",)
+
+
+def test_kept_times_replace_the_runs_own(
+    cost: ModuleType, groups: list[Group], workspace: Workspace
+) -> None:
+    protocol_of(groups, short_hash(MADE))
+    for seed, run in enumerate(groups[0].runs):
+        run.row.tags["folder"] = f"/elsewhere/runs/e/k4-seed{seed}-abc"  # type: ignore[index]
+        keep(workspace, 2, 9.9, name=f"e/k4-seed{seed}-abc", kind="student", ms=7.0 + seed)
+    keep(workspace, 1, 9.9, name="e/k4-seed0-abc", kind="student", ms=99, samples=100)
+    frame, _ = cost.collect(groups, workspace)
+    rows = frame[frame["line"] == "k4"].set_index("steps")
+    assert rows["ms_per_image"].to_dict() == {1: 0.25, 2: 7.5, 4: 1.0}
+    assert rows.loc[2, "fid"] == pytest.approx(0.75)
 
 
 def test_guidance_costs_two_evaluations_a_step(cost: ModuleType) -> None:

@@ -9,7 +9,7 @@ from tests.drill import Drill, Plan, check
 from tests.services import Postgres
 from workbench.workspace import open_workspace
 
-SMALL = Plan(workers=3, trials=6, kills=1, grace_s=4, timeout=400.0)
+SMALL = Plan(workers=3, trials=6, kills=1, grace_s=8, timeout=800.0)
 
 
 def test_nothing_is_lost_or_done_twice(

@@ -41,13 +41,14 @@ def compare(
         ),
     ],
     metric: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Sorts and judges: fid or alignment as measured during training, or a score that "
-            "workbench evaluate logged (always, where one of the next three is given).",
+            help="Sorts and judges: fid, sliced_w2 or alignment as measured during training, or a "
+            "score that workbench evaluate logged (always, where one of the next three is given). "
+            "Default: what judged the runs themselves.",
             rich_help_panel=WHAT,
         ),
-    ] = "fid",
+    ] = None,
     reference: Annotated[
         str | None,
         typer.Option(
@@ -100,7 +101,7 @@ def compare(
     runs set aside by --fresh stand in rows of their own. Scores of workbench evaluate are compared
     with --metric kid --reference coco10k --steps 4.
     """
-    from workbench.reports import ScoreFiles, Wanted, is_logged, select_groups
+    from workbench.reports import ScoreFiles, Wanted, headline, is_logged, select_groups
     from workbench.tracking import default_uri
     from workbench.workspace import open_workspace
 
@@ -109,6 +110,7 @@ def compare(
     place = open_workspace(workspace)
     uri = tracking_uri or default_uri(place.root)
     selection = select_groups(uri, place, references, finished=finished)
+    metric = metric or headline(selection)
     wanted = Wanted(metric, reference, steps, protocol)
     if not is_logged(selection, wanted):
         found = _of_training(selection, metric, allow_mixed, csv, figure)

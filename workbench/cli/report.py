@@ -26,7 +26,10 @@ def report(
         Path | None,
         typer.Option(help="HTML to write (default: reports/NAME.html in the workspace)."),
     ] = None,
-    metric: Annotated[str, typer.Option(help="Sorts and judges: fid or alignment.")] = "fid",
+    metric: Annotated[
+        str | None,
+        typer.Option(help="Sorts and judges: fid, sliced_w2 or alignment (default: what judges)."),
+    ] = None,
     finished: Annotated[bool, typer.Option("--finished", help="Only finished runs.")] = False,
     allow_mixed: Annotated[
         bool, typer.Option("--allow-mixed", help="Although evaluated in different ways.")

@@ -3,7 +3,7 @@
 The report's page is apart, in ``workbench.reports.page``: it reads plans, which bring torch.
 """
 
-from workbench.reports.comparison import Comparison, GroupResult, Verdict, compare
+from workbench.reports.comparison import Comparison, GroupResult, Verdict, compare, headline
 from workbench.reports.figure import draw
 from workbench.reports.groups import Group, SeedRun, Selection, make_groups
 from workbench.reports.references import comparable, select, select_groups
@@ -32,6 +32,7 @@ __all__ = [
     "compare_scores",
     "draw",
     "estimate",
+    "headline",
     "is_logged",
     "make_groups",
     "select",

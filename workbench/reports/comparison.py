@@ -11,7 +11,7 @@ from workbench.errors import unknown_name
 from workbench.reports.groups import Group, SeedRun, Selection, shortened
 from workbench.reports.statistics import Difference, Estimate, estimate, welch
 from workbench.runs.state import RunState
-from workbench.tracking.curve import LOWER_IS_BETTER
+from workbench.tracking.curve import HEADLINES, LOWER_IS_BETTER
 
 BEST, LAST, AT_KIMG, AT_SECONDS = "best", "last", "at_kimg", "at_seconds"
 
@@ -100,8 +100,14 @@ class Comparison:
         }
 
 
-def compare(selection: Selection, metric: str = "fid") -> Comparison:
-    """Put groups side by side.
+def headline(selection: Selection) -> str:
+    """What judges these runs: the score that their teacher's samples have."""
+    scores = {name for group in selection.groups for run in group.runs for name in run.curve.scores}
+    return next((name for name in HEADLINES if name in scores), HEADLINES[0])
+
+
+def compare(selection: Selection, metric: str | None = None) -> Comparison:
+    """Put groups side by side, judged by a metric or by their own headline.
 
     Raises:
         RequestError: no run has such a score.
@@ -109,6 +115,7 @@ def compare(selection: Selection, metric: str = "fid") -> Comparison:
     groups = selection.groups
     runs = [run for group in groups for run in group.runs]
     known = sorted({name for run in runs for name in run.curve.scores})
+    metric = metric or headline(selection)
     if metric not in known or metric not in LOWER_IS_BETTER:
         raise unknown_name("metric", metric, [name for name in known if name in LOWER_IS_BETTER])
     begun = [run for run in runs if run.nimg > 0] or runs  # at 0 nothing has been learnt yet

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.reports.groups import Group
 from workbench.reports.statistics import estimate
 from workbench.tracking import Curve
-from workbench.tracking.curve import LOWER_IS_BETTER
+from workbench.tracking.curve import IMAGE_SCORES
 from workbench.training.jumps import fid_jumps
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def curve_frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     import pandas as pd
 
     found = list(rows)
-    others = sorted({name for row in found for name in row} - {*_RUN, *LOWER_IS_BETTER})
-    return pd.DataFrame(found, columns=[*_RUN, *LOWER_IS_BETTER, *others])
+    others = sorted({name for row in found for name in row} - {*_RUN, *IMAGE_SCORES})
+    return pd.DataFrame(found, columns=[*_RUN, *IMAGE_SCORES, *others])
 
 
 def collect_curves(groups: Sequence[Group]) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.reports.comparison import AT_KIMG, Comparison
 from workbench.reports.groups import Group
 from workbench.reports.statistics import Estimate, estimate
-from workbench.tracking.curve import LOWER_IS_BETTER
+from workbench.tracking.curve import IMAGE_SCORES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,7 @@ def equal_kimg_frame(comparison: Comparison) -> pd.DataFrame:
     for result in comparison.results:
         row: dict[str, Any] = {"label": result.group.label, "seeds": len(result.group.runs)}
         row["kimg"] = comparison.kimg
-        for name in LOWER_IS_BETTER:
+        for name in IMAGE_SCORES:
             row |= _columns(name, result.get(name, AT_KIMG))
         rows.append(row)
     return pd.DataFrame(rows)
@@ -65,7 +65,7 @@ def final_frame(groups: Sequence[Group]) -> pd.DataFrame:
                 nfe = steps * (_evaluations_a_step(group) if model == TEACHER else 1)
                 rows.append({**own, "model": model, "steps": steps, "nfe": nfe, **values})
     first = ["label", "run", "seed", "trained_steps", "model", "steps", "nfe"]
-    scores = [*LOWER_IS_BETTER, "ms_per_image"]
+    scores = [*IMAGE_SCORES, "ms_per_image"]
     others = sorted({name for row in rows for name in row} - {*first, *scores})
     return pd.DataFrame(rows, columns=[*first, *scores, *others])
 
@@ -81,9 +81,7 @@ def over_seeds(frame: pd.DataFrame, keys: Sequence[str], values: Sequence[str]) 
     for key, found in frame.groupby(list(keys), sort=False, dropna=False):
         row: dict[str, Any] = {**dict(zip(keys, key, strict=True)), "n": len(found)}
         for name in values:
-            each = [float(value) for value in found[name]]
-            whole = all(value == value for value in each)
-            row |= _columns(name, estimate(each) if whole else None)
+            row |= _columns(name, estimate([float(value) for value in found[name]]))
         rows.append(row)
     columns = [part for name in values for part in (name, f"{name}_half")]
     return pd.DataFrame(rows, columns=[*keys, "n", *columns])

@@ -42,7 +42,7 @@ class ReportRequest:
 
     name: str
     path: Path
-    metric: str = "fid"
+    metric: str | None = None
     finished: bool = False
     allow_mixed: bool = False
 

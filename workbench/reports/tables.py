@@ -21,7 +21,7 @@ from workbench.reports.comparison import (
 from workbench.reports.groups import Group
 from workbench.reports.statistics import Difference, Estimate
 
-_TITLES = {"fid": "FID", "alignment": "alignment"}
+_TITLES = {"fid": "FID", "sliced_w2": "sliced W2"}
 _STATISTICS = (AT_KIMG, AT_SECONDS, BEST, LAST)
 
 

@@ -6,16 +6,18 @@ import math
 from pathlib import Path
 
 from workbench.tracking import Operation, journal_path, read_operations
+from workbench.tracking.curve import HEADLINES
 
 _WIDTH = 12
 _BARS = "▁▂▃▄▅▆▇█"
+_HEADLINES = tuple(f"eval/{name}" for name in HEADLINES)
 
 
 class RunProgress:
     """Images seen, pace and scores of one run.
 
     Attributes:
-        scores: FID of each evaluation, in order.
+        scores: what judges the run (FID, say) at each evaluation, in order.
     """
 
     def __init__(self, folder: Path, total_nimg: int) -> None:
@@ -52,11 +54,12 @@ class RunProgress:
 
     def _hear(self, operation: Operation) -> None:
         values, step = operation.body["values"], int(operation.body["step"])
-        if "eval/fid" in values:
-            self.scores.append(float(values["eval/fid"]))
+        score = next((values[key] for key in _HEADLINES if key in values), None)
+        if score is not None:
+            self.scores.append(float(score))
         if "perf/images_per_s" in values:
             self.images_per_s = float(values["perf/images_per_s"])
-        if "perf/kimg" in values or "eval/fid" in values:
+        if "perf/kimg" in values or score is not None:
             self.nimg = max(self.nimg, step)
 
 

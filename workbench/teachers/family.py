@@ -165,9 +165,7 @@ class Family(ABC):
         """
         return state
 
-    def scheduler_noise(
-        self, latent_shape: tuple[int, ...], generator: torch.Generator
-    ) -> Tensor:
+    def scheduler_noise(self, latent_shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Noise of one sample (1, C, H, W) in the order in which a scheduler draws it."""
         return torch.randn(1, *latent_shape, generator=generator, device=generator.device)
 

@@ -101,9 +101,7 @@ class FluxFamily(Family):
     def uncond(self, pipeline: Any, arguments: CallArguments) -> Conditioning:
         return self.encode(pipeline, [""], arguments)
 
-    def scheduler_noise(
-        self, latent_shape: tuple[int, ...], generator: torch.Generator
-    ) -> Tensor:
+    def scheduler_noise(self, latent_shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         _, height, width = latent_shape
         packed = pack(torch.empty(1, *latent_shape, device="meta")).shape
         drawn = torch.randn(packed, generator=generator, device=generator.device)

@@ -15,8 +15,13 @@ from workbench.tracking.spool import Point
 TAG = "curve"
 SECONDS = "perf/train_seconds"
 EVALUATIONS = "perf/train_evaluations"
-LOWER_IS_BETTER = {"fid": True, "alignment": False}
+LOWER_IS_BETTER = {"fid": True, "sliced_w2": True, "alignment": False}
 """The scores of an evaluation, and which way they improve."""
+
+HEADLINES = ("fid", "sliced_w2")
+"""What judges a run: of images, and of points whose true distribution is known."""
+
+IMAGE_SCORES = ("fid", "alignment")
 
 _PREFIX = "eval/"
 _COSTS = {SECONDS, EVALUATIONS}
