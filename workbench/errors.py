@@ -18,6 +18,10 @@ class RequestError(WorkbenchError):
     exit_code = 2
 
 
+class AlreadyRunningError(RequestError):
+    """What was asked for is being done by another process; nothing else is wrong with it."""
+
+
 class SettingsError(RequestError):
     """A request whose settings alone are wrong: every machine would refuse it."""
 

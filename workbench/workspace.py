@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.errors import RequestError
+from workbench.errors import AlreadyRunningError, RequestError
 
 VERSION = 1
 ENVIRONMENT_VARIABLE = "WORKBENCH_WORKSPACE"
 DEFAULT = Path(".workbench")
 _MARKER = "workspace.json"
+_HOST_LETTERS = 32  # a file name has room for 255 bytes
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,23 @@ def open_workspace(root: Path | None = None) -> Workspace:
 def write_json(path: Path, value: object) -> None:
     """Write JSON aside and rename, so that a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    partial = partial_path(path)
+    try:
+        partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def partial_path(path: Path, ending: str = "") -> Path:
+    """Where to write aside what becomes ``path``: beside it, hidden, and another one every time.
+
+    Machines that share a folder have equal process ids, so these would not do.
+    """
+    host = platform.node().replace("/", "-")[:_HOST_LETTERS]
+    return path.with_name(f".{path.name}.{host}-{secrets.token_hex(8)}{ending}")
 
 
 @contextmanager
@@ -83,7 +100,7 @@ def exclusive(path: Path, holder: str, wait: float = 1.0) -> Iterator[None]:
         wait: seconds to wait for another holder; by default a little longer than a look takes.
 
     Raises:
-        RequestError: another process holds it.
+        AlreadyRunningError: another process holds it.
     """
     from filelock import FileLock, Timeout
 
@@ -92,7 +109,9 @@ def exclusive(path: Path, holder: str, wait: float = 1.0) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise RequestError(f"{holder} is already running in another process ({path}).") from None
+        raise AlreadyRunningError(
+            f"{holder} is already running in another process ({path})."
+        ) from None
     try:
         yield
     finally:

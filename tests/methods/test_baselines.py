@@ -210,7 +210,10 @@ def test_next_time() -> None:
     t = torch.tensor([1.0, 0.76, 0.75, 0.74, 0.25, 0.01])
     assert next_time(t, grid).tolist() == [0.75, 0.75, 0.5, 0.5, 0.0, 0.0]
     # A step reaches a little beyond the time where it is used: 0.76 still belongs to that of 0.75.
-    assert next_time(t, grid, 0.05).tolist() == [0.75, 0.5, 0.5, 0.5, 0.0, 0.0]
+    assert next_time(t, grid, 0.2).tolist() == [0.75, 0.5, 0.5, 0.5, 0.0, 0.0]
+    # However short the steps: every time of the grid still leads to the next.
+    fine = 1 - torch.arange(64) / 64
+    assert next_time(fine, fine, 0.2).tolist() == [*fine[1:].tolist(), 0.0]
 
 
 def test_the_average_velocity_satisfies_its_identity() -> None:
@@ -254,10 +257,17 @@ def test_meanflow_s_target(networks: Networks, batch: Batch) -> None:
     with torch.no_grad():
         v, h = networks.teacher(x_t, t, real.cond), 1e-2
         du_dt = (u(x_t + h * v, t + h) - u(x_t - h * v, t - h)) / (2 * h)
-        span = (t - next_time(t, ours.sampler.times, 0.05)).view(-1, 1, 1)
+        span = (t - next_time(t, ours.sampler.times, 0.2)).view(-1, 1, 1)
         expected = (u(x_t, t) - (v - span * du_dt)).square().flatten(1).sum(1).mean()
     loss = ours.average_velocity_phase(networks, batch).value
     torch.testing.assert_close(loss.detach(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_meanflow_learns_where_the_student_is_used() -> None:
+    ours, cpu = method("meanflow", "ddim", at_grid=0.5), torch.device("cpu")
+    t = ours.times(Batch(0, 8000, None, 1, NoiseSource(4), (2, 3), cpu))
+    share = [float((t == used).double().mean()) for used in (1.0, 0.75, 0.5, 0.25)]
+    assert share == pytest.approx([0.125] * 4, abs=0.015)
 
 
 def test_kd_s_target_is_the_teacher_s_path(networks: Networks, batch: Batch) -> None:

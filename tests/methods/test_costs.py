@@ -24,7 +24,7 @@ def documented() -> dict[str, tuple[str, str, str]]:
         line.split("|")[1:-1] for line in PAGE.read_text().splitlines() if line.startswith("| `")
     ][1:]
     cells = [[cell.strip().strip("`") for cell in row] for row in rows]
-    return {row[0]: (row[2], row[4], row[5]) for row in cells}
+    return {row[0]: (row[2], row[4], row[5]) for row in cells if len(row) == 6}
 
 
 def value(formula: str, k: int) -> int:

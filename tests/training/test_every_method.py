@@ -23,12 +23,13 @@ SHAPE = (2, 3)
 STD = 0.3
 BRIEF = 0.64
 
-WARM_UPS = {
+SETTINGS = {
     "sid2a": (
         "method.adversarial.generator_start_kimg=0.2",
         "method.adversarial.adversarial_start_kimg=0.4",
     ),
     "scm": ("method.tangent_warmup_kimg=0.4",),
+    "meanflow": ("generator.steps=1",),  # a network as smooth as this one cannot jump in time
 }
 
 
@@ -49,9 +50,6 @@ class GaussianTeacher(VelocityNetwork):
         m, t = mean_of(cond, x_t), t.view(-1, 1, 1)
         variance = (1 - t) ** 2 * STD**2 + t**2
         return (t - (1 - t) * STD**2) / variance * (x_t - (1 - t) * m) - m
-
-    def feature_layer(self) -> nn.Linear:
-        return nn.Linear(16, 3)
 
 
 class Small(nn.Module):
@@ -109,7 +107,7 @@ def settings(name: str, kimg: float = 16.0, **training: object) -> RunConfig:
     roles = [f"training.optimizers.{role}.lr=0.003" for role in trained(name)]
     more = [f"training.{key}={value}" for key, value in training.items()]
     return with_overrides(
-        base, [f"method.name={name}", *data, *roles, *WARM_UPS.get(name, ()), *more]
+        base, [f"method.name={name}", *data, *roles, *SETTINGS.get(name, ()), *more]
     )
 
 

@@ -8,10 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from workbench.cli.common import print_error, say
-from workbench.errors import InterruptedRunError, RequestError, WorkbenchError
+from workbench.errors import (
+    AlreadyRunningError,
+    InterruptedRunError,
+    RequestError,
+    WorkbenchError,
+)
 
 if TYPE_CHECKING:
     from workbench.runs import Job, Launcher, RunOutcome
+    from workbench.tracking import RunRow
     from workbench.training.nodes import Nodes
 
 
@@ -60,6 +66,8 @@ def check_jobs(jobs: Sequence[Job], how: How) -> None:
 def launch_jobs(jobs: list[Job], how: How, share: bool) -> tuple[list[RunOutcome], int]:
     """Run what is pending, resume what was cut off, recall what is done.
 
+    What was left to others and is not finished is told at the end: the machine may have died.
+
     Args:
         share: leave runs to others who use the store and have begun them.
 
@@ -70,10 +78,14 @@ def launch_jobs(jobs: list[Job], how: How, share: bool) -> tuple[list[RunOutcome
         RequestError: the request itself is wrong.
         WorkbenchError: the only one failed, or one was interrupted.
     """
-    if not how.apart(len(jobs)):
-        return _here(jobs, how.machines, share)
-    own = [job for job in jobs if not (share and _is_left(job, jobs))]
-    return _in_processes(own, how.launcher, how.at_once(len(jobs))), len(jobs) - len(own)
+    left: list[tuple[Job, RunRow]] = []
+    if how.apart(len(jobs)):
+        own = [job for job in jobs if not (share and _is_left(job, jobs, left))]
+        outcomes = _in_processes(own, how.launcher, how.at_once(len(jobs)))
+    else:
+        outcomes = _here(jobs, how.machines, left if share else None)
+    _tell_unfinished(left)
+    return outcomes, len(left)
 
 
 def find_launcher(name: str, slurm: list[str]) -> Launcher | None:
@@ -95,13 +107,18 @@ def find_launcher(name: str, slurm: list[str]) -> Launcher | None:
     return None
 
 
-def _here(jobs: list[Job], machines: Nodes, share: bool) -> tuple[list[RunOutcome], int]:
-    """One after the other in this process; of several, one that fails does not stop the rest.
+def _here(
+    jobs: list[Job], machines: Nodes, left: list[tuple[Job, RunRow]] | None
+) -> list[RunOutcome]:
+    """One after the other in this process.
 
-    Returns the outcomes and, with ``share``, how many runs were left to others.
+    Of several, one that fails or is running already does not stop the rest.
+
+    Args:
+        left: takes the runs that are left to others; None leaves none.
 
     Raises:
-        RequestError: the request itself is wrong.
+        RequestError: the request itself is wrong, or the only one is running already.
         WorkbenchError: the only one failed, or one was interrupted.
     """
     from workbench.cli.building import find_with_bar
@@ -109,11 +126,9 @@ def _here(jobs: list[Job], machines: Nodes, share: bool) -> tuple[list[RunOutcom
     from workbench.runs import RunRequest, execute
 
     outcomes: list[RunOutcome] = []
-    taken = 0
     for place, job in enumerate(jobs, 1):
         config = job.config
-        if share and _is_left(job, jobs):
-            taken += 1
+        if left is not None and _is_left(job, jobs, left):
             continue
         if len(jobs) > 1:
             say(f"[{place}/{len(jobs)}] {config.variant}, seed {config.seed}, on {config.teacher}")
@@ -130,13 +145,12 @@ def _here(jobs: list[Job], machines: Nodes, share: bool) -> tuple[list[RunOutcom
         )
         try:
             outcomes.append(execute(request))
-        except (RequestError, InterruptedRunError):
-            raise
         except WorkbenchError as error:
-            if len(jobs) == 1:
+            wrong = isinstance(error, RequestError) and not isinstance(error, AlreadyRunningError)
+            if len(jobs) == 1 or wrong or isinstance(error, InterruptedRunError):
                 raise
             print_error(f"{config.variant}, seed {config.seed}: {error}")
-    return outcomes, taken
+    return outcomes
 
 
 def _in_processes(jobs: list[Job], launcher: Launcher | None, parallel: int) -> list[RunOutcome]:
@@ -165,25 +179,44 @@ def _in_processes(jobs: list[Job], launcher: Launcher | None, parallel: int) -> 
     return [outcome for outcome in outcomes.values() if outcome is not None]
 
 
-def _is_left(job: Job, jobs: Sequence[Job]) -> bool:
-    """Whether others do a run, and nothing that is done here starts at its weights."""
+def _is_left(job: Job, jobs: Sequence[Job], left: list[tuple[Job, RunRow]]) -> bool:
+    """Whether others do a run, which then joins ``left``; no run that is done here starts at it."""
     from workbench.runs.start_variant import starts_at
 
     following = [other for other in jobs if starts_at(other.config, job.config)]
-    return _is_taken(job) and all(_is_taken(other) for other in following)
+    row = _taken(job)
+    if row is None or any(_taken(other) is None for other in following):
+        return False
+    left.append((job, row))
+    return True
 
 
-def _is_taken(job: Job) -> bool:
-    """Whether somebody else who uses the store has done this run or is doing it; says so."""
-    from workbench.registry.elsewhere import taken_elsewhere
+def _taken(job: Job) -> RunRow | None:
+    """What somebody else who uses the store has done or is doing of this run; says so."""
+    from workbench.registry.elsewhere import host_of, taken_elsewhere
     from workbench.runs.state import state_of
 
     try:
         row = taken_elsewhere(job.config, job.workspace, job.tracking_uri)
     except WorkbenchError as error:
         say(f"Whether others have run this could not be asked: {error}")
-        return False
+        return None
     if row is not None:
-        host, state = row.tags.get("host", "another machine"), state_of(row)
-        say(f"{row.experiment}/{row.name} is {state} on {host}; --fresh runs it here too.")
-    return row is not None
+        state = state_of(row)
+        say(f"{row.experiment}/{row.name} is {state} on {host_of(row)}; --fresh runs it here too.")
+    return row
+
+
+def _tell_unfinished(left: Sequence[tuple[Job, RunRow]]) -> None:
+    """How to take over what others were doing: the store cannot tell whether they still are."""
+    from workbench.registry.elsewhere import host_of
+    from workbench.runs.state import RunState, state_of
+
+    for job, row in left:
+        if state_of(row) is not RunState.FINISHED:
+            config = job.config
+            say(
+                f"Not finished: {row.experiment}/{row.name}, left to {host_of(row)}. If nothing "
+                f"works on it there any more, take it over: this command with --variant "
+                f"{config.variant} --seeds {config.seed} --fresh."
+            )

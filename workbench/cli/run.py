@@ -232,10 +232,14 @@ def _report(
 
 
 def _figures(outcomes: list[RunOutcome], place: Workspace) -> list[str]:
-    """A run's own figures; of several runs the experiment's, drawn now."""
+    """A run's own figures; of several runs the experiment's curves of FID, drawn now.
+
+    Runs that are judged by another score have their own figures alone.
+    """
     from workbench.runs.figures import draw_panels
 
-    if len(outcomes) > 1:
+    by_fid = all(outcome.results.get("headline", "fid") == "fid" for outcome in outcomes)
+    if len(outcomes) > 1 and by_fid:
         experiment = outcomes[0].folder.path.parent.name
         variants = {o.folder.path: o.folder.config().variant for o in outcomes}
         files = draw_panels(variants, place.root / "figures" / experiment)

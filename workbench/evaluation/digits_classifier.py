@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from workbench.errors import WorkbenchError
 from workbench.flow.noise import NoiseSource
+from workbench.workspace import partial_path
 
 PIXELS = 8  # the data set's own resolution
 
@@ -231,7 +231,7 @@ def _save(path: Path, classifier: DigitsClassifier) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     known = {"weights": weights_hash(classifier), "accuracy": classifier.accuracy}
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = partial_path(path)
     save_file(classifier.state_dict(), partial, metadata={"classifier": json.dumps(known)})
     partial.replace(path)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation.feature_cache import FeatureCache
+from workbench.evaluation.grids import NotFiniteError
 from workbench.evaluation.hashing import short_hash
 from workbench.evaluation.metrics import Metric
 from workbench.evaluation.observations import Observations
@@ -160,7 +161,7 @@ class Evaluator:
     def _score(self, metric: Metric, observations: Observations) -> float:
         value = metric.compute(observations.rows(observer_key(metric.observer), self.samples))
         if not math.isfinite(value):
-            raise WorkbenchError(f"{metric.name} is not finite ({value}): no score.")
+            raise NotFiniteError(f"{metric.name} is not finite ({value}): no score.")
         return value
 
     def fingerprint(self, steps: int) -> dict[str, Any]:

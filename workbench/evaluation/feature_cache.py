@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from workbench.errors import WorkbenchError
 from workbench.evaluation.hashing import short_hash
 from workbench.evaluation.observations import Observations
+from workbench.workspace import partial_path
 
 LOG = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class FeatureCache:
         for observer, values in rows.items():
             place = self._place(observer)
             file = place / f"{start:07d}-{known['prompts']}.safetensors"
-            partial = file.with_name(f".{file.name}.{os.getpid()}")
+            partial = partial_path(file)
             try:
                 place.mkdir(parents=True, exist_ok=True)
                 content = values.detach().to("cpu", torch.float32).contiguous()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workbench.errors import RequestError, WorkbenchError
+from workbench.evaluation.grids import NotFiniteError
 
 Array = NDArray[np.float64]
 
@@ -191,5 +192,5 @@ def _checked(features: Tensor | NDArray[Any]) -> NDArray[Any]:
             f"Feature statistics need at least 2 samples, not {len(rows)}: one has no covariance."
         )
     if not np.isfinite(rows).all():
-        raise WorkbenchError("The features of some images are not finite: no score.")
+        raise NotFiniteError("The features of some images are not finite: no score.")
     return rows

@@ -20,7 +20,7 @@ _PAPER = (255, 255, 255)
 
 
 class NotFiniteError(WorkbenchError):
-    """Images hold NaN or infinities, so that there is nothing to draw."""
+    """Samples hold NaN or infinities, so that there is nothing to draw or to score."""
 
 
 def to_pixels(images: Tensor | NDArray[Any]) -> NDArray[np.uint8]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -21,7 +20,7 @@ from workbench.evaluation.metrics import ReferenceRows
 from workbench.evaluation.networks.base import OncePerBatch
 from workbench.evaluation.observers import Observer, observer_key
 from workbench.evaluation.prompts import prompt_mix
-from workbench.workspace import Workspace, write_json
+from workbench.workspace import Workspace, partial_path, write_json
 
 DIGITS = "digits"
 FORMAT = 1
@@ -265,7 +264,7 @@ def save_rows(file: Path, seen: ReferenceRows) -> None:
     from safetensors.numpy import save_file
 
     statistics = seen.statistics
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial = partial_path(file)
     content = {
         "rows": seen.rows,
         "mean": statistics.mean,

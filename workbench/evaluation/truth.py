@@ -97,7 +97,8 @@ def _covariance_error(seen: ModeStatistics, mixture: Mixture) -> float:
 
 
 def _offset(seen: ModeStatistics, mixture: Mixture) -> float:
-    return float(np.linalg.norm(seen.offsets, axis=1).mean())
+    populated = seen.shares > 0
+    return float(np.linalg.norm(seen.offsets[populated], axis=1).mean())
 
 
 def _outliers(seen: ModeStatistics, mixture: Mixture) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from workbench.errors import WorkbenchError
 from workbench.evaluation.feature_cache import FeatureCache, Timing
+from workbench.evaluation.grids import NotFiniteError
 from workbench.evaluation.observations import Observations
 from workbench.evaluation.observers import Observer
 
@@ -136,7 +137,7 @@ class Viewing:
         shares: list[_Share] = peers.gather(self._share(sampler, peers, kept, pending))
         problems = [share.problem for share in shares if share.problem is not None]
         if problems:
-            raise WorkbenchError(min(problems)[1])
+            raise NotFiniteError(min(problems)[1])
         for share in shares:
             kept.merge(share.observations)
         drawn = [share.timings for share in shares if share.timings] or [timings]

@@ -15,7 +15,12 @@ from torch import Tensor
 from workbench.flow import x0_from_velocity
 from workbench.methods.base import Loss, Networks, Phase
 from workbench.methods.batch import Batch
-from workbench.methods.discrimination import bce, diffuse_real, fake_score_on_both
+from workbench.methods.discrimination import (
+    bce,
+    check_guidance,
+    diffuse_real,
+    fake_score_on_both,
+)
 from workbench.methods.generator import GeneratorConfig
 from workbench.methods.score import fake_score_loss
 from workbench.methods.sid import SiD, SiDSettings
@@ -56,6 +61,7 @@ class AdversarialSiD(SiD):
 
     def __init__(self, config: SiD2aConfig, generator: GeneratorConfig) -> None:
         super().__init__(config, generator)
+        check_guidance(config.guidance)
         self.adversarial = config.adversarial
 
     def phases(self, nimg: int) -> Sequence[Phase]:

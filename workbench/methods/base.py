@@ -68,7 +68,7 @@ class Phase:
 
 
 MakeHead = Callable[[VelocityNetwork], nn.Module]
-"""The teacher's network -> a module beside it, with weights drawn from torch's seed."""
+"""A trained network -> a module beside it, with weights drawn from torch's seed."""
 
 
 class Method(ABC):

@@ -11,7 +11,7 @@ from torch.nn.functional import softplus
 from workbench.flow import expand_like
 from workbench.methods.base import Networks
 from workbench.methods.batch import Batch
-from workbench.methods.score import Diffused
+from workbench.methods.score import Diffused, GuidanceConfig
 from workbench.teachers.base import Conditioning
 from workbench.teachers.guidance import guided_with_features
 
@@ -24,6 +24,20 @@ def bce(logits: Tensor, elements: int, *, real: bool) -> Tensor:
         real: the label, 1 or 0.
     """
     return elements * softplus(-logits if real else logits).mean(dim=1)
+
+
+def check_guidance(guidance: GuidanceConfig) -> None:
+    """Whether a discriminator on the fake score sees what it learnt on.
+
+    Raises:
+        ValueError: it learns with prompts and is asked without them, or the other way round.
+    """
+    if (guidance.train_fake == 0) != (guidance.eval_fake == 0):
+        raise ValueError(
+            "method.guidance.train_fake and eval_fake must both be 0 or neither: the discriminator "
+            "reads the fake score's features, with prompts or without "
+            f"(got {guidance.train_fake:g} and {guidance.eval_fake:g})"
+        )
 
 
 def diffuse_real(latents: Tensor, at: Diffused, batch: Batch, stream: str) -> Diffused:
@@ -51,12 +65,14 @@ def fake_score_on_both(
 ) -> OnBoth:
     """One batched call without guidance; with guidance the real ones, which need none, go apart.
 
-    Features have the shape (B, tokens, width).
+    Without prompts (scale 0) both go without: else the prompt alone would tell them apart. Features
+    have the shape (B, tokens, width).
     """
     network, uncond = networks.fake_score, networks.uncond
     if cfg_scale != 1.0:
         velocity, fake = guided_with_features(network, at.x_t, at.t, cond, uncond, cfg_scale)
-        _, real = guided_with_features(network, at_real.x_t, at_real.t, real_cond, uncond, 1.0)
+        alike = 0.0 if cfg_scale == 0.0 else 1.0
+        _, real = guided_with_features(network, at_real.x_t, at_real.t, real_cond, uncond, alike)
         return OnBoth(velocity, fake, real)
     x_t, t = torch.cat([at.x_t, at_real.x_t]), torch.cat([at.t, at_real.t])
     both = None

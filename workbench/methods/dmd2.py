@@ -20,7 +20,12 @@ from torch.nn.functional import silu
 from workbench.flow import x0_from_velocity
 from workbench.methods.base import Loss, Networks, Phase
 from workbench.methods.batch import Batch
-from workbench.methods.discrimination import bce, diffuse_real, fake_score_on_both
+from workbench.methods.discrimination import (
+    bce,
+    check_guidance,
+    diffuse_real,
+    fake_score_on_both,
+)
 from workbench.methods.dmd import DMD, DMDSettings, dmd_loss
 from workbench.methods.generator import GeneratorConfig
 from workbench.methods.score import fake_score_loss, score_metrics
@@ -61,8 +66,8 @@ class Discriminator(nn.Module):
         return logits
 
 
-def _discriminator(teacher: VelocityNetwork) -> nn.Module:
-    return Discriminator(teacher.feature_layer().in_features)
+def _discriminator(network: VelocityNetwork) -> nn.Module:
+    return Discriminator(network.feature_layer().in_features)
 
 
 class DMD2(DMD):
@@ -73,6 +78,7 @@ class DMD2(DMD):
 
     def __init__(self, config: DMD2Settings, generator: GeneratorConfig) -> None:
         super().__init__(config, generator)
+        check_guidance(config.guidance)
         self.config = config
 
     def phases(self, nimg: int) -> Sequence[Phase]:

@@ -32,7 +32,10 @@ class MeanFlowConfig(FrozenConfig):
     t_mean: float = Field(-0.4, description="of logit t")
     t_std: float = Field(1.0, gt=0, description="of logit t")
     margin: float = Field(
-        0.05, ge=0, lt=1, description="how far above a time of the student's its step reaches"
+        0.2, ge=0, lt=1, description="how far into the step above it a step reaches, its share"
+    )
+    at_grid: float = Field(
+        0.25, ge=0, le=1, description="share of samples at the times where the student is used"
     )
     cfg_scale: float = Field(1.0, description="guidance of the teacher; 1 = off")
     weight_power: float = Field(1.0, ge=0, description="p in 1 / (error^2 + c)^p; 0 = plain")
@@ -40,16 +43,19 @@ class MeanFlowConfig(FrozenConfig):
 
 
 def next_time(t: Tensor, grid: Tensor, margin: float = 0.0) -> Tensor:
-    """r(t): the largest of the grid's times below t - margin, else 0, (B,).
+    """r(t): the largest of the grid's times below t, else 0, (B,).
 
     Args:
         t: in (0, grid[0]] (B,).
         grid: decreasing, positive (K,).
-        margin: r jumps so far above the grid's times. The student is used at these, and a smooth
-            network's time derivative is wrong where its target jumps.
+        margin: r jumps not at the grid's times but so far into the interval above them, a share of
+            it. The student is used at these times, and a smooth network's time derivative is wrong
+            where its target jumps.
     """
-    rising = torch.cat([grid.new_zeros(1), grid.flip(0)]).to(t)
-    return rising[(torch.searchsorted(rising, t - margin) - 1).clamp(min=0)]
+    rising = grid.flip(0).to(t)
+    jumps = torch.lerp(rising[:-1], rising[1:], margin)
+    times = torch.cat([rising.new_zeros(1), rising[:-1]])
+    return times[torch.searchsorted(jumps, t)]
 
 
 def adaptive_weight(squared: Tensor, power: float, constant: float) -> Tensor:
@@ -74,8 +80,15 @@ class MeanFlow(Method):
         return (Phase(("generator",), self.average_velocity_phase),)
 
     def times(self, batch: Batch) -> Tensor:
-        """Times of a batch from the density, up to the student's first, float64 (B,)."""
-        return self.sampler.times[0] * self.density.sample_from(batch.uniform("generator/t"))
+        """Times of a batch, float64 (B,): from the density, or of the student's grid.
+
+        The density hardly ever reaches t = 1, where every sample starts.
+        """
+        spread = self.density.sample_from(batch.uniform("generator/t"))
+        grid = self.sampler.times.double()
+        place = (batch.uniform("generator/step") * len(grid)).long().clamp(max=len(grid) - 1)
+        used = batch.uniform("generator/at_grid") < self.config.at_grid
+        return torch.where(used, grid[place], spread)
 
     def average_velocity_phase(self, networks: Networks, batch: Batch) -> Loss:
         """weight ||u - sg(v - (t - r) du/dt)||^2 summed over the latent, mean over the batch."""

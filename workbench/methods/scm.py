@@ -106,7 +106,7 @@ class SCM(Method):
     """One generator step an iteration, on real latents diffused to a random angle."""
 
     roles = ("generator",)
-    heads = MappingProxyType({WEIGHT: lambda teacher: LossWeight()})
+    heads = MappingProxyType({WEIGHT: lambda network: LossWeight()})
     learns_from_pairs = True
     noise_types = ("fresh", "fixed")
 
@@ -150,8 +150,9 @@ class SCM(Method):
         return Loss(
             loss,
             {
-                "train/generator_loss": loss.detach(),
+                # The weighted objective has no sign and no scale to watch.
+                "train/generator_loss": error.detach().mean(),
+                "train/weighted": loss.detach(),
                 "train/tangent": rms(df).mean(),
-                "train/consistency_error": error.detach().mean(),
             },
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from workbench.errors import RequestError, unknown_name
 from workbench.plotting.style import paper_style
+from workbench.workspace import partial_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,7 +75,7 @@ def save_text(text: str, path: Path) -> Path:
 
 def _whole(path: Path, write: Callable[[Path], object]) -> Path:
     """Written aside and renamed: nobody ever sees half a file."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = partial_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)

@@ -23,3 +23,8 @@ def taken_elsewhere(config: RunConfig, workspace: Workspace, tracking_uri: str) 
     taken = (RunState.FINISHED, RunState.RUNNING)
     rows = list_runs(tracking_uri, limit=100, where=where)
     return next((row for row in rows if state_of(row) in taken), None)
+
+
+def host_of(row: RunRow) -> str:
+    """The machine that does or did a run, for people."""
+    return row.tags.get("host", "another machine")

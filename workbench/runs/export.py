@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ from workbench.teachers.student_pipeline import (
 )
 from workbench.training.config import RunConfig
 from workbench.training.lora import merged_network, save_adapter
-from workbench.workspace import Workspace
+from workbench.workspace import Workspace, partial_path
 
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ADAPTER = "adapter"
@@ -178,7 +177,7 @@ def _write(pipeline: Any, model: LoadedStudent, folder: Path, dtype: torch.dtype
 @contextmanager
 def _aside(folder: Path) -> Iterator[Path]:
     """A folder to write in, which becomes ``folder`` at the end, or vanishes."""
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    partial = partial_path(folder)
     try:
         partial.mkdir(parents=True)
         yield partial

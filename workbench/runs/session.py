@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -199,7 +200,13 @@ class Session:
             with self._no_picture_is_no_end(nimg):
                 grid = image_grid({"student": self.world.pictures(images)}, self.world.captions())
                 self.tracker.log_image(STUDENT_SAMPLES, grid, nimg)
-        self.last_row = self.measurement.row(model)
+        try:
+            self.last_row = self.measurement.row(model)
+        except NotFiniteError as error:
+            if not self.config.training.stability.rollback:
+                raise
+            self.listeners.on_warning(nimg, f"No score: {error}")
+            return {self.world.evaluator.headline: math.inf}
         return self.last_row.scores
 
     @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import RequestError, unknown_name
+from workbench.teachers.text_files import checked_text, read_lines, read_text
 
 FILE_KEYS = ("file", "file_name")
 """Names of the column that names an image, looked for in this order."""
@@ -41,13 +43,18 @@ def read_caption_table(path: Path, caption_key: str | None = None) -> CaptionTab
         caption_key: column of the captions; None = the first of :data:`CAPTION_KEYS`.
 
     Raises:
-        RequestError: an unknown type of file, unreadable, or a row without image or caption.
+        RequestError: an unknown type of file, unreadable, a row without image or caption, a caption
+            that is not text, or a column named for a COCO file.
     """
     kind = path.suffix.lower()
     if kind not in TABLES:
         raise unknown_name("type of caption file", kind or path.name, (*TABLES, ".txt"))
     content = TABLES[kind](path)
-    return content if isinstance(content, CaptionTable) else _table(content, caption_key)
+    if not isinstance(content, CaptionTable):
+        return _table(content, caption_key)
+    if caption_key is not None:
+        raise RequestError(f"{path} is a COCO file, which has no column {caption_key!r} to choose.")
+    return content
 
 
 def read_caption_lines(path: Path, files: Sequence[Path], images: Path) -> list[str]:
@@ -56,25 +63,13 @@ def read_caption_lines(path: Path, files: Sequence[Path], images: Path) -> list[
     Raises:
         RequestError: unreadable, or not as many lines as files.
     """
-    lines = read_text(path).splitlines()
+    lines = [line for _, line in read_lines(path)]
     if len(lines) != len(files):
         raise RequestError(
             f"{path} has {len(lines)} lines, {images} {len(files)} images: a .txt file holds one "
             "caption a line, for the files in sorted order."
         )
     return lines
-
-
-def read_text(path: Path) -> str:
-    """A file's text.
-
-    Raises:
-        RequestError: it cannot be read, or is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"Cannot read the captions {path}: {error}.") from None
 
 
 def key_of(row: Mapping[str, Any], keys: Sequence[str]) -> str | None:
@@ -87,15 +82,16 @@ _Rows = Iterable[tuple[str, Any]]
 
 def _json_lines(path: Path) -> _Rows:
     """One ``{"file": ..., "caption": ...}`` a line."""
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for where, line in read_lines(path):
         if line.strip():
-            yield f"{path} line {number}", _parsed(path, line)
+            yield where, _parsed(where, line)
 
 
 def _csv_rows(path: Path) -> _Rows:
     """A header that names the columns, then one row an image."""
     try:
-        for number, row in enumerate(csv.DictReader(read_text(path).splitlines(), strict=True), 1):
+        content = io.StringIO(read_text(path), newline="")
+        for number, row in enumerate(csv.DictReader(content, strict=True), 1):
             yield f"{path} row {number}", row
     except csv.Error as error:
         raise RequestError(f"{path} is not CSV: {error}.") from None
@@ -103,7 +99,7 @@ def _csv_rows(path: Path) -> _Rows:
 
 def _json_rows(path: Path) -> _Rows | CaptionTable:
     """COCO's annotations, or a list of ``{"file": ..., "caption": ...}``."""
-    content = _parsed(path, read_text(path))
+    content = _parsed(str(path), read_text(path))
     if isinstance(content, dict) and {"images", "annotations"} <= set(content):
         return _coco(path, content)
     if not isinstance(content, list):
@@ -129,8 +125,10 @@ def _table(rows: _Rows, caption_key: str | None) -> CaptionTable:
         caption = key_of(row, keys) if isinstance(row, dict) else None
         if file is None or caption is None:
             wanted = caption_key or "caption"
-            raise RequestError(f'{where} is not {{"file": ..., "{wanted}": ...}}: {str(row)[:60]}.')
-        captions.setdefault(str(row[file]), "" if row[caption] is None else str(row[caption]))
+            raise RequestError(
+                f'{where} is not {{"file": ..., "{wanted}": ...}}: {repr(row)[:60]}.'
+            )
+        captions.setdefault(checked_text(where, row[file]), checked_text(where, row[caption]))
     return CaptionTable(captions, "captions by file name")
 
 
@@ -140,15 +138,15 @@ def _coco(path: Path, content: Mapping[str, Any]) -> CaptionTable:
         notes = sorted(content["annotations"], key=lambda note: int(note["id"]))
         first: dict[str, str] = {}
         for note in notes:
-            caption = " ".join(str(note["caption"]).split())
-            first.setdefault(names[int(note["image_id"])], caption)
+            caption = checked_text(f"{path} annotation {note['id']}", note["caption"])
+            first.setdefault(names[int(note["image_id"])], " ".join(caption.split()))
     except (KeyError, TypeError, ValueError) as error:
         raise RequestError(f"{path} is no COCO annotation file: {error!r}.") from None
     return CaptionTable(first, "COCO, each image's first caption", is_coco=True)
 
 
-def _parsed(path: Path, text: str) -> Any:
+def _parsed(where: str, text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise RequestError(f"{path} is not JSON: {error}.") from None
+        raise RequestError(f"{where} is not JSON: {error}.") from None

@@ -23,11 +23,12 @@ from torch import Tensor
 
 from workbench.errors import RequestError
 from workbench.teachers.folder import component_fingerprint
-from workbench.teachers.pair_images import BadImageError, LoadedImage, PairImages
+from workbench.teachers.pair_images import DECODING, BadImageError, LoadedImage, PairImages
 from workbench.teachers.pair_listing import TOLERATED, Skipped
 from workbench.teachers.pipeline import PipelineTeacher
 from workbench.teachers.pretrain import Progress, silent
 from workbench.teachers.sealed import SealedFolder, Shards, open_sealed, write_sealed
+from workbench.workspace import partial_path
 
 _AUTOENCODER = ("vae",)
 _MOST_ROWS = 4096
@@ -48,6 +49,7 @@ def latents_identity(teacher: PipelineTeacher, images: PairImages) -> str:
     vae = teacher.pipeline.vae
     facts = {
         "images": images.identity,
+        "decoding": DECODING,
         "autoencoder": component_fingerprint(teacher.folder, _AUTOENCODER),
         "resolution": teacher.resolution,
         "dtype": str(vae.dtype),
@@ -239,7 +241,7 @@ def write_skipped(folder: Path, skipped: Iterable[Skipped]) -> Path:
     """The list of what is left out: one a line, its place, a tab, the reason."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / SKIPPED_FILE
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial = partial_path(file)
     lines = (f"{item.where}\t{item.reason}\n" for item in skipped)
     partial.write_text("".join(lines), encoding="utf-8")
     return partial.replace(file)

@@ -10,11 +10,11 @@ from workbench.teachers.caption_files import (
     CaptionTable,
     read_caption_lines,
     read_caption_table,
-    read_text,
 )
 from workbench.teachers.image_files import SUFFIXES, list_images
 from workbench.teachers.pair_images import FileImages
 from workbench.teachers.pair_listing import PairListing, match
+from workbench.teachers.text_files import read_text
 
 LINES = ".txt"
 CAPTION_FILES = tuple(
@@ -33,7 +33,8 @@ def list_folder(
             beside each image.
 
     Raises:
-        RequestError: no images, unreadable captions, or too many halves of pairs.
+        RequestError: no images, unreadable captions, a caption column where there are no columns,
+            or too many halves of pairs.
     """
     shards = sorted(folder.glob("*.tar"))
     if shards and not any(f.suffix.lower() in SUFFIXES for f in folder.rglob("*")):
@@ -47,6 +48,11 @@ def list_folder(
         captions = next(found, None)
     elif not captions.is_file():
         raise RequestError(f"There is no file of captions {captions}.")
+    if caption_key is not None and (captions is None or captions.suffix.lower() == LINES):
+        raise RequestError(
+            f"data.caption_column={caption_key} needs a file of captions with columns "
+            f"({', '.join(TABLES)}); {folder} has {'none' if captions is None else captions.name}."
+        )
     if captions is None:
         texts: dict[str, str | None] = dict(_beside(folder, files))
     elif captions.suffix.lower() == LINES:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +17,12 @@ from torch import Tensor
 
 from workbench.teachers.digits import load_digits_images
 from workbench.teachers.image_files import centre_square
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+DECODING = 2
+"""Counted up whenever an image file gives other pixels than before."""
 
 
 class BadImageError(Exception):
@@ -121,6 +128,8 @@ def _digits(size: int) -> Tensor:
 def decode_square(content: bytes, size: int) -> Tensor:
     """An image file's middle square, float32 (3, size, size) in [0, 1], turned as its EXIF says.
 
+    Grey of 16 bits is scaled to 8; what is transparent is laid on white.
+
     Raises:
         BadImageError: undecodable, or smaller than ``size``.
     """
@@ -131,7 +140,7 @@ def decode_square(content: bytes, size: int) -> Tensor:
             if min(picture.size) < size:  # told by the header, before anything is decoded
                 width, height = picture.size
                 raise BadImageError(f"is {width} x {height}, smaller than {size} x {size}")
-            turned = ImageOps.exif_transpose(picture).convert("RGB")
+            turned = _in_rgb(ImageOps.exif_transpose(picture))
         pixels = np.asarray(centre_square(turned, size))
     except BadImageError:
         raise
@@ -139,6 +148,18 @@ def decode_square(content: bytes, size: int) -> Tensor:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadImageError(f"cannot be decoded: {reason[:200]}") from error
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255.0
+
+
+def _in_rgb(picture: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    if picture.mode.startswith("I"):  # convert would clip 16 bits at 255
+        grey = np.asarray(picture).astype(np.float64).clip(0, 65535) / 257
+        return Image.fromarray(np.rint(grey).astype(np.uint8)).convert("RGB")
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
 
 
 def listing_hash(rows: Iterable[object]) -> str:

@@ -20,6 +20,7 @@ from workbench.teachers.caption_files import CAPTION_KEYS, key_of
 from workbench.teachers.image_files import SUFFIXES
 from workbench.teachers.pair_images import StoredImages, listing_hash
 from workbench.teachers.pair_listing import PairListing, match
+from workbench.teachers.text_files import checked_text
 
 SHARD = ".tar"
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -119,7 +120,11 @@ def expand_braces(pattern: str) -> Iterator[str]:
 
 
 def _samples(shard: Path) -> Mapping[str, Mapping[str, tarfile.TarInfo]]:
-    """Key -> file type -> member."""
+    """Key -> file type -> member.
+
+    Raises:
+        RequestError: unreadable, damaged or cut off.
+    """
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
     try:
         with tarfile.open(shard, "r:") as tar:
@@ -129,9 +134,27 @@ def _samples(shard: Path) -> Mapping[str, Mapping[str, tarfile.TarInfo]]:
                 if member.isfile() and stem and dot:
                     sample = samples.setdefault(f"{folder}{slash}{stem}", {})
                     sample[f".{kind.lower()}"] = member
+            _check_end(shard, tar.offset)
     except (tarfile.TarError, OSError) as error:
         raise RequestError(f"Cannot read the shard {shard}: {error}.") from None
     return samples
+
+
+def _check_end(shard: Path, offset: int) -> None:
+    """Refuse a shard whose members end elsewhere than at the end's mark: tarfile passes over that.
+
+    Args:
+        offset: where no further member was found, in bytes.
+
+    Raises:
+        RequestError: no block of zeros is there.
+    """
+    with shard.open("rb") as file:
+        file.seek(offset)
+        block = file.read(tarfile.BLOCKSIZE)
+    if block != bytes(tarfile.BLOCKSIZE):
+        found = "is cut off" if len(block) < tarfile.BLOCKSIZE else "has a damaged header"
+        raise RequestError(f"The shard {shard} {found} at byte {offset}.")
 
 
 def _caption(
@@ -149,7 +172,9 @@ def _caption(
         raise RequestError(f"{shard}: {member.name} is not JSON: {error}.") from None
     keys = CAPTION_KEYS if caption_key is None else (caption_key,)
     key = key_of(content, keys) if isinstance(content, dict) else None
-    return None if key is None or content[key] is None else str(content[key])
+    if key is None or content[key] is None:
+        return None
+    return checked_text(f"{shard}: {member.name}", content[key])
 
 
 def _text(shard: Path, member: tarfile.TarInfo) -> str:

@@ -23,6 +23,7 @@ from workbench.teachers.hf_datasets import (
     dataset_errors,
     open_dataset,
 )
+from workbench.teachers.text_files import checked_text, read_lines
 
 EMBEDDED = "digits"
 
@@ -91,7 +92,7 @@ def read_prompts(config: PromptsConfig) -> PromptSet:
     for where, value in _rows(config):
         if config.limit is not None and len(prompts) == config.limit:
             break
-        text = _checked(where, value)
+        text = checked_text(where, value)
         if text.strip():
             prompts.append(text)
         else:
@@ -100,18 +101,6 @@ def read_prompts(config: PromptsConfig) -> PromptSet:
         found = f"only {dropped} empty ones" if dropped else "nothing"
         raise RequestError(f"The prompt source {config.source!r} holds no prompts: {found}.")
     return PromptSet(config.source, tuple(prompts), dropped)
-
-
-def _checked(where: str, value: Any) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise RequestError(f"{where} holds {type(value).__name__}, not text: {str(value)[:60]!r}.")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise RequestError(f"{where} holds half a character (a lone surrogate).") from None
-    return value
 
 
 def _rows(config: PromptsConfig) -> Iterator[Row]:
@@ -137,12 +126,12 @@ def _rows(config: PromptsConfig) -> Iterator[Row]:
 
 def _text_rows(path: Path, column: str | None) -> Iterator[Row]:
     """One prompt a line."""
-    return _lines(path)
+    return read_lines(path)
 
 
 def _json_rows(path: Path, column: str | None) -> Iterator[Row]:
     """One JSON object a line."""
-    for where, line in _lines(path):
+    for where, line in read_lines(path):
         if not line.strip():
             yield where, None
             continue
@@ -156,20 +145,6 @@ def _json_rows(path: Path, column: str | None) -> Iterator[Row]:
             )
         column = _column(column, row, where)
         yield where, row[column]
-
-
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Lines without their ends, each with its place."""
-    with path.open("rb") as content:
-        for number, line in enumerate(content, 1):
-            where = f"{path} line {number}"
-            try:
-                yield where, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise RequestError(
-                    f"{where} is not UTF-8 (byte {error.start + 1}: 0x{line[error.start]:02x}). "
-                    "Save the file as UTF-8."
-                ) from None
 
 
 def _parquet_rows(path: Path, column: str | None) -> Iterator[Row]:

@@ -22,7 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from workbench.errors import WorkbenchError
-from workbench.workspace import write_json
+from workbench.workspace import partial_path, write_json
+
+_PARTIAL = ".partial"
 
 
 def seal_of(file: Path) -> Path:
@@ -36,7 +38,7 @@ def write_sealed(file: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         WorkbenchError: it cannot be written.
     """
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    partial = partial_path(file, _PARTIAL)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file(dict(tensors), partial)
@@ -112,7 +114,7 @@ class SealedFolder(ABC):
 
     def sweep(self) -> int:
         """Delete what is damaged or was cut off; returns how many shards. Only while locked."""
-        for partial in self.folder.glob(".*.partial"):
+        for partial in self.folder.glob(f".*{_PARTIAL}"):
             partial.unlink()
         damaged = [file for file in self.folder.glob("*.safetensors") if open_sealed(file) is None]
         for file in damaged:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -202,7 +203,11 @@ class Engine:
         scores = self.ranks.from_main(dict(self.evaluate(self.state.nimg, self.average)))
         values = {f"eval/{name}": value for name, value in scores.items()}
         headline, score = next(iter(scores.items()), (BEST_METRIC, None))
-        improved = score is not None and (self.state.best is None or score < self.state.best)
+        improved = (
+            score is not None
+            and math.isfinite(score)
+            and (self.state.best is None or score < self.state.best)
+        )
         if improved:
             self.state.best, self.state.best_nimg = score, self.state.nimg
         if self.state.best is not None and self.state.best_nimg is not None:
@@ -251,10 +256,13 @@ class Engine:
         state, settings = self.state, self.config.training.stability
         path = self.checkpoints.newest(state.nimg, state.stability.good)
         if path is None:
+            state.stability.good = None  # the next trouble that cannot be borne ends the run
+            self.listener.on_warning(state.nimg, "No good checkpoint is left to roll back to.")
             return False
         then = self.checkpoints.restore(path, self._stateful())
         state.stability.rolled_back(state.nimg, then.stability)
         state.skipped_in_a_row = {}
+        state.sums, state.counts = {}, {}
         count = state.stability.rollbacks
         text = (
             f"Rolled back to the weights of {then.nimg / 1000:g} kimg; learning rates are now "

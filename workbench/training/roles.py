@@ -74,11 +74,11 @@ def build_roles(student: Student, config: RunConfig, method: Method, ranks: Rank
         roles = _adapters(student, config, config.training.lora, method.roles, ranks)
     for network in (roles.trained[GENERATOR], roles.average):
         _guided(network, config)
-    return replace(roles, heads=_heads(roles.teacher, config, method, ranks))
+    return replace(roles, heads=_heads(roles.trained[GENERATOR], config, method, ranks))
 
 
 def _heads(
-    teacher: VelocityNetwork, config: RunConfig, method: Method, ranks: Ranks
+    network: VelocityNetwork, config: RunConfig, method: Method, ranks: Ranks
 ) -> Mapping[str, nn.Module]:
     """The method's own modules, float32; their first weights depend on the run's seed alone."""
     if not method.heads:
@@ -87,7 +87,7 @@ def _heads(
     for name, make in method.heads.items():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            heads[name] = make(teacher).to(ranks.device)
+            heads[name] = make(network).to(ranks.device)
         ranks.shard(heads[name], ())
     return heads
 
