@@ -92,10 +92,9 @@ def collect(runs: Sequence[RunFolder]) -> Collected:
     samples: dict[str, NDArray[np.float32]] = {}
     for run, config, _ in found:
         for caption, drawn in read_samples(run.figures / SAMPLES_FILE).items():
-            own = caption.startswith("student")
-            samples.setdefault(
-                f"{labels[config.variant_fingerprint()]}: {caption}" if own else caption, drawn
-            )
+            name = labels[config.variant_fingerprint()]
+            of_whom = caption.replace("student", name) if caption.startswith("student") else caption
+            samples.setdefault(of_whom, drawn)
     shown = {TRUTH: truth(mixture, len(next(iter(samples.values())))), **samples}
     floor = found[0][2]["floor"]
     return Collected(pd.DataFrame(rows), shown, mode_frame(shown, mixture), floor, mixture)

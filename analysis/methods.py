@@ -5,7 +5,8 @@
 Lines are means over seeds, bands reach from the lowest to the highest seed, dashed lines are the
 undistilled teacher. A network evaluation is one sample through one network, forward or backward.
 The table, also on stdout, has each method's score at the cost that all of them reached, with 95 %
-intervals over seeds: at equal images, at equal network evaluations and at equal seconds.
+intervals over seeds: at equal images, at equal network evaluations and at equal seconds, each
+interpolated between the evaluations around it. Finished runs only.
 """
 
 from __future__ import annotations
@@ -69,10 +70,19 @@ def reached_by_all(frame: pd.DataFrame, cost: Cost) -> float:
 
 
 def at_cost(rows: pd.DataFrame, cost: Cost, limit: float) -> Estimate | None:
-    """Over the runs in ``rows``: FID at the last evaluation within a limit of the cost."""
-    inside = rows[(rows[cost.column] <= limit * (1 + 1e-9)) & rows[METRIC].notna()]
-    last = inside.sort_values("kimg").groupby("run")[METRIC].last()
-    return estimate([float(value) for value in last]) if len(last) else None
+    """Over the runs in ``rows``: FID at a cost, log-linear between the evaluations around it.
+
+    Methods are evaluated at different costs: the last evaluation within the limit would be an
+    earlier one for those that are evaluated seldom.
+    """
+    import numpy as np
+
+    known = rows[rows[METRIC].notna() & (rows[METRIC] > 0)].sort_values("kimg")
+    values = [
+        float(np.exp(np.interp(limit, own[cost.column], np.log(own[METRIC]))))
+        for _, own in known.groupby("run")
+    ]
+    return estimate(values) if values else None
 
 
 def compare_costs(frame: pd.DataFrame, levels: pd.DataFrame) -> Table:
@@ -167,7 +177,7 @@ def _draw_panel(axes: Axes, frame: pd.DataFrame, cost: Cost) -> None:
 def draw(options: argparse.Namespace) -> Drawing:
     workspace = open_workspace(options.workspace)
     uri = options.tracking_uri or default_uri(workspace.root)
-    selection = select(uri, workspace, [options.experiment])
+    selection = select(uri, workspace, [options.experiment], finished=True)
     frame, levels = collect(selection.groups), level_frame(selection.groups)
     table = compare_costs(frame, levels)
     return Drawing(

@@ -44,14 +44,15 @@ def rows(methods: ModuleType, groups: list[Group]) -> dict[str, dict[str, str]]:
 
 
 def test_each_budget_is_what_all_methods_reached(methods: ModuleType, groups: list[Group]) -> None:
-    """dmd ends at 128,000 evaluations: there sid is at 6.4 kimg, and dmd2 has not moved."""
+    """dmd ends at 128,000 evaluations: there sid is at 10.7 kimg, and dmd2 is at 3.3."""
     found = rows(methods, groups)
     assert list(found)[:3] == ["dmd", "sid", "dmd2"]
     heads = [head for head in found["sid"] if head.startswith("FID at")]
     assert heads == ["FID at 12.8 kimg", "FID at 0.128 M evaluations", "FID at 2 s"]
-    assert [found["sid"][head][:5] for head in heads] == ["0.510", "1.020", "0.510"]
+    # Halving between 6.4 and 12.8 kimg: 1.02 / 2^(2/3).
+    assert [found["sid"][head][:5] for head in heads] == ["0.510", "0.643", "0.510"]
     assert [found["dmd"][head][:5] for head in heads] == ["0.610"] * 3
-    assert [found["dmd2"][head][:5] for head in heads] == ["0.410", "2.000", "0.410"]
+    assert [found["dmd2"][head][:5] for head in heads] == ["0.410", "1.266", "0.410"]
     assert found["dmd2"]["evaluations an image"] == "39.0"
     assert found["teacher, 4 steps"]["FID at 12.8 kimg"] == "0.800"
 
@@ -64,7 +65,8 @@ def test_a_longer_run_counts_at_the_shorter_ones_budget(
     scores = {"fid": (2.0, 1.9, 0.7), "alignment": (0.8, 0.8, 0.9)}
     curve = replace(run.curve, nimg=(0, 12800, 38400), scores=scores, evaluations=(0, 64e3, 192e3))
     found = rows(methods, [*groups, replace(long, runs=(replace(run, curve=curve),))])
-    assert found["scm"]["FID at 12.8 kimg"] == found["scm"]["FID at 0.128 M evaluations"] == "1.900"
+    assert found["scm"]["FID at 12.8 kimg"] == "1.900"
+    assert found["scm"]["FID at 0.128 M evaluations"] == "1.153"  # half of the way, in logarithms
     assert (found["scm"]["last kimg"], found["scm"]["FID there"]) == ("38.4", "0.700")
 
 
