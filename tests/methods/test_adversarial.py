@@ -141,3 +141,27 @@ def test_one_evaluation_serves_velocity_and_features(networks: Networks, batch: 
 def test_without_pairs_nothing_is_learned(networks: Networks, batch: Batch) -> None:
     with pytest.raises(ValueError, match="no image-text pairs"):
         method().discriminating_phase(networks, replace(batch, pairs=None))
+
+
+def test_without_prompts_both_kinds_go_without(networks: Networks, batch: Batch) -> None:
+    """Zero-CFG: else the discriminator would learn who was given a prompt."""
+    ours = method(0.0, fake_weight=0.25)
+    alone = method(0.0, fake_weight=0.0)
+    at = ours.generated(networks, batch, "fake_score")
+    real, eps = batch.real("fake_score"), batch.normal("fake_score/real_eps")
+    mixed = (1 - at.t.view(-1, 1, 1)) * real.latents + at.t.view(-1, 1, 1) * eps
+    tokens, empty = networks.fake_score.module, EMPTY.expand(COUNT)
+    expected = 0.25 * (
+        bce(tokens.features(mixed, at.t, empty), 1.0).mean()
+        + bce(tokens.features(at.x_t, at.t, empty), 0.0).mean()
+    )
+    whole = ours.discriminating_phase(networks, batch).value
+    without = alone.discriminating_phase(networks, batch).value
+    torch.testing.assert_close(whole - without, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["sid2a", "dmd2", "f_distill"])
+def test_a_discriminator_sees_what_it_learnt_on(name: str) -> None:
+    half = GuidanceConfig(train_fake=0.0, eval_fake=1.0)
+    with pytest.raises(ValueError, match="both be 0 or neither"):
+        make_method(METHODS[name](guidance=half), GeneratorConfig())

@@ -126,3 +126,17 @@ def test_markdown_is_a_table(make_row: MakeRow) -> None:
         "| a | 1 | 1.000 | 1.000 | 1.000 | 1.000 |",
         "| b | 1 | 2.000 | 2.000 | 2.000 | 2.000 |",
     ]
+
+
+def test_tables_name_whom_the_others_are_held_against(make_row: MakeRow) -> None:
+    """Not the best, if one seed alone vouches for it; and what else was measured stands beside."""
+    rows = [
+        make_row("lucky", 0, [(0, 2.0), (1, 0.5)], alignment=0.9),
+        *(make_row("steady", seed, [(0, 2.0), (1, 0.6)], alignment=0.8) for seed in (0, 1)),
+        *(make_row("worse", seed, [(0, 2.0), (1, 0.9)], alignment=0.7) for seed in (0, 1)),
+    ]
+    _, verdicts, beside = all_tables(compare(make_groups(rows)))
+    assert "against steady" in verdicts.title
+    assert [row[0] for row in verdicts.rows] == ["lucky", "worse"]
+    assert beside.columns[1] == "alignment at 1 kimg"
+    assert [row[1][:5] for row in beside.rows] == ["0.900", "0.800", "0.700"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from tests.helpers import EMPTY
 from tests.training.test_engine import ALONE
+from workbench.errors import RequestError
 from workbench.flow import NoiseSource
 from workbench.methods import METHODS, Batch, FewStepSampler, Pairs
 from workbench.teachers.base import Conditioning, VelocityNetwork
@@ -231,3 +233,10 @@ def test_micro_batches_change_nothing_but_rounding(name: str) -> None:
         ended.append(whole_state(engine))
     for key, value in ended[0].items():
         torch.testing.assert_close(value, ended[1][key], rtol=2e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if needs_pairs(name)])
+def test_a_method_of_data_is_refused_without(name: str) -> None:
+    without = replace(student(name), pairs=None)
+    with pytest.raises(RequestError, match=f"{name!r} learns from image-text pairs, and there are"):
+        Engine(settings(name, BRIEF), without, ALONE)

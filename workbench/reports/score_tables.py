@@ -16,10 +16,9 @@ def tables_of_scores(comparison: ScoreComparison) -> list[Table]:
     arrow = "↓" if comparison.lower_is_better else "↑"
     columns = ["variant", "seeds", "kimg", f"{comparison.metric} {arrow}", "95 % interval", "over"]
     rows = [_cells(result) for result in comparison.results]
-    best = comparison.results[0].group.label
     found = [
         Table(f"{what}; {how}", columns, rows),
-        judged(comparison.verdicts, f"{what}: against {best} (Welch, over seeds)"),
+        judged(comparison.verdicts, what),
     ]
     return [table for table in found if table.rows]
 

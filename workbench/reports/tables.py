@@ -20,6 +20,7 @@ from workbench.reports.comparison import (
 )
 from workbench.reports.groups import Group
 from workbench.reports.statistics import Difference, Estimate
+from workbench.tracking.curve import LOWER_IS_BETTER
 
 _TITLES = {"fid": "FID", "sliced_w2": "sliced W2"}
 _STATISTICS = (AT_KIMG, AT_SECONDS, BEST, LAST)
@@ -82,7 +83,7 @@ def headings(comparison: Comparison) -> dict[str, str]:
 def side_table(comparison: Comparison) -> Table:
     """What else decides: the other scores at equal kimg, and the student's cost."""
     known = {name for result in comparison.results for name in result.scores}
-    others = [name for name in _TITLES if name in known - {comparison.metric}]
+    others = [name for name in LOWER_IS_BETTER if name in known - {comparison.metric}]
     rows = [
         [
             result.group.label,
@@ -97,14 +98,14 @@ def side_table(comparison: Comparison) -> Table:
 
 
 def verdict_table(comparison: Comparison) -> Table:
-    """Every group against the best one."""
-    best = comparison.results[0].group.label
-    title = f"{title_of(comparison.metric)} at {comparison.kimg:g} kimg, against {best} (Welch)"
+    """Every group against the best that several seeds vouch for."""
+    title = f"{title_of(comparison.metric)} at {comparison.kimg:g} kimg"
     return judged(comparison.verdicts, title)
 
 
-def judged(verdicts: Sequence[Verdict], title: str) -> Table:
-    """Verdicts, a row each."""
+def judged(verdicts: Sequence[Verdict], what: str) -> Table:
+    """Verdicts, a row each; the title says against which group."""
+    title = f"{what}, against {verdicts[0].best} (Welch, over seeds)" if verdicts else what
     columns = ["variant", "difference", "95 % interval", "verdict"]
     rows = [[verdict.label, *difference(verdict.difference), verdict.words] for verdict in verdicts]
     return Table(title, columns, rows)

@@ -15,7 +15,7 @@ from workbench.errors import RequestError
 from workbench.evaluation import Sampler
 from workbench.evaluation.images import check_equal_sizes, hash_files, read_images
 from workbench.runs.evaluate_pipeline import PipelineSource, class_name
-from workbench.runs.folder import RunFolder, find_run
+from workbench.runs.folder import RunFolder
 from workbench.runs.measure import EncodedPrompts, Encodings, Samplers
 from workbench.runs.models import LoadedModel, LoadedStudent, load_model
 from workbench.teachers import PipelineTeacher
@@ -127,10 +127,13 @@ class ModelSource:
 
     @cached_property
     def run(self) -> tuple[RunFolder, int] | None:
+        """None for a run of another workspace: its scores belong into that one's lab book."""
         model = self.model
-        if not isinstance(model, LoadedStudent) or model.record is not None:
+        if not isinstance(model, LoadedStudent) or model.run is None:
             return None
-        return find_run(self._workspace, model.name), model.nimg
+        if not model.run.path.resolve().is_relative_to(self._workspace.root.resolve()):
+            return None
+        return model.run, model.nimg
 
     def kind(self) -> str:
         return "student" if isinstance(self.model, LoadedStudent) else "teacher"

@@ -124,11 +124,13 @@ class LoadedStudent(LoadedModel):
         config: of its run.
         nimg: images that it was trained on.
         record: of an exported one.
+        run: the run whose newest, or asked-for, checkpoint it is.
     """
 
     config: RunConfig
     nimg: int
     record: StudentRecord | None = None
+    run: RunFolder | None = None
 
     @property
     def default_steps(self) -> tuple[int, ...]:
@@ -242,7 +244,7 @@ def _of_run(
     teacher = load_run_teacher(config, folder, device, text)
     _check_same_teacher(run, checkpoint, teacher)
     network, nimg = _averaged(config, checkpoint, teacher)
-    return LoadedStudent(run.name, teacher, network, config, nimg)
+    return LoadedStudent(run.name, teacher, network, config, nimg, run=run)
 
 
 def _averaged(

@@ -19,6 +19,7 @@ from workbench.training.engine import Engine, Evaluate
 from workbench.training.events import Listener
 from workbench.training.parallel import joined_ranks, whole_state
 from workbench.training.roles import Student, student_network
+from workbench.training.streams import PairRows
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def distill(
     start: nn.Module | None = None,
     prompts: Conditioning | None = None,
     uncond: Conditioning | None = None,
+    pairs: PairRows | None = None,
     folder: Path | None = None,
     listener: Listener | None = None,
     evaluate: Evaluate | None = None,
@@ -74,6 +76,7 @@ def distill(
         start: a module with the same ``velocity``, where student and fake score start.
         prompts: encoded prompts, drawn in random order, for a prompted teacher.
         uncond: one row that encodes the empty prompt, needed for guidance other than 1.
+        pairs: latents with their prompts, for a method that learns from data.
         folder: where checkpoints go; the same call resumes from them.
 
     Raises:
@@ -95,7 +98,7 @@ def distill(
         config = with_overrides(RunConfig(), config)
     shape = tuple(teacher.latent_shape)
     own_start = OwnVelocity(start) if start is not None else None
-    student = Student(_own(teacher), shape, prompts, uncond, own_start)
+    student = Student(_own(teacher), shape, prompts, uncond, own_start, pairs=pairs)
     with joined_ranks() as ranks:
         engine = Engine(config, student, ranks, folder, listener, evaluate)
         engine.train()

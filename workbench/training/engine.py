@@ -71,6 +71,10 @@ class Engine:
         self.evaluate = evaluate
         self.noise = NoiseSource(config.seed)
         self.method = make_method(config.method, config.generator)
+        if self.method.learns_from_pairs and not student.pairs:
+            raise RequestError(
+                f"method {config.method.name!r} learns from image-text pairs, and there are none."
+            )
         roles = build_roles(student, config, self.method, ranks)
         uncond = student.uncond.to(ranks.device) if student.uncond else None
         self.networks = Networks(roles.teacher, roles.trained, uncond, roles.heads)
