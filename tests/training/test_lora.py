@@ -399,12 +399,12 @@ def test_two_ranks_follow_one(tmp_path: Path) -> None:
     )
     (twos_continued,) = distil_cases([(tmp_path / "two", 0.24)])
     for one, two in zip(ones, twos, strict=True):
-        assert len(one.losses) == 10 * 6
+        assert len(one.losses) == 10 * 7
         assert_close(one.losses, two.losses)
         assert max(two.shares) < 0.7 * one.shares[0]
         assert one.base_change == two.base_change == 0
     for one, two in zip(twos_continued, ones_continued, strict=True):
-        assert len(one.losses) == 5 * 6
+        assert len(one.losses) == 5 * 7
         assert_close(one.losses, two.losses)
     # Recomputing changes no result.
     assert_close(ones[0].losses, ones[1].losses)
