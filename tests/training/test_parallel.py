@@ -81,7 +81,9 @@ def test_a_refused_request_stays_one() -> None:
 def assert_close(left, right) -> None:
     assert [point[:2] for point in left] == [point[:2] for point in right]
     for (_, name, a), (_, _, b) in zip(left, right, strict=True):
-        assert a == pytest.approx(b, rel=1e-5, abs=1e-5), name
+        # Along the direction of a gap that is nearly nothing at first: rounding turns it.
+        rel = 1e-3 if name == "train/score_drag" else 1e-5
+        assert a == pytest.approx(b, rel=rel, abs=1e-5), name
 
 
 def test_two_ranks_follow_one(tmp_path: Path) -> None:
