@@ -86,13 +86,26 @@ def draw(options: argparse.Namespace) -> Drawing:
         raise RequestError(
             "Name models with --model, or files as CAPTION=FILE.npz: one of the two."
         )
-    rows, prompts = _of_models(options) if options.model else _of_files(options.rows)
+    rows, prompts = _of_models(options) if options.model else _of_files(options)
     return Drawing({"": plot(rows, prompts)}, {"": collect(rows, prompts)})
 
 
-def _of_files(arguments: Sequence[str]) -> tuple[Rows, Sequence[str]]:
-    read = [read_row(argument) for argument in arguments]
-    return {caption: images for caption, images, _ in read}, read[0][2]
+def _of_files(options: argparse.Namespace) -> tuple[Rows, Sequence[str]]:
+    given = {
+        "--prompt": bool(options.prompt),
+        "--seed": options.seed is not None,
+        "--no-teacher": options.no_teacher,
+    }
+    useless = [option for option, there in given.items() if there]
+    if useless:
+        raise RequestError(f"{useless[0]} is of what --model draws; files are shown as they are.")
+    read = [read_row(argument) for argument in options.rows]
+    rows: dict[str, NDArray[Any]] = {}
+    for caption, images, _ in read:
+        if caption in rows:
+            raise RequestError(f"Two files are called {caption!r}: give each its own CAPTION.")
+        rows[caption] = images
+    return rows, read[0][2]
 
 
 def _of_models(options: argparse.Namespace) -> tuple[Rows, Sequence[str]]:
@@ -103,7 +116,7 @@ def _of_models(options: argparse.Namespace) -> tuple[Rows, Sequence[str]]:
     prompts = options.prompt or one_prompt_per_digit()
     workspace = open_workspace(options.workspace)
     teachers = not options.no_teacher
-    drawn = draw_models(workspace, asked, prompts, options.seed, teachers=teachers)
+    drawn = draw_models(workspace, asked, prompts, options.seed or 0, teachers=teachers)
     return image_arrays(drawn), prompts
 
 
@@ -113,7 +126,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt", nargs="+", default=[], help="one a column (default: one per digit)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the first column's noise")
+    parser.add_argument("--seed", type=int, help="of the first column's noise (default: 0)")
     parser.add_argument("--no-teacher", action="store_true", help="only the models named")
 
 

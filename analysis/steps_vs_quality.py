@@ -7,8 +7,9 @@ FID against network evaluations (left) and against milliseconds per image (right
 means over seeds with 95 % intervals, at every step count that their runs measured; large filled:
 all K steps. The grey staircase is the front: ringed points whose FID no cheaper one reaches.
 The teacher's points come from the runs' final tables and from what ``workbench evaluate`` kept in
-the workspace by the same protocol; so do the students' times, for runs that were evaluated so. To
-compare times, evaluate all of them one after the other on a machine that does nothing else.
+the workspace by the same protocol, guidance and weights. The students' times come from there too,
+for runs that were evaluated by their own protocol. To compare times, evaluate all of them one after
+the other on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from workbench.plotting import (
 )
 from workbench.reports.frames import STUDENT, TEACHER, final_frame, over_seeds, student_names
 from workbench.reports.groups import Group
-from workbench.reports.kept_evaluations import kept_rows
+from workbench.reports.kept_evaluations import TeacherCall, kept_rows, teacher_call
 from workbench.reports.references import select
 from workbench.reports.variant_panels import MARKERS
 from workbench.tracking import default_uri
@@ -112,18 +113,29 @@ def _kept(
     groups: Sequence[Group], workspace: Workspace, several: bool
 ) -> tuple[list[dict[str, object]], tuple[str, ...]]:
     protocols = {run.protocol for group in groups for run in group.runs}
-    rows: list[dict[str, object]] = []
+    rows: dict[tuple[str, int], dict[str, object]] = {}
     other = 0
     for teacher in dict.fromkeys(group.teacher for group in groups):
+        own, line = _call_of(groups, workspace, teacher), teacher if several else TEACHER
         for row in kept_rows(workspace, TEACHER, teacher):
-            if row.protocol not in protocols:
+            if row.protocol not in protocols or row.call != own:
                 other += 1
                 continue
-            head = {"line": teacher if several else TEACHER, "model": TEACHER, "steps": row.steps}
+            head = {"line": line, "model": TEACHER, "steps": row.steps}
             costs = {"nfe": row.nfe, "ms_per_image": row.ms_per_image, "n": 1}
-            rows.append({**head, "trained_steps": None, **costs, **row.scores})
-    note = f"{other} kept evaluations were made by another protocol than the runs'; left out."
-    return rows, (note,) if other else ()
+            rows[line, row.steps] = {**head, "trained_steps": None, **costs, **row.scores}
+    note = (
+        f"{other} kept evaluations were not made by the protocol, guidance and teacher's weights "
+        "of the runs' own tables; left out."
+    )
+    return list(rows.values()), (note,) if other else ()
+
+
+def _call_of(groups: Sequence[Group], workspace: Workspace, teacher: str) -> TeacherCall | None:
+    """How the first group sampled a teacher: its are the points that kept ones stand among."""
+    first = next(group for group in groups if group.teacher == teacher)
+    calls = {teacher_call(workspace, run) for run in first.runs} - {None}
+    return calls.pop() if len(calls) == 1 else None
 
 
 def front(costs: Sequence[float], values: Sequence[float]) -> list[bool]:

@@ -47,6 +47,7 @@ DIGITS_SHOWN = 6  # of ten prompts: each wording once
 _COLUMNS = {"fid": ("FID", "{:.2f}", 0.34), "alignment": ("alignment", "{:.3f}", 1.12)}
 """Score to its heading, its format, and where its column stands, in inches from the images."""
 _BESIDE = 1.6
+_NO_SEED = "Logged pictures have the runs' own noise: drop --seed."
 
 
 class Row(NamedTuple):
@@ -226,6 +227,8 @@ def teacher_scores(groups: Sequence[Group]) -> dict[str, dict[str, float]]:
 
 
 def draw(options: argparse.Namespace) -> Drawing:
+    if options.source == "logged" and options.seed is not None:
+        raise RequestError(_NO_SEED)
     workspace = open_workspace(options.workspace)
     uri = options.tracking_uri or default_uri(workspace.root)
     selection = select(uri, workspace, [options.experiment], finished=True)
@@ -235,10 +238,12 @@ def draw(options: argparse.Namespace) -> Drawing:
     try:
         if options.source == "logged":
             raise WorkbenchError("")
-        rows, teacher = from_checkpoints(workspace, groups, prompts, options.seed)
+        rows, teacher = from_checkpoints(workspace, groups, prompts, options.seed or 0)
     except WorkbenchError as error:
         if options.source == "checkpoints":
             raise
+        if options.seed is not None:
+            raise RequestError(f"{error} {_NO_SEED}") from error
         rows = from_pictures(uri, groups, prompts)
         notes += [f"Images are from the runs' logged pictures: {error}"] if str(error) else []
     frame = collect(groups)
@@ -256,7 +261,7 @@ def draw(options: argparse.Namespace) -> Drawing:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", nargs="+", default=[], help="one a column")
-    parser.add_argument("--seed", type=int, default=0, help="of the first column's noise")
+    parser.add_argument("--seed", type=int, help="of the first column's noise (default: 0)")
     parser.add_argument(
         "--source",
         choices=("auto", "checkpoints", "logged"),

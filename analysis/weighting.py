@@ -124,7 +124,7 @@ def plot(
         left, middle, right = figure.subplots(1, 3, width_ratios=(1.35, 1, 0.55))
         draw_curves(left, frame, comparison, styles, list((levels or {}).values()))
         draw_values(middle, comparison, styles, names_of(groups))
-        middle.set_xlabel(f"FID at {comparison.kimg:g} kimg\n(95 % interval)")
+        middle.set_xlabel(middle.get_xlabel().replace(" (", "\n("))
         _draw_shares(right, [shares[label] for label in shown], [styles[label] for label in shown])
         right.set_xlabel(f"share of w(t) p(t)\nat t < {below:g}")
         name_levels(left, levels or {})

@@ -119,6 +119,22 @@ def test_either_models_or_files(samples, tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 2
 
 
+def test_files_take_no_option_of_drawing_and_no_caption_twice(rows, samples, tmp_path, capsys):
+    file = tmp_path / "a.npz"
+    np.savez(file, images=rows["teacher"], prompts=np.array(PROMPTS))
+    for more, told in (
+        (["--seed", "0"], "--seed is of what"),
+        (["--prompt", "the digit 7"], "--prompt is of what"),
+        (["--no-teacher"], "--no-teacher is of what"),
+        ([f"a={file}"], "Two files are called 'a'"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            samples.main([f"a={file}", *more, "--out", str(tmp_path / "grid")])
+        assert ended.value.code == 2
+        assert told in capsys.readouterr().err
+    assert not list(tmp_path.glob("grid*"))
+
+
 def test_models_are_drawn_by_the_command(samples, digits_teacher_dir, tmp_path, capsys):
     models = [f"few={digits_teacher_dir}:2", f"one={digits_teacher_dir}:1"]
     arguments = ["--model", *models, "--prompt", *PROMPTS[:2], "--format", "png", "--csv"]

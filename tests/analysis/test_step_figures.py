@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,10 +21,15 @@ from workbench.errors import RequestError
 from workbench.evaluation.hashing import short_hash
 from workbench.plotting import save_figure
 from workbench.reports import Group, estimate
+from workbench.tracking import RunIdentity, RunRecord
+from workbench.tracking.record import save_record
 from workbench.workspace import Workspace, open_workspace
 
 MADE = {"samples": 2000, "seed": 0, "versions": {"torch": "2"}}
 """What decides a score besides the sampler and its steps."""
+
+CALL = {"cfg_scale": 1.0, "flow_shift": 1.0, "pipeline": "weights"}
+"""What decides a teacher's images besides its steps."""
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +124,11 @@ def keep(
     name: str = "t",
     kind: str = "teacher",
     ms: float = 3.0,
+    by: dict[str, Any] | None = None,
     **made: Any,
 ) -> Path:
-    file = (
-        workspace.root / "evaluations" / name.replace("/", "-") / f"digits-{steps}steps-{fid}.json"
-    )
+    folder = workspace.root / "evaluations" / name.replace("/", "-")
+    file = folder / f"digits-{steps}steps-{fid}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "model": kind,
@@ -131,7 +137,7 @@ def keep(
         "nfe": steps,
         "ms_per_image": ms,
         "fid": fid,
-        "scores": {"fid": {}},
+        "scores": {"fid": {"fingerprint": {"sampler": {**CALL, **(by or {})}}}},
         "fingerprint": {**MADE, **made, "steps": steps, "id": "x"},
     }
     file.write_text(json.dumps(content))
@@ -150,10 +156,51 @@ def protocol_of(groups: list[Group], protocol: str) -> list[Group]:
     return groups
 
 
+def at_home(groups: list[Group], workspace: Workspace, weights: str = "weights") -> list[Group]:
+    """The groups with their runs' folders in the workspace, distilled from these weights."""
+    for run in (run for group in groups for run in group.runs):
+        folder = workspace.runs / "e" / f"{run.row.name}-abc"
+        (folder / "tracking").mkdir(parents=True)
+        record = RunRecord.new(RunIdentity("e", run.row.name), "sqlite://", None, 0)
+        save_record(folder, replace(record, run_id=run.row.run_id))
+        (folder / "results.json").write_text(json.dumps({"teacher": {"fingerprint": weights}}))
+        run.row.tags["folder"] = f"/elsewhere/runs/e/{folder.name}"  # type: ignore[index]
+    return groups
+
+
+def test_a_teacher_drawn_otherwise_or_rebuilt_is_no_point_of_its_line(
+    cost: ModuleType, groups: list[Group], workspace: Workspace
+) -> None:
+    protocol_of(at_home(groups, workspace), short_hash(MADE))
+    keep(workspace, 16, 0.4)
+    keep(workspace, 16, 0.1, by={"cfg_scale": 4.5})  # newer than the runs' own way, of equal steps
+    keep(workspace, 8, 0.2, by={"flow_shift": 3.0})
+    keep(workspace, 7, 0.3, by={"pipeline": "rebuilt"})
+    frame, notes = cost.collect(groups, workspace)
+    teacher = frame[frame["line"] == "teacher"]
+    assert teacher[["steps", "fid"]].values.tolist() == [[4, 0.8], [16, 0.4], [50, 0.3]]
+    assert notes[0].startswith("3 kept evaluations were not made by")
+    # Of other files' teacher, or of a call that evaluate does not make, none is a point.
+    for run in (run for group in groups for run in group.runs):
+        run.row.params["resolution"] = "512"  # type: ignore[index]
+    assert cost.collect(groups, workspace).notes[0].startswith("4 kept evaluations")
+
+
+def test_runs_whose_folder_is_another_runs_now_say_nothing_of_the_teacher(
+    cost: ModuleType, groups: list[Group], workspace: Workspace
+) -> None:
+    protocol_of(at_home(groups[:1], workspace), short_hash(MADE))
+    keep(workspace, 16, 0.4)
+    assert cost.collect(groups[:1], workspace).notes == ()
+    for run in groups[0].runs:
+        object.__setattr__(run.row, "run_id", f"fresh-{run.row.run_id}")
+    assert cost.collect(groups[:1], workspace).notes[0].startswith("1 kept evaluations")
+
+
 def test_kept_evaluations_of_the_same_protocol_count(
     cost: ModuleType, groups: list[Group], workspace: Workspace
 ) -> None:
-    protocol_of(groups, short_hash(MADE))
+    protocol_of(at_home(groups, workspace), short_hash(MADE))
     old = keep(workspace, 16, 0.5)
     os.utime(old, (1, 1))
     keep(workspace, 16, 0.4)  # measured again: the newer one
@@ -164,7 +211,8 @@ def test_kept_evaluations_of_the_same_protocol_count(
     frame, notes = cost.collect(groups, workspace)
     teacher = frame[frame["line"] == "teacher"]
     assert teacher[["steps", "fid"]].values.tolist() == [[4, 0.8], [16, 0.4], [50, 0.31]]
-    assert notes == ("1 kept evaluations were made by another protocol than the runs'; left out.",)
+    (note,) = notes
+    assert note.startswith("1 kept evaluations were not made by the protocol")
 
 
 def test_kept_times_replace_the_runs_own(

@@ -16,6 +16,7 @@ from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation.grids import image_grid, to_pixels
 from workbench.plotting import save_figure
 from workbench.reports import Group, SeedRun, estimate
+from workbench.reports.groups import Selection
 from workbench.reports.logged_images import cells_of, logged_images, logged_prompts
 from workbench.tracking import RunIdentity, RunRecord
 from workbench.tracking.record import save_record
@@ -155,6 +156,21 @@ def test_logged_images_are_the_newest_and_of_the_prompts_asked_for(
         t_range.from_pictures("sqlite://", groups, ["a cat"])
     with pytest.raises(WorkbenchError, match="is not on this machine"):
         t_range.from_checkpoints(None, [made_group("x", (1.0,))], PROMPTS, 0)
+
+
+def test_a_seed_is_refused_where_logged_pictures_would_be_shown(
+    t_range: ModuleType,
+    groups: list[Group],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(t_range, "select", lambda *_, **__: Selection(tuple(groups)))
+    for source in ("logged", "auto"):
+        with pytest.raises(SystemExit) as ended:
+            t_range.main(["--workspace", str(tmp_path / "w"), "--source", source, "--seed", "3"])
+        assert ended.value.code == 2
+        assert "own noise: drop --seed." in capsys.readouterr().err
 
 
 def test_a_store_without_the_experiment_is_one_line(

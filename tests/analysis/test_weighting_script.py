@@ -77,6 +77,14 @@ def test_panels_show_the_frame(weighting: ModuleType, groups: list[Group]) -> No
     assert all(bars(narrower)[gid] < share for gid, share in bars(figure).items())
 
 
+def test_the_axis_says_what_judges_and_no_interval_of_one_seed(
+    weighting: ModuleType, groups: list[Group]
+) -> None:
+    one = [made_group(label, (0.5,), {"method.weighting": "1-t"}) for label in ("a", "b")]
+    assert weighting.plot(groups).axes[1].get_xlabel() == "FID at 12.8 kimg\n(95 % interval)"
+    assert weighting.plot(one).axes[1].get_xlabel() == "FID at 12.8 kimg"
+
+
 def test_groups_of_one_weighting_are_told_apart(weighting: ModuleType) -> None:
     groups = [made_group("a", (1.0,)), made_group("b", (1.0,))]
     assert weighting.names_of(groups) == {"a": "1−t (a)", "b": "1−t (b)"}

@@ -158,6 +158,24 @@ def test_scores_that_could_not_be_logged_are_shown_and_kept(
     assert run.metrics[f"evaluation/digits/fid_4steps_{protocol}"] == row["fid"]
 
 
+def test_a_run_of_another_workspace_is_kept_but_logged_to_no_run_of_its_name(
+    inside_finished: InsideWorkbench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = inside_finished.only_run()
+    foreign = tmp_path / "other" / "runs" / own.parent.name / own.name
+    shutil.copytree(own, foreign)
+    uri = default_uri(inside_finished.workspace)
+    (before,) = list_runs(uri, "quickstart", where=ONLY_RUNS)
+    command = ["evaluate", str(foreign), "--samples", "30", "--metrics", "fid", "--seed", "9"]
+    told = inside_finished.json(*command)
+    (after,) = list_runs(uri, "quickstart", where=ONLY_RUNS)
+    assert after.metrics == before.metrics
+    assert "no run of this workspace" in caplog.text
+    assert told["model"] == str(foreign)
+    kept = {f.parent.name for f in (inside_finished.workspace / "evaluations").glob("*/*.json")}
+    assert str(foreign).replace("/", "-") in kept
+
+
 def test_another_metric_draws_nothing_and_a_fresh_batch_size_too(
     prepared: InsideWorkbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

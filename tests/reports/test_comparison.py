@@ -107,6 +107,7 @@ def test_files_hold_every_number_in_full(make_row: MakeRow, tmp_path: Path) -> N
     assert float(lines[0]["fid_at_kimg_mean"]) == shown.mean
     assert float(lines[0]["fid_at_kimg_high"]) == shown.mean + shown.half
     assert lines[0]["difference"] == ""
+    assert [line["difference_from"] for line in lines] == ["", "a"]
     assert float(lines[1]["difference"]) == 0.0
     with pytest.raises(RequestError, match="Cannot write"):
         write_csv(found, tmp_path)

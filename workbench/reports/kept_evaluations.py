@@ -8,10 +8,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from workbench.evaluation.hashing import short_hash
+from workbench.reports.groups import SeedRun
+from workbench.reports.samples import still_of
+from workbench.runs.folder import RunFolder
 from workbench.runs.kept_scores import ARTIFACTS
 from workbench.workspace import Workspace
 
 _NOT_PROTOCOL = ("steps", "id")
+_STOCK_CALL = ("resolution", "teacher_guidance")
+"""Settings of a run that change its teacher's call; ``workbench evaluate`` has none of them."""
+
+
+class TeacherCall(NamedTuple):
+    """What decides a teacher's images besides steps, noise and machine.
+
+    ``pipeline`` is the fingerprint of the teacher's files; of a student's row, its teacher's.
+    """
+
+    cfg_scale: float
+    flow_shift: float
+    pipeline: str
 
 
 class KeptRow(NamedTuple):
@@ -23,11 +39,14 @@ class KeptRow(NamedTuple):
     ms_per_image: float
     scores: Mapping[str, float]
     protocol: str
+    call: TeacherCall
     file: Path
 
 
 def kept_rows(workspace: Workspace, kind: str, name: str) -> list[KeptRow]:
-    """What was measured of a model, by steps; the newest file counts where several measured one.
+    """What was measured of a model, by steps, then by age, the newest last.
+
+    The newest file counts where several measured the same call by the same protocol.
 
     Files of other models, or that are no evaluation, are passed over.
 
@@ -35,13 +54,35 @@ def kept_rows(workspace: Workspace, kind: str, name: str) -> list[KeptRow]:
         kind: ``TEACHER`` or ``STUDENT``.
         name: of the teacher, or "experiment/folder" of a run.
     """
-    newest: dict[tuple[int, str], tuple[float, KeptRow]] = {}
+    newest: dict[tuple[int, str, TeacherCall], tuple[float, KeptRow]] = {}
     for file in sorted((workspace.root / ARTIFACTS).glob("*/*.json")):
         for row in _rows(file, kind, name):
-            key, written = (row.steps, row.protocol), file.stat().st_mtime
+            key, written = (row.steps, row.protocol, row.call), file.stat().st_mtime
             if key not in newest or newest[key][0] < written:
                 newest[key] = (written, row)
-    return [row for _, (_, row) in sorted(newest.items(), key=lambda item: item[0])]
+    found = sorted(newest.values(), key=lambda kept: (kept[1].steps, kept[0]))
+    return [row for _, row in found]
+
+
+def teacher_call(workspace: Workspace, run: SeedRun) -> TeacherCall | None:
+    """How a run's own table sampled its teacher.
+
+    None where ``workbench evaluate`` cannot do so (a call of the run's own), or where the run's
+    results, which alone say what its teacher's files were, are not in the workspace.
+    """
+    params, given = run.row.params, Path(run.row.tags.get("folder", ""))
+    if not given.name or any(params.get(key, "null") != "null" for key in _STOCK_CALL):
+        return None
+    folder = still_of(run, workspace.runs / given.parent.name / given.name)
+    results = None if folder is None else RunFolder(folder).results()
+    pipeline = ((results or {}).get("teacher") or {}).get("fingerprint")
+    if pipeline is None:
+        return None
+    return TeacherCall(
+        float(params.get("evaluation.cfg_scale", 1.0)),
+        float(params.get("evaluation.teacher_flow_shift", 1.0)),
+        pipeline,
+    )
 
 
 def _rows(file: Path, kind: str, name: str) -> Iterator[KeptRow]:
@@ -50,6 +91,7 @@ def _rows(file: Path, kind: str, name: str) -> Iterator[KeptRow]:
         if (values["model"], values["name"]) != (kind, name):
             return
         made = values["fingerprint"]
+        by = next(iter(values["scores"].values()))["fingerprint"]["sampler"]
         yield KeptRow(
             model=name,
             steps=int(values["steps"]),
@@ -57,7 +99,8 @@ def _rows(file: Path, kind: str, name: str) -> Iterator[KeptRow]:
             ms_per_image=float(values["ms_per_image"]),
             scores={name: float(values[name]) for name in values["scores"]},
             protocol=short_hash({k: v for k, v in made.items() if k not in _NOT_PROTOCOL}),
+            call=TeacherCall(float(by["cfg_scale"]), float(by["flow_shift"]), by["pipeline"]),
             file=file,
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
         return

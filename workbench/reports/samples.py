@@ -42,7 +42,11 @@ def own_folder(run: SeedRun) -> Path | None:
     tags = run.row.tags
     if tags.get("host") != platform.node() or "folder" not in tags:
         return None
-    given = Path(tags["folder"])
+    return still_of(run, Path(tags["folder"]))
+
+
+def still_of(run: SeedRun, given: Path) -> Path | None:
+    """The folder, or what it was renamed to, in which this very run was tracked."""
     for folder in (given, *sorted(given.parent.glob(f"{given.name}~*"))):
         record = load_record(folder)
         if record is not None and record.run_id == run.row.run_id:

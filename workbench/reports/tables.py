@@ -169,9 +169,10 @@ def group_cells(group: Group) -> dict[str, object]:
 
 
 def verdict_cells(verdict: Verdict | None) -> dict[str, object]:
-    """A group's difference from the best, in a row of numbers."""
+    """A group's difference, and from which group, in a row of numbers."""
     low, high = (verdict.difference.interval if verdict else None) or (None, None)
     return {
+        "difference_from": verdict.best if verdict else None,
         "difference": verdict.difference.mean if verdict else None,
         "difference_low": low,
         "difference_high": high,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -36,7 +37,7 @@ from workbench.evaluation.networks import WeightFiles
 from workbench.evaluation.observers import observer_key
 from workbench.evaluation.viewing import Show
 from workbench.runs.evaluate_prompts import choose_prompts
-from workbench.runs.evaluate_sources import Asked, Source, open_source
+from workbench.runs.evaluate_sources import Asked, ModelSource, Source, open_source
 from workbench.runs.folder import RunFolder
 from workbench.runs.kept_scores import ARTIFACTS
 from workbench.runs.pictures import WRITERS
@@ -44,6 +45,8 @@ from workbench.runs.scored_rows import Evaluation, Score, ScoredRow, keep_row
 from workbench.tracking import add_later, check_uri, read_points
 from workbench.training.parallel import Ranks, joined_ranks, launch, refuse_foreign_ranks
 from workbench.workspace import Workspace
+
+LOG = logging.getLogger(__name__)
 
 _MARKER = "evaluation.txt"
 """Says in a folder of kept images which sampler and prompts they are of."""
@@ -123,6 +126,11 @@ def _logged(
 def _on_ranks(request: EvaluateRequest) -> Any:
     with joined_ranks() as ranks:
         source = open_source(request.workspace, request.source, ranks.device)
+        if ranks.is_main and isinstance(source, ModelSource) and source.elsewhere is not None:
+            LOG.warning(
+                "%s is no run of this workspace: its scores are kept here and logged to no run.",
+                source.elsewhere,
+            )
         reference = open_reference(request.workspace, request.reference)
         prompts = choose_prompts(request, source, reference)
         weights = WeightFiles(request.workspace.root / "weights", request.weights)

@@ -110,13 +110,20 @@ def open_source(workspace: Workspace, asked: Asked, device: torch.device) -> Sou
 
 
 class ModelSource:
-    """A run's student, an exported one, or a teacher, on noise addressed by sample."""
+    """A run's student, an exported one, or a teacher, on noise addressed by sample.
+
+    ``elsewhere`` is the folder of a run of another workspace; None of all else.
+    """
 
     def __init__(
         self, workspace: Workspace, model: LoadedModel, asked: Asked, device: torch.device
     ) -> None:
-        self.name, self.model = model.name, model
-        self._workspace, self._device = workspace, device
+        self.model, self._device = model, device
+        own = model.run if isinstance(model, LoadedStudent) else None
+        runs = workspace.runs.resolve()
+        self.elsewhere = own.path if own and not own.path.resolve().is_relative_to(runs) else None
+        # Two workspaces may have runs of one name: their scores must not be kept as one's.
+        self.name = model.name if self.elsewhere is None else str(self.elsewhere)
         self.settings = EvaluationConfig(seed=asked.seed, cfg_scale=asked.cfg_scale)
         self._samplers = Samplers(model.teacher, self.settings, device)
         self._encoded: dict[tuple[str, ...], Encodings] = {}
@@ -129,9 +136,7 @@ class ModelSource:
     def run(self) -> tuple[RunFolder, int] | None:
         """None for a run of another workspace: its scores belong into that one's lab book."""
         model = self.model
-        if not isinstance(model, LoadedStudent) or model.run is None:
-            return None
-        if not model.run.path.resolve().is_relative_to(self._workspace.root.resolve()):
+        if self.elsewhere or not isinstance(model, LoadedStudent) or model.run is None:
             return None
         return model.run, model.nimg
 
