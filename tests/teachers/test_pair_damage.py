@@ -22,15 +22,15 @@ ODD = "a cat\nsits\u2028and\x85waits\r\nhere"
 """One caption with every kind of line end in it."""
 
 
-def as_png(picture: Image.Image) -> bytes:
+def stored(picture: Image.Image, kind: str = "PNG") -> bytes:
     out = io.BytesIO()
-    picture.save(out, "PNG")
+    picture.save(out, kind)
     return out.getvalue()
 
 
 def shard(path: Path, texts: list[bytes], kind: str = "txt") -> Path:
     """A shard of one tiny image for each text; every member takes two blocks of 512 bytes."""
-    content = as_png(Image.new("RGB", (2, 2)))
+    content = stored(Image.new("RGB", (2, 2)))
     with tarfile.open(path, "w") as tar:
         for number, text in enumerate(texts):
             for name, held in ((f"{number}.png", content), (f"{number}.{kind}", text)):
@@ -103,7 +103,7 @@ def test_a_caption_column_is_refused_where_there_are_no_columns(
     tmp_path: Path, layout: str
 ) -> None:
     for name in ("a", "b"):
-        (tmp_path / f"{name}.png").write_bytes(as_png(Image.new("RGB", (2, 2))))
+        (tmp_path / f"{name}.png").write_bytes(stored(Image.new("RGB", (2, 2))))
         if layout == "NAME.txt":
             (tmp_path / f"{name}.txt").write_text(name)
     if layout == "captions.txt":
@@ -118,9 +118,10 @@ def test_a_caption_column_is_refused_where_there_are_no_columns(
 
 def test_sixteen_bits_of_grey_are_scaled_not_clipped() -> None:
     grey = np.arange(256, dtype=np.uint16).reshape(16, 16)
-    expected = decode_square(as_png(Image.fromarray(grey.astype(np.uint8))), 16)
-    for wide in (grey * 257, (grey.astype(np.int32) * 257)):
-        assert torch.equal(decode_square(as_png(Image.fromarray(wide)), 16), expected)
+    expected = decode_square(stored(Image.fromarray(grey.astype(np.uint8))), 16)
+    for kind, bits in (("PNG", np.uint16), ("TIFF", np.int32)):  # modes I;16 and I
+        wide = Image.fromarray(grey.astype(bits) * 257)
+        assert torch.equal(decode_square(stored(wide, kind), 16), expected), kind
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
@@ -133,7 +134,7 @@ def test_transparent_pixels_are_white_whatever_they_hide(mode: str) -> None:
         indexed.putpalette([200, 0, 0, 0, 0, 0])
         indexed.info["transparency"] = 0
         picture = indexed
-    seen = decode_square(as_png(picture.convert(mode)), 8)
+    seen = decode_square(stored(picture.convert(mode)), 8)
     assert seen[:, :, :4].min() == 1
     right = 0 if mode == "P" else 127 / 255
     assert seen[:, :, 4:].numpy() == pytest.approx(np.full((3, 8, 4), right), abs=1 / 255)
