@@ -38,7 +38,8 @@ from workbench.registry import Experiment, make_plan, register
 from workbench.tracking import default_uri, ensure_store, list_runs
 from workbench.tracking.client import answer
 from workbench.tracking.rows import Question
-from workbench.training.config import RunConfig, with_overrides
+from workbench.training.config import RunConfig
+from workbench.training.overrides import with_overrides
 from workbench.workspace import Workspace, open_workspace
 
 EXPERIMENT = "big"

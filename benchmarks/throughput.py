@@ -19,8 +19,9 @@ from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.digits import PROMPTS
 from workbench.teachers.recipe import SanaRecipe
 from workbench.teachers.sana import SanaFamily
-from workbench.training.config import RunConfig, with_overrides
+from workbench.training.config import RunConfig
 from workbench.training.engine import Engine, Student
+from workbench.training.overrides import with_overrides
 from workbench.training.parallel import Ranks, choose_device
 
 ITERATIONS = 24

@@ -113,7 +113,8 @@ def one_run(arm: str, folder: Path, kimg: float) -> dict[str, Any]:
     """The run, in this process: its seconds, and those of tracking if it is tracked."""
     from workbench.runs import RunRequest, execute
     from workbench.tracking import default_uri
-    from workbench.training.config import RunConfig, with_overrides
+    from workbench.training.config import RunConfig
+    from workbench.training.overrides import with_overrides
     from workbench.workspace import open_workspace
 
     meter, place = Meter(), open_workspace(folder)

@@ -32,7 +32,8 @@ from workbench.studies.storage import ENVIRONMENT_VARIABLE, StudyStorage
 from workbench.studies.study import create_or_continue
 from workbench.teachers import build_from_recipe
 from workbench.tracking import default_artifact_root, ensure_store
-from workbench.training.config import RunConfig, with_overrides
+from workbench.training.config import RunConfig
+from workbench.training.overrides import with_overrides
 from workbench.workspace import Workspace, open_workspace
 
 NAME = "drill"

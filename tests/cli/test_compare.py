@@ -22,7 +22,8 @@ from workbench.runs.kept_scores import ARTIFACTS
 from workbench.runs.scored_rows import Score, ScoredRow, keep_row
 from workbench.tracking import add_artifact, default_uri, list_runs
 from workbench.tracking.store import open_store
-from workbench.training.config import RunConfig, with_overrides
+from workbench.training.config import RunConfig
+from workbench.training.overrides import with_overrides
 from workbench.workspace import Workspace, open_workspace
 
 VARIANTS = ("wide", "narrow")

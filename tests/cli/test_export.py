@@ -28,7 +28,8 @@ from workbench.runs import LoadedModel, load_model
 from workbench.runs.start import keep_start, load_start
 from workbench.runs.student import weights_fingerprint
 from workbench.teachers import VelocityNetwork, load_pipeline_teacher
-from workbench.training.config import RunConfig, load_config, with_overrides
+from workbench.training.config import RunConfig, load_config
+from workbench.training.overrides import with_overrides
 from workbench.workspace import open_workspace
 
 PROMPT = "the digit 7"

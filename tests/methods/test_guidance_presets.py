@@ -6,7 +6,8 @@ import pytest
 
 from workbench.errors import RequestError
 from workbench.methods import GuidanceConfig, SiDConfig
-from workbench.training.config import RunConfig, validated, with_overrides
+from workbench.training.config import RunConfig, validated
+from workbench.training.overrides import with_overrides
 
 # (training the fake score, evaluating it, evaluating the teacher)
 SCALES = {

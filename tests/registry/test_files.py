@@ -8,7 +8,8 @@ import pytest
 
 from workbench.errors import RequestError
 from workbench.registry import find_experiments, get_experiment, make_plan, write_variant
-from workbench.training.config import RunConfig, with_overrides
+from workbench.training.config import RunConfig
+from workbench.training.overrides import with_overrides
 
 TEN_LINES = """
 name = "mine"

@@ -28,7 +28,8 @@ from workbench.tracking import (
     list_runs,
     read_artifact,
 )
-from workbench.training.config import RunConfig, with_overrides
+from workbench.training.config import RunConfig
+from workbench.training.overrides import with_overrides
 from workbench.workspace import Workspace, open_workspace
 
 QUICK = DeliverySettings(interval=0.05, finish_timeout=60.0, system_interval=0.0)

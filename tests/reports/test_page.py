@@ -15,7 +15,8 @@ from workbench.errors import RequestError
 from workbench.registry import Experiment, make_plan, register
 from workbench.reports.page import ReportRequest, write_report
 from workbench.tracking import default_uri, list_runs, read_artifact
-from workbench.training.config import RunConfig, with_overrides
+from workbench.training.config import RunConfig
+from workbench.training.overrides import with_overrides
 from workbench.workspace import Workspace, open_workspace
 
 # Nearly equal seeds: with two of them an interval is wide.

@@ -11,7 +11,8 @@ from tests.populate import Shape, populate
 from workbench.errors import RequestError
 from workbench.reports import Selection, select
 from workbench.tracking import default_uri, list_runs, load_record
-from workbench.training.config import RunConfig, with_overrides
+from workbench.training.config import RunConfig
+from workbench.training.overrides import with_overrides
 from workbench.workspace import Workspace, open_workspace
 
 

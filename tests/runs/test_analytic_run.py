@@ -18,7 +18,8 @@ from workbench.runs.mixture_world import SAMPLES_FILE
 from workbench.teachers.analytic import MixtureRecipe, build_mixture
 from workbench.teachers.recipe import FlowMatchingRecipe
 from workbench.tracking import default_uri
-from workbench.training.config import RunConfig, with_overrides
+from workbench.training.config import RunConfig
+from workbench.training.overrides import with_overrides
 from workbench.workspace import Workspace, open_workspace
 
 SMALL = (

@@ -7,7 +7,8 @@ import pytest
 from workbench.runs.fitting import Device, Teacher, Wish, as_text, first_that_fits, needed
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.architecture import Architecture
-from workbench.training.config import RunConfig, with_overrides
+from workbench.training.config import RunConfig
+from workbench.training.overrides import with_overrides
 
 CONFIG = with_overrides(RunConfig(), ["training.batch_size=64"])
 CHECKPOINTING = "training.gradient_checkpointing=true"

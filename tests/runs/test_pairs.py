@@ -22,8 +22,9 @@ from workbench.teachers.digits import load_digits_images, prompt_label
 from workbench.teachers.pair_sources import PairsConfig, read_pairs
 from workbench.teachers.text_store import TextStore
 from workbench.tracking import default_uri, journal_path, read_operations, read_points
-from workbench.training.config import RunConfig, with_overrides
+from workbench.training.config import RunConfig
 from workbench.training.events import StopFlag
+from workbench.training.overrides import with_overrides
 from workbench.training.parallel import Ranks
 from workbench.workspace import Workspace, open_workspace
 

@@ -15,8 +15,9 @@ from workbench.runs.pool import Watcher
 from workbench.runs.start_variant import StartVariant, settle_starts, starts_at, with_starts
 from workbench.runs.state import RunState
 from workbench.tracking import default_uri
-from workbench.training.config import RunConfig, with_overrides
+from workbench.training.config import RunConfig
 from workbench.training.events import StopFlag
+from workbench.training.overrides import with_overrides
 from workbench.workspace import Workspace, open_workspace
 
 

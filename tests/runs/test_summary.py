@@ -12,7 +12,8 @@ from workbench.errors import RequestError
 from workbench.runs import RunFolder, all_runs, summarize
 from workbench.tracking import read_points
 from workbench.tracking.spool import Spool
-from workbench.training.config import RunConfig, with_overrides
+from workbench.training.config import RunConfig
+from workbench.training.overrides import with_overrides
 from workbench.workspace import Workspace, exclusive, open_workspace
 
 

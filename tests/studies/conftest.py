@@ -15,7 +15,8 @@ from workbench.studies.queue import TrialQueue
 from workbench.studies.storage import StudyStorage, default_storage
 from workbench.studies.study import create_or_continue
 from workbench.tracking import default_uri
-from workbench.training.config import RunConfig, with_overrides
+from workbench.training.config import RunConfig
+from workbench.training.overrides import with_overrides
 from workbench.workspace import Workspace, open_workspace
 
 SPACE: SearchSpace = {

@@ -16,7 +16,8 @@ from workbench.studies.overview import view
 from workbench.studies.queue import ERROR, REFUSAL, TicketState, TrialQueue
 from workbench.studies.worker import SETBACKS, work
 from workbench.training.checkpoint import CheckpointError, UnwrittenCheckpointError
-from workbench.training.config import RunConfig, with_overrides
+from workbench.training.config import RunConfig
+from workbench.training.overrides import with_overrides
 
 
 def run_all(queue: TrialQueue, request: RunRequest) -> list[str]:

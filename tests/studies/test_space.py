@@ -13,7 +13,8 @@ from workbench.studies.check import check_space, read_point
 from workbench.studies.samplers import SAMPLERS, calm_optuna, trial_seed
 from workbench.studies.space import at_point, matters, suggest
 from workbench.studies.spec import differences, spec_from_json
-from workbench.training.config import RunConfig, with_overrides
+from workbench.training.config import RunConfig
+from workbench.training.overrides import with_overrides
 
 CONDITIONAL: SearchSpace = {
     "method.weighting": Choice(("1/t", "sid", "1-t")),

@@ -24,7 +24,8 @@ from workbench.studies.queue import ERROR, TicketState, TrialQueue
 from workbench.studies.trial import RUNS
 from workbench.studies.worker import work
 from workbench.tracking import load_record
-from workbench.training.config import RunConfig, with_overrides
+from workbench.training.config import RunConfig
+from workbench.training.overrides import with_overrides
 
 
 def mlflow_runs(request: RunRequest, name: str = "small") -> tuple[Any, list[Any]]:

@@ -10,8 +10,9 @@ import torch
 
 from workbench.teachers.architecture import Architecture
 from workbench.teachers.hub_catalog import HUB_TEACHERS, HubTeacher, find_hub_teacher
-from workbench.training.config import RunConfig, with_overrides
+from workbench.training.config import RunConfig
 from workbench.training.memory import estimate_memory
+from workbench.training.overrides import with_overrides
 
 PUBLISHED_BILLIONS = {
     "sana-0.6b-512": 0.59,

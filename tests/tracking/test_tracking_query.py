@@ -30,7 +30,8 @@ from workbench.tracking import (
     server_command,
 )
 from workbench.tracking.rows import NEWEST_FIRST, Question, RunRow
-from workbench.training.config import RunConfig, with_overrides
+from workbench.training.config import RunConfig
+from workbench.training.overrides import with_overrides
 from workbench.workspace import open_workspace
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from workbench.errors import RequestError
 from workbench.methods import SiD2aConfig
-from workbench.training.config import AdamConfig, RunConfig, load_config, with_overrides
+from workbench.training.config import AdamConfig, RunConfig, load_config
+from workbench.training.overrides import with_overrides
 
 
 def test_overrides_reach_nested_keys_and_keep_the_original() -> None:

@@ -15,9 +15,10 @@ from workbench.teachers.architecture import Architecture
 from workbench.teachers.digits import PROMPTS
 from workbench.teachers.hub_catalog import HUB_TEACHERS
 from workbench.training import memory
-from workbench.training.config import RunConfig, with_overrides
+from workbench.training.config import RunConfig
 from workbench.training.engine import Engine, Student
 from workbench.training.memory import estimate_memory, least_memory
+from workbench.training.overrides import with_overrides
 from workbench.training.parallel import Ranks
 
 RUN = ("training.batch_size=32", "training.kimg=0.128", "generator.steps=2")

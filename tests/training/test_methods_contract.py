@@ -17,9 +17,10 @@ from workbench.errors import RequestError
 from workbench.methods import Batch, Loss, Networks, Phase, SiD, SiDConfig
 from workbench.teachers.base import OwnVelocity
 from workbench.teachers.guidance import guided_with_features
-from workbench.training.config import RunConfig, with_overrides
+from workbench.training.config import RunConfig
 from workbench.training.engine import Engine, InterruptedRunError, Student
 from workbench.training.events import Listener, StopFlag
+from workbench.training.overrides import with_overrides
 
 SEEN: list[tuple[int, Tensor]] = []
 """(draw, the prompts that a phase was given), newest last."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from workbench.flow.noise import NoiseSource
 from workbench.methods import Batch, FewStepSampler, GeneratorConfig
 from workbench.methods.score import score_drag, score_gap
 from workbench.teachers.base import OwnVelocity, VelocityNetwork
-from workbench.training.config import RunConfig, ScheduleConfig, TrainingConfig, with_overrides
+from workbench.training.config import RunConfig, ScheduleConfig, TrainingConfig
 from workbench.training.engine import (
     Engine,
     Evaluate,
@@ -28,6 +29,7 @@ from workbench.training.engine import (
     Student,
 )
 from workbench.training.events import EventKind, Progress, RunEvent, StopFlag
+from workbench.training.overrides import with_overrides
 from workbench.training.parallel import joined_ranks, launch, whole_state
 from workbench.training.stability import (
     SCORE_DRAG,
@@ -96,7 +98,7 @@ def test_a_jump_of_fid_is_one_event() -> None:
     heard = [watch.hear_fid(place, fid) for place, fid in enumerate([30, 9, 10, 20, 25, 9, 12])]
     assert [len(events) for events in heard] == [0, 0, 0, 1, 0, 0, 1]
     assert heard[3][0].kind is EventKind.FID_JUMP
-    assert heard[3][0].message == "FID jumped to 20, from 9 at best."
+    assert heard[3][0].message == "The score jumped to 20, from 9 at best."
     (lost,) = watch.hear_fid(7, 8.0) + watch.hear_fid(8, math.nan)
     assert (lost.nimg, lost.value) == (8, None)
 
@@ -332,6 +334,38 @@ def test_updates_that_stay_unusable_lead_back_too(tmp_path: Path) -> None:
     assert all(value.isfinite().all() for value in weights(engine))
     with pytest.raises(NonFiniteError, match=r"3 updates of .* in a row"):
         run(tmp_path / "left", "training.max_nonfinite=3", heard=Poison())
+
+
+def test_without_a_good_checkpoint_unusable_updates_end_the_run(tmp_path: Path) -> None:
+    class Poison(Overdriven):
+        def on_iteration(self, progress: Progress) -> None:
+            if progress.nimg == TOO_FAST_AT:
+                self.engine.networks.fake_score.module.mean.data.fill_(math.nan)
+                for kept in tmp_path.glob("nimg-*"):
+                    shutil.rmtree(kept)
+
+    heard = Poison()
+    with pytest.raises(NonFiniteError, match="in a row"):
+        run(tmp_path, ROLLBACK, "training.max_nonfinite=3", heard=heard)
+    assert "No good checkpoint is left to roll back to." in heard.warnings
+
+
+def test_what_was_left_behind_is_in_no_later_mean(tmp_path: Path) -> None:
+    """A roll-back between two logs: the next one speaks of what came after it."""
+
+    class Counts(Events):
+        def on_events(self, events: Sequence[RunEvent]) -> None:
+            super().on_events(events)
+            if events[-1].kind is EventKind.ROLLBACK:
+                left.append(dict(engine.state.counts))
+
+    left: list[dict[str, int]] = []
+    fids = iter([1.0, 9.0, *[1.0] * 8])
+    judge = lambda nimg, average: {"fid": next(fids)}  # noqa: E731
+    more = (ROLLBACK, "schedule.log_kimg=1.28")
+    engine = run(tmp_path, *more, heard=Counts(), judge=judge, train=False)
+    engine.train()
+    assert left == [{}]
 
 
 def test_a_roll_back_needs_checkpoints() -> None:

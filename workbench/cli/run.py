@@ -191,7 +191,8 @@ def _requested(
 
 
 def _saved(file: Path, changes: list[str], seeds: str | None) -> list[RunConfig]:
-    from workbench.training.config import load_config, with_overrides
+    from workbench.training.config import load_config
+    from workbench.training.overrides import with_overrides
 
     config = with_overrides(load_config(file), changes)
     chosen = parse_seeds(seeds, (config.seed,))

@@ -170,7 +170,7 @@ def _spec(
     """What the experiment declares, with the person's changes."""
     from workbench.registry import get_experiment
     from workbench.studies import StudySettings, StudySpec
-    from workbench.training.config import with_overrides
+    from workbench.training.overrides import with_overrides
 
     chosen = get_experiment(experiment)
     if not chosen.space:

@@ -135,7 +135,8 @@ def _doctor_of_teacher(
 ) -> None:
     from workbench.errors import WorkbenchError
     from workbench.runs.teacher_doctor import examine
-    from workbench.training.config import RunConfig, with_overrides
+    from workbench.training.config import RunConfig
+    from workbench.training.overrides import with_overrides
     from workbench.workspace import open_workspace
 
     config = with_overrides(RunConfig(), [*assignments, f"teacher={teacher}"])

@@ -18,11 +18,9 @@ from workbench.methods.batch import Batch
 from workbench.methods.discrimination import (
     bce,
     check_guidance,
-    diffuse_real,
-    fake_score_on_both,
+    discriminating_loss,
 )
 from workbench.methods.generator import GeneratorConfig
-from workbench.methods.score import fake_score_loss
 from workbench.methods.sid import SiD, SiDSettings
 from workbench.settings import FrozenConfig
 from workbench.teachers.guidance import guided_with_features
@@ -77,25 +75,10 @@ class AdversarialSiD(SiD):
         return max(settings.generator_start_kimg, settings.adversarial_start_kimg)
 
     def discriminating_phase(self, networks: Networks, batch: Batch) -> Loss:
-        """The fake score's own loss + weight (BCE(real, 1) + BCE(fake, 0)), at the same times."""
+        """The fake score learns its own task and to tell real from generated samples."""
         at = self.generated(networks, batch, "fake_score")
-        real = batch.real("fake_score")
-        at_real = diffuse_real(real.latents, at, batch, "fake_score")
-        scale = self.config.guidance.train_fake
-        psi = fake_score_on_both(networks, at, batch.cond, at_real, real.cond, scale)
-        loss = fake_score_loss(at.x_g, at.eps, psi.velocity)
-        elements = at.x_g[0].numel()
-        on_real = bce(logits(psi.real), elements, real=True).mean()
-        on_fake = bce(logits(psi.fake), elements, real=False).mean()
-        total = loss + self.adversarial.fake_weight * (on_real + on_fake)
-        return Loss(
-            total,
-            {
-                "train/fake_score_loss": loss.detach(),
-                "train/bce_real": on_real.detach() / elements,
-                "train/bce_fake": on_fake.detach() / elements,
-            },
-        )
+        scale, weight = self.config.guidance.train_fake, self.adversarial.fake_weight
+        return discriminating_loss(networks, batch, at, "fake_score", scale, logits, weight)
 
     def adversarial_phase(self, networks: Networks, batch: Batch) -> Loss:
         """weight SiD + weight w(t) BCE(generated, 1), from one evaluation of the fake score."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -9,9 +10,9 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from workbench.flow import expand_like
-from workbench.methods.base import Networks
+from workbench.methods.base import Loss, Networks
 from workbench.methods.batch import Batch
-from workbench.methods.score import Diffused, GuidanceConfig
+from workbench.methods.score import Diffused, GuidanceConfig, fake_score_loss
 from workbench.teachers.base import Conditioning
 from workbench.teachers.guidance import guided_with_features
 
@@ -81,3 +82,35 @@ def fake_score_on_both(
     velocity, features = guided_with_features(network, x_t, t, both, uncond, 1.0)
     count = len(at.t)
     return OnBoth(velocity[:count], features[:count], features[count:])
+
+
+def discriminating_loss(
+    networks: Networks,
+    batch: Batch,
+    at: Diffused,
+    stream: str,
+    cfg_scale: float,
+    logits: Callable[[Tensor], Tensor],
+    weight: float,
+) -> Loss:
+    """The fake score's own loss + weight (BCE(real, 1) + BCE(fake, 0)), at the same times.
+
+    Args:
+        at: the generator's diffused samples, which the fake score learns from.
+        stream: of the real samples and their noise.
+        logits: last features (B, tokens, width) to logits (B, count).
+    """
+    real = batch.real(stream)
+    at_real = diffuse_real(real.latents, at, batch, stream)
+    psi = fake_score_on_both(networks, at, batch.cond, at_real, real.cond, cfg_scale)
+    loss, elements = fake_score_loss(at.x_g, at.eps, psi.velocity), at.x_g[0].numel()
+    on_real = bce(logits(psi.real), elements, real=True).mean()
+    on_fake = bce(logits(psi.fake), elements, real=False).mean()
+    return Loss(
+        loss + weight * (on_real + on_fake),
+        {
+            "train/fake_score_loss": loss.detach(),
+            "train/bce_real": on_real.detach() / elements,
+            "train/bce_fake": on_fake.detach() / elements,
+        },
+    )

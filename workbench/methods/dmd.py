@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from workbench.flow import get_weighting
@@ -19,7 +19,7 @@ from workbench.flow.weightings import Weighting
 from workbench.methods.base import Loss, Networks, Phase
 from workbench.methods.batch import Batch
 from workbench.methods.generator import GeneratorConfig
-from workbench.methods.score import ScoreConfig, ScoreDistillation, score_metrics
+from workbench.methods.score import ScoreConfig, ScoreDistillation, WeightingName
 
 FROM_STEP_20_TO_980 = (0.0735, 0.9923)
 """DMD's range of DDPM's 1000 steps, as rectified-flow times (2 % and 98 % of density "ddpm")."""
@@ -32,15 +32,9 @@ class DMDSettings(ScoreConfig):
     t_range: tuple[float, float] = Field(
         FROM_STEP_20_TO_980, description="truncation of the density of t"
     )
-    weighting: str = Field(
+    weighting: WeightingName = Field(
         "sid", description="w(t) of the generator's gradient; sid: 1 / mean|x_g - f_phi|, DMD's own"
     )
-
-    @field_validator("weighting")
-    @classmethod
-    def _known_weighting(cls, name: str) -> str:
-        get_weighting(name)
-        return name
 
 
 class DMDConfig(DMDSettings):
@@ -96,6 +90,6 @@ class DMD(ScoreDistillation):
         loss = dmd_loss(x_g, f_phi, f_psi, at.t, self.weighting)
         metrics = {
             "train/generator_loss": loss.detach(),
-            **score_metrics(at.x_g, f_phi, f_psi),
+            **self.score_metrics(at.x_g, f_phi, f_psi),
         }
-        return Loss(self.score_config.loss_scale * loss, metrics)
+        return Loss(self.config.loss_scale * loss, metrics)

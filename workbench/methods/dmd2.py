@@ -23,12 +23,10 @@ from workbench.methods.batch import Batch
 from workbench.methods.discrimination import (
     bce,
     check_guidance,
-    diffuse_real,
-    fake_score_on_both,
+    discriminating_loss,
 )
 from workbench.methods.dmd import DMD, DMDSettings, dmd_loss
 from workbench.methods.generator import GeneratorConfig
-from workbench.methods.score import fake_score_loss, score_metrics
 from workbench.teachers.base import VelocityNetwork
 from workbench.teachers.guidance import guided_with_features
 
@@ -75,11 +73,11 @@ class DMD2(DMD):
 
     heads = MappingProxyType({HEAD: _discriminator})
     learns_from_pairs = True
+    config: DMD2Settings
 
     def __init__(self, config: DMD2Settings, generator: GeneratorConfig) -> None:
         super().__init__(config, generator)
         check_guidance(config.guidance)
-        self.config = config
 
     def phases(self, nimg: int) -> Sequence[Phase]:
         return (
@@ -95,23 +93,16 @@ class DMD2(DMD):
         )
 
     def discriminating_phase(self, networks: Networks, batch: Batch, stream: str) -> Loss:
-        """The fake score's own loss + weight (BCE(real, 1) + BCE(fake, 0)), at the same times."""
+        """The fake score learns its own task, and with the head to tell real from generated."""
         at = self.generated(networks, batch, stream)
-        real = batch.real(stream)
-        at_real = diffuse_real(real.latents, at, batch, stream)
-        scale = self.config.guidance.train_fake
-        psi = fake_score_on_both(networks, at, batch.cond, at_real, real.cond, scale)
-        loss, elements = fake_score_loss(at.x_g, at.eps, psi.velocity), at.x_g[0].numel()
-        head = networks.heads[HEAD]
-        on_real = bce(head(psi.real), elements, real=True).mean()
-        on_fake = bce(head(psi.fake), elements, real=False).mean()
-        return Loss(
-            loss + self.config.gan_fake_weight * (on_real + on_fake),
-            {
-                "train/fake_score_loss": loss.detach(),
-                "train/bce_real": on_real.detach() / elements,
-                "train/bce_fake": on_fake.detach() / elements,
-            },
+        return discriminating_loss(
+            networks,
+            batch,
+            at,
+            stream,
+            self.config.guidance.train_fake,
+            networks.heads[HEAD],
+            self.config.gan_fake_weight,
         )
 
     def generator_phase(self, networks: Networks, batch: Batch) -> Loss:
@@ -135,7 +126,7 @@ class DMD2(DMD):
         metrics = {
             "train/generator_loss": loss.detach(),
             "train/adversarial_loss": deceived.detach(),
-            **score_metrics(at.x_g, f_phi, f_psi),
+            **self.score_metrics(at.x_g, f_phi, f_psi),
         }
         total = loss + self.config.gan_generator_weight * deceived
         return Loss(self.config.loss_scale * total, metrics)

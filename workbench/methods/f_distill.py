@@ -35,7 +35,7 @@ DIVERGENCES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
 which is both."""
 
 
-def f_of(name: str) -> Callable[[Tensor], Tensor]:
+def get_divergence(name: str) -> Callable[[Tensor], Tensor]:
     """h of a divergence.
 
     Raises:
@@ -47,7 +47,7 @@ def f_of(name: str) -> Callable[[Tensor], Tensor]:
 
 
 class FDistillConfig(DMD2Settings):
-    """f-distill with the divergence that its paper reports as best, Jensen-Shannon's."""
+    """f-distill, with Jensen-Shannon's divergence unless told, one of its paper's."""
 
     name: Literal["f_distill"] = "f_distill"
     divergence: str = Field("jensen-shannon", description=f"one of {', '.join(DIVERGENCES)}")
@@ -55,7 +55,7 @@ class FDistillConfig(DMD2Settings):
     @field_validator("divergence")
     @classmethod
     def _known_divergence(cls, name: str) -> str:
-        f_of(name)
+        get_divergence(name)
         return name
 
 
@@ -68,7 +68,7 @@ class FDistill(DMD2):
 
     def __init__(self, config: FDistillConfig, generator: GeneratorConfig) -> None:
         super().__init__(config, generator)
-        self.h = f_of(config.divergence)
+        self.h = get_divergence(config.divergence)
 
     def importance(self, logits: Tensor) -> Tensor:
         """h(r) with r = exp(logit), (B,)."""

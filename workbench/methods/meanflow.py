@@ -34,9 +34,6 @@ class MeanFlowConfig(FrozenConfig):
     margin: float = Field(
         0.2, ge=0, lt=1, description="how far into the step above it a step reaches, its share"
     )
-    at_grid: float = Field(
-        0.25, ge=0, le=1, description="share of samples at the times where the student is used"
-    )
     cfg_scale: float = Field(1.0, description="guidance of the teacher; 1 = off")
     weight_power: float = Field(1.0, ge=0, description="p in 1 / (error^2 + c)^p; 0 = plain")
     weight_constant: float = Field(1e-3, gt=0, description="c there")
@@ -79,21 +76,10 @@ class MeanFlow(Method):
     def phases(self, nimg: int) -> Sequence[Phase]:
         return (Phase(("generator",), self.average_velocity_phase),)
 
-    def times(self, batch: Batch) -> Tensor:
-        """Times of a batch, float64 (B,): from the density, or of the student's grid.
-
-        The density hardly ever reaches t = 1, where every sample starts.
-        """
-        spread = self.density.sample_from(batch.uniform("generator/t"))
-        grid = self.sampler.times.double()
-        place = (batch.uniform("generator/step") * len(grid)).long().clamp(max=len(grid) - 1)
-        used = batch.uniform("generator/at_grid") < self.config.at_grid
-        return torch.where(used, grid[place], spread)
-
     def average_velocity_phase(self, networks: Networks, batch: Batch) -> Loss:
         """weight ||u - sg(v - (t - r) du/dt)||^2 summed over the latent, mean over the batch."""
         real = batch.real("generator")
-        t = self.times(batch).to(real.latents)
+        t = self.density.sample_from(batch.uniform("generator/t")).to(real.latents)
         r = next_time(t, self.sampler.times.to(t), self.config.margin)
         x_t = torch.lerp(real.latents, batch.normal("generator/eps"), expand_like(t, real.latents))
         generator, scale = networks.generator, self.config.cfg_scale

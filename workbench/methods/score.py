@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from workbench.errors import unknown_name
-from workbench.flow import expand_like, get_density, x0_from_velocity
+from workbench.flow import expand_like, get_density, get_weighting, x0_from_velocity
 from workbench.methods.base import Loss, Method, Networks
 from workbench.methods.batch import Batch
 from workbench.methods.generator import GeneratorConfig
@@ -92,6 +92,15 @@ _SCALE = re.compile(r"\d+(\.\d+)?")
 """The number behind a preset's name."""
 
 
+def _known_weighting(name: str) -> str:
+    get_weighting(name)
+    return name
+
+
+WeightingName = Annotated[str, AfterValidator(_known_weighting)]
+"""The name of a weighting w(t), checked as a setting."""
+
+
 class ScoreConfig(FrozenConfig):
     """Settings of every score distillation: where the two scores meet the samples."""
 
@@ -133,7 +142,7 @@ class ScoreDistillation(Method):
 
     def __init__(self, config: ScoreConfig, generator: GeneratorConfig) -> None:
         super().__init__(generator)
-        self.score_config = config
+        self.config = config
         self.density = get_density(config.density, config.t_range)
 
     def diffuse(self, x_g: Tensor, batch: Batch, stream: str) -> Diffused:
@@ -159,14 +168,14 @@ class ScoreDistillation(Method):
             t,
             batch.cond,
             networks.uncond,
-            self.score_config.guidance.train_fake,
+            self.config.guidance.train_fake,
         )
         loss = fake_score_loss(x_g, eps, velocity)
         return Loss(loss, {"train/fake_score_loss": loss.detach()})
 
     def teacher_estimate(self, networks: Networks, batch: Batch, at: Diffused) -> Tensor:
         """The teacher's x0_hat (B, ...) at x_t, guided by its scale."""
-        scale = self.score_config.guidance.eval_teacher
+        scale = self.config.guidance.eval_teacher
         velocity = guided_velocity(
             networks.teacher, at.x_t, at.t, batch.cond, networks.uncond, scale
         )
@@ -174,19 +183,22 @@ class ScoreDistillation(Method):
 
     def fake_estimate(self, networks: Networks, batch: Batch, at: Diffused) -> Tensor:
         """The fake score's x0_hat (B, ...) at x_t, guided by its scale."""
-        scale = self.score_config.guidance.eval_fake
+        scale = self.config.guidance.eval_fake
         velocity = guided_velocity(
             networks.fake_score, at.x_t, at.t, batch.cond, networks.uncond, scale
         )
         return x0_from_velocity(at.x_t, at.t, velocity)
 
+    def score_metrics(self, x_g: Tensor, f_phi: Tensor, f_psi: Tensor) -> dict[str, Tensor]:
+        """What is logged of the two scores, from x_g and both x0_hat (B, ...).
 
-def score_metrics(x_g: Tensor, f_phi: Tensor, f_psi: Tensor) -> dict[str, Tensor]:
-    """What every score distillation logs of its two scores, from x_g and both x0_hat (B, ...)."""
-    return {
-        "train/score_gap": score_gap(f_phi, f_psi),
-        "train/score_drag": score_drag(x_g, f_phi, f_psi),
-    }
+        Without the drag where the fake score is used otherwise than it is trained, or without
+        prompts: its optimum there is not the posterior mean of x_g.
+        """
+        guidance, metrics = self.config.guidance, {"train/score_gap": score_gap(f_phi, f_psi)}
+        if guidance.train_fake == guidance.eval_fake != 0:
+            metrics["train/score_drag"] = score_drag(x_g, f_phi, f_psi)
+        return metrics
 
 
 def score_gap(f_phi: Tensor, f_psi: Tensor) -> Tensor:

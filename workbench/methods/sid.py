@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from workbench.flow import get_weighting
@@ -17,7 +17,7 @@ from workbench.methods.score import (
     Diffused,
     ScoreConfig,
     ScoreDistillation,
-    score_metrics,
+    WeightingName,
 )
 
 
@@ -25,13 +25,7 @@ class SiDSettings(ScoreConfig):
     """Settings of SiD, with data and without."""
 
     sid_alpha: float = Field(1.0, description="a in the generator's loss; 1.2 for EDM in SiD")
-    weighting: str = Field("1-t", description="w(t) of the generator's loss")
-
-    @field_validator("weighting")
-    @classmethod
-    def _known_weighting(cls, name: str) -> str:
-        get_weighting(name)
-        return name
+    weighting: WeightingName = Field("1-t", description="w(t) of the generator's loss")
 
 
 class SiDConfig(SiDSettings):
@@ -63,9 +57,10 @@ def sid_loss(
 class SiD(ScoreDistillation):
     """Each iteration: one fake-score step, then one generator step, on newly drawn samples."""
 
+    config: SiDSettings
+
     def __init__(self, config: SiDSettings, generator: GeneratorConfig) -> None:
         super().__init__(config, generator)
-        self.config = config
         self.weighting = get_weighting(config.weighting)
 
     def phases(self, nimg: int) -> Sequence[Phase]:
@@ -88,6 +83,6 @@ class SiD(ScoreDistillation):
             value,
             {
                 "train/generator_loss": value.detach(),
-                **score_metrics(at.x_g, f_phi, f_psi),
+                **self.score_metrics(at.x_g, f_phi, f_psi),
             },
         )

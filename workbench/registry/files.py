@@ -22,7 +22,8 @@ from workbench.bundled import bundled_folder, load_module
 from workbench.errors import RequestError, unknown_name
 from workbench.registry.experiment import Experiment
 from workbench.settings import FrozenConfig
-from workbench.training.config import RunConfig, with_overrides
+from workbench.training.config import RunConfig
+from workbench.training.overrides import with_overrides
 
 ENVIRONMENT_VARIABLE = "WORKBENCH_EXPERIMENTS"
 

@@ -16,7 +16,8 @@ from workbench.registry.experiment import Experiment
 from workbench.registry.rows import plan_hash, plan_title
 from workbench.runs.start_variant import settle_starts
 from workbench.settings import FrozenConfig
-from workbench.training.config import RunConfig, validated, with_overrides
+from workbench.training.config import RunConfig, validated
+from workbench.training.overrides import with_overrides
 
 
 class Plan(FrozenConfig):

@@ -10,8 +10,9 @@ import torch
 
 from workbench.errors import RequestError
 from workbench.teachers.architecture import Architecture
-from workbench.training.config import RunConfig, with_overrides
+from workbench.training.config import RunConfig
 from workbench.training.memory import Estimate, estimate_memory, least_memory
+from workbench.training.overrides import with_overrides
 from workbench.training.parallel import choose_device
 
 _FP32 = 4

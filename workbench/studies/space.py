@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from workbench.training.config import RunConfig, with_overrides
+from workbench.training.config import RunConfig
+from workbench.training.overrides import with_overrides
 
 if TYPE_CHECKING:
     from optuna import Trial

@@ -14,9 +14,10 @@ from workbench.errors import RequestError
 from workbench.flow.noise import NoiseSource
 from workbench.methods import Batch, FewStepSampler, GeneratorConfig
 from workbench.teachers.base import Conditioning, OwnVelocity, Teacher, VelocityNetwork
-from workbench.training.config import RunConfig, with_overrides
+from workbench.training.config import RunConfig
 from workbench.training.engine import Engine, Evaluate
 from workbench.training.events import Listener
+from workbench.training.overrides import with_overrides
 from workbench.training.parallel import joined_ranks, whole_state
 from workbench.training.roles import Student, student_network
 from workbench.training.streams import PairRows

@@ -116,7 +116,7 @@ class Stability:
         jumps = fid_jumps(self.fid)
         inside = bool(jumps) and not jumps[-1].recovered
         best = jumps[-1].best if inside else 0.0
-        text = f"FID jumped to {fid:.4g}, from {best:.4g} at best."
+        text = f"The score jumped to {fid:.4g}, from {best:.4g} at best."
         return self._alarm("fid", inside, RunEvent.of(EventKind.FID_JUMP, nimg, text, fid))
 
     def hear_skip(self, nimg: int, phase: str, problem: str) -> list[RunEvent]:

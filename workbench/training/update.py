@@ -139,10 +139,22 @@ class Updater:
 
 
 def _adam(network: nn.Module, settings: AdamConfig) -> torch.optim.Optimizer:
-    return torch.optim.Adam(
+    """Adam with its moments at zero from the start.
+
+    Else torch makes them when the first checkpoint asks for them, by a step that it counts: a run
+    that writes checkpoints would begin with other updates than one that does not.
+    """
+    optimizer = torch.optim.Adam(
         network.parameters(),
         lr=settings.lr,
         betas=(settings.beta1, settings.beta2),
         eps=settings.eps,
         fused=True,
     )
+    for parameter in network.parameters():
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimizer

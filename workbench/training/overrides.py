@@ -1,0 +1,101 @@
+"""A run's configuration changed by dotted assignments, as command lines and files write them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from workbench.errors import RequestError, unknown_name
+from workbench.methods import METHODS, method_type
+from workbench.methods.score import guidance_scales
+from workbench.training.config import AdamConfig, RunConfig, known_keys, trained_names, validated
+
+_METHOD_NAME = "method.name"
+
+_BY_NAME: Mapping[str, Callable[[str], Mapping[str, Any]]] = {"method.guidance": guidance_scales}
+"""Groups of settings that a name may stand for; a later override may then change one of them."""
+
+
+def with_overrides(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
+    """The configuration with dotted assignments ("training.batch_size=64") applied in order.
+
+    Values are JSON where they parse as JSON, else text.
+
+    A method's name comes first: with it the method's own settings, and its roles' optimisers,
+    take the place of the other one's.
+
+    Raises:
+        RequestError: no "=", an unknown key (names the nearest one) or a refused value.
+    """
+    values = config.model_dump(mode="json")
+    pairs = [_pair(assignment) for assignment in assignments]
+    for key, value in sorted(pairs, key=lambda pair: pair[0] != _METHOD_NAME):
+        if key == _METHOD_NAME:
+            _switch_method(values, str(value))
+        _assign(values, key, value)
+    return validated(values)
+
+
+def _pair(assignment: str) -> tuple[str, Any]:
+    key, equals, text = assignment.partition("=")
+    if not equals:
+        raise RequestError(f"Cannot read {assignment!r}: expected KEY=VALUE.")
+    return key.strip(), _parse(text.strip())
+
+
+def _switch_method(values: dict[str, Any], name: str) -> None:
+    """Another method's settings: its defaults, but what both have and the old one had changed.
+
+    And a noise type that its students can be used with.
+    """
+    if name not in METHODS:
+        raise unknown_name("method", name, METHODS)
+    old, method = values["method"], METHODS[name]()
+    was = METHODS[old["name"]]().model_dump(mode="json")
+    new = method.model_dump(mode="json")
+    changed = {key for key in old if key in new and old[key] != was[key]}
+    values["method"] = {**new, **{key: old[key] for key in changed}}
+    allowed, generator = method_type(method).noise_types, values["generator"]
+    generator["noise"] = generator["noise"] if generator["noise"] in allowed else allowed[0]
+    optimizers = values["training"]["optimizers"]
+    plain = AdamConfig().model_dump(mode="json")
+    values["training"]["optimizers"] = {
+        role: optimizers.get(role, plain) for role in trained_names(method)
+    }
+
+
+def _check_owner(values: Mapping[str, Any], key: str) -> None:
+    """A setting of another method is no unknown name."""
+    field, name = key.removeprefix("method.").split(".")[0], values["method"]["name"]
+    if not key.startswith("method.") or field in METHODS[name].model_fields:
+        return
+    owners = [other for other, kind in METHODS.items() if field in kind.model_fields]
+    if owners:
+        raise RequestError(
+            f"{key} is a setting of method {' and '.join(owners)}; this run's method is {name}."
+        )
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _assign(values: dict[str, Any], key: str, value: Any) -> None:
+    _check_owner(values, key)
+    *folders, leaf = key.split(".")
+    node: Any = values
+    default: Any = RunConfig().model_dump(mode="json")
+    for part in folders:
+        if not isinstance(node, dict) or part not in node:
+            raise unknown_name("configuration key", key, known_keys())
+        if node[part] is None:  # a group that is off: naming one of its settings turns it on
+            node[part] = {}
+        node, default = node[part], default.get(part) if isinstance(default, dict) else None
+    # The settings of a group that is off by default are not listed there; validation knows them.
+    if not isinstance(node, dict) or not (leaf in node or default is None):
+        raise unknown_name("configuration key", key, known_keys())
+    node[leaf] = _BY_NAME[key](value) if key in _BY_NAME and isinstance(value, str) else value
