@@ -145,6 +145,8 @@ def test_a_killed_worker_is_started_again_and_ctrl_c_keeps_everything(
         (["--objective", "fid", "--objective", "alignment", "--pruner", "median"], 2, "needs one"),
         (["--set", "method.sid_alfa=1"], 2, "Did you mean 'method.sid_alpha'?"),
         (["--set", "seed=3"], 2, "take their seeds from --seeds"),
+        (["--teacher", "digits-sanna"], 2, "digits-sana"),
+        (["--set", "prompts.source=/nowhere.txt"], 2, "/nowhere.txt"),
         (["--nproc", "3"], 2, "128 is not divisible by 3 ranks"),
         (["--name", "a/b"], 2, "Study name 'a/b' is not possible"),
         (["--storage", "mysql://u:hunter2@h/d"], 2, "'mysql://u:***@h/d'"),

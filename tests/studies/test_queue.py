@@ -177,6 +177,27 @@ def test_giving_back_is_not_a_try_and_telling_twice_is_telling_once(queue_of: Ma
     assert queue.tickets()[1].trial.user_attrs[ERROR] == "it was NaN"
 
 
+def test_a_call_whose_answer_was_lost_is_repeated_without_harm(queue_of: MakeQueue) -> None:
+    """Claimed twice by one token is claimed once; given back twice takes nothing from a peer."""
+    ours, peer = queue_of(), queue_of()
+    ours.fill(2)
+    claim = ours.claim(token="ours")
+    assert claim is not None
+    assert ours.claim(token="ours") == claim
+    assert ours.counts() == {TicketState.RUNNING: 1, TicketState.WAITING: 1}
+    ours.give_back(claim)
+    theirs = peer.claim()
+    assert theirs is not None
+    assert theirs.ticket == claim.ticket
+    ours.give_back(claim)
+    assert not ours.finish(claim, (1.0,))
+    assert ours.counts() == {TicketState.RUNNING: 1, TicketState.WAITING: 1}
+    assert peer.finish(theirs, (2.0,))
+    peer.give_back(theirs)
+    assert ours.counts() == {TicketState.COMPLETE: 1, TicketState.WAITING: 1}
+    assert ours.study.best_value == 2.0
+
+
 def test_the_database_may_crash_in_between(queue_of: MakeQueue, postgres: Postgres) -> None:
     queue = queue_of(url=postgres.create_database("crash"))
     queue.fill(2)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -20,8 +21,8 @@ from workbench.runs import RunRequest, find_run
 from workbench.studies import Choice
 from workbench.studies.overview import view
 from workbench.studies.parent import StudyRun
-from workbench.studies.queue import ERROR, TicketState, TrialQueue
-from workbench.studies.trial import RUNS
+from workbench.studies.queue import ERROR, Claim, TicketState, TrialQueue
+from workbench.studies.trial import RUNS, TrialRunner
 from workbench.studies.worker import work
 from workbench.tracking import load_record
 from workbench.training.config import RunConfig
@@ -107,6 +108,29 @@ def test_what_is_a_trials_own_fault_fails_it_alone(
     assert [run.info.status for run in children] == ["FAILED", "FAILED", "FINISHED"]
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["trials.failed"] == "2"
+
+
+def test_a_point_that_cannot_be_drawn_fails_its_trial_alone(
+    queue_of: MakeQueue,
+    base: RunConfig,
+    request_of: RunRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A sampler's arithmetic broke down; without this each worker in turn would end at it."""
+
+    def draw(self: TrialRunner, study: object, claim: Claim, real=TrialRunner.draw) -> object:
+        if claim.ticket == 0:
+            raise np.linalg.LinAlgError("Singular matrix")
+        return real(self, study, claim)
+
+    monkeypatch.setattr(TrialRunner, "draw", draw)
+    queue = queue_of(with_overrides(base, ["training.kimg=0.064"]))
+    queue.fill(2)
+    said = run_all(queue, request_of)
+    bad, fine = queue.tickets()
+    assert (bad.state, fine.state) == (TicketState.FAILED, TicketState.COMPLETE)
+    assert bad.trial.user_attrs[ERROR] == "no point could be drawn: LinAlgError: Singular matrix"
+    assert any("trial 0: failed. no point could be drawn" in text for text in said)
 
 
 @pytest.mark.parametrize("nproc", [1, 2])

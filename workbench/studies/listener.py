@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from workbench.studies.heartbeat import Pulse
+from workbench.studies.locks import NeverFreeError
 from workbench.studies.samplers import calm_optuna
 from workbench.studies.spec import StudySpec
 from workbench.studies.storage import StudyStorage
@@ -151,7 +152,7 @@ class TrialListener(Listener):
         return False
 
     def _complain(self, error: Exception) -> bool:
-        if not self.storage.is_trouble(error):
+        if not self.storage.is_trouble(error) and not isinstance(error, NeverFreeError):
             raise error
         LOG.warning("The study could not be asked about trial %d yet.", self.address.number)
         self._trial = None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import time
+import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ REFUSAL = "refusal"
 
 _FIXED = "fixed_params"  # Optuna's own name in a trial's system attributes
 _PACE = "workbench:pace"
+_BY = "workbench:by"  # whose claim a running trial is
 
 
 class TicketState(StrEnum):
@@ -102,13 +104,26 @@ def _state(trial: FrozenTrial) -> TicketState:
     return TicketState[trial.state.name]
 
 
+def _is_held(trial: FrozenTrial, token: str) -> bool:
+    return trial.state.name == "RUNNING" and trial.system_attrs.get(_BY) == token
+
+
 @dataclass(frozen=True)
 class Claim:
-    """A ticket that this process holds."""
+    """A ticket that this process holds.
+
+    Attributes:
+        token: names the claim in the database, which another one replaces.
+    """
 
     trial_id: int
     number: int
     ticket: int
+    token: str
+
+    def holds(self, trial: FrozenTrial) -> bool:
+        """Whether the trial is still run under this claim."""
+        return _is_held(trial, self.token)
 
 
 class TrialQueue:
@@ -149,20 +164,25 @@ class TrialQueue:
             self.study.enqueue_trial(dict(point))
             return self.study.get_trials(deepcopy=False)[-1].number
 
-    def claim(self, avoid: Collection[int] = ()) -> Claim | None:
+    def claim(self, avoid: Collection[int] = (), token: str | None = None) -> Claim | None:
         """The next ticket, None when none is waiting; its pace is this process's settings'.
 
         Those taken up again come first, those that a worker could not run last.
 
         Args:
             avoid: tickets that are left to others.
+            token: the same in a repeated call, which then finds what the first one had claimed
+                before its answer was lost.
         """
         from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
-        rdb = self.storage.rdb
+        rdb, token = self.storage.rdb, token or uuid.uuid4().hex
         # The lock is what makes claiming atomic on SQLite, which does not know FOR UPDATE.
         with self.storage.lock(self._lock):
+            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                if _is_held(trial, token):
+                    return self._claim(trial, token)
             for trial in self._waiting():
                 if first_number(trial) in avoid:
                     continue
@@ -170,9 +190,10 @@ class TrialQueue:
                 try:
                     # First the pace and a sign of life: whoever finds it running judges by them.
                     rdb.set_trial_system_attr(trial_id, _PACE, self._pace())
+                    rdb.set_trial_system_attr(trial_id, _BY, token)
                     rdb.record_heartbeat(trial_id)
                     if rdb.set_trial_state_values(trial_id, TrialState.RUNNING):
-                        return Claim(trial_id, trial.number, first_number(trial))
+                        return self._claim(trial, token)
                 except UpdateFinishedTrialError:
                     continue
         return None
@@ -187,6 +208,8 @@ class TrialQueue:
         from optuna.trial import TrialState
 
         with self.storage.lock(self._lock):
+            if not claim.holds(self.storage.rdb.get_trial(claim.trial_id)):
+                return  # given back by a call whose answer was lost; a peer may have it by now
             try:
                 if refusal is not None:
                     self.storage.rdb.set_trial_user_attr(claim.trial_id, REFUSAL, dict(refusal))
@@ -225,7 +248,7 @@ class TrialQueue:
         state = TrialState.COMPLETE if values is not None else TrialState.PRUNED
         state = state if error is None else TrialState.FAIL
         trial = self.storage.rdb.get_trial(claim.trial_id)
-        if not trial.state.is_finished():
+        if claim.holds(trial):
             try:
                 if error is not None:
                     self.storage.rdb.set_trial_user_attr(claim.trial_id, ERROR, error)
@@ -246,6 +269,9 @@ class TrialQueue:
             if stop.requested:
                 raise InterruptedRunError("Stopped while waiting for other workers' trials.")
             time.sleep(0.1)
+
+    def _claim(self, trial: FrozenTrial, token: str) -> Claim:
+        return Claim(self._id(trial.number), trial.number, first_number(trial), token)
 
     def _waiting(self) -> list[FrozenTrial]:
         from optuna.trial import TrialState

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,15 +25,18 @@ from workbench.runs import RunRequest
 from workbench.runs.signals import stop_on_signals
 from workbench.studies.heartbeat import Pulse
 from workbench.studies.listener import PROGRESS
-from workbench.studies.locks import UnreachableError
+from workbench.studies.locks import NeverFreeError, UnreachableError
 from workbench.studies.parent import StudyRun
 from workbench.studies.queue import REFUSAL, WORKER, Claim, TicketState, TrialQueue
-from workbench.studies.space import as_text
+from workbench.studies.space import Point, as_text
 from workbench.studies.study import open_study
 from workbench.studies.trial import BusyRunError, TrialRunner
 from workbench.tracking import default_artifact_root
 from workbench.training.checkpoint import CheckpointError
 from workbench.training.events import StopFlag
+
+if TYPE_CHECKING:
+    from optuna import Trial
 
 SETBACKS = "setbacks"
 """User attribute of a trial: how many workers could not read its checkpoint."""
@@ -44,7 +48,7 @@ A refusal counts as one unless it says that it follows from the settings: a tria
 vain can be helped, one that failed for a missing folder is lost.
 """
 
-NOT_THE_TRIALS_FAULT = (InterruptedRunError, KeyboardInterrupt, UnreachableError)
+NOT_THE_TRIALS_FAULT = (InterruptedRunError, KeyboardInterrupt, UnreachableError, NeverFreeError)
 """The trial waits again, and goes on where it was when somebody can."""
 
 _CPU_ALLOCATOR = "DefaultCPUAllocator"  # torch raises a plain RuntimeError there
@@ -110,7 +114,7 @@ class _Worker:
                 raise InterruptedRunError("Stopped between two trials; the others wait.")
             patiently(self.queue.recover, stop)
             avoided = self._avoided()
-            claim = patiently(partial(self.queue.claim, avoided), stop)
+            claim = patiently(partial(self.queue.claim, avoided, uuid.uuid4().hex), stop)
             if claim is not None:
                 self._hold(claim, stop)
             elif avoided or patiently(self.queue.counts, stop)[TicketState.RUNNING]:
@@ -165,7 +169,10 @@ class _Worker:
         """Draw, run and tell; what is the trial's own fault ends here."""
         patiently, spec = self.storage.patiently, self.queue.spec
         runner = TrialRunner(self.storage, spec, self.request, self.parent.child_tags)
-        trial, point = patiently(lambda: runner.draw(self.queue.study, claim), stop)
+        drawn = self._draw(runner, claim, stop)
+        if drawn is None:
+            return
+        trial, point = drawn
         # What an earlier attempt left behind there is no word of this worker.
         fresh: dict[str, Any] = {WORKER: self.name, REFUSAL: None, PROGRESS: {}}
         for key, value in fresh.items():
@@ -194,6 +201,20 @@ class _Worker:
         text = ", ".join(f"{o.name} {scores[o.name]:.4g}" for o in spec.objectives)
         text += f" in {time.monotonic() - began:.0f} s"
         self._finish(claim, stop, Outcome(text, values))
+
+    def _draw(
+        self, runner: TrialRunner, claim: Claim, stop: StopFlag
+    ) -> tuple[Trial, Point] | None:
+        """The trial's point; None where the sampler's arithmetic broke down, which fails the trial.
+
+        Else every worker in turn would end at it.
+        """
+        try:
+            return self.storage.patiently(lambda: runner.draw(self.queue.study, claim), stop)
+        except (ValueError, ArithmeticError) as error:
+            reason = f"no point could be drawn: {_reason(error)}"
+            self._finish(claim, stop, Outcome(f"failed. {reason}", error=reason))
+            return None
 
     def _finish(self, claim: Claim, stop: StopFlag, outcome: Outcome) -> None:
         def tell() -> bool:
