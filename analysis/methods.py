@@ -33,9 +33,10 @@ from workbench.reports.curves import collect_curves as collect
 from workbench.reports.curves import level_frame, mean_curve
 from workbench.reports.references import select
 from workbench.reports.statistics import Estimate, estimate
-from workbench.reports.tables import Table, number, title_of
+from workbench.reports.tables import Table, number
 from workbench.reports.variant_panels import style_of
 from workbench.tracking import default_uri
+from workbench.tracking.curve import title_of
 from workbench.workspace import open_workspace
 
 if TYPE_CHECKING:

@@ -29,10 +29,9 @@ from workbench.plotting import (
 from workbench.reports.frames import STUDENT, TEACHER, final_frame, over_seeds, student_names
 from workbench.reports.groups import Group
 from workbench.reports.references import select
-from workbench.reports.tables import title_of
 from workbench.reports.variant_panels import MARKERS, teacher_levels
 from workbench.tracking import default_uri
-from workbench.tracking.curve import IMAGE_SCORES, LOWER_IS_BETTER
+from workbench.tracking.curve import IMAGE_SCORES, LOWER_IS_BETTER, title_of
 from workbench.workspace import open_workspace
 
 if TYPE_CHECKING:

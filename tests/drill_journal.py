@@ -136,7 +136,7 @@ def main() -> None:
     from workbench.cli.main import run_cli
     from workbench.studies import trial
 
-    trial.open_listener = partial(Witness, file=Path(sys.argv.pop(1)))  # type: ignore[assignment]
+    trial.open_listener = partial(Witness, file=Path(sys.argv.pop(1)))
     run_cli()
 
 

@@ -80,7 +80,7 @@ def test_each_k_has_its_means_and_intervals(step_count: ModuleType, groups: list
 
 def test_a_seed_without_the_score_leaves_a_gap_not_another_mean(step_count: ModuleType) -> None:
     group = trained(2, {2: (0.5, 0.6), 1: (0.7, 0.8)})
-    del group.runs[1].row.metrics["table/student_1_fid"]  # type: ignore[attr-defined]
+    del group.runs[1].row.metrics["table/student_1_fid"]
     frame = step_count.collect([group])
     one = frame[(frame["line"] == "k2") & (frame["steps"] == 1)].iloc[0]
     assert math.isnan(one["fid"])
@@ -152,7 +152,7 @@ def workspace(tmp_path: Path) -> Workspace:
 def protocol_of(groups: list[Group], protocol: str) -> list[Group]:
     for group in groups:
         for run in group.runs:
-            run.row.tags["evaluation"] = protocol  # type: ignore[index]
+            run.row.tags["evaluation"] = protocol
     return groups
 
 
@@ -164,7 +164,7 @@ def at_home(groups: list[Group], workspace: Workspace, weights: str = "weights")
         record = RunRecord.new(RunIdentity("e", run.row.name), "sqlite://", None, 0)
         save_record(folder, replace(record, run_id=run.row.run_id))
         (folder / "results.json").write_text(json.dumps({"teacher": {"fingerprint": weights}}))
-        run.row.tags["folder"] = f"/elsewhere/runs/e/{folder.name}"  # type: ignore[index]
+        run.row.tags["folder"] = f"/elsewhere/runs/e/{folder.name}"
     return groups
 
 
@@ -182,7 +182,7 @@ def test_a_teacher_drawn_otherwise_or_rebuilt_is_no_point_of_its_line(
     assert notes[0].startswith("3 kept evaluations were not made by")
     # Of other files' teacher, or of a call that evaluate does not make, none is a point.
     for run in (run for group in groups for run in group.runs):
-        run.row.params["resolution"] = "512"  # type: ignore[index]
+        run.row.params["resolution"] = "512"
     assert cost.collect(groups, workspace).notes[0].startswith("4 kept evaluations")
 
 
@@ -220,7 +220,7 @@ def test_kept_times_replace_the_runs_own(
 ) -> None:
     protocol_of(groups, short_hash(MADE))
     for seed, run in enumerate(groups[0].runs):
-        run.row.tags["folder"] = f"/elsewhere/runs/e/k4-seed{seed}-abc"  # type: ignore[index]
+        run.row.tags["folder"] = f"/elsewhere/runs/e/k4-seed{seed}-abc"
         keep(workspace, 2, 9.9, name=f"e/k4-seed{seed}-abc", kind="student", ms=7.0 + seed)
     keep(workspace, 1, 9.9, name="e/k4-seed0-abc", kind="student", ms=99, samples=100)
     frame, _ = cost.collect(groups, workspace)

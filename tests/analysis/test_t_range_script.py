@@ -126,7 +126,7 @@ def test_cells_of_a_logged_grid_are_its_images(size: int) -> None:
 
 def with_pictures(run: SeedRun, folder: Path, images: dict[int, NDArray[np.float32]]) -> None:
     """The run's folder on this machine with what it logged at some numbers of images."""
-    run.row.tags.update({"host": platform.node(), "folder": str(folder)})  # type: ignore[attr-defined]
+    run.row.tags.update({"host": platform.node(), "folder": str(folder)})
     (folder / "tracking" / "images").mkdir(parents=True)
     record = RunRecord.new(RunIdentity("e", run.row.name), "sqlite://", None, 0)
     save_record(folder, RunRecord(**{**vars(record), "run_id": run.row.run_id}))

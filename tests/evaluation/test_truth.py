@@ -130,7 +130,7 @@ def test_asked_modes_are_counted() -> None:
     )
 
     def asked(given: object) -> torch.Tensor:
-        return torch.tensor([int(prompt) for prompt in given])  # type: ignore[attr-defined]
+        return torch.tensor([int(prompt) for prompt in given])
 
     evaluator = truth_evaluator(RING, prompts, asked, batch_size=16)
     scores = evaluator.evaluate(Sampler(lambda _, start, n: drawn[start : start + n], 1, 1))

@@ -202,7 +202,7 @@ def test_status_joins_plan_and_runs_by_content(place: Workspace) -> None:
         ("high", 0): "pending",
         ("high", 1): "pending",
     }
-    assert (cells["low", 0].fid, cells["low", 0].best_fid) == (0.5, 0.4)
+    assert (cells["low", 0].score, cells["low", 0].best) == (0.5, 0.4)
     assert cells["low", 1].left == pytest.approx(480)
     assert cells["high", 0].left == pytest.approx(60)
     assert status.left == pytest.approx(480 + 2 * 60)

@@ -72,3 +72,18 @@ def test_a_run_that_has_measured_nothing(tmp_path: Path) -> None:
     folder.config_file.write_text('{"training": 3}')
     with pytest.raises(RequestError, match="is not a run's configuration"):
         summarize(folder)
+
+
+def test_a_run_is_told_by_what_judges_it(tmp_path: Path) -> None:
+    """Of points with a known truth there is no FID; only the last evaluation counts."""
+    folder = RunFolder(tmp_path / "experiment" / "run")
+    folder.prepare(RunConfig())
+    spool = Spool(folder.path)
+    for nimg, distance, outliers in ((640, 0.2, 0.1), (1280, 0.3, 0.0)):
+        values = {"eval/sliced_w2": distance, "eval/outliers": outliers, "best/sliced_w2": 0.2}
+        spool.metrics(values, nimg)
+    spool.journal.close()
+    found = summarize(folder)
+    assert found["headline"] == "sliced_w2"
+    assert (found["sliced_w2"], found["best_sliced_w2"]) == (0.3, 0.2)
+    assert (found["outliers"], found["fid"]) == (0.0, None)

@@ -85,7 +85,7 @@ def test_a_worker_that_its_machine_refuses_ends_alone(tmp_path: Path) -> None:
             process.child.wait()
         return process
 
-    machine.start = start_apart  # type: ignore[method-assign]
+    machine.start = start_apart
     codes = supervise([*jobs, late], machine, StopFlag(), lambda: None, said.append)
     assert codes == {0: 2, 1: 0}
     assert (tmp_path / "b").exists()

@@ -159,6 +159,7 @@ def status(
 def _print_status(status: PlanStatus) -> None:
     """One line a run, narrow enough for 80 columns; --json has everything."""
     from workbench.runs.state import RunState
+    from workbench.tracking.curve import title_of
 
     plan, rows = status.plan, []
     shown: set[str] = set()
@@ -171,14 +172,15 @@ def _print_status(status: PlanStatus) -> None:
                 str(cell.seed),
                 _state(cell),
                 f"{cell.kimg:g}",
-                "-" if cell.fid is None else f"{cell.fid:.3f}",
+                "-" if cell.score is None else f"{cell.score:.3f}",
                 _over_seeds(status, cell.variant) if first else "",
             ]
         )
     total = {cell.total_kimg for cell in status.cells if cell.total_kimg is not None}
     kimg = f"kimg of {max(total):g}" if len(total) == 1 else "kimg"
     title = f"{plan.experiment}, {plan.title}: {plan.question}"
-    columns = ["variant", "seed", "state", kimg, "FID", "mean ± sd (seeds)"]
+    score = title_of(status.headline or "fid")
+    columns = ["variant", "seed", "state", kimg, score, "mean ± sd (seeds)"]
     print_table(columns, rows, title)
     done = status.count(RunState.FINISHED)
     left = "" if not status.left else f", about {duration(status.left)} of work left"
@@ -193,15 +195,15 @@ def _state(cell: Cell) -> str:
 
 
 def _over_seeds(status: PlanStatus, variant: str) -> str:
-    """The final FIDs of a variant's finished runs."""
+    """The final scores of a variant's finished runs."""
     from workbench.registry.status import spread
     from workbench.runs.state import RunState
 
     cells = [c for c in status.cells if c.variant == variant and c.state is RunState.FINISHED]
-    fids = [cell.fid for cell in cells if cell.fid is not None]
-    over = spread(fids)
+    scores = [cell.score for cell in cells if cell.score is not None]
+    over = spread(scores)
     if over is None:
         return ""
     mean, deviation = over
     sd = "" if deviation is None else f" ± {deviation:.3f}"
-    return f"{mean:.3f}{sd} ({len(fids)})"
+    return f"{mean:.3f}{sd} ({len(scores)})"

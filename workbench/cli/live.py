@@ -45,8 +45,8 @@ class JobsWatcher(Watcher):
         self.ended += 1
         took = duration(time.monotonic() - (view.started or self.began))
         if view.state is RunState.FINISHED:
-            fid = f", FID {view.progress.scores[-1]:.3f}" if view.progress.scores else ""
-            self._line(f"[{self.ended}] done {name} in {took}{fid}")
+            score = view.progress.last_score
+            self._line(f"[{self.ended}] done {name} in {took}{score and ', ' + score}")
         else:
             self._line(f"[{self.ended}] FAILED {name} after {took}: {view.problem}")
 
@@ -67,7 +67,7 @@ class JobsWatcher(Watcher):
             "" if left is None else f", about {duration(left)} left"
         )
         table = Table(title=self.title, caption=foot, title_justify="left", header_style="bold")
-        for column in ("", "variant", "seed", "kimg", "images/s", "FID", "", "left"):
+        for column in ("", "variant", "seed", "kimg", "images/s", "score", "", "left"):
             table.add_column(column)
         for view in _most_telling(views):
             table.add_row(*_row(view))
@@ -98,7 +98,6 @@ def _most_telling(views: Sequence[JobView]) -> list[JobView]:
 
 def _row(view: JobView) -> list[str]:
     config, progress = view.job.config, view.progress
-    fid = f"{progress.scores[-1]:.3f}" if progress.scores else ""
     running = view.state is RunState.RUNNING
     left = progress.left if running else None
     return [
@@ -107,7 +106,7 @@ def _row(view: JobView) -> list[str]:
         str(config.seed),
         f"{progress.nimg / 1000:g} / {progress.total_nimg / 1000:g}",
         f"{progress.images_per_s:.0f}" if running and progress.images_per_s else "",
-        fid,
+        progress.last_score,
         progress.sparkline,
         "" if left is None else duration(left),
     ]

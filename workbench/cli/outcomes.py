@@ -39,13 +39,15 @@ def show_outcomes(outcomes: Sequence[RunOutcome], figures: list[str], workspace:
 
 def print_results(table: list[dict[str, Any]], title: str) -> None:
     """The table of teacher and student by steps."""
+    from workbench.tracking.curve import title_of
+
     scores = [
         key
         for key in table[0]
         if key not in ("model", "steps", "nfe", "ms_per_image", "fingerprint")
     ]
     print_table(
-        ["model", "steps", "NFE", *(_heading(score) for score in scores), "ms/image"],
+        ["model", "steps", "NFE", *(title_of(score) for score in scores), "ms/image"],
         [
             [
                 str(row["model"]),
@@ -62,6 +64,8 @@ def print_results(table: list[dict[str, Any]], title: str) -> None:
 
 def _print_several(outcomes: Sequence[RunOutcome]) -> None:
     """The headline score of every model and step count that any run measured, a line a run."""
+    from workbench.tracking.curve import title_of
+
     headline = str(outcomes[0].results.get("headline", "fid"))
     tables = [
         {(row["model"], row["steps"]): row for row in outcome.results["table"]}
@@ -84,13 +88,9 @@ def _print_several(outcomes: Sequence[RunOutcome]) -> None:
             ]
         )
     names = [f"{model} {steps}" for model, steps in columns]
-    title = f"{outcomes[0].folder.path.parent.name}: {_heading(headline)} by model and steps"
+    title = f"{outcomes[0].folder.path.parent.name}: {title_of(headline)} by model and steps"
     print_table(["variant", "seed", *names, "alignment"], rows, title)
 
 
 def _number(value: float) -> str:
     return f"{value:.3g}" if value >= 1 else f"{value:.3f}"
-
-
-def _heading(score: str) -> str:
-    return score.upper() if len(score) <= 3 else score

@@ -25,6 +25,7 @@ def list_(
 ) -> None:
     """Every run of the workspace: state, progress and scores, read from the run folders."""
     from workbench.runs import all_runs, summarize
+    from workbench.tracking.curve import title_of
     from workbench.workspace import open_workspace
 
     rows = [
@@ -35,15 +36,18 @@ def list_(
     if json_output:
         print_json(rows)
         return
+    judged = {row["headline"] for row in rows if row["headline"]}
+    headline = judged.pop() if len(judged) == 1 else None  # one name for all, or one a run
+    title = title_of(headline) if headline else "score"
+    names = [title, f"best {title}"]
     print_table(
-        ["run", "state", "kimg", "FID", "best FID"],
+        ["run", "state", "kimg", *names],
         [
             [
                 row["run"],
                 row["state"],
                 f"{row['kimg']:g}",
-                _score(row["fid"]),
-                _score(row["best_fid"]),
+                *_scores(row, headline),
             ]
             for row in rows
         ],
@@ -87,5 +91,12 @@ def sync(
         raise WorkbenchError("The tracking store did not take everything; try again later.")
 
 
-def _score(value: Any) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _scores(row: dict[str, Any], headline: str | None) -> tuple[str, str]:
+    """Last and best of what judges a run, with its name where runs differ in it."""
+    from workbench.tracking.curve import title_of
+
+    own = row["headline"]
+    if own is None:
+        return "-", "-"
+    name, best = "" if headline else f" {title_of(own)}", row.get(f"best_{own}")
+    return f"{row[own]:.2f}{name}", "-" if best is None else f"{best:.2f}{name}"

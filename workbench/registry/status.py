@@ -10,12 +10,14 @@ from typing import Any
 from workbench.registry.rows import PlanRow
 from workbench.runs.state import OUTCOME, RunState, state_of
 from workbench.tracking import RunRow
+from workbench.tracking.curve import headline_in
 
 
 @dataclass(frozen=True)
 class Cell:
     """One variant and seed of a plan.
 
+    ``score`` and ``best`` are the last and best values of ``headline``, what judges the run.
     ``left`` is what it still needs, in seconds: a run that has begun by its own pace, a pending one
     by those that are finished.
     """
@@ -25,8 +27,9 @@ class Cell:
     state: RunState
     kimg: float = 0.0
     total_kimg: float | None = None
-    fid: float | None = None
-    best_fid: float | None = None
+    headline: str | None = None
+    score: float | None = None
+    best: float | None = None
     alignment: float | None = None
     left: float | None = None
     host: str | None = None
@@ -34,7 +37,11 @@ class Cell:
     run_id: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain values for JSON; the scores also by the headline's name."""
+        values = asdict(self)
+        if self.headline is not None:
+            values |= {self.headline: self.score, f"best_{self.headline}": self.best}
+        return values
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,11 @@ class PlanStatus:
 
     plan: PlanRow
     cells: tuple[Cell, ...]
+
+    @property
+    def headline(self) -> str | None:
+        """What judges the plan's runs; None before the first evaluation."""
+        return next((cell.headline for cell in self.cells if cell.headline), None)
 
     @property
     def left(self) -> float | None:
@@ -98,7 +110,7 @@ def _cell(variant: str, seed: int, row: RunRow) -> Cell:
     total = _number(row.params, "training.kimg")
     kimg = row.metrics.get("perf/kimg", 0.0)
     rate = row.metrics.get("perf/images_per_s", 0.0)
-    left = None
+    headline, left = headline_in(row.metrics, "eval/"), None
     if state is RunState.FINISHED:
         left = 0.0
     elif total is not None and rate > 0:
@@ -109,8 +121,9 @@ def _cell(variant: str, seed: int, row: RunRow) -> Cell:
         state,
         kimg,
         total,
-        row.metrics.get("eval/fid"),
-        row.metrics.get("best/fid"),
+        headline,
+        row.metrics.get(f"eval/{headline}"),
+        row.metrics.get(f"best/{headline}"),
         row.metrics.get("eval/alignment"),
         left,
         row.tags.get("host"),

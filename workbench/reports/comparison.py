@@ -11,7 +11,7 @@ from workbench.errors import unknown_name
 from workbench.reports.groups import Group, SeedRun, Selection, shortened
 from workbench.reports.statistics import Difference, Estimate, estimate, welch
 from workbench.runs.state import RunState
-from workbench.tracking.curve import HEADLINES, LOWER_IS_BETTER
+from workbench.tracking.curve import HEADLINES, LOWER_IS_BETTER, headline_in
 
 BEST, LAST, AT_KIMG, AT_SECONDS = "best", "last", "at_kimg", "at_seconds"
 
@@ -103,7 +103,7 @@ class Comparison:
 def headline(selection: Selection) -> str:
     """What judges these runs: the score that their teacher's samples have."""
     scores = {name for group in selection.groups for run in group.runs for name in run.curve.scores}
-    return next((name for name in HEADLINES if name in scores), HEADLINES[0])
+    return headline_in(scores) or HEADLINES[0]
 
 
 def compare(selection: Selection, metric: str | None = None) -> Comparison:

@@ -23,10 +23,9 @@ from workbench.reports.tables import (
     number,
     score_table,
     side_table,
-    title_of,
 )
 from workbench.tracking import run_address, without_user
-from workbench.tracking.curve import LOWER_IS_BETTER
+from workbench.tracking.curve import LOWER_IS_BETTER, title_of
 from workbench.workspace import Workspace
 
 FOLDER = "report"

@@ -20,9 +20,8 @@ from workbench.reports.comparison import (
 )
 from workbench.reports.groups import Group
 from workbench.reports.statistics import Difference, Estimate
-from workbench.tracking.curve import LOWER_IS_BETTER
+from workbench.tracking.curve import LOWER_IS_BETTER, title_of
 
-_TITLES = {"fid": "FID", "sliced_w2": "sliced W2"}
 _STATISTICS = (AT_KIMG, AT_SECONDS, BEST, LAST)
 
 
@@ -37,11 +36,6 @@ class Table(NamedTuple):
         lines = [self.columns, ["---"] * len(self.columns), *self.rows]
         body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return f"**{self.title}**\n\n{body}\n"
-
-
-def title_of(score: str) -> str:
-    """A score's name as people write it."""
-    return _TITLES.get(score, score)
 
 
 def all_tables(comparison: Comparison) -> list[Table]:

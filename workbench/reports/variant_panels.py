@@ -15,8 +15,7 @@ from workbench.reports.comparison import AT_KIMG, Comparison
 from workbench.reports.curves import level_frame, mean_curve
 from workbench.reports.groups import Group
 from workbench.reports.statistics import Estimate
-from workbench.reports.tables import title_of
-from workbench.tracking.curve import LOWER_IS_BETTER
+from workbench.tracking.curve import LOWER_IS_BETTER, title_of
 
 if TYPE_CHECKING:
     import pandas as pd

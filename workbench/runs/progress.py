@@ -6,22 +6,24 @@ import math
 from pathlib import Path
 
 from workbench.tracking import Operation, journal_path, read_operations
-from workbench.tracking.curve import HEADLINES
+from workbench.tracking.curve import headline_in, title_of
 
 _WIDTH = 12
 _BARS = "▁▂▃▄▅▆▇█"
-_HEADLINES = tuple(f"eval/{name}" for name in HEADLINES)
+_SCORE = "eval/"
 
 
 class RunProgress:
     """Images seen, pace and scores of one run.
 
     Attributes:
-        scores: what judges the run (FID, say) at each evaluation, in order.
+        scores: what judges the run at each evaluation, in order.
+        headline: its name.
     """
 
     def __init__(self, folder: Path, total_nimg: int) -> None:
         self.total_nimg = total_nimg
+        self.headline = ""
         self.nimg = 0
         self.images_per_s = 0.0
         self.scores: list[float] = []
@@ -35,6 +37,11 @@ class RunProgress:
         if self.images_per_s <= 0:
             return None
         return (self.total_nimg - self.nimg) / self.images_per_s
+
+    @property
+    def last_score(self) -> str:
+        """The last score with its name, "FID 0.371"; empty before the first."""
+        return f"{title_of(self.headline)} {self.scores[-1]:.3f}" if self.scores else ""
 
     @property
     def sparkline(self) -> str:
@@ -54,12 +61,13 @@ class RunProgress:
 
     def _hear(self, operation: Operation) -> None:
         values, step = operation.body["values"], int(operation.body["step"])
-        score = next((values[key] for key in _HEADLINES if key in values), None)
-        if score is not None:
-            self.scores.append(float(score))
+        headline = headline_in(values, _SCORE)
+        if headline is not None:
+            self.headline = headline
+            self.scores.append(float(values[_SCORE + headline]))
         if "perf/images_per_s" in values:
             self.images_per_s = float(values["perf/images_per_s"])
-        if "perf/kimg" in values or score is not None:
+        if "perf/kimg" in values or headline is not None:
             self.nimg = max(self.nimg, step)
 
 

@@ -8,15 +8,15 @@ from typing import Any
 from workbench.errors import RequestError
 from workbench.runs.folder import RunFolder
 from workbench.tracking import Operation, journal_path, read_backwards
+from workbench.tracking.curve import headline_in
 from workbench.training.budget import total_images
 from workbench.workspace import is_held
 
-_SCORES = {"eval/fid": "fid", "eval/alignment": "alignment", "best/fid": "best_fid"}
 _PROGRESS = ("eval/", "train/")
 
 
 def summarize(folder: RunFolder) -> dict[str, Any]:
-    """State, progress in kimg, last scores and best FID.
+    """State, progress in kimg, last scores, and the best of the one that judges the run.
 
     The state is RUNNING while a process holds the run, INTERRUPTED if one died holding it, else
     the one that the run ended in.
@@ -34,7 +34,9 @@ def summarize(folder: RunFolder) -> dict[str, Any]:
         "state": _state(folder, newest.status),
         "kimg": (newest.step or 0) / 1000,
         "total_kimg": _total_images(folder) / 1000,
-        **{name: newest.scores.get(name) for name in ("fid", "alignment", "best_fid")},
+        "headline": newest.headline,
+        **dict.fromkeys(("fid", "alignment", "best_fid")),  # there for every run, also a new one
+        **newest.scores,
         "folder": str(folder.path),
     }
 
@@ -48,12 +50,13 @@ class _Newest:
 
     def __init__(self) -> None:
         self.step: int | None = None
+        self.headline: str | None = None
         self.scores: dict[str, float] = {}
         self.status: str | None = None
 
     @property
     def complete(self) -> bool:
-        return self.step is not None and len(self.scores) == len(_SCORES)
+        return self.step is not None and self.headline is not None
 
     def hear(self, operation: Operation) -> None:
         if operation.kind == "status" and self.status is None:
@@ -63,9 +66,15 @@ class _Newest:
         values = operation.body["values"]
         if self.step is None and any(key.startswith(_PROGRESS) for key in values):
             self.step = int(operation.body["step"])
-        for key, name in _SCORES.items():
-            if key in values and name not in self.scores:
-                self.scores[name] = float(values[key])
+        headline = headline_in(values, "eval/")
+        if self.headline is None and headline is not None:
+            # An evaluation is one operation, with the best so far.
+            self.headline = headline
+            for key, value in values.items():
+                if key.startswith("eval/"):
+                    self.scores[key.removeprefix("eval/")] = float(value)
+            if f"best/{headline}" in values:  # there is none before a finite score
+                self.scores[f"best_{headline}"] = float(values[f"best/{headline}"])
 
 
 def _state(folder: RunFolder, ended: str | None) -> str:

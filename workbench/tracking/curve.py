@@ -23,6 +23,20 @@ HEADLINES = ("fid", "sliced_w2")
 
 IMAGE_SCORES = ("fid", "alignment")
 
+_TITLES = {"fid": "FID", "sliced_w2": "sliced W2"}
+
+
+def title_of(score: str) -> str:
+    """A score's name as people write it."""
+    return _TITLES.get(score, score)
+
+
+def headline_in(metrics: Iterable[str], prefix: str = "") -> str | None:
+    """Which score judges a run, by the names of what it logged; None before an evaluation."""
+    names = set(metrics)
+    return next((name for name in HEADLINES if f"{prefix}{name}" in names), None)
+
+
 _PREFIX = "eval/"
 _COSTS = {SECONDS, EVALUATIONS}
 _LIMIT = 4900
