@@ -299,6 +299,15 @@ def test_evaluations_that_cannot_be_say_why(
     assert not (referenced.workspace / "evaluations").exists()
 
 
+def test_a_seed_without_a_choice_is_refused(prepared: InsideWorkbench, digit_files: Path) -> None:
+    told = prepared(
+        *("references", "build", "seeded", "--images", str(digit_files / "real"), "--seed", "3"),
+        code=2,
+    )
+    assert told.stderr.startswith("Error: --seed is of the choice that --samples makes")
+    assert len(told.stderr.splitlines()) == 1
+
+
 def test_samples_of_a_teacher_are_prepared_as_the_reference_was(
     prepared: InsideWorkbench, digit_files: Path
 ) -> None:

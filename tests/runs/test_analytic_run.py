@@ -117,6 +117,7 @@ def test_a_prompted_run_counts_modes_that_were_asked_for(run: Run) -> None:
         (["prompts.source={file}"], "has no prompts"),
         (["method.name=sid2a", "data.source=digits", "training.kimg=64"], "data.source=truth"),
         (["method.guidance.eval_teacher=2"], "has none"),
+        (["evaluation.cfg_scale=2"], "no prompts to be guided by"),
     ],
 )
 def test_what_it_has_no_use_for_is_refused(

@@ -10,9 +10,9 @@ import typer
 from workbench.cli.bar import image_bar
 from workbench.cli.common import JsonOption, WorkspaceOption, print_json, print_table, say
 from workbench.cli.evaluate import WeightsOption, split_names, weight_paths
+from workbench.errors import RequestError
 
 WHICH = "Which images"
-
 app = typer.Typer(
     name="references",
     no_args_is_help=True,
@@ -51,7 +51,10 @@ def build(
             rich_help_panel=WHICH,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of that choice.", rich_help_panel=WHICH)] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Of that choice (default: 0).", rich_help_panel=WHICH),
+    ] = None,
     resolution: Annotated[
         int, typer.Option(min=8, help="Pixels, after a centre crop.", rich_help_panel=WHICH)
     ] = 256,
@@ -77,10 +80,12 @@ def build(
     from workbench.training.parallel import choose_device
     from workbench.workspace import open_workspace
 
+    if seed is not None and samples is None:
+        raise RequestError("--seed is of the choice that --samples makes: add --samples N.")
     place = open_workspace(workspace)
     files = WeightFiles(place.root / "weights", weight_paths(weights))
     request = BuildRequest(
-        name, images, captions, resolution, split_names(features), samples, seed, batch_size
+        name, images, captions, resolution, split_names(features), samples, seed or 0, batch_size
     )
     with image_bar(name) as show:
         observers = Observers(place.cache, files, choose_device())

@@ -100,6 +100,11 @@ class MixtureWorld:
             raise RequestError(
                 f"The teacher {config.teacher} has no prompts; leave prompts.source as it is."
             )
+        if not self.recipe.prompted and config.evaluation.cfg_scale != 1.0:
+            raise RequestError(
+                f"The teacher {config.teacher} has no prompts to be guided by: "
+                "evaluation.cfg_scale must stay 1."
+            )
         self.mixture, settings = self.recipe.mixture, config.evaluation
         self.shown: Sequence[str] = self._prompts(settings.samples, settings.seed)
         label = mode_labels if self.recipe.prompted else None

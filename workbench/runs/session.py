@@ -205,6 +205,7 @@ class Session:
         except NotFiniteError as error:
             if not self.config.training.stability.rollback:
                 raise
+            self.last_row = None  # what was measured before is not of these weights
             self.listeners.on_warning(nimg, f"No score: {error}")
             return {self.world.evaluator.headline: math.inf}
         return self.last_row.scores
