@@ -208,7 +208,7 @@ def _taken(job: Job) -> RunRow | None:
 
 
 def _tell_unfinished(left: Sequence[tuple[Job, RunRow]]) -> None:
-    """How to take over what others were doing: the store cannot tell whether they still are."""
+    """How to take over what others were doing: only after a while it shows that they died."""
     from workbench.registry.elsewhere import host_of
     from workbench.runs.state import RunState, state_of
 
@@ -218,5 +218,6 @@ def _tell_unfinished(left: Sequence[tuple[Job, RunRow]]) -> None:
             say(
                 f"Not finished: {row.experiment}/{row.name}, left to {host_of(row)}. If nothing "
                 f"works on it there any more, take it over: this command with --variant "
-                f"{config.variant} --seeds {config.seed} --fresh."
+                f"{config.variant} --seeds {config.seed} --fresh, or any time after half an hour "
+                f"without a sign of life from there."
             )

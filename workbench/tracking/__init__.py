@@ -10,6 +10,7 @@ from workbench.tracking.artifacts import (
 )
 from workbench.tracking.base import (
     KIND,
+    SEEN_ALIVE,
     STUDENT_SAMPLES,
     InputData,
     RunIdentity,
@@ -60,6 +61,7 @@ from workbench.tracking.views import (
 __all__ = [
     "CURVE_TAG",
     "KIND",
+    "SEEN_ALIVE",
     "SERVER_ENVIRONMENT",
     "STUDENT_SAMPLES",
     "Curve",

@@ -17,6 +17,9 @@ RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 KIND = "kind"
 """Tag that says what a tracked run is: a distillation, a plan, a study, drawn figures."""
 
+SEEN_ALIVE = "seen_alive"
+"""Tag with the last time, in seconds since 1970, at which the run's process said that it lives."""
+
 STUDENT_SAMPLES = "samples/student"
 """Series of a run's images: the student's, of the same prompts and noise at every step."""
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, get_args
 from filelock import FileLock, Timeout
 
 from workbench.errors import RequestError, WorkbenchError, unknown_name
-from workbench.tracking.base import InputData, RunIdentity, RunStatus, Tracker
+from workbench.tracking.base import SEEN_ALIVE, InputData, RunIdentity, RunStatus, Tracker
 from workbench.tracking.delivery import Delivery
 from workbench.tracking.record import RunRecord, load_record, save_record
 from workbench.tracking.spool import Spool, last_status, read_points, tracking_dir
@@ -34,11 +34,13 @@ _LOCK_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class DeliverySettings:
-    """Seconds: between deliveries, to wait at the end, between system samples (0 = none)."""
+    """Seconds: between deliveries, to wait at the end, between system samples (0 = none), between
+    signs of life, by which others know that a run's machine has not died."""
 
     interval: float = 2.0
     finish_timeout: float = 15.0
     system_interval: float = 10.0
+    sign_interval: float = 60.0
 
 
 class MlflowTracker(Tracker):
@@ -158,13 +160,16 @@ class MlflowTracker(Tracker):
         if self._spool.is_new():
             self._spool.params(identity.params)
         note = {"mlflow.note.content": identity.description} if identity.description else {}
-        self._spool.tags({**identity.tags, **note})
+        self._spool.tags({**identity.tags, **note, **_sign_of_life()})
         self._spool.status("RUNNING")
 
     def _deliver(self) -> None:
-        failures = 0
+        failures, next_sign = 0, time.monotonic() + self._settings.sign_interval
         while time.monotonic() < self._deadline:
             stopping = self._stop.is_set()
+            if not stopping and time.monotonic() >= next_sign:
+                self._spool.tags(_sign_of_life())
+                next_sign = time.monotonic() + self._settings.sign_interval
             asked = self._asked
             # Nothing may be in the store that a power loss can take from the journal.
             written = self._spool.journal.secure()
@@ -295,6 +300,10 @@ def _record(
         fresh = replace(record, tracking_uri=fresh.tracking_uri, artifact_root=fresh.artifact_root)
     save_record(run_dir, fresh)
     return fresh
+
+
+def _sign_of_life() -> dict[str, str]:
+    return {SEEN_ALIVE: str(int(time.time()))}
 
 
 def _lock(run_dir: Path) -> FileLock:
