@@ -216,14 +216,15 @@ def _draw_front(axes: Axes, best: pd.DataFrame, cost: str) -> None:
 
 
 def _name_steps(axes: Axes, rows: pd.DataFrame, cost: str) -> None:
-    """The teacher's step counts at the lower left of its points, clear of the one before."""
+    """The teacher's step counts at the upper right of its points, where nothing better is, each clear
+    of the one before."""
     last = -math.inf
     for row in rows.sort_values(cost).to_dict("records"):
         if math.log(row[cost]) - last < math.log(1.3):
             continue
         last = math.log(row[cost])
-        aside = {"xytext": (points(-4), points(-4)), "textcoords": "offset points", "va": "top"}
-        style = {"fontsize": points(7), "color": NEUTRAL, "ha": "right", "zorder": 8}
+        aside = {"xytext": (points(3), points(3)), "textcoords": "offset points", "va": "bottom"}
+        style = {"fontsize": points(7), "color": NEUTRAL, "ha": "left", "zorder": 8}
         axes.annotate(f"{row['steps']:g}", (row[cost], row["fid"]), **aside, **style)
 
 
