@@ -216,8 +216,7 @@ def _draw_front(axes: Axes, best: pd.DataFrame, cost: str) -> None:
 
 
 def _name_steps(axes: Axes, rows: pd.DataFrame, cost: str) -> None:
-    """The teacher's step counts at the upper right of its points, where nothing better is, each clear
-    of the one before."""
+    """The teacher's step counts right above its points, each clear of the one before."""
     last = -math.inf
     for row in rows.sort_values(cost).to_dict("records"):
         if math.log(row[cost]) - last < math.log(1.3):

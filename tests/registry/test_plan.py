@@ -130,6 +130,41 @@ def test_names_and_seeds_are_no_settings_of_a_plan(change: str) -> None:
         make_plan(experiment(), [change])
 
 
+def test_a_change_of_some_methods_leaves_the_others_as_they_are() -> None:
+    rivals = experiment(
+        free=[],
+        adversarial=["method.name=sid2a", "data.source=digits"],
+        regression=["method.name=kd"],
+    )
+    before = make_plan(rivals)
+    changes = [
+        "method.adversarial.fake_weight=0.5",
+        "training.optimizers.fake_score.lr=1e-3",
+        "data.limit=64",
+        "training.kimg=51.2",
+    ]
+    plan = make_plan(rivals, changes)
+    assert plan.untouched == {
+        "data.limit=64": ["free", "regression"],
+        "method.adversarial.fake_weight=0.5": ["free", "regression"],
+        "training.optimizers.fake_score.lr=1e-3": ["regression"],
+    }
+    assert {config.training.kimg for config in plan.variants.values()} == {51.2}
+    changed = plan.variants["adversarial"]
+    assert (changed.method.adversarial.fake_weight, changed.data.limit) == (0.5, 64)
+    assert plan.variants["free"].training.optimizers["fake_score"].lr == 1e-3
+    for name in ("free", "regression"):
+        assert plan.variants[name].method == before.variants[name].method
+    with pytest.raises(RequestError, match="setting of method meanflow"):
+        make_plan(rivals, ["method.margin=0.1"])
+    with pytest.raises(RequestError, match=r"'method\.adversarial\.fake_weight'\?"):
+        make_plan(rivals, ["method.adversarail.fake_weight=0.5"])
+    with pytest.raises(RequestError, match="Did you mean 'dmd'"):
+        make_plan(rivals, ["method.name=dmd3", "method.margin=0.1"])
+    both = make_plan(experiment(free=[]), ["method.name=sid2a", "data.source=digits"])
+    assert both.untouched == {}
+
+
 def test_an_experiment_may_be_filed_under_another_name() -> None:
     plan = make_plan(experiment(), ["experiment=other", "training.kimg=2"])
     assert (plan.experiment, plan.changes) == ("other", ("training.kimg=2",))

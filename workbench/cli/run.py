@@ -186,6 +186,9 @@ def _requested(
         if name not in plan.variants:
             raise unknown_name(f"variant of {experiment}", name, plan.variants)
     names = with_starts(plan.variants, variants or plan.variants)
+    for change, untouched in plan.untouched.items():
+        if others := [name for name in names if name in untouched]:
+            say(f"{change} leaves {', '.join(others)} as it is: no setting of its method.")
     chosen = [(seed, name) for seed in parse_seeds(seeds) for name in names]
     return plan, [plan.config(name, seed) for seed, name in chosen]
 

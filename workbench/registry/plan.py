@@ -17,7 +17,7 @@ from workbench.registry.rows import plan_hash, plan_title
 from workbench.runs.start_variant import settle_starts
 from workbench.settings import FrozenConfig
 from workbench.training.config import RunConfig, validated
-from workbench.training.overrides import with_overrides
+from workbench.training.overrides import concerns, method_after, with_overrides
 
 
 class Plan(FrozenConfig):
@@ -56,6 +56,19 @@ class Plan(FrozenConfig):
         return f"plan-{digest}"
 
     @property
+    def untouched(self) -> dict[str, list[str]]:
+        """The changes that some variants' methods have no setting for -> those variants."""
+        found = {
+            change: [
+                name
+                for name, config in self.variants.items()
+                if not concerns(config.method.name, change)
+            ]
+            for change in self.changes
+        }
+        return {change: names for change, names in found.items() if names}
+
+    @property
     def title(self) -> str:
         return plan_title(self.version, self.changes)
 
@@ -71,10 +84,12 @@ class Plan(FrozenConfig):
 def make_plan(experiment: Experiment, assignments: Sequence[str] = ()) -> Plan:
     """An experiment's plan in its first version, with a person's changes.
 
-    "experiment=NAME" among them files the same variants under another name.
+    "experiment=NAME" among them files the same variants under another name. A change of a setting
+    that only some variants' methods have changes those alone (:attr:`Plan.untouched`).
 
     Raises:
-        RequestError: an unknown key, a refused value, or a seed or name among the changes.
+        RequestError: an unknown key, a refused value, a setting that no variant's method has, or a
+            seed or name among the changes.
     """
     last = {text.partition("=")[0].strip(): text for text in assignments}
     for key in ("seed", "variant"):
@@ -85,19 +100,31 @@ def make_plan(experiment: Experiment, assignments: Sequence[str] = ()) -> Plan:
             )
     name = last.pop("experiment", "").partition("=")[2].strip() or experiment.name
     changes = tuple(last[key] for key in sorted(last))
-    configs = {variant: experiment.variant(variant) for variant in experiment.variants}
     return Plan(
         experiment=name,
         question=experiment.question,
         hypothesis=experiment.hypothesis,
         changes=changes,
-        variants=settle_starts(
-            {
-                variant: with_overrides(config, [*changes, f"experiment={name}", "seed=0"])
-                for variant, config in configs.items()
-            }
-        ),
+        variants=settle_starts(_changed(experiment, name, changes)),
     )
+
+
+def _changed(experiment: Experiment, name: str, changes: Sequence[str]) -> dict[str, RunConfig]:
+    configs = {variant: experiment.variant(variant) for variant in experiment.variants}
+    methods = {variant: method_after(config, changes) for variant, config in configs.items()}
+    # A change that no variant has is applied to all, to be refused in the usual words.
+    nobodys = {c for c in changes if not any(concerns(method, c) for method in methods.values())}
+    return {
+        variant: with_overrides(
+            config,
+            [
+                *(c for c in changes if c in nobodys or concerns(methods[variant], c)),
+                f"experiment={name}",
+                "seed=0",
+            ],
+        )
+        for variant, config in configs.items()
+    }
 
 
 def read_plan(values: Mapping[str, Any], source: str) -> Plan:

@@ -317,8 +317,9 @@ def evaluation_settings(values: Mapping[str, Any]) -> EvaluationConfig:
 
 
 def known_keys() -> list[str]:
-    """Every dotted key that a configuration has by default."""
-    return sorted(RunConfig().flat())
+    """Every dotted key that a configuration has by default, with any method."""
+    methods = [{"method": method().model_dump(mode="json")} for method in METHODS.values()]
+    return sorted({*RunConfig().flat(), *(key for each in methods for key, _ in _flatten(each))})
 
 
 def _short_hash(value: object) -> str:

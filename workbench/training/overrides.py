@@ -37,6 +37,36 @@ def with_overrides(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
     return validated(values)
 
 
+def method_after(config: RunConfig, assignments: Sequence[str]) -> str:
+    """The name of the method that a run has once it is changed, as it was asked for.
+
+    Raises:
+        RequestError: an assignment without "=".
+    """
+    chosen = [value for key, value in map(_pair, assignments) if key == _METHOD_NAME]
+    return str(chosen[-1]) if chosen else config.method.name
+
+
+def concerns(method: str, assignment: str) -> bool:
+    """Whether a method has the setting of a dotted assignment: False if only other methods do.
+
+    A setting that none has concerns all, and all settings concern a method that does not exist:
+    :func:`with_overrides` tells what is wrong.
+    """
+    if method not in METHODS:
+        return True
+    config = METHODS[method]()
+    match assignment.partition("=")[0].strip().split("."):
+        case ["method", field, *_]:
+            return field in METHODS[method].model_fields or not _owners(field)
+        case ["data", *_]:
+            return method_type(config).learns_from_pairs
+        case ["training", "optimizers", role, *_]:
+            others = {name for each in METHODS.values() for name in trained_names(each())}
+            return role in trained_names(config) or role not in others
+    return True
+
+
 def _pair(assignment: str) -> tuple[str, Any]:
     key, equals, text = assignment.partition("=")
     if not equals:
@@ -70,11 +100,16 @@ def _check_owner(values: Mapping[str, Any], key: str) -> None:
     field, name = key.removeprefix("method.").split(".")[0], values["method"]["name"]
     if not key.startswith("method.") or field in METHODS[name].model_fields:
         return
-    owners = [other for other, kind in METHODS.items() if field in kind.model_fields]
+    owners = _owners(field)
     if owners:
         raise RequestError(
             f"{key} is a setting of method {' and '.join(owners)}; this run's method is {name}."
         )
+
+
+def _owners(field: str) -> list[str]:
+    """The methods that have a setting."""
+    return [method for method, kind in METHODS.items() if field in kind.model_fields]
 
 
 def _parse(text: str) -> Any:
