@@ -174,7 +174,8 @@ def _keep_apart(axes: Axes, names: Sequence[Annotation]) -> None:
         costs = []
         for place, (x, y) in enumerate(sides):
             box = _put(name, x, y, away)
-            hidden = sum(box.contains(*point) for point in dense)
+            near = box.padded(points(1.5))
+            hidden = sum(near.contains(*point) for point in dense)
             outside = not (frame.x0 <= box.x0 and box.x1 <= frame.x1)
             outside |= not (frame.y0 <= box.y0 and box.y1 <= frame.y1)
             costs.append((hidden + 1000 * outside, place))

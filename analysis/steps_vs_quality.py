@@ -224,13 +224,14 @@ def _name_steps(axes: Axes, rows: pd.DataFrame, cost: str) -> None:
         last = math.log(row[cost])
         aside = {"xytext": (points(3), points(3)), "textcoords": "offset points", "va": "bottom"}
         style = {"fontsize": points(7), "color": NEUTRAL, "ha": "left", "zorder": 8}
-        axes.annotate(f"{row['steps']:g}", (row[cost], row["fid"]), **aside, **style)
+        name = axes.annotate(f"{row['steps']:g}", (row[cost], row["fid"]), **aside, **style)
+        name.set_in_layout(False)  # else the panels' places depend on how often they are drawn
 
 
 def _cost_axis(axes: Axes, values: Sequence[float]) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter
 
-    low, high = min(values) / 1.25, max(values) * 1.25
+    low, high = min(values) / 1.25, max(values) * 1.4
     axes.set_xscale("log")
     axes.set_xlim(low, high)
     axes.xaxis.set_major_locator(FixedLocator(round_ticks(low, high)))

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 def round_ticks(low: float, high: float) -> list[float]:
-    """Round numbers for a logarithmic axis: three to six of them, if the range has so many."""
+    """Round numbers for a logarithmic axis: three to seven of them, if the range has so many."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks: list[float] = []
     for digits in ((1,), (1, 2, 5), (1, 2, 3, 5, 7), range(1, 10), np.arange(10, 100, 5) / 10):
         found = [float(digit * 10.0**decade) for decade in decades for digit in digits]
         inside = [tick for tick in found if low <= tick <= high]
-        if ticks and len(inside) > 6:
+        if ticks and len(inside) > 7:
             break
         ticks = inside
         if len(ticks) >= 3:
