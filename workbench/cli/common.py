@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -113,6 +114,9 @@ def say(message: str) -> None:
     sys.stderr.write(message + "\n")
 
 
+_FILE_COLUMNS = 160
+
+
 def print_table(columns: list[str], rows: list[list[str]], title: str = "") -> None:
     """A table on stdout; numbers to the right."""
     from rich.console import Console
@@ -124,7 +128,12 @@ def print_table(columns: list[str], rows: list[list[str]], title: str = "") -> N
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+        # A file has no width of its own: rich would take 80 columns and break words.
+        natural = console.measure(table, options=console.options.update(max_width=_FILE_COLUMNS))
+        console.width = max(console.width, natural.maximum)
+    console.print(table)
 
 
 def _is_number(text: str) -> bool:
