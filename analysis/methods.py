@@ -36,7 +36,7 @@ from workbench.reports.statistics import Estimate, estimate
 from workbench.reports.tables import Table, number
 from workbench.reports.variant_panels import style_of
 from workbench.tracking import default_uri
-from workbench.tracking.curve import title_of
+from workbench.tracking.curve import between, title_of
 from workbench.workspace import open_workspace
 
 if TYPE_CHECKING:
@@ -71,19 +71,14 @@ def reached_by_all(frame: pd.DataFrame, cost: Cost) -> float:
 
 
 def at_cost(rows: pd.DataFrame, cost: Cost, limit: float) -> Estimate | None:
-    """Over the runs in ``rows``: FID at a cost, log-linear between the evaluations around it.
-
-    Methods are evaluated at different costs: the last evaluation within the limit would be an
-    earlier one for those that are evaluated seldom.
-    """
-    import numpy as np
-
-    known = rows[rows[METRIC].notna() & (rows[METRIC] > 0)].sort_values("kimg")
+    """Over the runs in ``rows``: FID at a cost, between the evaluations around it."""
+    known = rows[rows[METRIC].notna()].sort_values("kimg")
     values = [
-        float(np.exp(np.interp(limit, own[cost.column], np.log(own[METRIC]))))
+        between(list(own[cost.column]), list(own[METRIC]), limit, is_distance=True)
         for _, own in known.groupby("run")
     ]
-    return estimate(values) if values else None
+    present = [value for value in values if value is not None]
+    return estimate(present) if len(present) == len(values) > 0 else None
 
 
 def compare_costs(frame: pd.DataFrame, levels: pd.DataFrame) -> Table:

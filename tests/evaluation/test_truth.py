@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -92,6 +94,21 @@ def test_scores_of_narrowed_modes() -> None:
     assert scores["mode_cov_error"] == pytest.approx(1 - (0.18 / 0.25) ** 2, abs=0.03)
     assert scores["outliers"] == 0
     assert scores["share_tv"] < 0.02
+
+
+def test_cores_show_flat_modes_that_a_few_far_samples_hide_from_the_std() -> None:
+    """Nine of ten samples of a mode on a line at 30 degrees, one far: std and cores of each."""
+    noise = NoiseSource(5)
+    along = noise.normal("along", 0, 9000, (1,)).double() * 0.25
+    line = along * torch.tensor([[math.cos(math.pi / 6), math.sin(math.pi / 6)]]).double()
+    far = noise.normal("far", 0, 1000, (2,)).double() * 0.6
+    rows = (torch.cat([line, far]) + RING.means[2]).numpy()
+    own = mode_statistics(rows, Mixture(RING.means[2:3], 0.25, torch.ones(1).double()))
+    assert own.stds[0] > 0.2
+    assert own.cores[0, 0] < 0.02
+    assert own.cores[0, 1] == pytest.approx(0.26, rel=0.05)
+    whole = mode_statistics(truth(RING, 40_000), RING)
+    np.testing.assert_allclose(whole.cores, 0.25, rtol=0.08)
 
 
 def test_total_variation_of_shares() -> None:

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from workbench.tracking import Point, curve_of, decode_curve, encode_curve
+from workbench.tracking import Curve, Point, curve_of, decode_curve, encode_curve
+from workbench.tracking.curve import between
 
 
 def points(count: int) -> list[Point]:
@@ -42,15 +43,30 @@ def test_a_curve_tells_network_evaluations_where_the_run_counted_them() -> None:
     assert decode_curve(encode_curve(curve_of(points(2)))).evaluations == ()
 
 
-def test_values_at_a_budget_are_those_of_the_last_evaluation_within_it() -> None:
+def test_values_at_a_budget_lie_between_the_evaluations_around_it() -> None:
     curve = curve_of(points(4))
-    assert curve.at_nimg("fid", 12799) == curve.scores["fid"][1]
-    assert curve.at_nimg("fid", 12800) == curve.scores["fid"][2]
-    assert curve.at_seconds("fid", 32.9) == curve.scores["fid"][1]
-    # The alignment was not measured at 6.4 kimg: the one before counts.
-    assert curve.at_nimg("alignment", 6400) == 0.9
+    one, two = curve.scores["fid"][1:3]
+    assert curve.at_nimg("fid", 12800) == two
+    # A distance falls by factors: halfway is the geometric mean.
+    assert curve.at_nimg("fid", 9600) == pytest.approx(math.sqrt(one * two))
+    assert curve.at_seconds("fid", 24.75) == pytest.approx(math.sqrt(one * two))
     assert curve.at_nimg("fid", -1) is None
+    assert curve.at_nimg("fid", 12800 * 2) is None
     assert curve.at_nimg("kid", 12800) is None
+    assert curve.last("kid") is None
+
+
+def test_scores_that_are_no_distance_are_linear_and_skip_evaluations_without_them() -> None:
+    curve = Curve((0, 100, 200), (0.0, 1.0, 2.0), {"alignment": (0.5, math.nan, 0.9)})
+    assert curve.at_nimg("alignment", 100) == pytest.approx(0.7)
+    assert curve.last("alignment") == 0.9
+
+
+def test_beside_a_diverged_evaluation_a_score_is_diverged() -> None:
+    for values in ((1.0, math.inf), (math.inf, 1.0)):
+        assert between((0, 100), values, 50, is_distance=True) == math.inf
+        assert between((0, 100), values, 0, is_distance=True) == values[0]
+    assert between((0, 100), (0.0, 1.0), 50, is_distance=True) == 0.5
 
 
 def test_a_long_curve_is_thinned_but_keeps_its_end() -> None:

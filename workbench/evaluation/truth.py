@@ -18,6 +18,7 @@ from workbench.evaluation.observers import Observer, observer_key
 from workbench.evaluation.sliced import (
     PROJECTIONS,
     SlicedWassersteinMetric,
+    directions,
     interval_of,
     sliced_wasserstein,
 )
@@ -27,6 +28,8 @@ from workbench.teachers.mixture import Mixture
 OUTLYING = 4.0
 """Standard deviations from the nearest mode beyond which a sample belongs to none."""
 FLOOR_PAIRS = 20
+_DIRECTIONS = 64
+_IQR_OF_NORMAL = 1.3489795
 _REFERENCE_SEED = 2**32
 """Of the truth's samples, apart from any seed of evaluation."""
 
@@ -43,12 +46,15 @@ class ModeStatistics:
         outliers: share of samples more than :data:`OUTLYING` std from every mode.
         offsets: mean minus true mean, in true std (K, D), of a mode's samples but for outliers.
         covariances: of the same samples (K, D, D); zero where there are fewer than two.
+        cores: their interquartile range as a normal distribution's std, in the direction where it
+            is least and where it is most (K, 2). A few far samples widen a std, not this.
     """
 
     shares: Array
     outliers: float
     offsets: Array
     covariances: Array
+    cores: Array
 
     @property
     def stds(self) -> Array:
@@ -67,13 +73,17 @@ def mode_statistics(rows: Rows | Array, mixture: Mixture) -> ModeStatistics:
     shares = np.bincount(label, minlength=mixture.modes) / len(points)
     offsets = np.zeros((mixture.modes, mixture.dimension))
     covariances = np.zeros((mixture.modes, mixture.dimension, mixture.dimension))
+    cores = np.zeros((mixture.modes, 2))
+    axes = directions(_DIRECTIONS, mixture.dimension)
     for mode, mean in enumerate(mixture.means.numpy()):
         own = points[inside & (label == mode)]
         if len(own):
             offsets[mode] = (own.mean(axis=0) - mean) / mixture.std
         if len(own) > 1:
             covariances[mode] = np.cov(own, rowvar=False)
-    return ModeStatistics(shares, float(1 - inside.mean()), offsets, covariances)
+            low, high = np.percentile(own @ axes.T, [25, 75], axis=0)
+            cores[mode] = np.array([(high - low).min(), (high - low).max()]) / _IQR_OF_NORMAL
+    return ModeStatistics(shares, float(1 - inside.mean()), offsets, covariances, cores)
 
 
 def _share_error(seen: ModeStatistics, mixture: Mixture) -> float:
@@ -87,6 +97,14 @@ def _std(seen: ModeStatistics, mixture: Mixture) -> float:
 
 def _narrowest(seen: ModeStatistics, mixture: Mixture) -> float:
     return float(seen.stds.min())
+
+
+def _core_least(seen: ModeStatistics, mixture: Mixture) -> float:
+    return float(seen.cores[:, 0].mean())
+
+
+def _core_most(seen: ModeStatistics, mixture: Mixture) -> float:
+    return float(seen.cores[:, 1].mean())
 
 
 def _covariance_error(seen: ModeStatistics, mixture: Mixture) -> float:
@@ -109,23 +127,27 @@ MODE_SCORES: Mapping[str, Callable[[ModeStatistics, Mixture], float]] = {
     "share_tv": _share_error,
     "mode_std": _std,
     "mode_std_min": _narrowest,
+    "mode_core_least": _core_least,
+    "mode_core_most": _core_most,
     "mode_cov_error": _covariance_error,
     "mode_offset": _offset,
     "outliers": _outliers,
 }
-"""Name -> score: total variation of shares; std of modes, mean and least; relative error of their
-covariances; distance of their means from the true ones in std; share of samples of no mode."""
+"""Name -> score: total variation of shares; std of modes, mean and least of them; std of cores
+(:attr:`ModeStatistics.cores`) where they are thinnest and widest; relative error of covariances;
+distance of means from the true ones in std; share of samples of no mode."""
 
 
 @dataclass(frozen=True)
 class ModeMetric:
-    """One of :data:`MODE_SCORES`. ``mode_std`` is best at the truth's own, not at its least."""
+    """One of :data:`MODE_SCORES`. The std are best at the truth's own, not at their least."""
 
     observer: Observer
     mixture: Mixture
     name: str
     lower_is_better: bool = field(default=True, init=False)
     minimum: ClassVar[Minimum] = Minimum(2, "one has no spread")
+    reference_minimum: ClassVar[None] = None
 
     @property
     def ingredients(self) -> Mapping[str, str]:
@@ -160,6 +182,9 @@ class AskedMode:
     def __init__(self, mixture: Mixture, label: Label) -> None:
         self._mixture, self._label = mixture, label
         self.fingerprint = mixture_hash(mixture)
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        self._label(prompts)
 
     def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         nearest, _ = self._mixture.nearest(images.flatten(1).cpu())

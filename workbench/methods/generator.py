@@ -84,10 +84,11 @@ def generate(
     last = (len(times) if evaluations is None else evaluations) - 1
     if not 0 <= last < len(times):
         raise ValueError(f"evaluations must be in 1..{len(times)}, not {last + 1}")
-    x = x0_hat = torch.zeros_like(draw(0))
+    first = draw(0)  # drawn once: noise of large latents costs as much as a small network
+    x = x0_hat = torch.zeros_like(first)
     t = x.new_zeros(x.shape[0])
     for step in range(last + 1):
-        noise = noise_rule(step, draw, x, x0_hat, t)
+        noise = noise_rule(step, lambda i: draw(i) if i else first, x, x0_hat, t)
         t = times[step].to(x).expand(x.shape[0])
         x = torch.lerp(x0_hat, noise, expand_like(t, x))
         with torch.set_grad_enabled(torch.is_grad_enabled() and step == last):

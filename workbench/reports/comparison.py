@@ -52,8 +52,10 @@ class Verdict:
     @property
     def words(self) -> str:
         apart = self.difference.excludes_zero
-        if apart is None:
+        if self.difference.half is None:
             return "one seed: no interval"
+        if apart is None:
+            return "a seed diverged: no interval"
         if not apart:
             return "not told apart"
         return "better" if self.is_better else "worse"
@@ -137,7 +139,7 @@ def compare(selection: Selection, metric: str | None = None) -> Comparison:
 def _result(group: Group, scores: Sequence[str], nimg: int, seconds: float | None) -> GroupResult:
     reads: dict[str, Read] = {
         BEST: _best,
-        LAST: lambda run, name: run.curve.at_nimg(name, run.nimg),
+        LAST: lambda run, name: run.curve.last(name),
         AT_KIMG: lambda run, name: run.curve.at_nimg(name, nimg),
     }
     if seconds is not None:
@@ -164,6 +166,9 @@ def _over_seeds(group: Group, values: Sequence[float | None]) -> Estimate | None
 
 
 def _best(run: SeedRun, name: str) -> float | None:
+    logged = run.row.best_scores.get(name)
+    if logged is not None:  # of all evaluations: a long curve keeps only some of them
+        return logged
     values = [value for value in run.curve.scores.get(name, ()) if not math.isnan(value)]
     better = min if LOWER_IS_BETTER.get(name, True) else max
     return better(values) if values else None

@@ -7,6 +7,7 @@ repeats the evaluations in short, and is written anew at each of them.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -56,18 +57,52 @@ class Curve:
     scores: Mapping[str, tuple[float, ...]]
     evaluations: tuple[float, ...] = ()
 
-    def at_nimg(self, name: str, nimg: int) -> float | None:
-        """The score of the last evaluation at or before so many images; None if there is none."""
-        return self._last(name, [n <= nimg for n in self.nimg])
+    def at_nimg(self, name: str, nimg: float) -> float | None:
+        """The score at so many images, :func:`between` evaluations; None outside of them."""
+        return between(self.nimg, self.scores.get(name, ()), nimg, is_distance=_is_distance(name))
 
     def at_seconds(self, name: str, seconds: float) -> float | None:
-        """The score of the last evaluation within so many seconds; None if there is none."""
-        return self._last(name, [s <= seconds for s in self.seconds])
+        """The score after so many seconds, :func:`between` evaluations; None outside of them."""
+        distance = _is_distance(name)
+        return between(self.seconds, self.scores.get(name, ()), seconds, is_distance=distance)
 
-    def _last(self, name: str, reached: list[bool]) -> float | None:
-        values = self.scores.get(name, ())
-        found = [v for v, inside in zip(values, reached, strict=False) if inside and v == v]
-        return found[-1] if found else None
+    def last(self, name: str) -> float | None:
+        """The newest value of a score; None if there is none."""
+        return next((v for v in reversed(self.scores.get(name, ())) if v == v), None)
+
+
+def between(
+    costs: Sequence[float], values: Sequence[float], at: float, *, is_distance: bool
+) -> float | None:
+    """A score at a cost, from the evaluations before and after it; None outside of them.
+
+    Runs are evaluated at different costs. The last evaluation within a limit would be an earlier
+    one for those that are evaluated seldom, and a quarter of their training could be lost by a
+    tenth of a second. Distances fall by factors, so they are taken log-linear, all else linear.
+
+    Args:
+        costs: of the evaluations, rising.
+        values: of a score at them; NaN where an evaluation lacks it.
+        is_distance: whether the score is a distance, 0 or above.
+    """
+    known = [pair for pair in zip(costs, values, strict=False) if pair[1] == pair[1]]
+    before = [pair for pair in known if pair[0] <= at]
+    after = [pair for pair in known if pair[0] >= at]
+    if not before or not after:
+        return None
+    (low, one), (high, other) = before[-1], after[0]
+    if low == high:
+        return one
+    share = (at - low) / (high - low)
+    if not (math.isfinite(one) and math.isfinite(other)):
+        return other if math.isfinite(one) else one
+    if is_distance and one > 0 and other > 0:
+        return math.exp((1 - share) * math.log(one) + share * math.log(other))
+    return (1 - share) * one + share * other
+
+
+def _is_distance(name: str) -> bool:
+    return LOWER_IS_BETTER.get(name, False)
 
 
 def curve_of(points: Iterable[Point]) -> Curve:
