@@ -129,7 +129,10 @@ def test_f_distill_with_the_reverse_kl_is_dmd2(networks: Networks, batch: Batch)
         method("f_distill", gan_generator_weight=0.0, divergence=name)
         for name in ("reverse-kl", "forward-kl")
     )
-    torch.testing.assert_close(reverse.generator_phase(networks, batch).value, dmd2)
+    same = reverse.generator_phase(networks, batch)
+    torch.testing.assert_close(same.value, dmd2)
+    assert same.metrics["train/importance_spread"] == 0
+    assert forward.generator_phase(networks, batch).metrics["train/importance_spread"] > 0
     logits = torch.tensor([[-1.0], [0.0], [9.0]])
     torch.testing.assert_close(
         forward.importance(logits), torch.tensor([math.exp(-1), 1.0, math.exp(5)])

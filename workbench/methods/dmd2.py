@@ -121,13 +121,19 @@ class DMD2(DMD):
         )
         f_psi = x0_from_velocity(at.x_t, at.t, v_psi).detach()
         logits = networks.heads[HEAD](features)
-        loss = dmd_loss(x_g, f_phi, f_psi, at.t, self.weighting, self.importance(logits.detach()))
+        importance = self.importance(logits.detach())
+        loss = dmd_loss(x_g, f_phi, f_psi, at.t, self.weighting, importance)
         deceived = bce(logits, x_g[0].numel(), real=True).mean()
         metrics = {
             "train/generator_loss": loss.detach(),
             "train/adversarial_loss": deceived.detach(),
             **self.score_metrics(at.x_g, f_phi, f_psi),
         }
+        if importance is not None:
+            mean = importance.mean()
+            metrics["train/importance"] = mean
+            # Near 0 all samples weigh the same, and the method is DMD2.
+            metrics["train/importance_spread"] = importance.std(correction=0) / mean
         total = loss + self.config.gan_generator_weight * deceived
         return Loss(self.config.loss_scale * total, metrics)
 
