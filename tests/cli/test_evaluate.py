@@ -81,13 +81,19 @@ def test_a_folder_is_scored_against_a_reference_that_was_built(
     for score in row["scores"].values():
         assert score["interval"]["low"] < score["value"] < score["interval"]["high"]
         assert score["fingerprint"]["samples"] == 120
-    assert row["scores"]["fid"]["bias"] > 0
+    assert row["scores"]["fid"]["bias"] is None  # halves of 60 rows, 64 features
 
     listed = referenced.json("references", "list")
-    assert [(one["name"], one["images"], one["size"]) for one in listed] == [("real", 300, 32)]
-    shown = referenced(*arguments, "--metrics", "fid").stdout
-    assert "fid ↓" in shown
-    assert "95 % interval" in shown
+    assert [(one["name"], one["images"], one["size"]) for one in listed] == [
+        ("digits", 1797, None),
+        ("real", 300, 32),
+    ]
+    assert len({frozenset(one) for one in listed}) == 1
+    told = referenced(*arguments)  # no digits, no prompts: fid alone
+    assert "fid ↓" in told.stdout
+    assert "95 % interval" in told.stdout
+    assert "bias" not in told.stdout + told.stderr
+    assert "alignment" not in told.stdout
 
 
 def test_scores_are_kept_with_what_decides_them(
@@ -113,7 +119,9 @@ def test_a_runs_student_is_scored_by_two_processes_as_by_one_and_logged(
 ) -> None:
     kept = tmp_path / "images"
     command = ["evaluate", "quickstart", "--samples", "60", "--batch-size", "16"]
-    two = inside_finished.json(*command, "--nproc", "2", "--keep-images", str(kept))["table"][0]
+    twice = [*command, "--nproc", "2", "--keep-images", str(kept)]
+    two = inside_finished.json(*twice)["table"][0]
+    assert set(two["scores"]) == {"fid", "alignment"}
     one = inside_finished.json(*command)["table"][0]
     assert {name: score["fingerprint"] for name, score in one["scores"].items()} == {
         name: score["fingerprint"] for name, score in two["scores"].items()
@@ -140,6 +148,54 @@ def test_a_runs_student_is_scored_by_two_processes_as_by_one_and_logged(
 
     other = inside_finished(*command, "--seed", "1", "--keep-images", str(kept), code=2)
     assert "holds other files" in other.stderr
+
+
+def test_the_same_command_continues_with_the_images_that_it_keeps(
+    prepared: InsideWorkbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workbench.runs.measure import Samplers
+
+    drawn: list[int] = []
+    images = Samplers.images
+
+    def counting(self, model, encoded, start, count):
+        drawn.extend(range(start, start + count))
+        return images(self, model, encoded, start, count)
+
+    monkeypatch.setattr(Samplers, "images", counting)
+    command = ["evaluate", str(prepared.teacher), "--samples", "24", "--steps", "1"]
+    command += ["--metrics", "fid", "--batch-size", "10", "--keep-images", str(tmp_path / "kept")]
+    first = prepared.json(*command)["table"][0]
+    files = sorted((tmp_path / "kept" / "1-steps").glob("*.png"))
+    assert (len(files), drawn) == (24, list(range(24)))
+    assert not list(files[0].parent.glob(".*"))
+    content = [file.read_bytes() for file in files]
+    drawn.clear()
+    assert prepared.json(*command)["table"][0] == first
+    assert drawn == []
+    files[12].unlink()
+    assert prepared.json(*command)["table"][0]["fid"] == first["fid"]
+    assert drawn == list(range(10, 20))
+    assert [file.read_bytes() for file in files] == content
+
+
+def test_unless_told_alignment_is_measured_of_digit_prompts_only(
+    prepared: InsideWorkbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workbench.runs.measure import Samplers
+
+    captions = tmp_path / "captions.txt"
+    captions.write_text("two dogs\n" + "a cat\n" * 19)
+    command = ["evaluate", str(prepared.teacher), "--steps", "1", "--prompts", str(captions)]
+    assert set(prepared.json(*command)["table"][0]["scores"]) == {"fid"}
+
+    def forbidden(*_):
+        raise AssertionError("drawn")
+
+    monkeypatch.setattr(Samplers, "images", forbidden)
+    told = prepared(*command, "--metrics", "fid,alignment", "--seed", "1", code=2)
+    assert "alignment cannot judge by these prompts: The prompt 'two dogs'" in told.stderr
+    assert len(told.stderr.splitlines()) == 1
 
 
 def test_scores_that_could_not_be_logged_are_shown_and_kept(
@@ -292,11 +348,30 @@ def test_evaluations_that_cannot_be_say_why(
         ([str(broken), *real, "--metrics", "fid"], "cannot be read as an image"),
         ([teacher, "--stock", "--metrics", "fid", "--cfg-scale", "2"], "--call guidance_scale=2"),
         ([fake, "--metrics", "fid", "--weights", "inception"], "Expected --weights NAME=PATH"),
+        ([fake, "--metrics", "fid", "--weights", "clip=x"], "needs the weights of no network"),
+        (
+            [teacher, "--metrics", "fid", "--extrapolate", "--bootstrap", "0"],
+            "at least 2 resamples for its interval, not 0",
+        ),
     ):
         told = referenced("evaluate", *arguments, code=2)
         assert message in told.stderr, (arguments, told.stderr)
         assert len(told.stderr.splitlines()) == 1
     assert not (referenced.workspace / "evaluations").exists()
+
+
+def test_an_extrapolation_takes_the_resamples_that_were_asked_for(
+    prepared: InsideWorkbench, digit_files: Path
+) -> None:
+    """With the same seed, the first 20 of 200 resamples have other quantiles."""
+    command = ["evaluate", str(digit_files / "real"), "--metrics", "fid", "--extrapolate"]
+    few, many = (
+        prepared.json(*command, "--bootstrap", count)["table"][0]["scores"]["fid"]
+        for count in ("20", "200")
+    )
+    assert few["extrapolated"]["value"] == many["extrapolated"]["value"]
+    assert few["extrapolated"]["interval"] != many["extrapolated"]["interval"]
+    assert few["bias"] > 0
 
 
 def test_a_seed_without_a_choice_is_refused(prepared: InsideWorkbench, digit_files: Path) -> None:

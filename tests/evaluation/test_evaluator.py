@@ -15,12 +15,16 @@ from workbench.evaluation import (
     FeatureStatistics,
     FrechetMetric,
     MeanMetric,
+    Peers,
     Sampler,
     apportion,
+    default_metrics,
     digits_evaluator,
     frechet_distance,
     prompt_mix,
 )
+from workbench.evaluation.images import Preparation, Prepared
+from workbench.evaluation.references import DigitsReference
 from workbench.teachers.digits import class_counts, prompt_label, prompts_of
 
 
@@ -218,14 +222,53 @@ def test_a_bad_image_on_one_rank_is_an_error_on_all(evaluator, spoil, message, w
             raise result
 
 
-def test_a_metric_that_fails_on_one_rank_fails_on_all(evaluator):
+@pytest.mark.parametrize("error", [RequestError, WorkbenchError])
+def test_a_metric_that_fails_on_one_rank_fails_on_all_and_as_it_failed(
+    evaluator, classifier, error
+):
+    class Fussy(RenamedWeights):
+        def observe(self, images, prompts):
+            if evaluator.prompts[200] in prompts:
+                raise error("cannot judge")
+            return classifier.features(images)
+
+    prompts = ("a cat",) * 330
+    fussy = MeanMetric(Fussy(classifier), "fussy")
+    broken = Evaluator((fussy,), (*prompts[:200], evaluator.prompts[200], *prompts[201:]), 0, 40)
+    calls = []
+
+    def draw(prompts, start, count):
+        calls.append(start)
+        return torch.rand(count, 3, 32, 32)
+
+    for result in run_ranks(broken, Sampler(draw, 1, 1.0), 2):
+        assert type(result) is error
+        assert "cannot judge" in str(result)
+    assert len(calls) == 10  # its peer may wait inside a sharded network: both draw to the end
+
+
+def test_prompts_that_a_metric_cannot_judge_by_are_refused_before_anything_is_drawn(evaluator):
     prompts = list(evaluator.prompts)
-    prompts[200] = "a cat"
-    broken = dataclasses.replace(evaluator, prompts=tuple(prompts))
-    draw = Sampler(lambda prompts, start, count: torch.rand(count, 3, 32, 32), 1, 1.0)
-    for result in run_ranks(broken, draw, 2):
-        assert isinstance(result, WorkbenchError)
-        assert "a cat" in str(result)
+    prompts[200] = "two dogs"
+    with pytest.raises(RequestError, match=r"alignment cannot judge by these prompts: .*two dogs"):
+        dataclasses.replace(evaluator, prompts=tuple(prompts))
+    fid, alignment = evaluator.metrics
+    assert Evaluator((fid,), tuple(prompts)).samples == 330
+    prepared = Prepared(alignment.observer, Preparation(32), lambda images: images)
+    with pytest.raises(RequestError, match="two dogs"):
+        Evaluator((MeanMetric(prepared, "alignment"),), tuple(prompts))
+
+
+def test_alignment_is_measured_unless_told_only_where_prompts_ask_for_digits(evaluator):
+    digits = DigitsReference()
+    assert tuple(default_metrics(digits, evaluator.prompts)) == ("fid", "alignment")
+    assert default_metrics(digits, (*evaluator.prompts, "two dogs")) == ("fid",)
+    assert default_metrics(digits, ("",) * 5) == ("fid",)
+
+    class Photos(DigitsReference):
+        name = "photos"
+
+    assert default_metrics(Photos(), evaluator.prompts) == ("fid",)
 
 
 def test_requests_that_can_give_no_score_are_refused(cache_dir, evaluator):
@@ -257,7 +300,17 @@ def test_first_batch_is_warm_up_and_scoring_is_not_timed(classifier, evaluator, 
         clock[0] += 1000.0 if start == 0 else 0.002 * count
         return torch.rand(count, 3, 32, 32)
 
+    class SlowDisk:
+        def has(self, start, count):
+            return False
+
+        def keep(self, images, prompts, start):
+            clock[0] += 70.0
+
     fid = FrechetMetric(SlowNetwork(classifier), evaluator.metrics[0].reference)
+    kept = dataclasses.replace(evaluator, metrics=(fid,)).viewing(keeper=SlowDisk())
+    assert kept.view(Sampler(draw, 1, 1.0), Peers()).ms_per_image == pytest.approx(2.0)
+    assert clock[0] == pytest.approx(1000 + 0.002 * 290 + 9 * 50 + 9 * 70)
     scores = dataclasses.replace(evaluator, metrics=(fid,)).evaluate(Sampler(draw, 1, 1.0))
     assert scores.ms_per_image == pytest.approx(2.0)
     assert scores.seconds == pytest.approx(1000 + 0.002 * 290 + 9 * 50)

@@ -123,11 +123,19 @@ def test_bias_and_extrapolation_find_the_distance_of_the_distributions():
     assert np.mean(found_biases) == pytest.approx(np.mean(biases), rel=0.35)
 
 
+def test_no_bias_is_told_where_a_half_has_no_more_rows_than_features():
+    """There the bias is no longer proportional to 1/N."""
+    assert frechet_bias(METRICS[0], rows(0, 2 * DIMENSION + 1), 1.0, 0) is None
+    x = rows(0, 2 * DIMENSION + 2)
+    assert frechet_bias(METRICS[0], x, METRICS[0].compute(x), 0) > 0
+
+
 def test_too_few_samples_are_told_how_many_it_takes():
     with pytest.raises(RequestError, match="at least 52 samples, not 51"):
         extrapolate(METRICS[0], rows(0, 51), 100, 0)
     with pytest.raises(RequestError, match="recall needs at least 8 samples, not 7"):
         interval(METRICS[4], rows(0, 7), 0.5, 100, 0)
-    assert frechet_bias(METRICS[0], rows(0, 3), 1.0, 0) is None
+    with pytest.raises(RequestError, match="at least 2 resamples for its interval, not 0"):
+        extrapolate(METRICS[0], rows(0), 0, 0)
     with pytest.raises(RequestError, match="at least 2 resamples"):
         interval(METRICS[0], rows(0), 0.5, 1, 0)

@@ -10,9 +10,12 @@ from PIL import Image
 from workbench.errors import RequestError
 from workbench.evaluation import Observers, make_metrics, open_reference
 from workbench.evaluation.captions import captioned_images
+from workbench.evaluation.digits_classifier import one_thread
 from workbench.evaluation.images import Preparation, check_equal_sizes, read_images
 from workbench.evaluation.networks import WeightFiles
 from workbench.evaluation.reference_build import BuildRequest, build_reference
+from workbench.evaluation.references import DigitsReference
+from workbench.teachers.digits import load_digits_images
 from workbench.teachers.image_files import list_images
 from workbench.workspace import open_workspace
 
@@ -218,6 +221,76 @@ def test_images_that_cannot_be_used_are_named(place, observers, photos, tmp_path
 
 
 def test_a_reference_too_small_for_a_metric_is_refused(place, observers, photos):
-    build_reference(place, request(photos, samples=3), observers)
-    with pytest.raises(RequestError, match="recall needs at least 4 images in its reference"):
-        make_metrics(["recall"], open_reference(place, "real"), observers)
+    for count in (2, 3):
+        build_reference(place, request(photos, f"r{count}", samples=count), observers)
+        reference = open_reference(place, f"r{count}")
+        with pytest.raises(
+            RequestError,
+            match=f"precision needs at least 4 images in its reference, and r{count} has {count}",
+        ):
+            make_metrics(["precision"], reference, observers)
+        # Recall asks for neighbours of the samples alone.
+        (recall,) = make_metrics(["recall"], reference, observers)
+        assert recall.compute(reference.rows("digits", recall.observer).rows.repeat(4, 0)) == 1.0
+    build_reference(place, request(photos, "r4", samples=4), observers)
+    (precision,) = make_metrics(["precision"], open_reference(place, "r4"), observers)
+    assert np.isfinite(precision.reference.radii).all()
+
+
+def test_a_file_of_weights_that_nobody_asks_for_is_refused(place, cache_dir, photos, tmp_path):
+    files = WeightFiles(tmp_path / "weights", {"inception": tmp_path / "mine.pt"})
+    observers = Observers(cache_dir, files, torch.device("cpu"))
+    with pytest.raises(RequestError, match=r"--weights inception=.* needs the weights of no netw"):
+        build_reference(place, request(photos), observers)
+    assert not (place.root / "references" / "real").exists()
+
+
+class OnDevice:
+    """Rows as a device has them: no array without a copy to the CPU."""
+
+    def __init__(self, rows):
+        self._rows = rows
+
+    def cpu(self):
+        return self._rows
+
+    def numpy(self):
+        raise TypeError("can't convert a device's tensor to numpy")
+
+
+def test_the_digits_are_shown_to_a_network_in_batches_and_its_rows_fetched(classifier):
+    sizes = []
+
+    class Network:
+        name, fingerprint, dimension = "network", "0", 64
+
+        def observe(self, images, prompts):
+            assert len(images) == len(prompts)
+            sizes.append(len(images))
+            return OnDevice(classifier.features(images))
+
+    found = DigitsReference().rows("inception", Network()).rows
+    images, _ = load_digits_images()
+    np.testing.assert_allclose(found, classifier.features(images), atol=1e-5)
+    assert max(sizes) <= 64
+    assert sum(sizes) == 1797
+
+
+def test_the_classifier_sees_all_digits_at_once_in_one_thread(classifier):
+    """Its rows' hash is in the fingerprint of every score of a run: they keep every bit."""
+    images, _ = load_digits_images()
+    with one_thread():
+        expected = classifier.features(images).numpy()
+    found = DigitsReference().rows("digits", classifier)
+    np.testing.assert_array_equal(found.rows, expected)
+    seen = []
+
+    class Spy:
+        name, fingerprint, dimension = classifier.name, classifier.fingerprint, 64
+
+        def observe(self, images, prompts):
+            seen.append((len(images), torch.get_num_threads()))
+            return classifier.observe(images, prompts)
+
+    assert DigitsReference().rows("digits", Spy()).fingerprint == found.fingerprint
+    assert seen == [(1797, 1)]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from workbench.errors import WorkbenchError
+from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import Sampler
 from workbench.evaluation.sliced import directions, sliced_wasserstein
 from workbench.evaluation.truth import (
@@ -20,6 +20,7 @@ from workbench.evaluation.truth import (
     truth_evaluator,
 )
 from workbench.flow.noise import NoiseSource
+from workbench.teachers.analytic import mode_labels
 from workbench.teachers.mixture import Mixture
 
 RING = Mixture.ring(8, 2.0, 0.25)
@@ -160,3 +161,9 @@ def test_points_that_are_not_finite_give_no_score() -> None:
     evaluator = truth_evaluator(RING, ("",) * 20, batch_size=8)
     with pytest.raises(WorkbenchError, match="Sample 13 is not finite"):
         evaluator.evaluate(Sampler(lambda _, start, n: drawn[start : start + n], 1, 1))
+
+
+def test_prompts_that_ask_for_no_mode_are_refused_before_anything_is_drawn() -> None:
+    with pytest.raises(RequestError, match=r"alignment cannot judge .*'two dogs'"):
+        truth_evaluator(RING, ["the digit 1"] * 20 + ["two dogs"], mode_labels)
+    assert truth_evaluator(RING, ["the digit 1"] * 20, mode_labels).samples == 20

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from workbench.errors import WorkbenchError
+from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import FeatureCache, Observations, Peers, Sampler, Viewing
+from workbench.evaluation.grids import NotFiniteError
 
 
 class Mean:
@@ -138,3 +139,70 @@ def test_a_damaged_batch_is_drawn_again(tmp_path, drawn):
     starts.clear()
     viewing([Mean()], prompts, 3, cache).view(sampler, Peers())
     assert starts == [3, 4, 5]
+
+
+class Kept:
+    """A keeper in memory."""
+
+    def __init__(self):
+        self.images = {}
+
+    def has(self, start, count):
+        return set(range(start, start + count)) <= set(self.images)
+
+    def keep(self, images, prompts, start):
+        for number, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
+            self.images[start + number] = image, prompt
+
+
+def test_kept_images_continue_with_the_rows_and_a_lost_one_is_drawn_again(tmp_path, drawn):
+    sampler, starts = drawn
+    observer, kept = Mean(), Kept()
+    prompts = [f"prompt {i}" for i in range(10)]
+
+    def view():
+        starts.clear()
+        cache = FeatureCache(tmp_path, {})
+        who = Viewing({"mean/0": observer}, prompts, 4, cache, keeper=kept)
+        return who.view(sampler, Peers())
+
+    view()
+    assert starts == list(range(10))
+    assert [kept.images[i][1] for i in range(10)] == prompts
+    assert float(kept.images[7][0].mean()) == pytest.approx(0.07)
+    view()
+    assert starts == []
+    del kept.images[5]
+    again = view()
+    assert starts == [4, 5, 6, 7]
+    assert set(kept.images) == set(range(10))
+    assert observer.seen == 10  # its rows were kept
+    assert again.ms_per_image > 0
+    np.testing.assert_allclose(
+        again.observations.rows("mean/0", 10)[:, 0], np.arange(10) / 100, rtol=1e-6
+    )
+
+
+def test_images_that_cannot_be_scored_are_not_kept():
+    kept = Kept()
+    bad = Sampler(lambda prompts, start, count: torch.full((count, 3, 4, 4), torch.nan), 1, 1.0)
+    with pytest.raises(NotFiniteError):
+        Viewing({"mean/0": Mean()}, ["a"] * 4, 2, keeper=kept).view(bad, Peers())
+    assert kept.images == {}
+
+
+@pytest.mark.parametrize("error", [RequestError, WorkbenchError])
+def test_one_process_stops_at_the_first_problem_and_says_it_as_it_was(drawn, error):
+    sampler, starts = drawn
+
+    class Fussy(Mean):
+        def observe(self, images, prompts):
+            if "b" in prompts:
+                raise error("cannot judge 'b'")
+            return super().observe(images, prompts)
+
+    prompts = ["a"] * 4 + ["b"] + ["a"] * 15
+    with pytest.raises(error, match="cannot judge 'b'") as told:
+        viewing([Fussy()], prompts, 2, None).view(sampler, Peers())
+    assert type(told.value) is error
+    assert starts == list(range(6))

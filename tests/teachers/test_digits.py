@@ -44,7 +44,13 @@ def test_the_label_of_a_free_prompt(prompt: str, label: int) -> None:
     assert prompt_label(prompt) == label
 
 
-@pytest.mark.parametrize("prompt", ["", "a cat", "the number 12", "a one and a two", "someone"])
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        *("", "a cat", "the number 12", "a one and a two", "someone"),
+        *("two dogs", "a photo of two dogs in white ink", "7 people", "the digit 7 on a wall"),
+    ],
+)
 def test_a_prompt_without_one_digit_is_refused(prompt: str) -> None:
     with pytest.raises(RequestError, match="exactly one"):
         prompt_label(prompt)

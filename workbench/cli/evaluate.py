@@ -53,13 +53,14 @@ def evaluate(
         ),
     ],
     metrics: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Comma-separated: fid, kid, precision, recall, fid_clip, fid_dinov2, cmmd, clip, "
-            "pickscore, aesthetic, hpsv2, alignment.",
+            "pickscore, aesthetic, hpsv2, alignment (default: fid, and alignment where all prompts "
+            "ask for digits and the reference is digits).",
             rich_help_panel=WHAT,
         ),
-    ] = "fid,alignment",
+    ] = None,
     reference: Annotated[
         str, typer.Option(help="digits, or one of references list.", rich_help_panel=WHAT)
     ] = "digits",
@@ -148,8 +149,8 @@ def evaluate(
     from workbench.runs.evaluate_sources import Asked
     from workbench.workspace import open_workspace
 
-    wanted = split_names(metrics)
-    check_names(wanted)
+    wanted = None if metrics is None else split_names(metrics)
+    check_names(wanted or ())
     counts = _counts(steps)
     given = weight_paths(weights)
     asked = Asked(model, seed, cfg_scale, stock, _call(call))

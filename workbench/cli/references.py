@@ -36,8 +36,8 @@ def build(
     captions: Annotated[
         Path | None,
         typer.Option(
-            help=".txt (a line an image, in sorted order), .jsonl or .json of {file, caption}, or "
-            "COCO's annotations.",
+            help=".txt (a line an image, in sorted order), .jsonl, .json or .csv of file and "
+            "caption, or COCO's annotations.",
             rich_help_panel=WHICH,
         ),
     ] = None,
@@ -106,16 +106,19 @@ def list_(workspace: WorkspaceOption = None, json_output: JsonOption = False) ->
     from workbench.workspace import open_workspace
 
     built = list_references(open_workspace(workspace))
+    listed = [DigitsReference().as_dict(), *(reference.record.as_dict() for reference in built)]
     if json_output:
-        print_json([reference.record.as_dict() for reference in built])
+        print_json(listed)
         return
-    digits = DigitsReference()
-    rows = [[digits.name, "1797", "", digits.network, digits.identity, "scikit-learn's digits"]]
-    for reference in built:
-        record = reference.record
-        networks = ", ".join(record.networks)
-        size = str(record.size)
-        rows.append(
-            [record.name, str(record.images), size, networks, record.identity, record.selection]
-        )
+    rows = [
+        [
+            one["name"],
+            str(one["images"]),
+            str(one["size"] or ""),
+            ", ".join(one["networks"]),
+            one["identity"],
+            one["selection"],
+        ]
+        for one in listed
+    ]
     print_table(["name", "images", "px", "networks", "identity", "images are"], rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from workbench.evaluation.catalog import FEATURES, METRICS, Observers, check_names, make_metrics
-from workbench.evaluation.digits import DIGITS_METRICS, digits_evaluator
+from workbench.evaluation.digits import DIGITS_METRICS, default_metrics, digits_evaluator
 from workbench.evaluation.digits_classifier import (
     ClassifierRecipe,
     DigitAlignment,
@@ -29,7 +29,7 @@ from workbench.evaluation.observations import Observations
 from workbench.evaluation.observers import Observer
 from workbench.evaluation.prompts import apportion, prompt_mix
 from workbench.evaluation.references import Reference, list_references, open_reference
-from workbench.evaluation.viewing import Peers, Sampler, Viewing
+from workbench.evaluation.viewing import Keeper, Peers, Sampler, Viewing
 
 __all__ = [
     "DIGITS_METRICS",
@@ -45,6 +45,7 @@ __all__ = [
     "FeatureStatistics",
     "FrechetMetric",
     "Interval",
+    "Keeper",
     "KernelMetric",
     "MeanMetric",
     "Metric",
@@ -61,6 +62,7 @@ __all__ = [
     "Viewing",
     "apportion",
     "check_names",
+    "default_metrics",
     "digits_evaluator",
     "frechet_distance",
     "image_grid",

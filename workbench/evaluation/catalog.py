@@ -39,6 +39,7 @@ class Observers:
     """
 
     def __init__(self, cache: Path, weights: WeightFiles, device: torch.device) -> None:
+        self.weights = weights
         self._networks = Networks(weights, device)
         self._cache = cache
         self._embedded: dict[str, Observer] = {}
@@ -130,10 +131,11 @@ def make_metrics(
         metric = METRICS[name](name, bench)
         real = getattr(metric, "reference", None)
         count = len(real.rows) if isinstance(real, ReferenceRows) else getattr(real, "count", None)
-        if count is not None and count < metric.minimum.count:
+        fewest = metric.reference_minimum
+        if count is not None and fewest is not None and count < fewest.count:
             raise RequestError(
-                f"{name} needs at least {metric.minimum.count} images in its reference, and "
-                f"{reference.name} has {count}: {metric.minimum.why}."
+                f"{name} needs at least {fewest.count} images in its reference, and "
+                f"{reference.name} has {count}: {fewest.why}."
             )
         metrics.append(metric)
     return tuple(metrics)

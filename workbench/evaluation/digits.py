@@ -7,13 +7,29 @@ from pathlib import Path
 
 import torch
 
+from workbench.errors import RequestError
 from workbench.evaluation.catalog import Observers, make_metrics
 from workbench.evaluation.evaluator import Evaluator
 from workbench.evaluation.networks import WeightFiles
-from workbench.evaluation.references import DigitsReference
+from workbench.evaluation.references import DIGITS, DigitsReference, Reference
+from workbench.teachers.digits import prompt_label
 
 DIGITS_METRICS = ("fid", "alignment")
 """What is measured during a run."""
+
+
+def default_metrics(reference: Reference, prompts: Sequence[str]) -> Sequence[str]:
+    """What is measured unless told: alignment only where every prompt asks for a digit."""
+    return DIGITS_METRICS if reference.name == DIGITS and _ask_for_digits(prompts) else ("fid",)
+
+
+def _ask_for_digits(prompts: Sequence[str]) -> bool:
+    try:
+        for prompt in dict.fromkeys(prompts):
+            prompt_label(prompt)
+    except RequestError:
+        return False
+    return True
 
 
 def digits_evaluator(

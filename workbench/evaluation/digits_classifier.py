@@ -116,17 +116,29 @@ class DigitAlignment:
     def fingerprint(self) -> str:
         return self.classifier.fingerprint
 
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Refuse prompts that ask for no digit.
+
+        Raises:
+            RequestError: names the first of them.
+        """
+        self._wanted(prompts)
+
     def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Images (B, 3, H, W) and their B prompts to probabilities (B, 1).
 
         Raises:
-            RequestError: a prompt names no digit.
+            RequestError: a prompt asks for no digit.
         """
-        from workbench.teachers.digits import prompt_label
-
-        wanted = torch.tensor([prompt_label(prompt) for prompt in prompts])
+        wanted = torch.tensor(self._wanted(prompts))
         probabilities = self.classifier.log_probabilities(images).exp()
         return probabilities.gather(1, wanted[:, None])
+
+    def _wanted(self, prompts: Sequence[str]) -> list[int]:
+        from workbench.teachers.digits import prompt_label
+
+        labels = {prompt: prompt_label(prompt) for prompt in dict.fromkeys(prompts)}
+        return [labels[prompt] for prompt in prompts]
 
 
 def as_digits(images: Tensor) -> Tensor:

@@ -16,10 +16,11 @@ from workbench.evaluation.grids import NotFiniteError
 from workbench.evaluation.hashing import short_hash
 from workbench.evaluation.metrics import Metric
 from workbench.evaluation.observations import Observations
-from workbench.evaluation.observers import observer_key
+from workbench.evaluation.observers import check_prompts, observer_key
 from workbench.evaluation.viewing import (
     Check,
     Gather,
+    Keeper,
     Peers,
     Sampler,
     Show,
@@ -67,8 +68,8 @@ class Evaluator:
     The first metric is the headline: the one that tells the best moment of a run.
 
     Raises:
-        RequestError: fewer prompts than a metric needs samples, no metric, two metrics of one
-            name, or a batch size below 1.
+        RequestError: fewer prompts than a metric needs samples, prompts that one cannot judge by,
+            no metric, two metrics of one name, or a batch size below 1.
     """
 
     metrics: Sequence[Metric]
@@ -90,6 +91,13 @@ class Evaluator:
                 )
         if self.batch_size < 1:
             raise RequestError(f"The evaluation's batch size is {self.batch_size}; at least 1.")
+        for metric in self.metrics:
+            try:
+                check_prompts(metric.observer, self.prompts)
+            except RequestError as error:
+                raise RequestError(
+                    f"{metric.name} cannot judge by these prompts: {error}"
+                ) from error
 
     @property
     def samples(self) -> int:
@@ -134,11 +142,14 @@ class Evaluator:
         )
 
     def viewing(
-        self, cache: FeatureCache | None = None, show: Show = lambda done, total: None
+        self,
+        cache: FeatureCache | None = None,
+        show: Show = lambda done, total: None,
+        keeper: Keeper | None = None,
     ) -> Viewing:
         """Who looks at the samples: every observer once, however many metrics it serves."""
         observers = {observer_key(m.observer): m.observer for m in self.metrics}
-        return Viewing(observers, self.prompts, self.batch_size, cache, show, self.check)
+        return Viewing(observers, self.prompts, self.batch_size, cache, show, self.check, keeper)
 
     def scores(self, observations: Observations, peers: Peers) -> dict[str, float]:
         """Score by metric name, computed by rank 0 for all.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from workbench.errors import RequestError
 from workbench.evaluation.grids import to_pixels
-from workbench.evaluation.observers import Observer
+from workbench.evaluation.observers import Observer, check_prompts
 from workbench.teachers.image_files import centre_square
 
 if TYPE_CHECKING:
@@ -65,6 +65,10 @@ class Prepared:
     def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Rows (B, D) of images (B, 3, H, W) in [0, 1] after preparation."""
         return self._observer.observe(self._prepare(images), prompts)
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """As the observer's own."""
+        check_prompts(self._observer, prompts)
 
 
 def hash_files(files: Sequence[Path]) -> str:

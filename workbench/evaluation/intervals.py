@@ -26,7 +26,10 @@ _PARTS = (1, 2, 3, 4)
 
 @dataclass(frozen=True)
 class Interval:
-    """Where the score of other samples of this number would lie, with probability ``level``."""
+    """Holds the score's expectation over samples of this number with confidence ``level``.
+
+    The score of other samples varies around that expectation too, and so lies outside more often.
+    """
 
     low: float
     high: float
@@ -79,13 +82,18 @@ def check_interval(metric: Metric, samples: int, resamples: int) -> None:
         )
 
 
-def check_extrapolation(metric: FrechetMetric, samples: int) -> None:
+def check_extrapolation(metric: FrechetMetric, samples: int, resamples: int) -> None:
     """Whether FID at infinite N can be had.
 
     Raises:
         RequestError: too few samples: in parts of fewer samples than features the bias is no
-            longer proportional to 1/N.
+            longer proportional to 1/N. Or no resamples for its interval.
     """
+    if resamples < 2:
+        raise RequestError(
+            f"{metric.name} at infinite N needs at least 2 resamples for its interval, not "
+            f"{resamples}: --bootstrap 200."
+        )
     fewest = _PARTS[-1] * (metric.observer.dimension + 1)
     if samples < fewest:
         raise RequestError(
@@ -107,11 +115,12 @@ def interval(metric: Metric, rows: Rows, score: float, resamples: int, seed: int
 
 
 def frechet_bias(metric: FrechetMetric, rows: Rows, score: float, seed: int) -> float | None:
-    """About how much of the score is there only because N is finite; None for fewer than 4 rows.
+    """About how much of the score is there only because N is finite.
 
-    The bias is proportional to 1/N, so halving the samples adds it once more.
+    The bias is proportional to 1/N, so halving the samples adds it once more. None where it is not:
+    a half of no more rows than features has no covariance of full rank.
     """
-    if len(rows) < 2 * metric.minimum.count:
+    if len(rows) // 2 <= metric.observer.dimension:
         return None
     order = np.random.default_rng(seed).permutation(len(rows))
     return _mean_over_parts(metric, rows, order, 2) - score
@@ -127,7 +136,7 @@ def extrapolate(metric: FrechetMetric, rows: Rows, resamples: int, seed: int) ->
     Raises:
         RequestError: as :func:`check_extrapolation`.
     """
-    check_extrapolation(metric, len(rows))
+    check_extrapolation(metric, len(rows), resamples)
     from scipy import stats
 
     random = np.random.default_rng(seed)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ Picks = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Minimum:
-    """The fewest samples, and why."""
+    """The fewest samples or images, and why."""
 
     count: int
     why: str
@@ -36,7 +36,8 @@ class Minimum:
 class Metric(Protocol):
     """One score of all rows of one observer.
 
-    ``ingredients`` names by hash everything besides the samples that decides the score.
+    ``minimum`` is of samples, ``reference_minimum`` of the reference's images (None: it has no
+    reference). ``ingredients`` names by hash everything besides the samples that decides the score.
     """
 
     @property
@@ -52,6 +53,9 @@ class Metric(Protocol):
     def minimum(self) -> Minimum: ...
 
     @property
+    def reference_minimum(self) -> Minimum | None: ...
+
+    @property
     def ingredients(self) -> Mapping[str, str]: ...
 
     def compute(self, rows: Rows) -> float:
@@ -61,6 +65,14 @@ class Metric(Protocol):
     def replicates(self, rows: Rows, picks: Picks) -> Array:
         """The score of each subset of the rows: picks (B, N) -> (B,), to first order at least."""
         ...
+
+
+_COVARIANCE = Minimum(2, "one has no covariance")
+_PAIRS = Minimum(2, "its estimator compares pairs")
+_SHARE = Minimum(2, "a share of one says nothing")
+_MANIFOLD = Minimum(
+    manifold.NEIGHBOURS + 1, f"each needs its {manifold.NEIGHBOURS} nearest neighbours"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +107,8 @@ class FrechetMetric:
     reference: FeatureStatistics
     name: str = "fid"
     lower_is_better: bool = field(default=True, init=False)
-    minimum: Minimum = field(default=Minimum(2, "one has no covariance"), init=False)
+    minimum: ClassVar[Minimum] = _COVARIANCE
+    reference_minimum: ClassVar[Minimum] = _COVARIANCE
 
     @property
     def ingredients(self) -> Mapping[str, str]:
@@ -121,7 +134,8 @@ class KernelMetric:
     seed: int = 0
     subsets: int = kernels.SUBSETS
     lower_is_better: bool = field(default=True, init=False)
-    minimum: Minimum = field(default=Minimum(2, "its estimator compares pairs"), init=False)
+    minimum: ClassVar[Minimum] = _PAIRS
+    reference_minimum: ClassVar[Minimum] = _PAIRS
 
     @property
     def ingredients(self) -> Mapping[str, str]:
@@ -151,7 +165,8 @@ class CmmdMetric:
     reference: ReferenceRows
     name: str = "cmmd"
     lower_is_better: bool = field(default=True, init=False)
-    minimum: Minimum = field(default=Minimum(2, "its estimator compares pairs"), init=False)
+    minimum: ClassVar[Minimum] = _PAIRS
+    reference_minimum: ClassVar[Minimum] = _PAIRS
 
     @property
     def ingredients(self) -> Mapping[str, str]:
@@ -178,7 +193,8 @@ class PrecisionMetric:
     reference: ReferenceRows
     name: str = "precision"
     lower_is_better: bool = field(default=False, init=False)
-    minimum: Minimum = field(default=Minimum(2, "a share of one says nothing"), init=False)
+    minimum: ClassVar[Minimum] = _SHARE
+    reference_minimum: ClassVar[Minimum] = _MANIFOLD
 
     @property
     def ingredients(self) -> Mapping[str, str]:
@@ -203,12 +219,8 @@ class RecallMetric:
     reference: ReferenceRows
     name: str = "recall"
     lower_is_better: bool = field(default=False, init=False)
-    minimum: Minimum = field(
-        default=Minimum(
-            manifold.NEIGHBOURS + 1, f"each needs its {manifold.NEIGHBOURS} nearest neighbours"
-        ),
-        init=False,
-    )
+    minimum: ClassVar[Minimum] = _MANIFOLD
+    reference_minimum: ClassVar[Minimum] = _SHARE
 
     @property
     def ingredients(self) -> Mapping[str, str]:
@@ -228,7 +240,8 @@ class MeanMetric:
     observer: Observer
     name: str
     lower_is_better: bool = field(default=False, init=False)
-    minimum: Minimum = field(default=Minimum(2, "one has no spread"), init=False)
+    minimum: ClassVar[Minimum] = Minimum(2, "one has no spread")
+    reference_minimum: ClassVar[None] = None
 
     @property
     def ingredients(self) -> Mapping[str, str]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workbench.errors import WorkbenchError
+from workbench.evaluation.grids import NotFiniteError
 
 Rows = NDArray[np.float32]
 
@@ -28,7 +29,7 @@ class Observations:
 
         Raises:
             ValueError: not rows.
-            WorkbenchError: a row is not finite.
+            NotFiniteError: a row is not finite.
         """
         for observer, given in rows.items():
             values = given.detach().cpu().numpy() if isinstance(given, Tensor) else given
@@ -37,7 +38,7 @@ class Observations:
                 raise ValueError(f"{observer} must give rows (B, D), not of shape {block.shape}")
             if not np.isfinite(block).all():
                 first = start + int(np.argmin(np.isfinite(block).all(axis=1)))
-                raise WorkbenchError(
+                raise NotFiniteError(
                     f"What {observer.partition('/')[0]} sees in sample {first} is not finite: "
                     "no score."
                 )

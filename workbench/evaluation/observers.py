@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -34,6 +34,29 @@ class Observer(Protocol):
             WorkbenchError: a prompt or an image that this observer cannot judge.
         """
         ...
+
+
+@runtime_checkable
+class JudgesPrompts(Protocol):
+    """An observer that some prompts mean nothing to."""
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Refuse prompts that it could not judge an image by.
+
+        Raises:
+            RequestError: names the first of them.
+        """
+        ...
+
+
+def check_prompts(observer: Observer, prompts: Sequence[str]) -> None:
+    """Let an observer refuse prompts before anything is drawn for them.
+
+    Raises:
+        RequestError: as :meth:`JudgesPrompts.check_prompts`.
+    """
+    if isinstance(observer, JudgesPrompts):
+        observer.check_prompts(prompts)
 
 
 def observer_key(observer: Observer) -> str:

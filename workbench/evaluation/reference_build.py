@@ -64,7 +64,8 @@ def build_reference(
 
     Raises:
         RequestError: a name that is taken by other images or settings; images that cannot be read
-            or are too few; captions that do not match; an unknown network or missing weights.
+            or are too few; captions that do not match; an unknown network, or weights that are
+            missing or that no network needs.
     """
     _check(request)
     chosen, selection = _chosen(request)
@@ -76,6 +77,7 @@ def build_reference(
         name: Prepared(observers.find(name), preparation, preparation.of_images)
         for name in request.features
     }
+    observers.weights.refuse_unused()
     folder = references_folder(workspace) / request.name
     record = ReferenceRecord(
         name=request.name,

@@ -10,22 +10,27 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from workbench.errors import RequestError, WorkbenchError, unknown_name
 from workbench.evaluation.digits_classifier import one_thread
-from workbench.evaluation.frechet import FeatureStatistics
 from workbench.evaluation.hashing import short_hash
 from workbench.evaluation.images import Preparation, Prepared
 from workbench.evaluation.metrics import ReferenceRows
 from workbench.evaluation.networks.base import OncePerBatch
+from workbench.evaluation.observations import Rows
 from workbench.evaluation.observers import Observer, observer_key
 from workbench.evaluation.prompts import prompt_mix
-from workbench.workspace import Workspace, partial_path, write_json
+from workbench.evaluation.reference_rows import load_rows, save_rows
+from workbench.workspace import Workspace, write_json
 
 DIGITS = "digits"
 FORMAT = 1
 _RECORD = "reference.json"
 _CAPTIONS = "captions.json"
+_AT_ONCE = 50
+"""Digits that a network looks at together."""
 
 
 class Reference(Protocol):
@@ -93,8 +98,31 @@ class DigitsReference:
         from workbench.teachers.digits import load_digits_images
 
         images, _ = load_digits_images()
-        with one_thread():  # the rows' hash is part of every score's fingerprint
-            return ReferenceRows(observer.observe(images, [""] * len(images)).numpy())
+        if network == self.network:
+            # The rows' hash is in the fingerprint of every score of a run: they keep every bit.
+            with one_thread():
+                return ReferenceRows(_observed(observer, images))
+        batches = torch.split(images, _AT_ONCE)
+        return ReferenceRows(np.concatenate([_observed(observer, batch) for batch in batches]))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The keys of a built reference's record; what it does not have is None."""
+        return {
+            "name": self.name,
+            "images": 1797,
+            "images_hash": None,
+            "captions_hash": None,
+            "size": None,
+            "selection": "scikit-learn's digits",
+            "networks": {self.network: None},
+            "identity": self.identity,
+            "format": FORMAT,
+        }
+
+
+def _observed(observer: Observer, images: Tensor) -> Rows:
+    rows: Rows = observer.observe(images, [""] * len(images)).cpu().numpy()
+    return rows
 
 
 @dataclass(frozen=True)
@@ -257,37 +285,3 @@ def save_reference(
         write_json(folder / _RECORD, record.as_dict())
     except OSError as error:
         raise WorkbenchError(f"Could not write the reference {folder}: {error}.") from error
-
-
-def save_rows(file: Path, seen: ReferenceRows) -> None:
-    """Rows with their statistics and the root of their covariance, computed here once."""
-    from safetensors.numpy import save_file
-
-    statistics = seen.statistics
-    partial = partial_path(file)
-    content = {
-        "rows": seen.rows,
-        "mean": statistics.mean,
-        "covariance": statistics.covariance,
-        "factor": statistics.factor,
-    }
-    save_file({name: np.ascontiguousarray(value) for name, value in content.items()}, partial)
-    partial.replace(file)
-
-
-def load_rows(file: Path) -> ReferenceRows:
-    """What :func:`save_rows` wrote.
-
-    Raises:
-        RequestError: missing or damaged.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        content = load_file(file)
-        rows, mean = content["rows"], content["mean"]
-        covariance, factor = content["covariance"], content["factor"]
-    except (OSError, SafetensorError, KeyError) as error:
-        raise RequestError(f"{file} is damaged ({error}); build the reference again.") from error
-    return ReferenceRows(rows, FeatureStatistics(mean, covariance, len(rows), factor))

@@ -67,6 +67,7 @@ class SlicedWassersteinMetric:
     projections: int = PROJECTIONS
     lower_is_better: bool = field(default=True, init=False)
     minimum: ClassVar[Minimum] = Minimum(2, "one sample is no distribution")
+    reference_minimum: ClassVar[Minimum] = minimum
 
     @cached_property
     def ingredients(self) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -71,6 +71,22 @@ class Sampler:
     prepare: Callable[[list[str]], None] = _no_preparation
 
 
+class Keeper(Protocol):
+    """Keeps the images themselves, beside what is seen in them."""
+
+    def has(self, start: int, count: int) -> bool:
+        """Whether every image of the samples ``start .. start + count`` is kept."""
+        ...
+
+    def keep(self, images: Tensor, prompts: Sequence[str], start: int) -> None:
+        """Keep the images (B, 3, H, W) of the samples ``start .. start + B``.
+
+        Raises:
+            WorkbenchError: they cannot be written.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Peers:
     """This process among the ranks: ``gather`` gives every rank's object, in rank order."""
@@ -85,7 +101,7 @@ class _Share:
     """What one rank has seen; this is all that travels between ranks."""
 
     observations: Observations = field(default_factory=Observations)
-    problem: tuple[int, str] | None = None
+    problem: tuple[int, WorkbenchError] | None = None
     timings: list[Timing] = field(default_factory=list)
 
 
@@ -107,6 +123,7 @@ class Viewing:
         cache: keeps finished batches, and gives back those it has.
         show: told on rank 0 how far it is.
         check: whether samples can be scored at all.
+        keeper: keeps the images; a batch whose images it lacks is drawn, seen before or not.
     """
 
     observers: Mapping[str, Observer]
@@ -115,6 +132,7 @@ class Viewing:
     cache: FeatureCache | None = None
     show: Show = lambda done, total: None
     check: Check = check_images
+    keeper: Keeper | None = None
 
     def view(self, sampler: Sampler, peers: Peers) -> Viewed:
         """Every sample drawn and observed once, unless it was before; equal on all ranks.
@@ -125,8 +143,9 @@ class Viewing:
         round: a sharded network needs every rank in every call.
 
         Raises:
-            WorkbenchError: an image is not finite, not in [0, 1] or of the wrong shape, or an
-                observer cannot judge it, on any rank (all raise).
+            NotFiniteError: an image is not finite, not in [0, 1] or of the wrong shape.
+            WorkbenchError: an observer cannot judge an image; its own error. All ranks raise the
+                first sample's. One process alone stops there.
         """
         kept, timings = Observations(), list[Timing]()
         if self.cache is not None:
@@ -137,27 +156,30 @@ class Viewing:
         shares: list[_Share] = peers.gather(self._share(sampler, peers, kept, pending))
         problems = [share.problem for share in shares if share.problem is not None]
         if problems:
-            raise NotFiniteError(min(problems)[1])
+            raise min(problems, key=lambda problem: problem[0])[1]
         for share in shares:
             kept.merge(share.observations)
         drawn = [share.timings for share in shares if share.timings] or [timings]
         return Viewed(kept, _ms_per_image(drawn), _nfe(sampler, drawn))
 
     def _pending(self, kept: Observations) -> list[int]:
-        """First samples of the batches that some observer has not seen whole."""
+        """First samples of the batches that some observer or the keeper lacks a part of."""
         return [
             start
             for start in range(0, len(self.prompts), self.batch_size)
             if self._missing(kept, start)
+            or (self.keeper is not None and not self.keeper.has(start, self._count(start)))
         ]
 
     def _missing(self, kept: Observations, start: int) -> dict[str, Observer]:
-        count = min(self.batch_size, len(self.prompts) - start)
         return {
             key: observer
             for key, observer in self.observers.items()
-            if not kept.covers(key, start, count)
+            if not kept.covers(key, start, self._count(start))
         }
+
+    def _count(self, start: int) -> int:
+        return min(self.batch_size, len(self.prompts) - start)
 
     @torch.no_grad()
     def _share(
@@ -174,30 +196,36 @@ class Viewing:
                 sampler.draw(list(self.prompts[:1]), 0, 1)
                 continue
             start = pending[first + peers.rank]
-            # The rank goes on drawing after a problem: its peers may wait for it inside a
-            # sharded network.
             problem = self._batch(sampler, start, self._missing(kept, start), share)
             share.problem = share.problem or problem
+            # One of several ranks goes on drawing after a problem: its peers may wait for it
+            # inside a sharded network.
+            if share.problem is not None and peers.world == 1:
+                return share
         if peers.rank == 0:
             self.show(len(self.prompts), len(self.prompts))
         return share
 
     def _batch(
         self, sampler: Sampler, start: int, observers: Mapping[str, Observer], share: _Share
-    ) -> tuple[int, str] | None:
+    ) -> tuple[int, WorkbenchError] | None:
         prompts = list(self.prompts[start : start + self.batch_size])
         sampler.prepare(prompts)
         images = _timed_draw(sampler, prompts, start, share.timings)
-        problem = self.check(images, prompts, start)
-        if problem is not None or share.problem is not None:
-            return problem
+        if share.problem is not None:
+            return None
+        unfit = self.check(images, prompts, start)
+        if unfit is not None:
+            return unfit[0], NotFiniteError(unfit[1])
         try:
             rows = {key: seen.observe(images, prompts) for key, seen in observers.items()}
             share.observations.update(start, rows)
         except WorkbenchError as error:
-            return start, str(error)
+            return start, error
         if self.cache is not None:
             self.cache.save(start, prompts, rows, share.timings[-1])
+        if self.keeper is not None:
+            self.keeper.keep(images, prompts, start)
         return None
 
 

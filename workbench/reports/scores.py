@@ -38,7 +38,7 @@ class GroupScore:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """95 %: over seeds; of one seed, over its samples, where that was measured."""
+        """95 %, of the expected score: over seeds; of one seed, over its samples, if measured."""
         kept = self.scores[0].kept
         if len(self.scores) > 1:
             return self.estimate.interval
@@ -46,7 +46,7 @@ class GroupScore:
 
     @property
     def interval_over(self) -> str | None:
-        """What else could have come out: other seeds, or other samples of the same student."""
+        """What the expectation is over: seeds, or samples of the one student."""
         if self.interval is None:
             return None
         return "seeds" if len(self.scores) > 1 else "samples"

@@ -9,19 +9,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import (
     Evaluator,
     FeatureCache,
     FrechetMetric,
+    Keeper,
     Metric,
     Observations,
     Observers,
     Peers,
     Sampler,
     check_names,
+    default_metrics,
     make_metrics,
     open_reference,
 )
@@ -39,17 +39,14 @@ from workbench.evaluation.viewing import Show
 from workbench.runs.evaluate_prompts import choose_prompts
 from workbench.runs.evaluate_sources import Asked, ModelSource, Source, open_source
 from workbench.runs.folder import RunFolder
+from workbench.runs.kept_images import KeptImages, claim_folder
 from workbench.runs.kept_scores import ARTIFACTS
-from workbench.runs.pictures import WRITERS
 from workbench.runs.scored_rows import Evaluation, Score, ScoredRow, keep_row
 from workbench.tracking import add_later, check_uri, read_points
 from workbench.training.parallel import Ranks, joined_ranks, launch, refuse_foreign_ranks
 from workbench.workspace import Workspace
 
 LOG = logging.getLogger(__name__)
-
-_MARKER = "evaluation.txt"
-"""Says in a folder of kept images which sampler and prompts they are of."""
 
 
 @contextmanager
@@ -62,10 +59,11 @@ class EvaluateRequest:
     """What is measured, and how. It travels between processes.
 
     Attributes:
+        metrics: None = fid, and alignment against ``digits`` where the prompts ask for digits.
         samples: None = as many as there are prompts or images; of ``digits`` 2000.
         steps: None = the source's own.
         weights: files of networks by name.
-        bootstrap: resamples of each interval; 0 = no intervals.
+        bootstrap: resamples of each interval; 0 = no intervals, and no extrapolation.
         extrapolate: whether Frechet distances are also taken to infinite N.
         keep_images: folder that every image is written to.
         bar: shows one sampler's progress.
@@ -73,7 +71,7 @@ class EvaluateRequest:
 
     workspace: Workspace
     source: Asked
-    metrics: Sequence[str]
+    metrics: Sequence[str] | None
     reference: str
     prompts: Path | None = None
     samples: int | None = None
@@ -94,7 +92,7 @@ def evaluate_source(request: EvaluateRequest, tracking_uri: str | None = None) -
         RequestError: anything in the request that is wrong; see the parts.
         WorkbenchError: an image or a score that is not finite: nothing is kept then.
     """
-    check_names(request.metrics)
+    check_names(request.metrics or ())
     refuse_foreign_ranks()
     if tracking_uri is not None:
         check_uri(tracking_uri)
@@ -135,20 +133,21 @@ def _on_ranks(request: EvaluateRequest) -> Any:
         prompts = choose_prompts(request, source, reference)
         weights = WeightFiles(request.workspace.root / "weights", request.weights)
         observers = Observers(request.workspace.cache, weights, ranks.device)
+        names = request.metrics or default_metrics(reference, prompts)
         # Rank 0 first: it trains the classifier, downloads and pins for all.
-        metrics = make_metrics(request.metrics, reference, observers) if ranks.is_main else ()
+        metrics = make_metrics(names, reference, observers) if ranks.is_main else ()
         ranks.any(False)
-        metrics = metrics or make_metrics(request.metrics, reference, observers)
+        metrics = metrics or make_metrics(names, reference, observers)
+        weights.refuse_unused()
         evaluator = Evaluator(metrics, prompts, request.source.seed, request.batch_size)
         _check_certainty(request, evaluator)
         # All of them before the first draws: a wrong one must not end hours of work.
         samplers = [source.sampler(steps, prompts) for steps in _step_counts(request, source)]
-        if request.keep_images is not None:
-            samplers = [
-                _keeping(sampler, _folder_for(request, source, evaluator, sampler.steps, ranks))
-                for sampler in samplers
-            ]
-        rows = [_row(request, source, evaluator, sampler, ranks) for sampler in samplers]
+        keepers = [_keeper(request, source, evaluator, s.steps, ranks) for s in samplers]
+        rows = [
+            _row(request, source, evaluator, sampler, keeper, ranks)
+            for sampler, keeper in zip(samplers, keepers, strict=True)
+        ]
         return rows, source.run
 
 
@@ -158,7 +157,7 @@ def _check_certainty(request: EvaluateRequest, evaluator: Evaluator) -> None:
         if request.bootstrap:
             check_interval(metric, evaluator.samples, request.bootstrap)
         if request.extrapolate and isinstance(metric, FrechetMetric):
-            check_extrapolation(metric, evaluator.samples)
+            check_extrapolation(metric, evaluator.samples, request.bootstrap)
     if request.extrapolate and not any(isinstance(m, FrechetMetric) for m in evaluator.metrics):
         raise RequestError("--extrapolate is of Frechet distances: ask for fid among --metrics.")
 
@@ -172,19 +171,22 @@ def _step_counts(request: EvaluateRequest, source: Source) -> Sequence[int]:
 
 
 def _row(
-    request: EvaluateRequest, source: Source, evaluator: Evaluator, sampler: Sampler, ranks: Ranks
+    request: EvaluateRequest,
+    source: Source,
+    evaluator: Evaluator,
+    sampler: Sampler,
+    keeper: Keeper | None,
+    ranks: Ranks,
 ) -> ScoredRow:
     steps = sampler.steps
     identity = source.identity(steps)
-    cache: FeatureCache | None = None
-    if request.keep_images is None:  # else every image is wanted, not only its rows
-        # The fingerprint names versions: rows of other ones are not those that it speaks of.
-        made_by = {**identity, "versions": evaluator.versions}
-        cache = FeatureCache(request.workspace.cache / "features", made_by)
+    # The fingerprint names versions: rows of other ones are not those that it speaks of.
+    made_by = {**identity, "versions": evaluator.versions}
+    cache = FeatureCache(request.workspace.cache / "features", made_by)
     peers = Peers(ranks.rank, ranks.world, ranks.gather)
     what = f"{source.name}, {steps} steps" if source.default_steps else source.name
     with request.bar(what) as show:
-        viewed = evaluator.viewing(cache, show).view(sampler, peers)
+        viewed = evaluator.viewing(cache, show, keeper).view(sampler, peers)
     values = evaluator.scores(viewed.observations, peers)
     scores: tuple[Score, ...] = ()
     if ranks.is_main:
@@ -222,44 +224,26 @@ def _score(
     if isinstance(metric, FrechetMetric):
         score = replace(score, bias=frechet_bias(metric, rows, value, seed))
         if request.extrapolate:
-            limit = extrapolate(metric, rows, max(request.bootstrap, 200), seed)
+            limit = extrapolate(metric, rows, request.bootstrap, seed)
             score = replace(score, extrapolated=limit)
     return score
 
 
-def _folder_for(
+def _keeper(
     request: EvaluateRequest, source: Source, evaluator: Evaluator, steps: int, ranks: Ranks
-) -> Path:
-    """Where one sampler's images go; nothing else is among them.
+) -> KeptImages | None:
+    """Where one sampler's images go, if they are wanted.
 
     Raises:
         RequestError: the source is a folder of images already, or the place is taken.
     """
-    if request.keep_images is None or source.default_steps is None:
+    if request.keep_images is None:
+        return None
+    if source.default_steps is None:
         raise RequestError(f"{source.name} is a folder of images already: drop --keep-images.")
     folder = request.keep_images / f"{steps}-steps"
     if not ranks.is_main:
-        return folder
-    made_by = short_hash([source.identity(steps), evaluator.fingerprint(steps)["prompts"]])
-    marker = folder / _MARKER
-    known = marker.read_text(encoding="utf-8").strip() if marker.is_file() else None
-    if folder.is_dir() and any(folder.iterdir()) and known != made_by:
-        raise RequestError(
-            f"{folder} holds other files: images of two evaluations in one folder could not be "
-            "told apart. Name another with --keep-images."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    marker.write_text(f"{made_by}\n", encoding="utf-8")
-    return folder
-
-
-def _keeping(sampler: Sampler, folder: Path) -> Sampler:
-    """The sampler, writing every image that it draws."""
-
-    def draw(prompts: list[str], start: int, count: int) -> Tensor:
-        images = sampler.draw(prompts, start, count)
-        for number, (image, prompt) in enumerate(zip(images.cpu(), prompts, strict=True)):
-            WRITERS["png"](image, {"prompt": prompt}, folder / f"{start + number:06d}.png")
-        return images
-
-    return replace(sampler, draw=draw)
+        return KeptImages(folder)
+    return claim_folder(
+        folder, short_hash([source.identity(steps), evaluator.fingerprint(steps)["prompts"]])
+    )

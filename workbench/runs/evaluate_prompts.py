@@ -52,7 +52,7 @@ def _of_images(request: EvaluateRequest, count: int, given: PromptSet | None) ->
             f"{request.prompts} holds {len(given)} prompts{empty} for {count} images: a folder of "
             "images needs one prompt for each, in sorted order."
         )
-    needing = [name for name in request.metrics if name in NEED_PROMPTS]
+    needing = [name for name in request.metrics or () if name in NEED_PROMPTS]
     if given is None and needing:
         raise RequestError(
             f"{needing[0]} judges images by their prompts: name them with --prompts FILE, one for "

@@ -15,7 +15,10 @@ from workbench.workspace import Workspace, write_json
 
 @dataclass(frozen=True)
 class Score:
-    """One score with all that decides it; ``bias`` is what finite N adds to a Frechet distance."""
+    """One score with all that decides it.
+
+    ``bias`` is what finite N adds to a Frechet distance, None where it cannot be told.
+    """
 
     name: str
     value: float

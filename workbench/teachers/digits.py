@@ -27,6 +27,9 @@ WORDINGS = (
 )
 """How one asks for a digit; each occurs with all ten."""
 
+_OTHER_WORDS = frozenset(re.findall(r"[a-z]+", " ".join(WORDINGS).replace("{word}", "")))
+"""What a prompt may say beside the digit: "two dogs" asks for none."""
+
 _LARGEST_PIXEL = 16.0
 
 
@@ -51,20 +54,27 @@ def one_prompt_per_digit() -> list[str]:
 
 
 def prompt_label(prompt: str) -> int:
-    """The digit that a prompt asks for, as a word or a numeral.
+    """The digit that a prompt asks for, as a word or a numeral, in words of :data:`WORDINGS`.
 
     Raises:
-        RequestError: the prompt names no digit, or several.
+        RequestError: the prompt names no digit, or several, or speaks of something else.
     """
-    named = set()
+    named, others = set(), []
     for word in re.findall(r"[a-z]+|[0-9]+", prompt.lower()):
         if word in DIGIT_WORDS:
             named.add(DIGIT_WORDS.index(word))
         elif len(word) == 1 and word.isdigit():
             named.add(int(word))
+        elif word not in _OTHER_WORDS:
+            others.append(word)
     if len(named) != 1:
         found = "no digit" if not named else "the digits " + ", ".join(map(str, sorted(named)))
         raise RequestError(f"The prompt {prompt!r} names {found}; expected exactly one of 0-9.")
+    if others:
+        raise RequestError(
+            f"The prompt {prompt!r} asks for more than a digit ({others[0]!r}); expected exactly "
+            f"one of 0-9 in words like {PROMPTS[0]!r}."
+        )
     return named.pop()
 
 

@@ -56,6 +56,7 @@ class WeightFiles:
         known: Mapping[str, KnownWeights] = KNOWN,
     ) -> None:
         self.folder, self.given, self.known = folder, dict(given or {}), known
+        self._found: set[str] = set()
         for name in self.given:
             if name not in known:
                 raise unknown_name("weights", name, known)
@@ -70,6 +71,7 @@ class WeightFiles:
         if name not in self.known:
             raise unknown_name("weights", name, self.known)
         known = self.known[name]
+        self._found.add(name)
         if name in self.given:
             path = self.given[name].expanduser()
             if not path.exists():
@@ -85,6 +87,19 @@ class WeightFiles:
                 f"Delete it, or point to it with --weights {name}={path} if it is meant."
             )
         return LocalWeights(known, path, found)
+
+    def refuse_unused(self) -> None:
+        """Refuse a given file that nobody has looked for: it would decide nothing.
+
+        Raises:
+            RequestError: names it, and the weights that are in use.
+        """
+        unused = sorted(set(self.given) - self._found)
+        if unused:
+            raise RequestError(
+                f"--weights {unused[0]}={self.given[unused[0]]} would not be used: what was asked "
+                f"for needs the weights of {', '.join(sorted(self._found)) or 'no network'}."
+            )
 
     def _download(self, known: KnownWeights, path: Path) -> None:
         if known.url is None or known.size is None or known.sha256 is None:
