@@ -10,9 +10,15 @@ from sqlalchemy import create_engine, text
 
 from tests.services import Postgres
 from tests.studies.conftest import SPACE, MakeQueue
+from workbench.errors import RequestError
+from workbench.runs import RunRequest
+from workbench.studies.listener import TrialAddress, TrialListener
+from workbench.studies.locks import NeverFreeError
 from workbench.studies.parent import StudyRun
 from workbench.studies.queue import TicketState, TrialQueue
 from workbench.studies.space import suggest
+from workbench.studies.trial import TrialRunner
+from workbench.studies.worker import work
 
 WHO = text("SELECT pg_backend_pid(), current_setting('tcp_keepalives_idle')")
 
@@ -111,3 +117,91 @@ def test_a_lock_speaks_for_itself_alone(queue_of: MakeQueue, postgres: Postgres)
     outside, _ = sessions().execute(WHO).one()
     sessions.remove()
     assert inside != outside
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workbench.studies.locks.LOCK_SECONDS", 0.05)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("where", ["file", "database"])
+def test_a_lock_that_is_never_free_says_so_and_whose_it_is(
+    where: str, queue_of: MakeQueue, request: pytest.FixtureRequest
+) -> None:
+    url = None
+    if where == "database":
+        url = request.getfixturevalue("postgres").create_database("never_free")
+    holder, peer = queue_of(url=url), queue_of(url=url)
+    with holder.storage.lock("one"):
+        message = "Another process has held the lock 'one' of"
+        with pytest.raises(NeverFreeError, match=message), peer.storage.lock("one"):
+            pass
+        # Of two locks the one that was not free is named.
+        with (
+            pytest.raises(NeverFreeError, match=message),
+            peer.storage.lock("two"),
+            peer.storage.lock("one"),
+        ):
+            pass
+    with peer.storage.lock("one"), peer.storage.lock("two"):  # all were given up
+        pass
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_lock_that_is_never_free_is_no_trials_fault(
+    queue_of: MakeQueue, request_of: RunRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, peer = queue_of(request_of.config), queue_of(request_of.config)
+    queue.fill(1)
+
+    def meet_a_lock(self: TrialRunner, *_: object) -> dict[str, float]:
+        with peer.storage.lock("one"), self.storage.lock("one"):
+            raise AssertionError("two hold one lock")
+
+    monkeypatch.setattr(TrialRunner, "run", meet_a_lock)
+    with pytest.raises(NeverFreeError):
+        work(queue.storage.url, queue.spec.name, request_of)
+    (ticket,) = queue.tickets()
+    assert (ticket.state, ticket.attempts) == (TicketState.WAITING, 1)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_worker_that_can_neither_run_nor_give_back_leaves_with_what_was_wrong_first(
+    queue_of: MakeQueue, request_of: RunRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, peer = queue_of(request_of.config), queue_of(request_of.config)
+    queue.fill(1)
+    held = peer.storage.lock(queue._lock)
+
+    def refuse(self: TrialRunner, *_: object) -> dict[str, float]:
+        held.__enter__()
+        raise RequestError("No GPU.")
+
+    monkeypatch.setattr(TrialRunner, "run", refuse)
+    said: list[str] = []
+    try:
+        with pytest.raises(RequestError, match=r"No GPU\. Trial 0 waits"):
+            work(queue.storage.url, queue.spec.name, request_of, said.append)
+    finally:
+        held.__exit__(None, None, None)
+    assert "Another process has held the lock" in said[-1]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_run_goes_on_while_its_studys_tables_are_locked(queue_of: MakeQueue) -> None:
+    """A listener opens the storage anew; whoever makes the tables there may take long."""
+    queue = queue_of()
+    queue.fill(1)
+    claim = queue.claim()
+    assert claim is not None
+    listener = TrialListener(
+        TrialAddress(queue.storage.url, queue.spec, claim.number, claim.trial_id, 0)
+    )
+    with queue.storage.lock("create"):
+        listener.on_metrics(160, {listener.metric: 0.5})
+        assert listener.unsent
+        assert not listener.wants_end()
+    listener.on_metrics(320, {listener.metric: 0.4})
+    assert not listener.unsent
+    listener.on_end()

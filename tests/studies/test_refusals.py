@@ -56,11 +56,13 @@ def test_a_machine_without_the_teacher_leaves_the_study_to_others(
     before = queue.tickets()[0].trial
     ends_at(queue, bare, 1, "is no folder")  # each ticket waits behind those that nobody refused
     ends_at(queue, bare, 0, "is no folder")
+    queue.fill(3)
     run_all(queue, request_of)
-    assert queue.counts() == {TicketState.COMPLETE: 2}
+    assert queue.counts() == {TicketState.COMPLETE: 3}
     after = queue.tickets()[0].trial
     assert (after.number, after.params) == (before.number, before.params)
     assert after.user_attrs[REFUSAL] is None
+    assert REFUSAL not in queue.tickets()[2].trial.user_attrs  # nobody refused this one
     assert view(queue.spec, queue.tickets()).refused == ()
 
 

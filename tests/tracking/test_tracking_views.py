@@ -105,6 +105,44 @@ def test_another_metric_leads_and_sorts_by_what_is_good_of_it() -> None:
         experiment_view(rows("a"), "eval/alignmnet")
 
 
+def test_what_judges_the_runs_leads_where_nobody_asks_for_another() -> None:
+    """Runs on a teacher that is exact have no FID."""
+    exact = {"eval/sliced_w2": 0.1, "best/sliced_w2": 0.09, "train/generator_loss": 0.1}
+    runs = [row("a", 0, metrics=exact), row("b", 0, metrics=exact)]
+    parent = replace(runs[0], tags={"kind": "study"}, metrics={"eval/fid": 0.1})
+    for known in (runs, [parent, *runs]):
+        view = experiment_view(known)
+        first = view["compareRunCharts"][0]
+        assert (first["metricKey"], first["scaleType"]) == ("eval/sliced_w2", "log")
+        assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`best/sliced_w2`", True)
+    with pytest.raises(RequestError, match="Unknown metric 'eval/fid'"):
+        experiment_view(runs, "eval/fid")
+    both = [*runs, row("c", 0, metrics=METRICS)]
+    assert experiment_view(both)["orderByKey"] == "metrics.`best/fid`"
+
+
+def test_the_view_of_what_judges_the_runs_is_the_experiments_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    saved: dict[str, Any] = {}
+
+    def save(uri: str, experiment: str, key: str, view: dict[str, Any], name: str) -> None:
+        saved[key] = (name, view)
+
+    monkeypatch.setattr("workbench.tracking.views.publish_view", save)
+    monkeypatch.setattr("workbench.tracking.views.color_runs", lambda *_: None)
+    exact = {"eval/sliced_w2": 0.1, "best/sliced_w2": 0.09, "eval/other": 1.0}
+    runs = [row("a", 0, metrics=exact)]
+    key = publish_comparison("uri", runs)
+    assert saved[key] == ("workbench: eval/sliced_w2", experiment_view(runs))
+    parent = replace(runs[0], tags={"kind": "study"}, metrics={"eval/fid": 0.1})
+    assert key == publish_comparison("uri", [parent, *runs, *runs])
+    assert saved[key][0] == "workbench: eval/sliced_w2"
+    assert key == publish_comparison("uri", rows("a"))
+    assert key == publish_comparison("uri", runs, "eval/sliced_w2")
+    assert key != publish_comparison("uri", runs, "eval/other")
+
+
 def test_a_view_of_runs_without_any_score_waits_for_the_default() -> None:
     view = experiment_view([row("a", 0, metrics={"train/generator_loss": 0.1})])
     assert [c["metricKey"] for c in view["compareRunCharts"] if c["type"] == "LINE"] == [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,7 +47,8 @@ def check_jobs(jobs: Sequence[Job], how: How) -> None:
 
     Raises:
         RequestError: options that do not go together, a batch that does not divide by the ranks, an
-            address that MLflow does not take, an unknown teacher, or unreadable prompts.
+            address that MLflow does not take, a launcher that this machine does not have, an
+            unknown teacher, or unreadable prompts.
     """
     from workbench.runs import check_request, check_sources
     from workbench.tracking import check_uri
@@ -60,7 +61,11 @@ def check_jobs(jobs: Sequence[Job], how: How) -> None:
             "--nodes is for runs one after the other on this machine: neither with --parallel nor "
             "with --launcher slurm, which takes --slurm nodes=N."
         )
-    check_sources(job.config for job in jobs if job.fresh or job.folder.results() is None)
+    pending = [job for job in jobs if job.fresh or job.folder.results() is None]
+    if how.launcher is not None:
+        for job in pending:
+            how.launcher.check(job)
+    check_sources(job.config for job in pending)
 
 
 def launch_jobs(jobs: list[Job], how: How, share: bool) -> tuple[list[RunOutcome], int]:
@@ -79,11 +84,15 @@ def launch_jobs(jobs: list[Job], how: How, share: bool) -> tuple[list[RunOutcome
         WorkbenchError: the only one failed, or one was interrupted.
     """
     left: list[tuple[Job, RunRow]] = []
+
+    def is_left(job: Job) -> bool:
+        return share and _is_left(job, jobs, left)
+
     if how.apart(len(jobs)):
-        own = [job for job in jobs if not (share and _is_left(job, jobs, left))]
-        outcomes = _in_processes(own, how.launcher, how.at_once(len(jobs)))
+        own = [job for job in jobs if not is_left(job)]
+        outcomes = _in_processes(own, how.launcher, how.at_once(len(jobs)), is_left)
     else:
-        outcomes = _here(jobs, how.machines, left if share else None)
+        outcomes = _here(jobs, how.machines, is_left)
     _tell_unfinished(left)
     return outcomes, len(left)
 
@@ -107,15 +116,13 @@ def find_launcher(name: str, slurm: list[str]) -> Launcher | None:
     return None
 
 
-def _here(
-    jobs: list[Job], machines: Nodes, left: list[tuple[Job, RunRow]] | None
-) -> list[RunOutcome]:
+def _here(jobs: list[Job], machines: Nodes, is_left: Callable[[Job], bool]) -> list[RunOutcome]:
     """One after the other in this process.
 
     Of several, one that fails or is running already does not stop the rest.
 
     Args:
-        left: takes the runs that are left to others; None leaves none.
+        is_left: whether a run is left to others, asked when its turn has come.
 
     Raises:
         RequestError: the request itself is wrong, or the only one is running already.
@@ -128,7 +135,7 @@ def _here(
     outcomes: list[RunOutcome] = []
     for place, job in enumerate(jobs, 1):
         config = job.config
-        if left is not None and _is_left(job, jobs, left):
+        if is_left(job):
             continue
         if len(jobs) > 1:
             say(f"[{place}/{len(jobs)}] {config.variant}, seed {config.seed}, on {config.teacher}")
@@ -153,8 +160,14 @@ def _here(
     return outcomes
 
 
-def _in_processes(jobs: list[Job], launcher: Launcher | None, parallel: int) -> list[RunOutcome]:
-    """Each in a process of its own, several at once, with a live table."""
+def _in_processes(
+    jobs: list[Job], launcher: Launcher | None, parallel: int, is_left: Callable[[Job], bool]
+) -> list[RunOutcome]:
+    """Each in a process of its own, several at once, with a live table.
+
+    Args:
+        is_left: as :func:`run_jobs`: others may have begun a run since the first one was started.
+    """
     from workbench.cli.building import ensure_with_bar
     from workbench.cli.live import JobsWatcher
     from workbench.runs import LocalLauncher, RunOutcome, recall, run_jobs, stop_on_signals
@@ -170,8 +183,9 @@ def _in_processes(jobs: list[Job], launcher: Launcher | None, parallel: int) -> 
             ensure_with_bar(teacher, waiting[0].workspace.teachers)
     if waiting:
         watcher = JobsWatcher(waiting[0].config.experiment)
-        with stop_on_signals() as stop:
-            views = run_jobs(waiting, launcher or LocalLauncher(parallel), parallel, watcher, stop)
+        place = launcher or LocalLauncher(parallel)
+        with stop_on_signals(hangup=launcher is None) as stop:
+            views = run_jobs(waiting, place, parallel, watcher, stop, is_left=is_left)
         for job in (view.job for view in views if view.state is RunState.FINISHED):
             results = job.folder.results()
             if results is not None:

@@ -47,6 +47,8 @@ class JobsWatcher(Watcher):
         if view.state is RunState.FINISHED:
             score = view.progress.last_score
             self._line(f"[{self.ended}] done {name} in {took}{score and ', ' + score}")
+        elif view.started is None:
+            self._line(f"[{self.ended}] FAILED {name}: {view.problem}")
         else:
             self._line(f"[{self.ended}] FAILED {name} after {took}: {view.problem}")
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from workbench.cli.common import own_command, print_table, say
+from workbench.cli.common import print_table, say
+from workbench.cli.follow_up import follow_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from workbench.workspace import Workspace
 
 
-def show_outcomes(outcomes: Sequence[RunOutcome], figures: list[str], workspace: Workspace) -> None:
+def show_outcomes(
+    outcomes: Sequence[RunOutcome], figures: list[str], workspace: Workspace, tracking_uri: str
+) -> None:
     """One run's table, or one line for each of several; the figures; and where to compare."""
     if not outcomes:
         return
@@ -30,10 +33,10 @@ def show_outcomes(outcomes: Sequence[RunOutcome], figures: list[str], workspace:
     experiment = outcomes[0].folder.path.parent.name
     for figure in figures:
         typer.echo(figure)
-    where = f"--workspace {workspace.root}"
     if len(outcomes) > 1:
-        typer.echo(f"Compare the variants:         {own_command()} compare {experiment} {where}")
-    command = f"{own_command()} ui {where} --experiment {experiment}"
+        command = follow_up(workspace, tracking_uri, "compare", experiment)
+        typer.echo(f"Compare the variants:         {command}")
+    command = follow_up(workspace, tracking_uri, "ui", "--experiment", experiment)
     typer.echo(f"Compare runs in the browser:  {command}")
 
 

@@ -36,7 +36,10 @@ def ui(
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="Drawn first and sorted by (default: eval/fid).", show_default=False),
+        typer.Option(
+            help="Drawn first and sorted by (default: what judges the runs, such as eval/fid).",
+            show_default=False,
+        ),
     ] = None,
     port: Annotated[
         int | None,

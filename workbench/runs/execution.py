@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,12 @@ from workbench.training.events import Listener
 from workbench.training.nodes import ALONE, Nodes
 from workbench.training.parallel import Ranks, launch, refuse_foreign_ranks
 from workbench.workspace import Workspace, exclusive, is_held
+
+_CPU_ALLOCATOR = "DefaultCPUAllocator"  # torch raises a plain RuntimeError there
+
+
+class MemoryExhaustedError(WorkbenchError):
+    """A run that needs more memory than there is; another run may fit."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +69,26 @@ def execute(request: RunRequest) -> RunOutcome:
 
     Raises:
         RequestError: the configuration, teacher or workspace refuses, or the run is going on.
+        MemoryExhaustedError: it does not fit into memory.
         WorkbenchError: the run failed or was interrupted; the same request resumes it.
     """
+    try:
+        return _execute(request)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_of_memory(error):
+            raise
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+    # Not while that one is handled: its traceback would hold the memory for as long as ours lives.
+    gc.collect()
+    config = request.config
+    raise MemoryExhaustedError(
+        f"Run {run_folder(request.workspace, config).name} does not fit into memory: "
+        f"{reason.rstrip('.')}. What would fit: workbench doctor --teacher {config.teacher}, with "
+        "the same --set and --nproc."
+    )
+
+
+def _execute(request: RunRequest) -> RunOutcome:
     config = request.config
     workspace = request.workspace
     folder = run_folder(workspace, config)
@@ -111,6 +136,12 @@ def recall(folder: RunFolder, tracking_uri: str, say: Say = silent_say) -> RunOu
     if not is_held(folder.lock):  # else it is just saying so itself
         speak_for(folder, tracking_uri, say)
     return RunOutcome(folder, results, trained=False)
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether an error means that memory ran out, on a GPU or on the CPU."""
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or _CPU_ALLOCATOR in str(error)
 
 
 def _take_part(request: RunRequest, folder: RunFolder) -> RunOutcome:

@@ -11,9 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from workbench.errors import WorkbenchError
 from workbench.runs.folder import RunFolder, run_folder
 from workbench.training.config import RunConfig
 from workbench.workspace import Workspace, write_json
+
+
+class LostJobsError(WorkbenchError):
+    """The place where jobs run does not answer. They go on; nobody can say how they are."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,17 @@ class Handle(Protocol):
 class Launcher(Protocol):
     """A place where jobs run."""
 
-    def start(self, job: Job) -> Handle: ...
+    def check(self, job: Job) -> None:
+        """Refuse, by a RequestError, what could never start here; writes nothing."""
+        ...
+
+    def start(self, job: Job) -> Handle:
+        """Start a job; a WorkbenchError or an OSError is that job's alone.
+
+        Raises:
+            LostJobsError: nobody can say any more how the jobs are.
+        """
+        ...
 
 
 class LocalLauncher:
@@ -91,6 +106,9 @@ class LocalLauncher:
     def __init__(self, parallel: int) -> None:
         self.parallel = parallel
         self._held: dict[int, _Process] = {}
+
+    def check(self, job: Job) -> None:
+        """Nothing is asked of this machine."""
 
     def start(self, job: Job) -> Handle:
         """Start a process in a free place.

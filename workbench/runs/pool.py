@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from workbench.errors import InterruptedRunError
-from workbench.runs.jobs import Handle, Job, Launcher
+from workbench.errors import InterruptedRunError, WorkbenchError
+from workbench.runs.jobs import Handle, Job, Launcher, LostJobsError
 from workbench.runs.progress import RunProgress
 from workbench.runs.start_variant import starts_at
 from workbench.runs.state import RunState
 from workbench.training.events import StopFlag
 
 
-@dataclass
+@dataclass(eq=False)
 class JobView:
     """A job as people follow it; ``resumed_at`` is the images it had seen before it was started.
 
-    ``blocked_by`` says which failed job it would have started at.
+    ``obstacle`` says why it could not be started; ``handle`` is of a job that was and goes on.
     """
 
     job: Job
@@ -26,7 +26,8 @@ class JobView:
     code: int | None = None
     started: float | None = None
     resumed_at: int = 0
-    blocked_by: str = ""
+    obstacle: str = ""
+    handle: Handle | None = None
     progress: RunProgress = field(init=False)
 
     def __post_init__(self) -> None:
@@ -34,9 +35,9 @@ class JobView:
 
     @property
     def problem(self) -> str:
-        """The last line of the job's log: what a failed one said."""
-        if self.blocked_by:
-            return f"it starts at variant {self.blocked_by}, which failed"
+        """Why it was not started, or the last line of its log: what a failed one said."""
+        if self.obstacle:
+            return self.obstacle
         try:
             lines = self.job.log.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
@@ -65,37 +66,41 @@ def run_jobs(
     watcher: Watcher,
     stop: StopFlag,
     interval: float = 0.5,
+    is_left: Callable[[Job], bool] = lambda job: False,
 ) -> list[JobView]:
     """Run all jobs, at most ``parallel`` at once, in order; a failed one does not stop the others.
 
-    A job that starts where another of them ends waits for that one, and fails with it.
+    A job that starts where another of them ends waits for that one, and fails with it. One that
+    cannot be started fails alone.
 
     Args:
         stop: when set, running jobs are asked to checkpoint and no other is started.
         interval: seconds between two looks.
+        is_left: asked just before a job is started: whether others do it. It then is none of ours.
+
+    Returns:
+        A view of each job that was not left to others.
 
     Raises:
         InterruptedRunError: stopped before all were done.
+        LostJobsError: nobody can say any more how the jobs are; they go on.
+        WorkbenchError: some could not be asked to stop.
     """
     views = [JobView(job) for job in jobs]
-    handles: dict[int, Handle] = {}
     asked = False
     try:
         while True:
-            _collect(views, handles, watcher)
+            _collect(views, watcher)
             if stop.requested and not asked:
                 asked = True
-                for handle in handles.values():
-                    handle.stop()
-            if not stop.requested:
-                _fill(views, handles, launcher, parallel, watcher)
+                _stop_all(views)
+            _fill(views, launcher, parallel, watcher, stop, is_left)
             watcher.on_look(views)
-            if not handles:
+            if not _running(views):
                 break
             time.sleep(interval)
-    except BaseException:  # the second Ctrl-C: nothing of ours outlives us unasked
-        for handle in handles.values():
-            handle.stop()
+    except KeyboardInterrupt:  # the second Ctrl-C: nothing of ours outlives us unasked
+        _stop_all(views)
         raise
     finally:
         watcher.on_end()
@@ -108,22 +113,40 @@ def run_jobs(
 
 
 def _fill(
-    views: Sequence[JobView],
-    handles: dict[int, Handle],
+    views: list[JobView],
     launcher: Launcher,
     parallel: int,
     watcher: Watcher,
+    stop: StopFlag,
+    is_left: Callable[[Job], bool],
 ) -> None:
-    for place, view in enumerate(views):
-        if len(handles) >= parallel:
+    """Start what there is room for; a job that is left to others leaves ``views``."""
+    for view in list(views):
+        # Asked anew for each: submitting, or asking a store, may take seconds.
+        if stop.requested or len(_running(views)) >= parallel:
             return
-        if view.state is RunState.PENDING and _is_free(view, views, watcher):
-            if not view.job.fresh:
-                view.progress.refresh()
-            view.resumed_at = view.progress.nimg
-            handles[place] = launcher.start(view.job)
-            view.state, view.started = RunState.RUNNING, time.monotonic()
+        if view.state is not RunState.PENDING or not _is_free(view, views, watcher):
+            continue
+        if is_left(view.job):
+            views.remove(view)
+        else:
+            _start(view, launcher)
             watcher.on_change(view)
+
+
+def _start(view: JobView, launcher: Launcher) -> None:
+    """Start a job; what the launcher refuses is that job's failure."""
+    if not view.job.fresh:
+        view.progress.refresh()
+    view.resumed_at = view.progress.nimg
+    try:
+        view.handle = launcher.start(view.job)
+    except LostJobsError:
+        raise
+    except (WorkbenchError, OSError) as error:
+        view.state, view.obstacle = RunState.FAILED, str(error)
+        return
+    view.state, view.started = RunState.RUNNING, time.monotonic()
 
 
 def _is_free(view: JobView, views: Sequence[JobView], watcher: Watcher) -> bool:
@@ -132,21 +155,43 @@ def _is_free(view: JobView, views: Sequence[JobView], watcher: Watcher) -> bool:
         if other.state is RunState.FINISHED or not starts_at(view.job.config, other.job.config):
             continue
         if other.state is RunState.FAILED:
-            view.state, view.blocked_by = RunState.FAILED, other.job.config.variant
+            view.state = RunState.FAILED
+            view.obstacle = f"it starts at variant {other.job.config.variant}, which failed"
             watcher.on_change(view)
         return False
     return True
 
 
-def _collect(views: Sequence[JobView], handles: dict[int, Handle], watcher: Watcher) -> None:
-    for place, handle in list(handles.items()):
-        view = views[place]
+def _collect(views: Iterable[JobView], watcher: Watcher) -> None:
+    for view in views:
+        if view.handle is None:
+            continue
         view.progress.refresh()
-        view.code = handle.poll()
+        view.code = view.handle.poll()
         if view.code is None:
             continue
-        del handles[place]
+        view.handle = None
         done = view.job.folder.results_file.exists()
         view.state = RunState.FINISHED if view.code == 0 and done else RunState.FAILED
         view.progress.refresh()
         watcher.on_change(view)
+
+
+def _running(views: Iterable[JobView]) -> list[Handle]:
+    return [view.handle for view in views if view.handle is not None]
+
+
+def _stop_all(views: Iterable[JobView]) -> None:
+    """Ask every job to stop, also when one of them cannot be asked.
+
+    Raises:
+        WorkbenchError: some could not be asked.
+    """
+    problems: list[str] = []
+    for handle in _running(views):
+        try:
+            handle.stop()
+        except WorkbenchError as error:
+            problems.append(str(error))
+    if problems:
+        raise WorkbenchError(" ".join(problems))

@@ -16,10 +16,13 @@ from workbench.training.events import StopFlag
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopFlag]:
+def stop_on_signals(hangup: bool = True) -> Iterator[StopFlag]:
     """A flag that SIGTERM, SIGINT and a closed terminal (SIGHUP, unless under nohup) set.
 
     A SIGINT after any of them raises KeyboardInterrupt.
+
+    Args:
+        hangup: False where a closed terminal only ends this process: its jobs run elsewhere.
     """
     flag = StopFlag()
     if threading.current_thread() is not threading.main_thread():
@@ -32,7 +35,7 @@ def stop_on_signals() -> Iterator[StopFlag]:
         flag.requested = True
 
     heard = [signal.SIGTERM, signal.SIGINT]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+    if hangup and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         heard.append(signal.SIGHUP)
     before = {number: signal.signal(number, handle) for number in heard}
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, field_validator
 
 from workbench.errors import RequestError, WorkbenchError, unknown_name
-from workbench.runs.jobs import Handle, Job
+from workbench.runs.jobs import Handle, Job, LostJobsError
 from workbench.runs.slurm_task import SlurmTask, exit_file_of, import_submitit
 from workbench.settings import FrozenConfig
 
@@ -131,22 +132,31 @@ class SlurmLauncher:
         self.settings = settings
         self._queue = _Queue(refresh)
 
+    def check(self, job: Job) -> None:
+        """Refuse what no submission would mend; writes nothing.
+
+        Raises:
+            RequestError: submitit or Slurm is not here, or the batch does not divide by the ranks
+                of all nodes.
+        """
+        from workbench.runs.execution import check_request
+
+        import_submitit()
+        if shutil.which("srun") is None:  # what submitit's executor asks, too
+            raise RequestError("No srun on this machine: --launcher slurm needs Slurm.")
+        check_request(job.config, job.nproc * self.settings.nodes)
+
     def start(self, job: Job) -> Handle:
         """Submit a run, or follow the job that an earlier call submitted and that is still there.
 
         Raises:
-            RequestError: submitit or Slurm is not here, sbatch refuses, the batch does not divide
-                by the ranks of all nodes, or a job to start afresh is still there.
+            RequestError: as :meth:`check`, sbatch refuses, or a job to start afresh is still there.
+            LostJobsError: squeue has not answered for ten minutes.
         """
-        from workbench.runs.execution import check_request
-
+        self.check(job)
         submitit = import_submitit()
-        check_request(job.config, job.nproc * self.settings.nodes)
         folder = job.log.parent / "slurm"
-        try:
-            executor = submitit.SlurmExecutor(folder, max_num_timeout=self.settings.max_timeouts)
-        except RuntimeError as error:
-            raise RequestError("No srun on this machine: --launcher slurm needs Slurm.") from error
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=self.settings.max_timeouts)
         executor.update_parameters(**self.settings.parameters(job))
         submitted_as = folder / f"{job.folder.path.name}.job"
         if (earlier := self._still_there(submitted_as)) is not None:
@@ -193,7 +203,7 @@ class SlurmHandle:
         """The run's exit code; None while it waits, runs, or waits again.
 
         Raises:
-            WorkbenchError: squeue has not answered for ten minutes.
+            LostJobsError: squeue has not answered for ten minutes.
         """
         state = self._queue.state(self.job_id)
         if state == "COMPLETED":
@@ -226,6 +236,8 @@ class SlurmHandle:
                 raise WorkbenchError(f"Could not stop Slurm job {self.job_id}: {ended.stderr}")
 
 
+_PATIENCE_SECONDS = 600
+
 _GONE = "GONE"  # our word for what the queue has forgotten
 _ENDED = {
     *("CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL"),
@@ -241,13 +253,17 @@ class _Queue:
         self.refresh = refresh
         self.looks = 0
         self._states: dict[str, str] = {}
-        self._looked = self._answered = time.monotonic()
+        self._looked = time.monotonic()
+        self._silent_since: float | None = None
 
     def state(self, job_id: str, now: bool = False) -> str:
         """A job's state in Slurm's words; GONE when the queue has forgotten it.
 
         Args:
             now: ask, however recent the last answer is.
+
+        Raises:
+            LostJobsError: squeue has not answered for ten minutes.
         """
         if now or self.looks == 0 or time.monotonic() - self._looked >= self.refresh:
             self._looked = time.monotonic()
@@ -259,10 +275,17 @@ class _Queue:
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         if ended.returncode == 0:
             self._states = dict(line.split() for line in ended.stdout.splitlines())
-            self._answered = time.monotonic()
+            self._silent_since = None
             self.looks += 1
-        elif time.monotonic() - self._answered > 600:
-            raise WorkbenchError(f"squeue has not answered for 10 minutes: {ended.stderr.strip()}")
+            return
+        if self._silent_since is None:
+            self._silent_since = self._looked
+        if self._looked - self._silent_since > _PATIENCE_SECONDS:
+            reason = " ".join(ended.stderr.split()) or f"exit code {ended.returncode}"
+            raise LostJobsError(
+                f"squeue has not answered for {_PATIENCE_SECONDS // 60} minutes ({reason}). The "
+                "jobs go on; the same command finds them again."
+            )
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -114,22 +114,18 @@ class StudyStorage:
             raises if the lock is no longer held.
 
         Raises:
-            WorkbenchError: unreachable, or never free.
+            NeverFreeError: another process held it for too long.
+            WorkbenchError: unreachable.
         """
-        try:
-            if self._file:
-                with file_lock(self._file, name):
-                    yield lambda: None
-            else:
-                with self._explained():
-                    connection = advisory_lock(self.url, self._options, name)
-                with connection, self._speaking_over(connection):
-                    yield partial(check_held, connection)
-        except NeverFreeError:
-            raise WorkbenchError(
-                f"Another process has held the lock {name!r} of {self.shown} for "
-                f"{LOCK_SECONDS:g} s."
-            ) from None
+        with ExitStack() as held:
+            try:
+                still_held = self._acquire(name, held)
+            except NeverFreeError:
+                raise NeverFreeError(
+                    f"Another process has held the lock {name!r} of {self.shown} for "
+                    f"{LOCK_SECONDS:g} s."
+                ) from None
+            yield still_held
 
     def patiently(self, action: Callable[[], ResultT], stop: StopFlag | None = None) -> ResultT:
         """The action's result, tried again while the database does not answer.
@@ -197,6 +193,17 @@ class StudyStorage:
                     "connect_args": self._options,
                 },
             )
+
+    def _acquire(self, name: str, held: ExitStack) -> StillHeld:
+        """Take a lock that ``held`` gives up; returns what asks for it."""
+        if self._file:
+            held.enter_context(file_lock(self._file, name))
+            return lambda: None
+        with self._explained():
+            connection = advisory_lock(self.url, self._options, name)
+        held.enter_context(connection)
+        held.enter_context(self._speaking_over(connection))
+        return partial(check_held, connection)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

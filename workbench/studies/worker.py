@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from workbench.errors import (
     InterruptedRunError,
     MachineError,
@@ -50,8 +48,6 @@ vain can be helped, one that failed for a missing folder is lost.
 
 NOT_THE_TRIALS_FAULT = (InterruptedRunError, KeyboardInterrupt, UnreachableError, NeverFreeError)
 """The trial waits again, and goes on where it was when somebody can."""
-
-_CPU_ALLOCATOR = "DefaultCPUAllocator"  # torch raises a plain RuntimeError there
 
 
 @dataclass(frozen=True)
@@ -174,7 +170,9 @@ class _Worker:
             return
         trial, point = drawn
         # What an earlier attempt left behind there is no word of this worker.
-        fresh: dict[str, Any] = {WORKER: self.name, REFUSAL: None, PROGRESS: {}}
+        fresh: dict[str, Any] = {WORKER: self.name, PROGRESS: {}}
+        if patiently(lambda: trial.user_attrs, stop).get(REFUSAL) is not None:
+            fresh[REFUSAL] = None
         for key, value in fresh.items():
             patiently(partial(trial.set_user_attr, key, value), stop)
         shown = ", ".join(f"{key}={as_text(value)}" for key, value in point.items())
@@ -193,7 +191,7 @@ class _Worker:
         except Exception as error:
             reason = _reason(error)
             self._finish(claim, stop, Outcome(f"failed. {reason}", error=reason))
-            if not _fails_alone(error):
+            if not isinstance(error, WorkbenchError):  # a bug; the next trial would meet it too
                 raise
             return
         patiently(lambda: runner.record(trial, point, claim, scores), stop)
@@ -246,15 +244,8 @@ class _Worker:
         refusal = None if reason is None else {"worker": self.name, "reason": reason}
         try:
             self.storage.patiently(lambda: self.queue.give_back(claim, refusal), stop)
-        except (InterruptedRunError, UnreachableError) as error:
+        except (InterruptedRunError, UnreachableError, NeverFreeError) as error:
             self.say(str(error))
-
-
-def _fails_alone(error: Exception) -> bool:
-    """Whether a failure says nothing about other trials; anything else is a bug."""
-    if isinstance(error, WorkbenchError | torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and _CPU_ALLOCATOR in str(error)
 
 
 def _reason(error: BaseException) -> str:

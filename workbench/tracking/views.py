@@ -28,13 +28,15 @@ from urllib.parse import quote
 from workbench.errors import WorkbenchError, unknown_name
 from workbench.tracking.artifacts import asked_client
 from workbench.tracking.base import KIND, STUDENT_SAMPLES
-from workbench.tracking.curve import SECONDS, Curve, decode_curve
+from workbench.tracking.curve import SECONDS, Curve, decode_curve, headline_in
 from workbench.tracking.curve import TAG as CURVE
 from workbench.tracking.rows import RunRow
 from workbench.tracking.ui import experiment_address
 from workbench.tracking.view_colors import color_runs, distinguishable
 
-DEFAULT_METRIC = "eval/fid"
+_SCORES = "eval/"
+_USUAL = "fid"
+"""What a view waits for while no run was evaluated."""
 
 _KEY = "workbench"
 _TAG = "mlflow.sharedViewState."
@@ -49,7 +51,7 @@ _MARGIN = 0.05
 """Of an axis beyond the values on it, at either end."""
 _CHART = {"deleted": False, "isGenerated": False, "runsCountToCompare": 10}
 _TAGS = ("variant", "seed", "teacher")
-_DISTANCES = ("fid", "fd")
+_DISTANCES = ("fid", "fd", "w2")
 _COSTS = (*_DISTANCES, "loss", "norm", "seconds", "ms")
 _ALIAS = "arm"
 _GROUPINGS = (
@@ -61,21 +63,32 @@ _GROUPINGS = (
 )
 
 
-def experiment_view(runs: Sequence[RunRow], metric: str = DEFAULT_METRIC) -> dict[str, Any]:
+def judging_metric(runs: Sequence[RunRow]) -> str:
+    """What judged the runs during training; FID's name while none was evaluated."""
+    keys = (key for run in _of_usual_kind(runs) for key in run.metrics)
+    return _SCORES + (headline_in(keys, _SCORES) or _USUAL)
+
+
+def experiment_view(runs: Sequence[RunRow], metric: str | None = None) -> dict[str, Any]:
     """The view of an experiment with these runs: ``metric`` first, best runs on top.
 
     Runs are grouped by variant, and drawn as the mean over seeds where that can be told apart.
-    Plans and parents of studies are left out. The default metric may still be to come.
+    Plans and parents of studies are left out.
+
+    Args:
+        metric: None for what judges the runs, which may still be to come.
 
     Raises:
         RequestError: none of the runs has the metric.
     """
     kind = _usual_kind(runs)
-    runs = [run for run in runs if kind in (None, run.tags.get(KIND))]
+    runs = _of_usual_kind(runs)
     known = sorted({key for run in runs for key in run.metrics})
-    if metric not in (*known, DEFAULT_METRIC):
+    usual = judging_metric(runs)
+    metric = metric or usual
+    if metric not in (*known, usual):
         raise unknown_name("metric", metric, known)
-    scores = [metric, *(key for key in known if key.startswith("eval/") and key != metric)]
+    scores = [metric, *(key for key in known if key.startswith(_SCORES) and key != metric)]
     losses = [key for key in known if key.startswith("train/") and key.endswith("_loss")]
     curves = [decode_curve(run.tags[CURVE]) for run in runs if CURVE in run.tags]
     sections = {
@@ -107,13 +120,17 @@ def experiment_view(runs: Sequence[RunRow], metric: str = DEFAULT_METRIC) -> dic
 def publish_comparison(tracking_uri: str, runs: Sequence[RunRow], metric: str | None = None) -> str:
     """Save the view of one experiment's runs and colour them by variant; the key of the view.
 
+    Args:
+        metric: drawn first and sorted by; None for what judges the runs.
+
     Raises:
         RequestError: none of the runs has the metric.
         WorkbenchError: the store does not take it.
     """
-    metric = metric or DEFAULT_METRIC
+    usual = judging_metric(runs)
+    metric = metric or usual
     # Views of other metrics live on, and so do links to them.
-    key = _KEY if metric == DEFAULT_METRIC else f"{_KEY}-{metric.replace('/', '-')}"
+    key = _KEY if metric == usual else f"{_KEY}-{metric.replace('/', '-')}"
     experiment_id = runs[0].experiment_id
     view = experiment_view(runs, metric)
     publish_view(tracking_uri, experiment_id, key, view, f"workbench: {metric}")
@@ -163,6 +180,11 @@ def _usual_kind(runs: Sequence[RunRow]) -> str | None:
     """The kind of most runs that measured anything; None where runs do not tell."""
     kinds = Counter(run.tags.get(KIND) for run in runs if run.metrics)
     return max(kinds, key=lambda kind: kinds[kind], default=None)
+
+
+def _of_usual_kind(runs: Sequence[RunRow]) -> list[RunRow]:
+    kind = _usual_kind(runs)
+    return [run for run in runs if kind in (None, run.tags.get(KIND))]
 
 
 def _grouping(runs: Sequence[RunRow]) -> dict[str, Any]:
