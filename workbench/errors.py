@@ -22,6 +22,10 @@ class AlreadyRunningError(RequestError):
     """What was asked for is being done by another process; nothing else is wrong with it."""
 
 
+class NoRunsError(RequestError):
+    """A request that waits for runs; nothing else is wrong with it."""
+
+
 class SettingsError(RequestError):
     """A request whose settings alone are wrong: every machine would refuse it."""
 

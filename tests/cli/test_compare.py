@@ -85,8 +85,17 @@ def test_tables_and_notes_go_where_they_belong(inside: InsideWorkbench) -> None:
     assert wide < narrow
     assert "at 12.8 kimg" in done.stdout
     assert "worse" in done.stdout
-    assert f"ui --workspace {inside.workspace} --experiment ranges" in done.stderr
-    assert done.stdout.count("ui --workspace") == 0
+    assert f"ui --experiment ranges --workspace {inside.workspace}\n" in done.stderr
+    assert done.stdout.count("ui --experiment") == 0
+
+
+def test_what_is_compared_in_another_store_is_opened_there(
+    filled: Workspace, workbench: InsideWorkbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    uri = default_uri(filled.root)
+    done = workbench("compare", "ranges", "--tracking-uri", uri)
+    assert f"--workspace {workbench.workspace} --tracking-uri {uri}\n" in done.stderr
 
 
 def test_json_is_one_document_of_the_same_numbers(inside: InsideWorkbench, tmp_path: Path) -> None:

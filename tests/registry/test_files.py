@@ -136,6 +136,6 @@ def test_the_built_in_experiments_cover_what_they_promise() -> None:
     for name, plan in plans.items():
         hashes = list(plan.hashes.values())
         assert len(set(hashes)) == len(hashes), name
-        # One question at a time: apart from the teachers', all other settings are shared.
-        other = make_plan(found.experiments[name], ["teacher=sd3-medium"])
-        assert {c.teacher for c in other.variants.values()} == {"sd3-medium"}
+        if len({config.teacher for config in plan.variants.values()}) == 1:
+            other = make_plan(found.experiments[name], ["teacher=sd3-medium"])
+            assert {c.teacher for c in other.variants.values()} == {"sd3-medium"}

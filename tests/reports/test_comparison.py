@@ -141,3 +141,15 @@ def test_tables_name_whom_the_others_are_held_against(make_row: MakeRow) -> None
     assert [row[0] for row in verdicts.rows] == ["lucky", "worse"]
     assert beside.columns[1] == "alignment at 1 kimg"
     assert [row[1][:5] for row in beside.rows] == ["0.900", "0.800", "0.700"]
+
+
+def test_a_run_that_has_only_begun_has_no_value_at_equal_kimg_and_is_named(
+    make_row: MakeRow,
+) -> None:
+    rows = [make_row("a", 0, [(0, 2.0), (1, 1.0)]), make_row("begun", 0, [(0, 2.0)])]
+    found = compare(make_groups(rows))
+    assert found.kimg == 1.0
+    begun = next(result for result in found.results if result.group.label == "begun")
+    assert begun.get("fid", AT_KIMG) is None
+    assert begun.get("fid", LAST).values == (2.0,)
+    assert any("not at equal kimg: begun" in note for note in found.notes)

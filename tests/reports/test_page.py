@@ -66,8 +66,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path) -> Worksp
 @pytest.fixture(scope="module")
 def page(place: Workspace) -> str:
     path = place.root / "out" / "page.html"
-    request = ReportRequest("alpha", path)
-    assert write_report(request, default_uri(place.root), place) == "report/alpha.html"
+    stored = write_report(ReportRequest("alpha"), path, default_uri(place.root), place)
+    assert stored == "report/alpha.html"
     return path.read_text(encoding="utf-8")
 
 
@@ -127,7 +127,7 @@ def test_mlflow_keeps_the_page_beside_the_plan(page: str, place: Workspace) -> N
 def test_wrong_requests(place: Workspace, tmp_path: Path) -> None:
     uri = default_uri(place.root)
     with pytest.raises(RequestError, match="beta"):
-        write_report(ReportRequest("beta", tmp_path / "x.html"), uri, place)
+        write_report(ReportRequest("beta"), tmp_path / "x.html", uri, place)
     with pytest.raises(RequestError, match="Cannot write"):
-        write_report(ReportRequest("alpha", tmp_path), uri, place)
+        write_report(ReportRequest("alpha"), tmp_path, uri, place)
     assert list(tmp_path.iterdir()) == []

@@ -12,11 +12,11 @@ from workbench.cli.common import (
     JsonOption,
     TrackingOption,
     WorkspaceOption,
-    own_command,
     print_json,
     print_table,
     say,
 )
+from workbench.cli.follow_up import follow_up
 from workbench.errors import RequestError
 
 if TYPE_CHECKING:
@@ -81,6 +81,10 @@ def compare(
             "--allow-mixed", help="Although evaluated in different ways.", rich_help_panel=WHAT
         ),
     ] = False,
+    all_: Annotated[
+        bool,
+        typer.Option("--all", help="Also runs made with --set or --teacher.", rich_help_panel=WHAT),
+    ] = False,
     csv: Annotated[
         Path | None, typer.Option(help="Write every number to this file.", rich_help_panel=OUTPUT)
     ] = None,
@@ -98,7 +102,8 @@ def compare(
     """Put variants side by side: best, last, at equal kimg and seconds, with 95 % intervals.
 
     Runs of equal settings are averaged over their seeds. Older settings under the same name and
-    runs set aside by --fresh stand in rows of their own. Scores of workbench evaluate are compared
+    runs set aside by --fresh stand in rows of their own; runs made with --set or --teacher are left
+    out where finished ones without are there (--all). Scores of workbench evaluate are compared
     with --metric kid --reference coco10k --steps 4.
     """
     from workbench.reports import ScoreFiles, Wanted, headline, is_logged, select_groups
@@ -109,7 +114,7 @@ def compare(
         raise RequestError("--json and --markdown both write to stdout: choose one.")
     place = open_workspace(workspace)
     uri = tracking_uri or default_uri(place.root)
-    selection = select_groups(uri, place, references, finished=finished)
+    selection = select_groups(uri, place, references, finished=finished, changed=all_)
     metric = metric or headline(selection)
     wanted = Wanted(metric, reference, steps, protocol)
     if not is_logged(selection, wanted):
@@ -181,8 +186,7 @@ def _view(groups: tuple[Group, ...], uri: str, workspace: Workspace) -> str:
 
     rows = [run.row for group in groups for run in group.runs]
     if not uri.startswith(("http://", "https://")):
-        experiment = rows[0].experiment
-        return f"{own_command()} ui --workspace {workspace.root} --experiment {experiment}"
+        return follow_up(workspace, uri, "ui", "--experiment", rows[0].experiment)
     base = without_user(uri)
     experiments = list(dict.fromkeys(row.experiment_id for row in rows))
     if len(rows) > _MOST_IN_AN_ADDRESS:

@@ -134,7 +134,6 @@ def status(
     json_output: JsonOption = False,
 ) -> None:
     """Every variant and seed of the registered plans: state, progress, FID, time left."""
-    from workbench.errors import RequestError
     from workbench.registry import plan_rows
     from workbench.registry.status import plan_status
     from workbench.tracking import default_uri, list_runs
@@ -142,18 +141,38 @@ def status(
 
     place = open_workspace(workspace)
     uri = tracking_uri or default_uri(place.root)
+    _check_registered(name, uri)
     rows = list_runs(uri, name, limit=10_000)
-    plans = plan_rows(rows)
-    if not plans:
-        raise RequestError(
-            f"{name} is not registered here; `workbench experiments register {name}` does it."
-        )
-    found = [plan_status(plan, rows) for plan in plans]
+    found = [plan_status(plan, rows) for plan in plan_rows(rows)]
     if json_output:
         print_json([one.as_dict() for one in found])
         return
     for one in found:
         _print_status(one)
+
+
+def _check_registered(name: str, uri: str) -> None:
+    """Refuse a name without a plan in the store.
+
+    Raises:
+        RequestError: says how to register it, or names the nearest that is there.
+    """
+    from workbench.errors import RequestError, unknown_name
+    from workbench.registry import PLAN_KIND
+    from workbench.tracking import KIND, list_runs
+
+    plans = list_runs(uri, limit=10_000, where=f"tags.{KIND} = '{PLAN_KIND}'")
+    registered = {plan.experiment for plan in plans}
+    if name in registered:
+        return
+    from workbench.registry import find_experiments  # reads configurations, which bring torch
+
+    known = {*find_experiments().experiments, *registered}
+    if name not in known:
+        raise unknown_name("experiment", name, known)
+    raise RequestError(
+        f"{name} is not registered here; `workbench experiments register {name}` does it."
+    )
 
 
 def _print_status(status: PlanStatus) -> None:

@@ -9,10 +9,13 @@ import typer
 
 from workbench.cli.common import (
     JsonOption,
+    SetOption,
+    TeacherOption,
     TrackingOption,
     WorkspaceOption,
     print_json,
     say,
+    with_teacher,
 )
 
 
@@ -22,9 +25,11 @@ def register(app: typer.Typer) -> None:
 
 def report(
     name: Annotated[str, typer.Argument(help="A registered experiment.")],
+    set_: SetOption = None,
+    teacher: TeacherOption = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="HTML to write (default: reports/NAME.html in the workspace)."),
+        typer.Option(help="HTML to write (default: in the workspace's reports/, by name)."),
     ] = None,
     metric: Annotated[
         str | None,
@@ -41,17 +46,21 @@ def report(
     """Write an experiment's findings as one HTML page, and keep it beside its plan in MLflow.
 
     Question, settings, curves, samples, the table with intervals, and every run's versions; the
-    page needs no other file and no network.
+    page needs no other file and no network. Runs made with --set or --teacher have a plan and a
+    report of their own, by the same options.
     """
+    from workbench.registry.rows import read_changes
     from workbench.reports.page import ReportRequest, write_report
     from workbench.tracking import default_uri
     from workbench.workspace import open_workspace
 
     place = open_workspace(workspace)
     uri = tracking_uri or default_uri(place.root)
-    path = out or place.root / "reports" / f"{name}.html"
-    request = ReportRequest(name, path, metric, finished=finished, allow_mixed=allow_mixed)
-    stored = write_report(request, uri, place)
+    other_name, changes = read_changes(with_teacher(set_, teacher))
+    name = other_name or name
+    request = ReportRequest(name, changes, metric, finished=finished, allow_mixed=allow_mixed)
+    path = out or place.root / "reports" / request.file_name
+    stored = write_report(request, path, uri, place)
     if json_output:
         print_json({"report": str(path), "artifact": stored})
         return

@@ -47,7 +47,7 @@ def run(
             "--seeds",
             "--seed",
             metavar="0,1,2",
-            help="Random seeds, one run each (default: 0).",
+            help="Random seeds, one run each (default: those registered, else 0).",
             rich_help_panel=WHAT,
             show_default=False,
         ),
@@ -129,7 +129,7 @@ def run(
     launch_from = find_launcher(launcher, slurm or [])
     how = How(Nodes(nodes, node_rank, rendezvous), launch_from, parallel)
     changes = with_teacher(set_, teacher)
-    plan, configs = _requested(experiment, variant, changes, seeds, new_version)
+    plan, configs = _requested(experiment, variant, changes, seeds, new_version, place, uri)
     jobs = [Job(config, place, uri, nproc, fresh) for config in configs]
     check_jobs(jobs, how)
     if plan is not None:
@@ -140,7 +140,7 @@ def run(
     # A saved configuration is run as it is asked for: by a person, or by another command.
     share = plan is not None and not fresh and how.machines.count == 1
     outcomes, taken = launch_jobs(jobs, how, share)
-    _report(outcomes, place, json_output, single=len(jobs) == 1)
+    _report(outcomes, place, uri, json_output, single=len(jobs) == 1)
     if len(outcomes) + taken < len(jobs):
         done, all_ = len(outcomes), len(jobs)
         raise WorkbenchError(f"{done} of {all_} runs are done; the same command continues.")
@@ -149,6 +149,8 @@ def run(
 def _settle(plan: Plan, jobs: list[Job], *, new_version: bool, dry_run: bool) -> None:
     """Register the plan with these runs' seeds, or only see whether that would be refused.
 
+    Seeds of a few variants are not the plan's, which are for all of its variants.
+
     Raises:
         RequestError: a variant's settings changed, or the registered plan was changed by hand.
     """
@@ -156,7 +158,8 @@ def _settle(plan: Plan, jobs: list[Job], *, new_version: bool, dry_run: bool) ->
     from workbench.registry import register as register_plan
 
     settle = check_plan if dry_run else register_plan
-    seeds = tuple(dict.fromkeys(job.config.seed for job in jobs))
+    whole = {job.config.variant for job in jobs} == set(plan.variants)
+    seeds = tuple(dict.fromkeys(job.config.seed for job in jobs)) if whole else ()
     place, uri = jobs[0].workspace, jobs[0].tracking_uri
     settle(plan, seeds, place, uri, new_version=new_version, ask_store=False, say=say)
 
@@ -167,6 +170,8 @@ def _requested(
     changes: list[str],
     seeds: str | None,
     new_version: bool,
+    place: Workspace,
+    uri: str,
 ) -> tuple[Plan | None, list[RunConfig]]:
     """The runs of an experiment, all variants of a seed before the next, and its plan.
 
@@ -189,8 +194,26 @@ def _requested(
     for change, untouched in plan.untouched.items():
         if others := [name for name in names if name in untouched]:
             say(f"{change} leaves {', '.join(others)} as it is: no setting of its method.")
-    chosen = [(seed, name) for seed in parse_seeds(seeds) for name in names]
+    planned = () if seeds is not None else _planned_seeds(plan, place, uri, new_version)
+    chosen = [(seed, name) for seed in parse_seeds(seeds, planned or (0,)) for name in names]
     return plan, [plan.config(name, seed) for seed, name in chosen]
+
+
+def _planned_seeds(plan: Plan, place: Workspace, uri: str, new_version: bool) -> tuple[int, ...]:
+    """The seeds that a plan is registered with; none where it is not, or a version begins.
+
+    Raises:
+        RequestError: a variant's settings changed, or the registered plan was changed by hand.
+    """
+    from workbench.registry import check_plan
+
+    def silent(text: str) -> None:
+        """What is in the way of the store is told once, when the plan is registered."""
+
+    found = check_plan(plan, (), place, uri, new_version=new_version, ask_store=False, say=silent)
+    if found.seeds not in ((), (0,)):
+        say(f"Seeds {', '.join(map(str, found.seeds))}, as registered; --seeds takes others.")
+    return found.seeds
 
 
 def _saved(file: Path, changes: list[str], seeds: str | None) -> list[RunConfig]:
@@ -222,13 +245,13 @@ def _show_plan(configs: list[RunConfig], place: Workspace, json_output: bool) ->
 
 
 def _report(
-    outcomes: list[RunOutcome], place: Workspace, json_output: bool, *, single: bool
+    outcomes: list[RunOutcome], place: Workspace, uri: str, json_output: bool, *, single: bool
 ) -> None:
     from workbench.cli.outcomes import show_outcomes
 
     figures = _figures(outcomes, place)
     if not json_output:
-        show_outcomes(outcomes, figures, place)
+        show_outcomes(outcomes, figures, place, uri)
         return
     results = [outcome.results for outcome in outcomes]
     several = {"runs": results, "figures": figures}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -236,12 +238,24 @@ def promote(
     )
     seeds = ", ".join(str(seed) for seed in spec.settings.seeds)
     told = f"study {spec.name}, trial {trial}: {values} (seeds {seeds})"
-    place = folder or experiment_folders()[-1]
+    searched = experiment_folders()
+    place = folder or searched[-1]
     file = write_variant(place, spec.experiment, variant, config, told)
     if json_output:
         print_json({"file": str(file), "experiment": spec.experiment, "variant": variant})
     else:
-        typer.echo(f"{file}\nworkbench run {spec.experiment} --variant {variant} --seeds 0,1,2")
+        run = f"workbench run {spec.experiment} --variant {variant} --seeds 0,1,2"
+        typer.echo(f"{file}\n{_searching(place, searched)}{run}")
+
+
+def _searching(place: Path, searched: Sequence[Path]) -> str:
+    """What makes a command find experiment files in a folder that is not searched yet."""
+    from workbench.registry.files import ENVIRONMENT_VARIABLE
+
+    if place.resolve() in [folder.resolve() for folder in searched]:
+        return ""
+    own = [str(folder.resolve()) for folder in (*searched[1:], place)]
+    return f"{ENVIRONMENT_VARIABLE}={shlex.quote(os.pathsep.join(own))} "
 
 
 def address(storage: str | None, place: Workspace) -> str:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
         write_variant,
     )
     from workbench.registry.plan import Plan, differences, make_plan
+    from workbench.registry.plan_copies import Registered
     from workbench.registry.plan_store import (
-        Registered,
         attach_to_plan,
         check_plan,
         load_plan,
@@ -49,4 +49,6 @@ __all__ = [
     "write_variant",
 ]
 
-__getattr__ = lazy_names(__name__, __all__, ("rows", "experiment", "plan", "plan_store", "files"))
+__getattr__ = lazy_names(
+    __name__, __all__, ("rows", "experiment", "plan", "plan_copies", "plan_store", "files")
+)

@@ -6,14 +6,13 @@ variant never means two things: other settings under an old name need a new vers
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from workbench.errors import RequestError
+from workbench.registry.alike import check_apart
 from workbench.registry.experiment import Experiment
-from workbench.registry.rows import plan_hash, plan_title
+from workbench.registry.rows import plan_hash, plan_key, plan_title, read_changes
 from workbench.runs.start_variant import settle_starts
 from workbench.settings import FrozenConfig
 from workbench.training.config import RunConfig, validated
@@ -50,10 +49,7 @@ class Plan(FrozenConfig):
     @property
     def key(self) -> str:
         """Of the changes: the plans of one key are versions of each other."""
-        if not self.changes:
-            return "plan"
-        digest = hashlib.sha256(json.dumps(self.changes).encode()).hexdigest()[:8]
-        return f"plan-{digest}"
+        return plan_key(self.changes)
 
     @property
     def untouched(self) -> dict[str, list[str]]:
@@ -88,24 +84,20 @@ def make_plan(experiment: Experiment, assignments: Sequence[str] = ()) -> Plan:
     that only some variants' methods have changes those alone (:attr:`Plan.untouched`).
 
     Raises:
-        RequestError: an unknown key, a refused value, a setting that no variant's method has, or a
-            seed or name among the changes.
+        RequestError: an unknown key, a refused value, a setting that no variant's method has, a
+            seed or name among the changes, or changes that make different variants equal.
     """
-    last = {text.partition("=")[0].strip(): text for text in assignments}
-    for key in ("seed", "variant"):
-        if key in last:
-            raise RequestError(
-                f"--set {last[key]} cannot change an experiment: its seeds come from --seeds, its "
-                "variants' names from its file."
-            )
-    name = last.pop("experiment", "").partition("=")[2].strip() or experiment.name
-    changes = tuple(last[key] for key in sorted(last))
+    other_name, changes = read_changes(assignments)
+    name = other_name or experiment.name
+    variants = _changed(experiment, name, changes)
+    if changes:
+        check_apart(experiment.name, _changed(experiment, name, ()), variants, changes)
     return Plan(
         experiment=name,
         question=experiment.question,
         hypothesis=experiment.hypothesis,
         changes=changes,
-        variants=settle_starts(_changed(experiment, name, changes)),
+        variants=settle_starts(variants),
     )
 
 

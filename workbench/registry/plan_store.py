@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import RequestError, WorkbenchError, unknown_name
-from workbench.registry.plan import Plan, differences, read_plan
-from workbench.registry.rows import PLAN_KIND, PlanRow, plan_rows
+from workbench.registry.plan import Plan, read_plan
+from workbench.registry.plan_copies import Registered, continued, says_all
+from workbench.registry.plan_text import description, plan_tags
+from workbench.registry.rows import PLAN_KIND, PlanRow, as_options, plan_rows
 from workbench.tracking import (
     KIND,
     DeliverySettings,
@@ -27,7 +29,6 @@ from workbench.tracking import (
     default_artifact_root,
     default_uri,
     describe_experiment,
-    environment_tags,
     list_runs,
     load_record,
     read_artifact,
@@ -37,18 +38,7 @@ from workbench.tracking import (
 from workbench.workspace import Workspace, exclusive, write_json
 
 _FILE = "plan.json"
-_SHOWN_DIFFERENCES = 6
-_LONGEST_TAG = 7500  # MLflow keeps 8000 characters
 _DELIVERY = DeliverySettings(interval=0.2, finish_timeout=30.0, system_interval=0.0)
-
-
-@dataclass(frozen=True)
-class Registered:
-    """A plan as it stands registered, with the seeds it is to be run with."""
-
-    plan: Plan
-    seeds: tuple[int, ...]
-    run_id: str | None = None
 
 
 def register(
@@ -67,8 +57,8 @@ def register(
     some are refused, or with ``new_version`` begin the next version.
 
     Args:
-        ask_store: False trusts the workspace's copy where it was delivered and says all of this;
-            a store that others write to is asked all the same.
+        ask_store: False trusts the workspace's copy where its own store holds that very plan and
+            the copy says all of this; a store that others write to is asked all the same.
         say: hears that the store is out of reach; the plan is then delivered later.
 
     Raises:
@@ -115,20 +105,11 @@ def _wanted(
 ) -> tuple[Registered, bool]:
     """The plan as it is to stand, and whether it stands so already."""
     mine = _local(place.workspace, plan.experiment, plan.key)
-    own_store = place.tracking_uri == default_uri(place.workspace.root)
-    trusted = own_store and not place.ask_store and mine is not None and mine.run_id is not None
-    if trusted and mine is not None and _says_all(mine, plan, seeds):
+    if mine is not None and says_all(mine, plan, seeds) and _is_trusted(mine, place):
         return mine, True
     theirs = _stored(place.tracking_uri, plan, place.say)
-    current = _both(mine, theirs)
-    if current is None:
-        wanted = Registered(plan, tuple(seeds))
-    else:
-        merged = _merged(current.plan, plan, new_version)
-        wanted = Registered(merged, tuple(sorted({*current.seeds, *seeds})), current.run_id)
-        if merged.version > current.plan.version:
-            wanted = replace(wanted, seeds=tuple(seeds), run_id=None)
-    _tags(wanted)  # refuses a plan that is too large
+    wanted = continued(mine, theirs, plan, seeds, new_version)
+    plan_tags(wanted.plan, wanted.seeds)  # refuses a plan that is too large
     return wanted, wanted == mine == theirs
 
 
@@ -137,38 +118,45 @@ def plan_folders(workspace: Workspace) -> list[Path]:
     return sorted(file.parent for file in (workspace.root / "plans").glob(f"*/*/{_FILE}"))
 
 
-def load_plan(tracking_uri: str, experiment: str, key: str = "plan") -> Plan:
+def load_plan(tracking_uri: str, experiment: str, changes: Sequence[str] = ()) -> Plan:
     """The newest version of a registered plan, with its configurations.
 
+    Args:
+        changes: the plan's own (:class:`Plan`); by default the one without.
+
     Raises:
-        RequestError: nothing registered under that name, or changed by hand.
+        RequestError: nothing registered under that name or with these changes, or changed by hand.
         WorkbenchError: the store does not answer.
     """
-    return _read(tracking_uri, _find(tracking_uri, experiment, key))
+    return _read(tracking_uri, _find(tracking_uri, experiment, changes))
 
 
 def attach_to_plan(
-    tracking_uri: str, experiment: str, path: Path, folder: str = "", key: str = "plan"
+    tracking_uri: str, experiment: str, path: Path, folder: str = "", changes: Sequence[str] = ()
 ) -> None:
-    """Put a file among the artifacts of a registered plan.
+    """Put a file among the artifacts of a registered plan; ``changes`` as for :func:`load_plan`.
 
     Raises:
-        RequestError: nothing registered under that name.
+        RequestError: nothing registered under that name or with these changes.
         WorkbenchError: the store does not answer.
     """
-    add_artifact(tracking_uri, _find(tracking_uri, experiment, key).run_id, path, folder)
+    add_artifact(tracking_uri, _find(tracking_uri, experiment, changes).run_id, path, folder)
 
 
-def _find(tracking_uri: str, experiment: str, key: str) -> PlanRow:
-    rows = {row.key: row for row in plan_rows(_plan_runs(tracking_uri, experiment))}
+def _find(tracking_uri: str, experiment: str, changes: Sequence[str]) -> PlanRow:
+    rows = {_shown(row.changes): row for row in plan_rows(_plan_runs(tracking_uri, experiment))}
     if not rows:
         raise RequestError(
             f"{experiment} is not registered in this store: `workbench experiments register "
             f"{experiment}` or `workbench run {experiment}` does it."
         )
-    if key not in rows:
-        raise unknown_name("plan", key, rows)
-    return rows[key]
+    if _shown(changes) not in rows:
+        raise unknown_name(f"plan of {experiment}:", _shown(changes), rows)
+    return rows[_shown(changes)]
+
+
+def _shown(changes: Sequence[str]) -> str:
+    return as_options(changes) or "without changes"
 
 
 def _plan_runs(tracking_uri: str, experiment: str) -> list[RunRow]:
@@ -176,46 +164,18 @@ def _plan_runs(tracking_uri: str, experiment: str) -> list[RunRow]:
     return list_runs(tracking_uri, limit=1000, where=where)
 
 
-def _both(mine: Registered | None, theirs: Registered | None) -> Registered | None:
-    """The newer of two copies; of one version, what both hold together.
+def _is_trusted(mine: Registered, place: _Place) -> bool:
+    """Whether the workspace's own store holds what the copy was delivered as.
 
-    Raises:
-        RequestError: they give one name different settings.
+    It may have been delivered to another store, or its run or the whole store deleted since.
     """
-    if mine is None or theirs is None:
-        return mine or theirs
-    if mine.plan.version != theirs.plan.version:
-        return max(mine, theirs, key=lambda found: found.plan.version)
-    seeds = tuple(sorted({*mine.seeds, *theirs.seeds}))
-    return Registered(_merged(theirs.plan, mine.plan, False), seeds, theirs.run_id)
-
-
-def _says_all(found: Registered, plan: Plan, seeds: Sequence[int]) -> bool:
-    same = found.plan.content_hash == plan.content_hash
-    return same and set(seeds) <= set(found.seeds)
-
-
-def _merged(old: Plan, new: Plan, new_version: bool) -> Plan:
-    """The plan that both together are.
-
-    Raises:
-        RequestError: a variant would change under its name.
-    """
-    common = [name for name in new.variants if name in old.variants]
-    odd = [name for name in common if old.hashes[name] != new.hashes[name]]
-    if not odd:
-        variants = {**old.variants, **new.variants}
-        return new.model_copy(update={"version": old.version, "variants": variants})
-    if new_version:
-        return new.model_copy(update={"version": old.version + 1})
-    lines = [line for line in differences(old, new) if line.partition(":")[0] in odd]
-    shown = "; ".join(lines[:_SHOWN_DIFFERENCES])
-    more = len(lines) - _SHOWN_DIFFERENCES
-    raise RequestError(
-        f"{new.experiment} is registered as version {old.version} with other settings under the "
-        f"same name: {shown}{f'; and {more} more' if more > 0 else ''}. Give the variant another "
-        "name, or continue with --new-version (the old runs stay, and are told apart)."
-    )
+    if place.ask_store or place.tracking_uri != default_uri(place.workspace.root):
+        return False
+    try:
+        held = {row.run_id for row in _plan_runs(place.tracking_uri, mine.plan.experiment)}
+    except WorkbenchError:
+        return False
+    return mine.run_id in held
 
 
 def _local(workspace: Workspace, experiment: str, key: str) -> Registered | None:
@@ -261,7 +221,9 @@ def _write(
     plan = wanted.plan
     folder = workspace.root / "plans" / plan.experiment / f"{plan.key}-v{plan.version}"
     root = default_artifact_root(workspace.root)
-    identity = RunIdentity(plan.experiment, plan.title, {}, _tags(wanted), description(plan))
+    identity = RunIdentity(
+        plan.experiment, plan.title, {}, plan_tags(plan, wanted.seeds), description(plan)
+    )
     if load_record(folder) is None:
         # The same key in every workspace: whoever delivers second finds the first one's run.
         record = RunRecord.new(identity, tracking_uri, root, time.time_ns() // 1_000_000)
@@ -291,51 +253,3 @@ def _describe(plan: Plan, folder: Path, tracking_uri: str, say: Callable[[str], 
 def _is(row: RunRow, folder: Path) -> bool:
     record = load_record(folder)
     return record is not None and row.run_id == record.run_id
-
-
-def _tags(wanted: Registered) -> dict[str, str]:
-    """What the store's table tells of a plan.
-
-    Raises:
-        RequestError: more than a tag holds, which MLflow would cut without a word.
-    """
-    plan = wanted.plan
-    tags = {
-        KIND: PLAN_KIND,
-        "experiment": plan.experiment,
-        "plan.key": plan.key,
-        "plan.version": str(plan.version),
-        "plan.changes": json.dumps(plan.changes),
-        "plan.seeds": json.dumps(wanted.seeds),
-        "plan.question": plan.question,
-        "plan.hypothesis": plan.hypothesis,
-        "plan.hashes": json.dumps(plan.hashes),
-        "plan.hash": plan.content_hash,
-        **environment_tags(),
-    }
-    for name, text in tags.items():
-        if len(text) > _LONGEST_TAG:
-            raise RequestError(
-                f"The plan of {plan.experiment} is too large: its {name} has {len(text)} "
-                f"characters, of at most {_LONGEST_TAG}. Divide it into several experiments."
-            )
-    return tags
-
-
-def description(plan: Plan) -> str:
-    """The plan in Markdown: question, hypothesis, and what its variants differ in."""
-    flat = {name: config.flat() for name, config in plan.variants.items()}
-    keys = sorted({key for values in flat.values() for key in values})
-    own = [key for key in keys if len({values.get(key) for values in flat.values()}) > 1]
-    own = [key for key in own if key != "variant"]
-    head = " | ".join(["variant", *own])
-    lines = [
-        f"**{plan.question}**\n\nExpected: {plan.hypothesis}\n",
-        f"| {head} |",
-        f"|{'---|' * (1 + len(own))}",
-    ]
-    for name, values in flat.items():
-        lines.append(f"| {' | '.join([name, *(values.get(key, '-') for key in own)])} |")
-    if plan.changes:
-        lines.append(f"\nChanged for all: {', '.join(plan.changes)}")
-    return "\n".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from workbench.tracking import KIND, RunRow
 
 PLAN_KIND = "plan"
 """Tag ``kind`` of a plan's run."""
+
+_TEACHER = "teacher"
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,29 @@ def plan_rows(rows: Sequence[RunRow]) -> list[PlanRow]:
         RequestError: a plan's tags were changed by hand.
     """
     newest: dict[str, PlanRow] = {}
-    for row in rows:
-        if row.tags.get(KIND) == PLAN_KIND:
-            found = _plan_row(row)
-            if found.key not in newest or newest[found.key].version < found.version:
-                newest[found.key] = found
+    for found in sorted(_all_plans(rows), key=lambda found: found.version):
+        newest[found.key] = found
     return sorted(newest.values(), key=lambda found: found.changes)
+
+
+def changes_by_hash(rows: Sequence[RunRow]) -> dict[str, tuple[str, ...]]:
+    """What an experiment's plans change: a variant's fingerprint -> its plan's changes.
+
+    Of a plan with changes all versions are in it, of the one without (value ``()``) the newest,
+    which comes first where plans share settings.
+
+    Raises:
+        RequestError: a plan's tags were changed by hand.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for plan in (*plan_rows(rows), *(plan for plan in _all_plans(rows) if plan.changes)):
+        for hash_ in plan.hashes.values():
+            found.setdefault(hash_, plan.changes)
+    return found
+
+
+def _all_plans(rows: Sequence[RunRow]) -> list[PlanRow]:
+    return [_plan_row(row) for row in rows if row.tags.get(KIND) == PLAN_KIND]
 
 
 def plan_hash(
@@ -59,6 +79,42 @@ def plan_hash(
     """Of everything in a plan but its version: equal exactly for plans that mean the same."""
     text = [experiment, question, hypothesis, list(changes), dict(hashes)]
     return hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_changes(assignments: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
+    """A person's assignments: the other name they file an experiment under, and a plan's changes.
+
+    Raises:
+        RequestError: a seed or a variant's name among them.
+    """
+    last = {text.partition("=")[0].strip(): text for text in assignments}
+    for key in ("seed", "variant"):
+        if key in last:
+            raise RequestError(
+                f"--set {last[key]} cannot change an experiment: its seeds come from --seeds, its "
+                "variants' names from its file."
+            )
+    name = last.pop("experiment", "").partition("=")[2].strip() or None
+    return name, tuple(last[key] for key in sorted(last))
+
+
+def plan_key(changes: Sequence[str]) -> str:
+    """Of a plan's changes: the plans of one key are versions of each other."""
+    if not changes:
+        return "plan"
+    return f"plan-{hashlib.sha256(json.dumps(changes).encode()).hexdigest()[:8]}"
+
+
+def as_options(changes: Sequence[str]) -> str:
+    """Changes as they are given on a command line: ``--teacher NAME --set KEY=VALUE``."""
+    told = []
+    for change in changes:
+        key, _, value = change.partition("=")
+        is_teacher = key.strip() == _TEACHER
+        told.append(
+            f"--teacher {shlex.quote(value)}" if is_teacher else f"--set {shlex.quote(change)}"
+        )
+    return " ".join(told)
 
 
 def plan_title(version: int, changes: Sequence[str]) -> str:

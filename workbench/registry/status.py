@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -99,10 +101,14 @@ def plan_status(plan: PlanRow, rows: Sequence[RunRow]) -> PlanStatus:
 
 
 def spread(values: Sequence[float]) -> tuple[float, float | None] | None:
-    """Mean and sample standard deviation, which one value has not; None without values."""
+    """Mean and sample standard deviation; None without values.
+
+    One value has no deviation, nor have values of which one is not finite.
+    """
     if not values:
         return None
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+    alone = len(values) == 1 or not all(map(math.isfinite, values))
+    return statistics.fmean(values), None if alone else statistics.stdev(values)
 
 
 def _cell(variant: str, seed: int, row: RunRow) -> Cell:
@@ -122,14 +128,22 @@ def _cell(variant: str, seed: int, row: RunRow) -> Cell:
         kimg,
         total,
         headline,
-        row.metrics.get(f"eval/{headline}"),
-        row.metrics.get(f"best/{headline}"),
-        row.metrics.get("eval/alignment"),
+        _score(row.metrics, f"eval/{headline}"),
+        _score(row.metrics, f"best/{headline}"),
+        _score(row.metrics, "eval/alignment"),
         left,
         row.tags.get("host"),
         row.name,
         row.run_id,
     )
+
+
+def _score(metrics: Mapping[str, float], key: str) -> float | None:
+    """A metric's last value; MLflow keeps infinity as the largest number there is."""
+    value = metrics.get(key)
+    if value is not None and abs(value) >= sys.float_info.max:
+        return math.copysign(math.inf, value)
+    return value
 
 
 def _finished_seconds(rows: Sequence[RunRow]) -> float | None:

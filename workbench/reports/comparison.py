@@ -127,7 +127,7 @@ def compare(selection: Selection, metric: str | None = None) -> Comparison:
         seconds = None
     results = [_result(group, known, nimg, seconds) for group in groups]
     results.sort(key=lambda result: _rank(result, metric))
-    notes = [*selection.notes, *_limits(runs, nimg), *_single(groups)]
+    notes = [*selection.notes, *_limits(begun, nimg), *_only_begun(runs, nimg), *_single(groups)]
     if seconds is not None:
         notes += _machines(runs)
     measured = [(result.group, result.get(metric, AT_KIMG)) for result in results]
@@ -221,6 +221,14 @@ def _limits(runs: Sequence[SeedRun], nimg: int) -> list[str]:
         f"Equal kimg is {nimg / 1000:g} of up to {most / 1000:g}, as far as {names} got; "
         "--finished leaves unfinished runs out."
     ]
+
+
+def _only_begun(runs: Sequence[SeedRun], nimg: int) -> list[str]:
+    """Whose values at equal kimg are not there yet."""
+    names = [run.row.name for run in runs if run.nimg < nimg]
+    if not names:
+        return []
+    return [f"Only evaluated at 0 kimg yet, so not at equal kimg: {shortened(names)}."]
 
 
 def _single(groups: Sequence[Group]) -> list[str]:

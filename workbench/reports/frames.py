@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.reports.comparison import AT_KIMG, Comparison
 from workbench.reports.groups import Group
 from workbench.reports.statistics import Estimate, estimate
+from workbench.runs.cost import evaluations_a_step
 from workbench.tracking.curve import IMAGE_SCORES
 
 if TYPE_CHECKING:
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 
 TEACHER, STUDENT = "teacher", "student"
 
-_CELL = re.compile(rf"table/({TEACHER}|{STUDENT})_(\d+)_(\w+)")
-_NO_GUIDANCE = (0.0, 1.0)  # scales at which one evaluation serves a step
+CELL = re.compile(rf"table/({TEACHER}|{STUDENT})_(\d+)_(\w+)")
+"""Metric of a run's final table: model, steps, score."""
+
+_UNGUIDED = 1.0
 
 
 def equal_kimg_frame(comparison: Comparison) -> pd.DataFrame:
@@ -52,17 +55,19 @@ def final_frame(groups: Sequence[Group]) -> pd.DataFrame:
     rows = []
     for group in groups:
         trained = group.params.get("generator.steps")
+        scale = float(group.params.get("evaluation.cfg_scale", _UNGUIDED))
+        teachers_step = evaluations_a_step(scale)
         for run in group.runs:
             cells: dict[tuple[str, int], dict[str, float]] = {}
             for key, value in run.row.metrics.items():
-                found = _CELL.fullmatch(key)
+                found = CELL.fullmatch(key)
                 if found is not None:
                     cells.setdefault((found[1], int(found[2])), {})[found[3]] = value
             own: dict[str, Any] = {"label": group.label, "run": run.row.run_id}
             own["seed"] = run.seed
             own["trained_steps"] = None if trained is None else int(trained)
             for (model, steps), values in sorted(cells.items()):
-                nfe = steps * (_evaluations_a_step(group) if model == TEACHER else 1)
+                nfe = steps * (teachers_step if model == TEACHER else 1)
                 rows.append({**own, "model": model, "steps": steps, "nfe": nfe, **values})
     first = ["label", "run", "seed", "trained_steps", "model", "steps", "nfe"]
     scores = [*IMAGE_SCORES, "ms_per_image"]
@@ -106,7 +111,3 @@ def _columns(name: str, found: Estimate | None) -> dict[str, float]:
     half = None if found is None else found.half
     mean = math.nan if found is None else found.mean
     return {name: mean, f"{name}_half": math.nan if half is None else half}
-
-
-def _evaluations_a_step(group: Group) -> int:
-    return 1 if float(group.params.get("evaluation.cfg_scale", 1.0)) in _NO_GUIDANCE else 2

@@ -13,6 +13,9 @@ _NOT_SETTINGS = ("experiment", "variant", "seed", "teacher")
 _SHOWN_DIFFERENCES = 2
 _SHOWN_NAMES = 3
 
+Planned = Mapping[str, tuple[str, ...]]
+"""Fingerprint of a variant's settings -> its plan's changes, ``()`` for the plan without."""
+
 
 @dataclass(frozen=True)
 class SeedRun:
@@ -91,16 +94,20 @@ def is_distillation(row: RunRow) -> bool:
     return "variant" in row.tags and row.tags.get("seed", "").isdigit()
 
 
-def make_groups(rows: Sequence[RunRow], *, finished: bool = False) -> Selection:
+def make_groups(
+    rows: Sequence[RunRow], *, finished: bool = False, planned: Planned | None = None
+) -> Selection:
     """Runs to groups of equal settings, variants in the order of their first run.
 
     Labels are told apart among one experiment's groups on one teacher; see :func:`tell_apart`.
 
     Of several runs of one variant and seed (``--fresh``, or two machines) the finished one counts,
-    else the newest; the others form groups of their own, as do older settings of the same name.
+    else the newest; the others form groups of their own, as do other settings of the same name: a
+    changed plan's are named by its changes, older ones by what was different.
 
     Args:
         finished: leave out all runs that are not finished.
+        planned: what the registered plans say of settings; without it the newest are current.
     """
     runs, notes = [], []
     for row in sorted(rows, key=lambda row: row.start_time):
@@ -119,7 +126,7 @@ def make_groups(rows: Sequence[RunRow], *, finished: bool = False) -> Selection:
     for key, repeated in cells.items():
         for rank, run in enumerate(sorted(repeated, key=_counts_first)):
             grouped.setdefault((*key[:-1], str(rank)), []).append(run)
-    return Selection(_labelled(grouped), tuple(notes))
+    return Selection(_labelled(grouped, planned or {}), tuple(notes))
 
 
 def _counts_first(run: SeedRun) -> tuple[bool, int]:
@@ -131,7 +138,9 @@ def _settings(row: RunRow) -> tuple[str, ...]:
     return row.experiment, tags["variant"], tags.get("teacher", ""), tags.get("variant_hash", "")
 
 
-def _labelled(grouped: Mapping[tuple[str, ...], Sequence[SeedRun]]) -> tuple[Group, ...]:
+def _labelled(
+    grouped: Mapping[tuple[str, ...], Sequence[SeedRun]], planned: Planned
+) -> tuple[Group, ...]:
     groups = {
         key: Group(
             label=key[1],
@@ -146,15 +155,29 @@ def _labelled(grouped: Mapping[tuple[str, ...], Sequence[SeedRun]]) -> tuple[Gro
     labelled = []
     for key, group in groups.items():
         same = [other for k, other in groups.items() if k[:3] == key[:3] and k[-1] == "0"]
-        newest = max(same, key=lambda other: other.started)
-        marks = []
-        if newest.variant_hash != group.variant_hash:
-            marks.append(f"older: {_difference(group.params, newest.params)}")
+        marks = _marks(group, same, planned)
         if key[-1] != "0":
             marks.append("set aside" if key[-1] == "1" else f"set aside {key[-1]}")
         label = group.variant + (f" ({'; '.join(marks)})" if marks else "")
         labelled.append(replace(group, label=label))
     return tuple(labelled)
+
+
+def _marks(group: Group, same: Sequence[Group], planned: Planned) -> list[str]:
+    """What a group's settings are, where they are not the current ones of its name.
+
+    Args:
+        same: all groups of that experiment, variant and teacher.
+    """
+    if group.variant_hash in planned:
+        changes = planned[group.variant_hash]
+        own = [text for text in changes if text.partition("=")[0].strip() not in _NOT_SETTINGS]
+        return [_listed(own)] if own else []  # the teacher is told by tell_apart
+    current = max(same, key=lambda other: (planned.get(other.variant_hash) == (), other.started))
+    if current.variant_hash == group.variant_hash:
+        return []
+    age = "older" if group.started < current.started else "other"
+    return [f"{age}: {_difference(group.params, current.params)}"]
 
 
 def tell_apart(groups: Iterable[Group]) -> tuple[Group, ...]:
@@ -180,8 +203,13 @@ def _mark(group: Group) -> str:
 
 
 def _difference(own: Mapping[str, str], other: Mapping[str, str]) -> str:
-    """What an older group's settings were, where they differ."""
+    """What another group's settings are, where they differ."""
     keys = [key for key in own if key not in _NOT_SETTINGS and own[key] != other.get(key)]
-    shown = [f"{key}={own[key]}" for key in keys[:_SHOWN_DIFFERENCES]]
-    more = len(keys) - _SHOWN_DIFFERENCES
-    return ", ".join([*shown, f"{more} more"] if more > 0 else shown) or "other settings"
+    return _listed([f"{key}={own[key]}" for key in keys]) or "other settings"
+
+
+def _listed(settings: Sequence[str]) -> str:
+    """The first few settings, and how many more there are."""
+    more = len(settings) - _SHOWN_DIFFERENCES
+    shown = settings[:_SHOWN_DIFFERENCES]
+    return ", ".join([*shown, f"{more} more"] if more > 0 else shown)

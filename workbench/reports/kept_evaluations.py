@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from workbench.evaluation.hashing import short_hash
 from workbench.reports.groups import SeedRun
 from workbench.reports.samples import still_of
+from workbench.runs.external_scores import ExternalFile
 from workbench.runs.folder import RunFolder
-from workbench.runs.kept_scores import ARTIFACTS
+from workbench.runs.kept_scores import ARTIFACTS, scores_folder, short_protocol
 from workbench.workspace import Workspace
 
 _NOT_PROTOCOL = ("steps", "id")
@@ -31,14 +32,20 @@ class TeacherCall(NamedTuple):
 
 
 class KeptRow(NamedTuple):
-    """One sampler's scores by name; ``protocol`` is what runs have as their tag ``evaluation``."""
+    """One sampler's scores by name.
+
+    ``protocol`` is what runs have as their tag ``evaluation``; ``protocols`` are the scores' own,
+    by name, as the names of logged scores hold them.
+    """
 
     model: str
+    reference: str
     steps: int
     nfe: float
     ms_per_image: float
     scores: Mapping[str, float]
     protocol: str
+    protocols: Mapping[str, str]
     call: TeacherCall
     file: Path
 
@@ -62,6 +69,23 @@ def kept_rows(workspace: Workspace, kind: str, name: str) -> list[KeptRow]:
                 newest[key] = (written, row)
     found = sorted(newest.values(), key=lambda kept: (kept[1].steps, kept[0]))
     return [row for _, row in found]
+
+
+def kept_benchmarks(workspace: Workspace, model: str) -> list[ExternalFile]:
+    """What was imported of a model, the newest last."""
+    files = scores_folder(workspace, model).glob("*.json")
+    found = [
+        content
+        for file in sorted(files, key=lambda file: (file.stat().st_mtime, file.name))
+        if (content := ExternalFile.parse(file.read_text(encoding="utf-8"))) is not None
+    ]
+    return [content for content in found if content.model == model]
+
+
+def one_call(workspace: Workspace, runs: Sequence[SeedRun]) -> TeacherCall | None:
+    """How runs of one teacher sampled it; None where they do not say it alike."""
+    calls = {teacher_call(workspace, run) for run in runs} - {None}
+    return calls.pop() if len(calls) == 1 else None
 
 
 def teacher_call(workspace: Workspace, run: SeedRun) -> TeacherCall | None:
@@ -91,14 +115,17 @@ def _rows(file: Path, kind: str, name: str) -> Iterator[KeptRow]:
         if (values["model"], values["name"]) != (kind, name):
             return
         made = values["fingerprint"]
-        by = next(iter(values["scores"].values()))["fingerprint"]["sampler"]
+        prints = {name: score["fingerprint"] for name, score in values["scores"].items()}
+        by = next(iter(prints.values()))["sampler"]
         yield KeptRow(
             model=name,
+            reference=str(values["reference"]),
             steps=int(values["steps"]),
             nfe=float(values["nfe"]),
             ms_per_image=float(values["ms_per_image"]),
-            scores={name: float(values[name]) for name in values["scores"]},
+            scores={name: float(values[name]) for name in prints},
             protocol=short_hash({k: v for k, v in made.items() if k not in _NOT_PROTOCOL}),
+            protocols={name: short_protocol(own["protocol"]) for name, own in prints.items()},
             call=TeacherCall(float(by["cfg_scale"]), float(by["flow_shift"]), by["pipeline"]),
             file=file,
         )

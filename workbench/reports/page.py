@@ -13,6 +13,7 @@ from typing import Any
 
 from workbench.errors import RequestError
 from workbench.registry import Plan, attach_to_plan, load_plan
+from workbench.registry.rows import as_options, plan_key
 from workbench.reports.comparison import AT_KIMG, Comparison, Verdict, compare
 from workbench.reports.figure import draw
 from workbench.reports.groups import Group
@@ -37,19 +38,29 @@ _VERSIONS = "version."
 
 @dataclass(frozen=True)
 class ReportRequest:
-    """Which experiment, where to, and what counts."""
+    """Which plan of an experiment, and what counts.
+
+    ``changes`` are the plan's own, by ``--teacher`` and ``--set``.
+    """
 
     name: str
-    path: Path
+    changes: tuple[str, ...] = ()
     metric: str | None = None
     finished: bool = False
     allow_mixed: bool = False
 
+    @property
+    def file_name(self) -> str:
+        """Of the page, where no other is wished."""
+        return f"{self.name}-{plan_key(self.changes)}.html" if self.changes else f"{self.name}.html"
 
-def write_report(request: ReportRequest, tracking_uri: str, workspace: Workspace) -> str:
-    """Write the page, and store it with the experiment's plan; returns its name there.
 
-    Only the plan's own runs are in it, not those of ``--teacher`` and ``--set``, whose plans are
+def write_report(
+    request: ReportRequest, path: Path, tracking_uri: str, workspace: Workspace
+) -> str:
+    """Write the page to ``path``, and store it with the plan; returns its name there.
+
+    Only that plan's own runs are in it, not those of ``--teacher`` and ``--set``, whose plans are
     others.
 
     Raises:
@@ -57,7 +68,7 @@ def write_report(request: ReportRequest, tracking_uri: str, workspace: Workspace
             compare, or a file that cannot be written.
         WorkbenchError: the store does not answer.
     """
-    plan = load_plan(tracking_uri, request.name)
+    plan = load_plan(tracking_uri, request.name, request.changes)
     selection = select(
         tracking_uri,
         workspace,
@@ -68,15 +79,14 @@ def write_report(request: ReportRequest, tracking_uri: str, workspace: Workspace
     )
     text = render(plan, compare(selection, request.metric), selection.groups, tracking_uri)
     try:
-        request.path.parent.mkdir(parents=True, exist_ok=True)
-        request.path.write_text(text, encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise RequestError(f"Cannot write {request.path}: {error.strerror}.") from None
-    stored = f"{request.name}.html"
+        raise RequestError(f"Cannot write {path}: {error.strerror}.") from None
     with tempfile.TemporaryDirectory() as folder:
-        copy = shutil.copyfile(request.path, Path(folder) / stored)
-        attach_to_plan(tracking_uri, request.name, copy, FOLDER)
-    return f"{FOLDER}/{stored}"
+        copy = shutil.copyfile(path, Path(folder) / request.file_name)
+        attach_to_plan(tracking_uri, request.name, copy, FOLDER, request.changes)
+    return f"{FOLDER}/{request.file_name}"
 
 
 def render(plan: Plan, comparison: Comparison, groups: Sequence[Group], tracking_uri: str) -> str:
@@ -95,6 +105,7 @@ def render(plan: Plan, comparison: Comparison, groups: Sequence[Group], tracking
     metrics = [metric, *(name for name in _measured(comparison) if name != metric)]
     context = {
         "plan": plan,
+        "options": as_options(plan.changes),
         "comparison": comparison,
         "metric": title_of(metric),
         "now": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -6,15 +6,17 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from workbench.errors import RequestError, unknown_name
+from workbench.errors import NoRunsError, RequestError, unknown_name
 from workbench.reports.groups import (
     Group,
+    Planned,
     Selection,
     is_distillation,
     make_groups,
     shortened,
     tell_apart,
 )
+from workbench.reports.planned import find_plans, main_runs
 from workbench.tracking import RunRow, list_runs, load_record
 from workbench.workspace import Workspace
 
@@ -30,6 +32,7 @@ def select(
     finished: bool = False,
     allow_mixed: bool = False,
     hashes: Collection[str] | None = None,
+    changed: bool = False,
 ) -> Selection:
     """Groups whose scores of training compare; see :func:`select_groups`.
 
@@ -39,7 +42,9 @@ def select(
     Raises:
         RequestError: as :func:`select_groups`, or the runs were evaluated in different ways.
     """
-    found = select_groups(tracking_uri, workspace, references, finished=finished, hashes=hashes)
+    found = select_groups(
+        tracking_uri, workspace, references, finished=finished, hashes=hashes, changed=changed
+    )
     return comparable(found, allow_mixed=allow_mixed)
 
 
@@ -50,6 +55,7 @@ def select_groups(
     *,
     finished: bool = False,
     hashes: Collection[str] | None = None,
+    changed: bool = False,
 ) -> Selection:
     """The groups behind references, in their order, each group once.
 
@@ -59,6 +65,8 @@ def select_groups(
     Args:
         finished: only finished runs count.
         hashes: only runs of these variants' settings (a plan's), whatever else has their names.
+        changed: also runs of plans with ``--set`` or ``--teacher``, where finished runs of the plan
+            without are there.
 
     Raises:
         RequestError: unknown (names the nearest), or nothing to compare.
@@ -66,12 +74,16 @@ def select_groups(
     """
     store = _Store(tracking_uri, workspace)
     groups: dict[frozenset[str], Group] = {}
-    notes: list[str] = []
+    notes = store.notes
     for reference in references:
         rows, name = store.find(reference)
+        planned: Planned = store.planned if hashes is None else {}
         if hashes is not None:
             rows = [row for row in rows if row.tags.get("variant_hash") in hashes]
-        found = make_groups(rows, finished=finished)
+        elif not changed:
+            rows, left_out = main_runs(rows, planned)
+            notes += left_out
+        found = make_groups(rows, finished=finished, planned=planned)
         notes += found.notes
         for group in found.groups:
             named = replace(group, label=name) if name is not None else group
@@ -79,17 +91,22 @@ def select_groups(
     if not groups:
         what = " and ".join(repr(reference) for reference in references)
         state = "finished run" if finished else "evaluated run"
-        raise RequestError(f"{what}: there is no {state} to compare yet.")
+        raise NoRunsError(f"{what}: there is no {state} to compare yet.")
     return Selection(tell_apart(groups.values()), tuple(dict.fromkeys(notes)))
 
 
 class _Store:
-    """Reads each experiment once, and the whole store only for a run without its experiment."""
+    """Reads each experiment once, and the whole store only for a run without its experiment.
+
+    ``planned`` and ``notes`` grow with what was read; see :func:`find_plans`.
+    """
 
     def __init__(self, tracking_uri: str, workspace: Workspace) -> None:
         self._uri = tracking_uri
         self._workspace = workspace
         self._read: dict[str | None, list[RunRow]] = {}
+        self.planned: dict[str, tuple[str, ...]] = {}
+        self.notes: list[str] = []
 
     def find(self, reference: str) -> tuple[list[RunRow], str | None]:
         """The runs of a reference, and the label of a reference to a single run."""
@@ -138,6 +155,9 @@ class _Store:
         if experiment not in self._read:
             rows = list_runs(self._uri, experiment, limit=_ALL)
             self._read[experiment] = [row for row in rows if is_distillation(row)]
+            planned, notes = find_plans(rows)
+            self.planned |= planned
+            self.notes += notes
         return self._read[experiment]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from workbench.errors import WorkbenchError
+from workbench.runs.external_scores import EXTERNAL, ExternalFile, ExternalName
 from workbench.runs.folder import RunFolder
 from workbench.runs.kept_scores import (
     ARTIFACTS,
@@ -51,7 +52,8 @@ class ScoreFiles:
 
     def find(self, row: RunRow, name: ScoreName) -> KeptScore | None:
         """The file behind a run's logged score; None where there is none."""
-        for texts in (self._here(row, name), self._tracked(row, name)):
+        stem = file_stem(name.reference, name.steps)
+        for texts in self._texts(row, ARTIFACTS, stem):
             found = [kept for text in texts if (kept := _parsed(text, name)) is not None]
             # Of one run at several kimg: only one of them is the score that is logged last.
             same = [kept for kept in found if _is_close(kept.value, row.metrics[name.key])]
@@ -59,16 +61,34 @@ class ScoreFiles:
                 return same[0]
         return None
 
-    def _here(self, row: RunRow, name: ScoreName) -> Iterator[str]:
+    def find_benchmark(self, row: RunRow, name: ExternalName) -> ExternalFile | None:
+        """The file behind a run's imported benchmark; None where there is none."""
+        for texts in self._texts(row, EXTERNAL, f"{name.metric}-"):
+            found = [kept for text in texts if (kept := ExternalFile.parse(text)) is not None]
+            same = [
+                kept
+                for kept in found
+                if kept.benchmark == name.metric
+                and name.steps in (None, kept.steps)
+                and _is_close(kept.score, row.metrics[name.key])
+            ]
+            if same:
+                return same[0]
+        return None
+
+    def _texts(self, row: RunRow, artifacts: str, stem: str) -> Iterator[Iterator[str]]:
+        """A run's files whose names begin so: those of the workspace, then the store's."""
+        yield self._here(row, stem)
+        yield self._tracked(row, artifacts, stem)
+
+    def _here(self, row: RunRow, stem: str) -> Iterator[str]:
         run = RunFolder(Path(row.tags.get("folder", row.name)))
-        folder = scores_folder(self._workspace, run.name)
-        for file in sorted(folder.glob(f"{file_stem(name.reference, name.steps)}*.json")):
+        for file in sorted(scores_folder(self._workspace, run.name).glob(f"{stem}*.json")):
             yield file.read_text(encoding="utf-8")
 
-    def _tracked(self, row: RunRow, name: ScoreName) -> Iterator[str]:
-        stem = file_stem(name.reference, name.steps)
+    def _tracked(self, row: RunRow, artifacts: str, stem: str) -> Iterator[str]:
         try:
-            for path in sorted(list_artifacts(self._uri, row.run_id, ARTIFACTS)):
+            for path in sorted(list_artifacts(self._uri, row.run_id, artifacts)):
                 if PurePosixPath(path).name.startswith(stem):
                     yield read_artifact(self._uri, row.run_id, path)
         except WorkbenchError as error:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.bundled import bundled_folder, load_module
-from workbench.errors import RequestError, WorkbenchError, unknown_name
+from workbench.errors import NoRunsError, RequestError, WorkbenchError, unknown_name
 from workbench.plotting import Script
 from workbench.reports.groups import is_distillation
 from workbench.tracking import (
@@ -25,6 +26,8 @@ from workbench.workspace import Workspace
 FIGURES = "figures"
 """The MLflow experiment that keeps the files, and the kind of its runs."""
 
+LOG = logging.getLogger(__name__)
+
 _ALL = 100_000
 
 
@@ -40,12 +43,18 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a task: files and notes, or why there are none."""
+    """What came of a task: files and notes, or why there are none.
+
+    Attributes:
+        skipped: what there would have to be to draw.
+        failed: what went wrong with what there is.
+    """
 
     name: str
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
     skipped: str | None = None
+    failed: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,11 +73,13 @@ def find_scripts() -> dict[str, Script]:
     return {script.name: script for script in scripts}
 
 
-def plan_tasks(rows: Sequence[RunRow], experiments: Sequence[str] = ()) -> list[Task]:
-    """What there is to draw for the runs in a store.
+def plan_tasks(
+    rows: Sequence[RunRow], workspace: Workspace, experiments: Sequence[str] = ()
+) -> list[Task]:
+    """What there is to draw for the runs in a store and in a workspace.
 
     A script of one experiment is run where that is tracked, one of any experiment for each of
-    several variants.
+    several variants; one of no experiment where it lacks nothing.
 
     Raises:
         RequestError: an experiment without an evaluated run.
@@ -86,16 +97,21 @@ def plan_tasks(rows: Sequence[RunRow], experiments: Sequence[str] = ()) -> list[
     for script in find_scripts().values():
         if script.any_experiment:
             tasks += _for_each(script, several)
-        elif script.needs_nothing:
-            tasks += [] if experiments else [Task(script, script.name)]
         elif script.experiment is None:
-            tasks.append(Task(script, script.name, skip="its input is named by hand"))
+            tasks += [] if experiments else [_of_no_experiment(script, workspace)]
         elif script.experiment in wanted:
             tasks.append(Task(script, script.name, ("--experiment", script.experiment)))
         elif not experiments:
             skip = f"the store has no evaluated run of {script.experiment}"
             tasks.append(Task(script, script.name, skip=skip))
     return tasks
+
+
+def _of_no_experiment(script: Script, workspace: Workspace) -> Task:
+    if script.needs_nothing:
+        return Task(script, script.name)
+    skip = "its input is named by hand" if script.lacks is None else script.lacks(workspace)
+    return Task(script, script.name, skip=skip)
 
 
 def _for_each(script: Script, experiments: Sequence[str]) -> Iterator[Task]:
@@ -112,23 +128,25 @@ def draw_figures(
 ) -> tuple[list[Outcome], str]:
     """Run the scripts, then keep all files in one MLflow run; returns its id with the outcomes.
 
-    A script that cannot be run on what there is does not keep the others from it.
+    A script that fails does not keep the others from being drawn and kept.
 
     Args:
         say: hears of each outcome as it comes.
 
     Raises:
-        RequestError: nothing could be drawn, or an unknown experiment.
-        WorkbenchError: the store does not answer.
+        RequestError: there is nothing to draw, or an unknown experiment.
+        WorkbenchError: the store does not answer, or every script failed.
     """
     rows = list_runs(tracking_uri, limit=_ALL)
     places = ("--workspace", str(workspace.root), "--tracking-uri", tracking_uri)
     outcomes = []
-    for task in plan_tasks(rows, request.experiments):
+    for task in plan_tasks(rows, workspace, request.experiments):
         given = [*task.arguments, *places, *request.options, "--csv"]
         outcomes.append(_run(task, [*given, "--out", str(request.out / task.name)]))
         say(outcomes[-1])
     files = [path for outcome in outcomes for path in outcome.files]
+    if not files and any(outcome.failed for outcome in outcomes):
+        raise WorkbenchError(f"Nothing was drawn: {failures(outcomes)}.")
     if not files:
         raise RequestError("Nothing could be drawn from what this store has.")
     drawn = [outcome.name for outcome in outcomes if outcome.files]
@@ -138,11 +156,22 @@ def draw_figures(
     return outcomes, log_files(tracking_uri, identity, files, root)
 
 
+def failures(outcomes: Sequence[Outcome]) -> str:
+    """Which scripts failed, in one line; empty if none did."""
+    names = [outcome.name for outcome in outcomes if outcome.failed is not None]
+    return f"{len(names)} of {len(outcomes)} scripts failed ({', '.join(names)})" if names else ""
+
+
 def _run(task: Task, arguments: Sequence[str]) -> Outcome:
     if task.skip is not None:
         return Outcome(task.name, skipped=task.skip)
     try:
         written = task.script.run(arguments)
-    except WorkbenchError as error:
+    except NoRunsError as error:
         return Outcome(task.name, skipped=str(error))
+    except WorkbenchError as error:
+        return Outcome(task.name, failed=str(error))
+    except Exception as error:
+        LOG.exception("%s is broken:", task.name)
+        return Outcome(task.name, failed=f"{type(error).__name__}: {error}")
     return Outcome(task.name, written.files, written.notes)

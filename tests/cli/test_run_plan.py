@@ -1,0 +1,78 @@
+"""What `run` takes from an experiment's plan and leaves in it; nothing is trained here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import workbench.cli.launch as launching
+import workbench.cli.run as running
+from tests.cli.conftest import InsideWorkbench
+
+
+@pytest.fixture
+def begun(
+    prepared: InsideWorkbench, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., list[tuple[str, int]]]:
+    """The variants and seeds that a `run` would run."""
+
+    def call(*arguments: str) -> list[tuple[str, int]]:
+        found: list[tuple[str, int]] = []
+
+        def launch(jobs: list[Any], *_: Any) -> tuple[list[Any], int]:
+            found.extend((job.config.variant, job.config.seed) for job in jobs)
+            return [], len(jobs)
+
+        monkeypatch.setattr(launching, "launch_jobs", launch)
+        monkeypatch.setattr(running, "_report", lambda *_, **__: None)
+        prepared("run", *arguments)
+        return found
+
+    return call
+
+
+def cells(workbench: InsideWorkbench, name: str) -> set[tuple[str, int]]:
+    (plan,) = workbench.json("experiments", "status", name)
+    return {(cell["variant"], cell["seed"]) for cell in plan["cells"]}
+
+
+def test_the_registered_seeds_are_run(
+    prepared: InsideWorkbench, begun: Callable[..., list[tuple[str, int]]]
+) -> None:
+    assert begun("noise_type", "--variant", "fresh") == [("fresh", 0)]
+    prepared("experiments", "register", "noise_type", "--seeds", "0,2")
+    planned = [(name, seed) for seed in (0, 2) for name in ("fresh", "fixed", "ddim")]
+    assert begun("noise_type") == planned
+    assert begun("noise_type", "--variant", "ddim") == [("ddim", 0), ("ddim", 2)]
+    assert "Seeds 0, 2, as registered" in prepared("run", "noise_type", "--dry-run").stderr
+    # The plan of a change, and a new version, have seeds of their own.
+    assert {seed for _, seed in begun("noise_type", "--set", "training.kimg=1")} == {0}
+    assert {seed for _, seed in begun("noise_type", "--seeds", "5")} == {5}
+    assert {seed for _, seed in begun("noise_type")} == {0, 2, 5}
+
+
+def test_seeds_of_a_few_variants_are_not_planned_for_the_others(
+    prepared: InsideWorkbench, begun: Callable[..., list[tuple[str, int]]]
+) -> None:
+    begun("noise_type", "--variant", "fresh", "--seeds", "10,11")
+    assert cells(prepared, "noise_type") == set()
+    begun("noise_type", "--seeds", "0")
+    begun("noise_type", "--variant", "fresh", "--variant", "ddim", "--seeds", "10,11")
+    planned = {(name, 0) for name in ("fresh", "fixed", "ddim")}
+    assert cells(prepared, "noise_type") == planned
+    every = [part for name in ("ddim", "fixed", "fresh") for part in ("--variant", name)]
+    begun("noise_type", *every, "--seeds", "1")
+    assert {seed for _, seed in cells(prepared, "noise_type")} == {0, 1}
+
+
+def test_status_of_what_is_not_registered(prepared: InsideWorkbench) -> None:
+    told = prepared("experiments", "status", "t_range", code=2).stderr
+    assert told == (
+        "Error: t_range is not registered here; `workbench experiments register t_range` does it.\n"
+    )
+    told = prepared("experiments", "status", "t_rang", code=2).stderr
+    assert "Unknown experiment 't_rang'. Did you mean 't_range'?" in told
+    told = prepared("experiments", "status", "t_range", "--tracking-uri", "x", code=2).stderr
+    assert "Cannot track to 'x'" in told

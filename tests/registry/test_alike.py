@@ -1,0 +1,66 @@
+"""Changes after which an experiment's variants are equal are refused, with a way out."""
+
+from __future__ import annotations
+
+import pytest
+
+from workbench.errors import RequestError
+from workbench.registry import Experiment, get_experiment, make_plan
+from workbench.training.config import RunConfig
+from workbench.training.overrides import with_overrides
+
+
+def refusal(name: str, *changes: str) -> str:
+    with pytest.raises(RequestError) as refused:
+        make_plan(get_experiment(name), changes)
+    return str(refused.value)
+
+
+def test_a_change_of_what_variants_differ_in_is_refused() -> None:
+    text = refusal("nine_teachers", "teacher=digits-sd3", "training.kimg=2")
+    assert text.startswith("--teacher digits-sd3 makes variants of nine_teachers equal")
+    assert "sana-0.6b, sana-1.6b, sana-0.6b-trigflow and 6 more" in text
+    way_out = "`workbench run nine_teachers --variant sd3-medium --set training.kimg=2`"
+    assert way_out in text
+    text = refusal("t_range", "method.t_range=[0.1,1]", "training.kimg=2")
+    assert text.startswith("--set 'method.t_range=[0.1,1]' makes variants of t_range equal")
+    single = "quickstart --set 'method.t_range=[0.1,1]' --set training.kimg=2`"
+    assert f"`workbench run {single}" in text
+
+
+def test_a_group_of_settings_and_a_method_are_seen_too() -> None:
+    assert "off, long-short-1.5, long-short-4.5 and 2 more" in refusal(
+        "guidance", "method.guidance=zero-cfg"
+    )
+    # Trajectory distillation has no weighting, which is all that these differ in.
+    changes = "evaluation.student_steps=[4]", "method.name=kd"
+    assert "--set method.name=kd makes variants of weighting equal" in refusal(
+        "weighting", *changes
+    )
+
+
+def test_some_variants_that_are_left_equal_are_named_alone() -> None:
+    variants = {
+        name: with_overrides(RunConfig(), settings)
+        for name, settings in {
+            "plain": [],
+            "twin": [],
+            "alpha": ["method.sid_alpha=1.2"],
+            "steps": ["generator.steps=2"],
+        }.items()
+    }
+    experiment = Experiment("asked", "Which?", "None.", variants)
+    with pytest.raises(RequestError, match=r"question: plain, twin, alpha\. Variant alpha has"):
+        make_plan(experiment, ["method.sid_alpha=1.2"])
+    # Variants that were equal before, as these twins, are the file's own matter.
+    assert list(make_plan(experiment, ["training.kimg=2"]).variants) == list(variants)
+
+
+def test_the_experiment_for_single_runs_has_a_way_out_of_its_own() -> None:
+    variants = {"default": RunConfig(), "tuned": with_overrides(RunConfig(), ["generator.steps=2"])}
+    experiment = Experiment("quickstart", "Which?", "None.", variants)
+    with pytest.raises(RequestError) as refused:
+        make_plan(experiment, ["generator.steps=8"])
+    text = str(refused.value)
+    assert "`workbench run quickstart --variant default --dry-run --json > one.json`" in text
+    assert "`workbench run one.json --set generator.steps=8`" in text

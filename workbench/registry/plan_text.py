@@ -1,0 +1,60 @@
+"""A plan as the tracking store shows it: tags for its table of runs, and a page for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from workbench.errors import RequestError
+from workbench.registry.plan import Plan
+from workbench.registry.rows import PLAN_KIND
+from workbench.tracking import KIND, environment_tags
+
+_LONGEST = 7500  # MLflow keeps 8000 characters of a tag
+
+
+def plan_tags(plan: Plan, seeds: Sequence[int]) -> dict[str, str]:
+    """What the store's table tells of a plan: what :func:`workbench.registry.plan_rows` reads.
+
+    Raises:
+        RequestError: more than a tag holds, which MLflow would cut without a word.
+    """
+    tags = {
+        KIND: PLAN_KIND,
+        "experiment": plan.experiment,
+        "plan.key": plan.key,
+        "plan.version": str(plan.version),
+        "plan.changes": json.dumps(plan.changes),
+        "plan.seeds": json.dumps(seeds),
+        "plan.question": plan.question,
+        "plan.hypothesis": plan.hypothesis,
+        "plan.hashes": json.dumps(plan.hashes),
+        "plan.hash": plan.content_hash,
+        **environment_tags(),
+    }
+    for name, text in tags.items():
+        if len(text) > _LONGEST:
+            raise RequestError(
+                f"The plan of {plan.experiment} is too large: its {name} has {len(text)} "
+                f"characters, of at most {_LONGEST}. Divide it into several experiments."
+            )
+    return tags
+
+
+def description(plan: Plan) -> str:
+    """The plan in Markdown: question, hypothesis, and what its variants differ in."""
+    flat = {name: config.flat() for name, config in plan.variants.items()}
+    keys = sorted({key for values in flat.values() for key in values})
+    own = [key for key in keys if len({values.get(key) for values in flat.values()}) > 1]
+    own = [key for key in own if key != "variant"]
+    head = " | ".join(["variant", *own])
+    lines = [
+        f"**{plan.question}**\n\nExpected: {plan.hypothesis}\n",
+        f"| {head} |",
+        f"|{'---|' * (1 + len(own))}",
+    ]
+    for name, values in flat.items():
+        lines.append(f"| {' | '.join([name, *(values.get(key, '-') for key in own)])} |")
+    if plan.changes:
+        lines.append(f"\nChanged for all: {', '.join(plan.changes)}")
+    return "\n".join(lines)
