@@ -5,8 +5,12 @@
 draws, from the finished runs in the workspace, samples of the truth, of the exact teacher at few
 Euler steps and of each variant's student, and writes a table of every model's distance to the
 truth: how far it stays above the distance between two fresh samples of the truth, and in what
-(shares of modes, their standard deviations and means). With several seeds: means and 95 %
+(shares of modes, their standard deviations, cores and means). With several seeds: means and 95 %
 intervals.
+
+The core of a mode is the interquartile range of its samples as a normal distribution's std, in the
+direction where it is least and in that where it is most: a line with a few far samples has the std
+of a disc, but not its cores. Scores that a run did not have yet are computed from its samples.
 """
 
 from __future__ import annotations
@@ -21,8 +25,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.errors import RequestError
-from workbench.evaluation.truth import mode_statistics, truth
+from workbench.errors import NoRunsError, RequestError
+from workbench.evaluation.truth import MODE_SCORES, floor, mode_statistics, truth
 from workbench.plotting import TEXT_WIDTH, Drawing, Script, color, new_figure, paper_style, points
 from workbench.reports.statistics import estimate
 from workbench.runs.folder import RunFolder, all_runs
@@ -41,21 +45,24 @@ COLUMNS = {
     HEADLINE: "sliced W2",
     "share_tv": "TV of shares",
     "mode_std": "std of modes",
-    "mode_std_min": "least",
+    "mode_core_least": "thinnest core",
+    "mode_core_most": "widest core",
+    "mode_cov_error": "covariances off by",
     "mode_offset": "means off by (std)",
     "outliers": "outliers",
 }
 _SHOWN = 2000
-_PANELS = 4
+_PANELS = (4, 5, 6)
+"""In a row: of these the number that leaves least of the last row empty."""
 
 
-class Collected(NamedTuple):
+class Gathered(NamedTuple):
     """Numbers and samples of an experiment's finished runs.
 
     Attributes:
         scores: one row a run and model: variant, seed, model, steps, each score.
         samples: caption -> points (N, 2), of each variant's first seed.
-        modes: one row a caption and mode: share, std, offset.
+        modes: one row a caption and mode: share, std, least and most of its core, offset.
         floor: score -> mean, low and high for fresh samples of the truth.
         mixture: the truth.
     """
@@ -67,37 +74,66 @@ class Collected(NamedTuple):
     mixture: Mixture
 
 
-def collect(runs: Sequence[RunFolder]) -> Collected:
+def collect(runs: Sequence[RunFolder]) -> pd.DataFrame:
+    """One row a finished run and model: variant, seed, model, steps, each score.
+
+    Raises:
+        NoRunsError: no finished run.
+        RequestError: as :func:`gather`.
+    """
+    return gather(runs).scores
+
+
+def gather(runs: Sequence[RunFolder]) -> Gathered:
     """What finished runs of one analytic teacher have measured and kept.
 
     Raises:
-        RequestError: no run, one of another kind of teacher, or runs of different mixtures.
+        NoRunsError: no finished run.
+        RequestError: a run of another kind of teacher, or runs of different mixtures or of
+            different numbers of samples, which have different floors.
     """
     import pandas as pd
 
     found = [(run, run.config(), results) for run in runs if (results := run.results())]
     if not found:
-        raise RequestError("There is no finished run of that experiment in this workspace.")
+        raise NoRunsError("There is no finished run of that experiment in this workspace.")
     mixtures = [results.get("mixture") for _, _, results in found]
     if None in mixtures or any(one != mixtures[0] for one in mixtures):
         raise RequestError("These runs are not all of one analytic teacher.")
+    counts = {config.evaluation.samples for _, config, _ in found}
+    if len(counts) > 1:
+        listed = ", ".join(map(str, sorted(counts)))
+        raise RequestError(f"These runs were measured on {listed} samples: one number for all.")
     told = mixtures[0]
     mixture = Mixture.ring(told["modes"], told["radius"], told["std"])
     labels = variant_labels([config for _, config, _ in found])
-    rows = [
-        {"variant": labels[config.variant_fingerprint()], "seed": config.seed, **_plain(row)}
-        for _, config, results in found
-        for row in results["table"]
-    ]
+    rows = []
     samples: dict[str, NDArray[np.float32]] = {}
-    for run, config, _ in found:
-        for caption, drawn in read_samples(run.figures / SAMPLES_FILE).items():
-            name = labels[config.variant_fingerprint()]
-            of_whom = caption.replace("student", name) if caption.startswith("student") else caption
+    for run, config, results in found:
+        label, kept = labels[config.variant_fingerprint()], read_samples(run.figures / SAMPLES_FILE)
+        for row in results["table"]:
+            drawn = kept.get(f"{row['model']}, {row['steps']} steps")
+            scores = {**_mode_scores(drawn, mixture), **_plain(row)}
+            rows.append({"variant": label, "seed": config.seed, **scores})
+        for caption, drawn in kept.items():
+            of_whom = caption.replace("student", label) if _is_student(caption) else caption
             samples.setdefault(of_whom, drawn)
     shown = {TRUTH: truth(mixture, len(next(iter(samples.values())))), **samples}
-    floor = found[0][2]["floor"]
-    return Collected(pd.DataFrame(rows), shown, mode_frame(shown, mixture), floor, mixture)
+    fresh = found[0][2]["floor"]
+    if not set(COLUMNS) <= set(fresh):
+        fresh = floor(mixture, counts.pop())
+    return Gathered(pd.DataFrame(rows), shown, mode_frame(shown, mixture), fresh, mixture)
+
+
+def _mode_scores(drawn: NDArray[np.float32] | None, mixture: Mixture) -> dict[str, float]:
+    if drawn is None:
+        return {}
+    seen = mode_statistics(drawn, mixture)
+    return {name: score(seen, mixture) for name, score in MODE_SCORES.items()}
+
+
+def _is_student(caption: str) -> bool:
+    return caption.startswith("student")
 
 
 def variant_labels(configs: Sequence[RunConfig]) -> dict[str, str]:
@@ -125,19 +161,21 @@ def read_samples(file: Path) -> dict[str, NDArray[np.float32]]:
 
 
 def mode_frame(samples: Mapping[str, NDArray[np.float32]], mixture: Mixture) -> pd.DataFrame:
-    """One row a model and mode: share, std, and how far the mean is off, in true std."""
+    """One row a model and mode: share, std, core, and how far the mean is off, in true std."""
     import pandas as pd
 
     rows = []
     for caption, drawn in samples.items():
         seen = mode_statistics(drawn, mixture)
         offsets = np.linalg.norm(seen.offsets, axis=1)
-        for mode, values in enumerate(zip(seen.shares, seen.stds, offsets, strict=True)):
+        columns = (seen.shares, seen.stds, *seen.cores.T, offsets)
+        for mode, values in enumerate(zip(*columns, strict=True)):
             rows.append((caption, mode, *map(float, values)))
-    return pd.DataFrame(rows, columns=["model", "mode", "share", "std", "offset"])
+    names = ["model", "mode", "share", "std", "core_least", "core_most", "offset"]
+    return pd.DataFrame(rows, columns=names)
 
 
-def table(found: Collected) -> str:
+def table(found: Gathered) -> str:
     """Markdown: the floor, the teacher, and each variant's student, nearest first."""
     fresh = {name: found.floor[name]["mean"] for name in COLUMNS}
     lines = [
@@ -166,7 +204,7 @@ def _estimated(values: pd.Series[float]) -> Any:
     return estimate([float(value) for value in values])
 
 
-def _line(label: str, steps: str, seeds: str, values: Mapping[str, Any], found: Collected) -> str:
+def _line(label: str, steps: str, seeds: str, values: Mapping[str, Any], found: Gathered) -> str:
     cells = [_cell(values[name]) for name in COLUMNS]
     distance = values[HEADLINE] if isinstance(values[HEADLINE], float) else values[HEADLINE].mean
     above = distance / found.floor[HEADLINE]["mean"]
@@ -181,13 +219,14 @@ def _cell(value: Any) -> str:
     return f"{value.mean:.3f}{half}"
 
 
-def plot(found: Collected, *, width: float = TEXT_WIDTH) -> Figure:
+def plot(found: Gathered, *, width: float = TEXT_WIDTH) -> Figure:
     """One panel a model: its samples, with circles of two true std around the true modes."""
     captions = list(found.samples)
-    columns = min(_PANELS, len(captions))
+    columns = min(_PANELS, key=lambda n: (-len(captions) % n, n))
+    columns = min(columns, len(captions))
     rows = math.ceil(len(captions) / columns)
     with paper_style():
-        figure = new_figure(width, width / columns * rows * 1.12)
+        figure = new_figure(width, width / columns * rows * 1.24)
         axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for place, panel in enumerate(axes.flat):
             if place < len(captions):
@@ -197,7 +236,7 @@ def plot(found: Collected, *, width: float = TEXT_WIDTH) -> Figure:
     return figure
 
 
-def _draw_points(axes: Axes, caption: str, found: Collected, shade: str) -> None:
+def _draw_points(axes: Axes, caption: str, found: Gathered, shade: str) -> None:
     drawn, mixture = found.samples[caption][:_SHOWN], found.mixture
     axes.scatter(drawn[:, 0], drawn[:, 1], s=points(0.5), color=shade, alpha=0.4, linewidths=0)
     circle = np.linspace(0, 2 * math.pi, 60)
@@ -206,8 +245,10 @@ def _draw_points(axes: Axes, caption: str, found: Collected, shade: str) -> None
         axes.plot(
             x + reach * np.cos(circle), y + reach * np.sin(circle), color="black", linewidth=0.4
         )
-    std = found.modes[found.modes["model"] == caption]["std"].mean()
-    axes.set_title(f"{caption}\nstd of modes {std:.3f}")
+    own = found.modes[found.modes["model"] == caption]
+    least, most = own["core_least"].mean(), own["core_most"].mean()
+    name = caption.replace(", ", "\n", 1)
+    axes.set_title(f"{name}\ncore {least:.2f} x {most:.2f}", fontsize=points(7))
     axes.set_aspect("equal")
     axes.set(xticks=(), yticks=())
 
@@ -215,7 +256,7 @@ def _draw_points(axes: Axes, caption: str, found: Collected, shade: str) -> None
 def draw(options: argparse.Namespace) -> Drawing:
     workspace = open_workspace(options.workspace)
     runs = [run for run in all_runs(workspace) if run.path.parent.name == options.experiment]
-    found = collect(runs)
+    found = gather(runs)
     text = table(found)
     frames = {"": found.scores, "_modes": found.modes}
     return Drawing({"": plot(found)}, frames, {".md": text}, printed=text)

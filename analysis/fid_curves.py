@@ -318,6 +318,7 @@ def describe(instabilities: pd.DataFrame) -> tuple[str, ...]:
 
 def draw(options: argparse.Namespace) -> Drawing:
     notes: tuple[str, ...] = ()
+    _refuse_useless(options)
     if options.run_dir:
         curves = read_runs(options.run_dir, options.label)
         figure = plot(*curves, options.second)
@@ -331,6 +332,20 @@ def draw(options: argparse.Namespace) -> Drawing:
     found = find_instabilities(curves.frame)
     frames = {"": curves.frame, "_teacher": curves.levels, "_instabilities": found}
     return Drawing({"": figure}, frames, notes=(*notes, *describe(found)))
+
+
+def _refuse_useless(options: argparse.Namespace) -> None:
+    """Raises RequestError: an option of the other of the two sources."""
+    of_store = {"experiment", "tracking_uri", "workspace"}
+    useless = sorted(options.given & (of_store if options.run_dir else {"label"}))
+    if not useless:
+        return
+    option = f"--{useless[0].replace('_', '-')}"
+    if options.run_dir:
+        raise RequestError(
+            f"{option} is of tracked runs; with --run-dir the numbers come from the runs' folders."
+        )
+    raise RequestError(f"{option} names the curves of --run-dir; tracked runs have their variants.")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

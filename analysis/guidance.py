@@ -13,7 +13,10 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from workbench.errors import RequestError
 from workbench.plotting import (
@@ -39,9 +42,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
 
 EXPERIMENT = "guidance"
 SCORES = ("fid", "alignment")
+
+_PASSES = 3
+_TOUCHING, _NEARER = 200.0, 40.0  # as bad as hiding so many points of a line
 
 _COLUMNS = ["label", "seed", "model", "steps", *SCORES]
 
@@ -155,39 +162,73 @@ def _show_better(axes: Axes) -> None:
 
 
 def _keep_apart(axes: Axes, names: Sequence[Annotation]) -> None:
-    """Each name beside its point, on the side where it hides least of points and other names."""
+    """Each name beside its point: clear of points and other names, and nearest to its own.
+
+    Placed one after the other, then again among all the others.
+    """
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()  # settles the layout, which decides what overlaps
-    frame = axes.get_window_extent()
+    ink = _ink(axes)
+    sides = [
+        (x, y, far)
+        for far in (1.0, 1.8)
+        for y in (0, 1, -1, 2, -2)
+        for x in (1, -1, 0)
+        if (x, y) != (0, 0)
+    ]
+    boxes: dict[int, Bbox] = {}
+    for place, name in [*enumerate(names)] * _PASSES:
+        own = axes.transData.transform(name.xy)
+        others = [axes.transData.transform(n.xy) for n in names if n is not name]
+        taken = [box for other, box in boxes.items() if other != place]
+        costs = []
+        for rank, side in enumerate(sides):
+            box = _put(name, *side)
+            cost = _cost(box, axes.get_window_extent(), ink, taken)
+            costs.append((cost + _NEARER * _nearer(box, own, others), rank))
+        boxes[place] = _put(name, *sides[min(costs)[1]])
+
+
+def _ink(axes: Axes) -> NDArray[np.float64]:
+    """Points, in pixels, dense along every line and interval, (N, 2)."""
     drawn = [(line.get_transform(), line.get_path()) for line in axes.get_lines()]
     bars = [collection for collection in axes.collections if collection.get_paths()]
     drawn += [(bar.get_transform(), path) for bar in bars for path in bar.get_paths()]
-    dense = [
-        tuple(point)
-        for transform, path in drawn
-        for point in transform.transform_path(path).interpolated(60).vertices
-    ]
-    away = points(6)
-    sides = [(x, y) for y in (0, 1, -1, 2, -2) for x in (1, -1, 0) if (x, y) != (0, 0)]
-    for name in names:
-        costs = []
-        for place, (x, y) in enumerate(sides):
-            box = _put(name, x, y, away)
-            near = box.padded(points(1.5))
-            hidden = sum(near.contains(*point) for point in dense)
-            outside = not (frame.x0 <= box.x0 and box.x1 <= frame.x1)
-            outside |= not (frame.y0 <= box.y0 and box.y1 <= frame.y1)
-            costs.append((hidden + 1000 * outside, place))
-        box = _put(name, *sides[min(costs)[1]], away)
-        across = [box.x0 + box.width * i / 12 for i in range(13)]
-        dense += [(x, y) for x in across for y in (box.y0, (box.y0 + box.y1) / 2, box.y1)]
+    return np.vstack(
+        [transform.transform_path(path).interpolated(60).vertices for transform, path in drawn]
+    )
 
 
-def _put(name: Annotation, x: int, y: int, away: float) -> Any:
+def _cost(box: Bbox, frame: Bbox, ink: NDArray[np.float64], taken: Sequence[Bbox]) -> float:
+    """What a name in this box would hide or touch; far more outside the panel."""
+    near = box.padded(points(1.5))
+    inside = (ink > (near.x0, near.y0)) & (ink < (near.x1, near.y1))
+    outside = not (frame.x0 <= box.x0 and box.x1 <= frame.x1)
+    outside |= not (frame.y0 <= box.y0 and box.y1 <= frame.y1)
+    touched = sum(box.padded(points(3)).overlaps(other) for other in taken)
+    return float(inside.all(axis=1).sum()) + _TOUCHING * touched + 1000 * outside
+
+
+def _nearer(box: Bbox, own: NDArray[np.float64], others: Sequence[NDArray[np.float64]]) -> float:
+    """How many other points a reader could take for the named one.
+
+    A point counts whole where it is as near as the own one, and less up to three times as far.
+    """
+
+    def away(point: NDArray[np.float64]) -> float:
+        inside = np.clip(point, (box.x0, box.y0), (box.x1, box.y1))
+        return float(np.hypot(*(point - inside)))
+
+    mine = away(own)
+    return sum(max(0.0, min(1.0, (3 - away(other) / mine) / 2)) for other in others)
+
+
+def _put(name: Annotation, x: int, y: int, far: float) -> Bbox:
     """Move a name to a side of its point (right +, up +); returns its box in pixels."""
     name.set_horizontalalignment({1: "left", -1: "right", 0: "center"}[x])
     name.set_verticalalignment("center" if y == 0 else "bottom" if y > 0 else "top")
+    away = far * points(6)
     name.xyann = (x * away * (1.0 if y == 0 else 0.6), y * away * 0.7)
     return name.get_window_extent()
 

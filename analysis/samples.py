@@ -1,5 +1,6 @@
 """Figures 1 and 5: the same prompts and noise by several models, one row a model.
 
+    python analysis/samples.py --out figures/samples   # the newest finished run
     python analysis/samples.py --model quickstart --out figures/samples
     python analysis/samples.py --model "SiD=quickstart" "one step=quickstart:1" --seed 3
     python analysis/samples.py --model t_range/0-1 t_range/0-0.5 --prompt "the digit 7"
@@ -24,14 +25,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.errors import RequestError
+from workbench.errors import NoRunsError, RequestError
 from workbench.plotting import TEXT_WIDTH, Drawing, Script
 from workbench.reports.image_rows import image_rows
-from workbench.workspace import open_workspace
+from workbench.runs.folder import RunFolder, all_runs
+from workbench.tracking.curve import IMAGE_SCORES
+from workbench.workspace import Workspace, open_workspace
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+    from workbench.reports.drawn_images import Asked
 
 Rows = Mapping[str, NDArray[Any]]
 """Caption to images (B, 3, H, W) in [0, 1]."""
@@ -82,12 +87,25 @@ def read_row(argument: str) -> tuple[str, NDArray[Any], list[str]]:
 
 
 def draw(options: argparse.Namespace) -> Drawing:
-    if bool(options.rows) == bool(options.model):
+    if options.rows and options.model:
         raise RequestError(
             "Name models with --model, or files as CAPTION=FILE.npz: one of the two."
         )
-    rows, prompts = _of_models(options) if options.model else _of_files(options)
+    rows, prompts = _of_files(options) if options.rows else _of_models(options)
     return Drawing({"": plot(rows, prompts)}, {"": collect(rows, prompts)})
+
+
+def newest_run(workspace: Workspace) -> RunFolder | None:
+    """The newest finished run of images whose checkpoints are still there; None without one."""
+    found = [run for run in all_runs(workspace) if _has_images(run)]
+    return max(found, key=lambda run: run.results_file.stat().st_mtime, default=None)
+
+
+def _has_images(run: RunFolder) -> bool:
+    results = run.results()
+    if results is None or results.get("headline", "fid") not in IMAGE_SCORES:
+        return False
+    return any(run.checkpoints.glob("*"))
 
 
 def _of_files(options: argparse.Namespace) -> tuple[Rows, Sequence[str]]:
@@ -112,17 +130,39 @@ def _of_models(options: argparse.Namespace) -> tuple[Rows, Sequence[str]]:
     from workbench.reports.drawn_images import draw_models, image_arrays, read_asked
     from workbench.teachers.digits import one_prompt_per_digit
 
-    asked = [read_asked(text) for text in options.model]
     prompts = options.prompt or one_prompt_per_digit()
     workspace = open_workspace(options.workspace)
+    asked = [read_asked(text) for text in options.model] or [_default(workspace)]
     teachers = not options.no_teacher
     drawn = draw_models(workspace, asked, prompts, options.seed or 0, teachers=teachers)
     return image_arrays(drawn), prompts
 
 
+def _default(workspace: Workspace) -> Asked:
+    from workbench.reports.drawn_images import Asked
+
+    run = newest_run(workspace)
+    if run is None:
+        raise NoRunsError(
+            f"{workspace.root} has no finished run to draw: name models with --model, or files as "
+            "CAPTION=FILE.npz."
+        )
+    return Asked(run.name)
+
+
+def _lacks(workspace: Workspace) -> str | None:
+    return None if newest_run(workspace) else "the workspace has no finished run with checkpoints"
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("rows", nargs="*", metavar="CAPTION=FILE.npz")
-    parser.add_argument("--model", nargs="+", default=[], metavar="[CAPTION=]MODEL[:STEPS]")
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        default=[],
+        metavar="[CAPTION=]MODEL[:STEPS]",
+        help="(default: the workspace's newest finished run)",
+    )
     parser.add_argument(
         "--prompt", nargs="+", default=[], help="one a column (default: one per digit)"
     )
@@ -130,7 +170,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-teacher", action="store_true", help="only the models named")
 
 
-SCRIPT = Script("samples", __doc__, draw, add_options=add_options)
+SCRIPT = Script("samples", __doc__, draw, add_options=add_options, lacks=_lacks)
 main = SCRIPT.main
 
 

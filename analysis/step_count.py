@@ -3,7 +3,7 @@
     python analysis/step_count.py --out figures/step_count --csv
 
 Points are means over seeds with 95 % intervals; the large filled one is the K that the student was
-trained with. Dashed: the teacher at its most steps; grey: the teacher at as few.
+trained with. Dashed: the teacher at its most steps; crosses: the teacher at as few.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from workbench.errors import RequestError
+from workbench.errors import NoRunsError, RequestError
 from workbench.plotting import (
     NEUTRAL,
     TEXT_WIDTH,
@@ -50,14 +50,14 @@ def collect(groups: Sequence[Group]) -> pd.DataFrame:
     ``line`` is the group's label, or "teacher"; the teacher is no repetition and has no interval.
 
     Raises:
-        RequestError: no run has a final table yet.
+        NoRunsError: no run has a final table yet.
     """
     import pandas as pd
 
     frame = final_frame(groups)
     students = frame[frame["model"] == STUDENT].rename(columns={"label": "line"})
     if students.empty:
-        raise RequestError("No run has ended yet: step counts are measured at a run's end.")
+        raise NoRunsError("No run has ended yet: step counts are measured at a run's end.")
     keys = ["line", "trained_steps", "steps"]
     own = over_seeds(students.sort_values(["trained_steps", "steps"]), keys, SCORES)
     teacher = frame[frame["model"] == TEACHER].drop_duplicates("steps").sort_values("steps")
@@ -102,8 +102,9 @@ def _draw_panel(axes: Axes, frame: pd.DataFrame, metric: str, levels: Sequence[f
         _draw_line(axes, rows.assign(x=rows["steps"] + aside), metric, place, name)
     teacher = shown[(shown["line"] == TEACHER) & shown[metric].notna()]
     if not teacher.empty:
-        (few,) = axes.plot(teacher["steps"], teacher[metric], "--", color=NEUTRAL, marker="x")
-        few.set(label="teacher", gid=TEACHER, linewidth=points(1), markersize=points(4), zorder=3)
+        # Crosses alone: dashes are the level at the most steps.
+        (few,) = axes.plot(teacher["steps"], teacher[metric], "x", color=NEUTRAL, zorder=3)
+        few.set(label="teacher", gid=TEACHER, markersize=points(4))
     if LOWER_IS_BETTER[metric]:
         halves = shown[f"{metric}_half"].fillna(0.0)
         ends = [*(shown[metric] + halves), *(shown[metric] - halves), *levels]

@@ -18,9 +18,9 @@ import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from workbench.errors import RequestError
+from workbench.errors import NoRunsError, RequestError
 from workbench.plotting import (
     NEUTRAL,
     TEXT_WIDTH,
@@ -36,7 +36,7 @@ from workbench.plotting import (
 )
 from workbench.reports.frames import STUDENT, TEACHER, final_frame, over_seeds, student_names
 from workbench.reports.groups import Group
-from workbench.reports.kept_evaluations import TeacherCall, kept_rows, teacher_call
+from workbench.reports.kept_evaluations import kept_rows, one_call
 from workbench.reports.references import select
 from workbench.reports.variant_panels import MARKERS
 from workbench.tracking import default_uri
@@ -51,33 +51,28 @@ if TYPE_CHECKING:
 EXPERIMENT = "step_count"
 COSTS = {"nfe": "network evaluations", "ms_per_image": "ms per image"}
 _VALUES = (*IMAGE_SCORES, "ms_per_image")
+_ONE_LINE = 5  # as many names of the legend fit side by side
 _KEYS = ["line", "model", "trained_steps", "steps", "nfe"]
 
 
-class Collected(NamedTuple):
-    """``frame``: one row a model and step count. ``notes``: what was left out."""
-
-    frame: pd.DataFrame
-    notes: tuple[str, ...]
-
-
-def collect(groups: Sequence[Group], workspace: Workspace | None = None) -> Collected:
+def collect(groups: Sequence[Group], workspace: Workspace | None = None) -> pd.DataFrame:
     """line, model, trained_steps, steps, nfe, n, each value and its ``_half``, front_<cost>.
 
-    ``front_<cost>`` says whether no other row has both a lower FID and no higher cost.
+    ``front_<cost>`` says whether no other row has both a lower FID and no higher cost, and
+    ``attrs["notes"]`` what was left out.
 
     Args:
         workspace: whose kept evaluations count too, of students for their times.
 
     Raises:
-        RequestError: no run has a final table yet.
+        NoRunsError: no run has a final table yet.
     """
     import pandas as pd
 
     frame = final_frame(groups).rename(columns={"label": "line"})
     students = _students(frame).sort_values(["trained_steps", "line", "steps"])
     if students.empty:
-        raise RequestError("No run has ended yet: costs are measured at a run's end.")
+        raise NoRunsError("No run has ended yet: costs are measured at a run's end.")
     if workspace is not None:
         students = students.assign(ms_per_image=_times(students, groups, workspace))
     names = {group.label: group.teacher for group in groups}
@@ -94,7 +89,9 @@ def collect(groups: Sequence[Group], workspace: Workspace | None = None) -> Coll
     found = [teachers.sort_values(["line", "steps"]), over_seeds(students, _KEYS, _VALUES)]
     whole = pd.concat(found, ignore_index=True)
     marks = {f"front_{cost}": front(list(whole[cost]), list(whole["fid"])) for cost in COSTS}
-    return Collected(whole.assign(**marks), notes)
+    frame = whole.assign(**marks)
+    frame.attrs["notes"] = notes
+    return frame
 
 
 def _times(students: pd.DataFrame, groups: Sequence[Group], workspace: Workspace) -> list[float]:
@@ -116,7 +113,9 @@ def _kept(
     rows: dict[tuple[str, int], dict[str, object]] = {}
     other = 0
     for teacher in dict.fromkeys(group.teacher for group in groups):
-        own, line = _call_of(groups, workspace, teacher), teacher if several else TEACHER
+        # The first group's own points are those that kept ones stand among.
+        first = next(group for group in groups if group.teacher == teacher)
+        own, line = one_call(workspace, first.runs), teacher if several else TEACHER
         for row in kept_rows(workspace, TEACHER, teacher):
             if row.protocol not in protocols or row.call != own:
                 other += 1
@@ -129,13 +128,6 @@ def _kept(
         "of the runs' own tables; left out."
     )
     return list(rows.values()), (note,) if other else ()
-
-
-def _call_of(groups: Sequence[Group], workspace: Workspace, teacher: str) -> TeacherCall | None:
-    """How the first group sampled a teacher: its are the points that kept ones stand among."""
-    first = next(group for group in groups if group.teacher == teacher)
-    calls = {teacher_call(workspace, run) for run in first.runs} - {None}
-    return calls.pop() if len(calls) == 1 else None
 
 
 def front(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
@@ -168,7 +160,8 @@ def plot(frame: pd.DataFrame, *, width: float = TEXT_WIDTH) -> Figure:
             axes.set_xlabel(title)
         panels[0].set_ylabel("FID")
         handles, names = panels[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper center", ncols=min(6, len(names)))
+        columns = len(names) if len(names) <= _ONE_LINE else -(-len(names) // 2)
+        figure.legend(handles, names, loc="outside upper center", ncols=columns)
     return figure
 
 
@@ -188,11 +181,15 @@ def _draw_panel(axes: Axes, frame: pd.DataFrame, cost: str) -> None:
             at_k.set(zorder=6)
         if teacher:
             _name_steps(axes, rows, cost)
+    (filled,) = axes.plot([], [], "o", color=NEUTRAL, markersize=points(6))
+    filled.set_label("all K steps")
     _draw_front(axes, frame[frame[f"front_{cost}"]].sort_values(cost), cost)
     halves = frame["fid_half"].fillna(0.0)
     ends = [*(frame["fid"] - halves), *(frame["fid"] + halves)]
     log_axis(axes, [float(end) for end in ends if end > 0])
-    _cost_axis(axes, [float(value) for value in frame[cost]])
+    around = frame[f"{cost}_half"].fillna(0.0) if f"{cost}_half" in frame else 0.0
+    reached = [*frame[cost], *(frame[cost] - around), *(frame[cost] + around)]
+    _cost_axis(axes, [float(value) for value in reached if value > 0])
     axes.spines["right"].set_visible(False)
 
 
@@ -213,6 +210,7 @@ def _draw_front(axes: Axes, best: pd.DataFrame, cost: str) -> None:
     stairs.set(label="Pareto front", gid=f"front-{cost}", solid_joinstyle="miter")
     (rings,) = axes.plot(best[cost], best["fid"], "o", color="black", markersize=points(9))
     rings.set(markerfacecolor="none", markeredgewidth=points(0.6), zorder=7)
+    rings.set_label("on the front")
 
 
 def _name_steps(axes: Axes, rows: pd.DataFrame, cost: str) -> None:
@@ -253,8 +251,9 @@ def draw(options: argparse.Namespace) -> Drawing:
     workspace = open_workspace(options.workspace)
     uri = options.tracking_uri or default_uri(workspace.root)
     selection = select(uri, workspace, [options.experiment], finished=True)
-    frame, notes = collect(selection.groups, workspace)
-    return Drawing({"": plot(frame)}, {"": frame}, notes=(*selection.notes, *notes))
+    frame = collect(selection.groups, workspace)
+    notes = (*selection.notes, *frame.attrs["notes"])
+    return Drawing({"": plot(frame)}, {"": frame}, notes=notes)
 
 
 SCRIPT = Script("steps_vs_quality", __doc__, draw, experiment=EXPERIMENT)

@@ -2,16 +2,17 @@
 
     python analysis/tables.py --experiment nine_teachers --out tables --csv
 
-Ours are means over seeds of each run's final table, under the family that their teacher belongs to
-or stands in for. Scores on the embedded digits carry a dagger: their FID is another FID. Cells that
-nobody measured stay empty and are counted.
+Ours are means over seeds, under the family that their teacher belongs to or stands in for: of each
+run's final table, of what `workbench evaluate` and `workbench external import` logged to it, and of
+what they kept of its teacher in the workspace. A cell holds scores of one protocol; where there are
+several and none is shared, it stays empty (--protocol chooses). Scores on the embedded digits carry
+a dagger: their FID is another FID. Cells that nobody measured stay empty and are counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,19 @@ from typing import TYPE_CHECKING, Any
 from workbench.errors import RequestError, unknown_name
 from workbench.evaluation.references import DIGITS
 from workbench.plotting import Drawing, Script
-from workbench.reports.groups import Group, SeedRun
+from workbench.reports.frames import STUDENT, TEACHER
+from workbench.reports.groups import Group
+from workbench.reports.measured import (
+    Measured,
+    Sources,
+    measured,
+    own_reference,
+    several_ways,
+)
 from workbench.reports.references import select
-from workbench.reports.statistics import Estimate, estimate
+from workbench.reports.score_files import ScoreFiles
+from workbench.reports.statistics import Estimate
 from workbench.reports.tables import number
-from workbench.runs.tags import REFERENCE
 from workbench.tracking import default_uri
 from workbench.workspace import open_workspace
 
@@ -38,10 +47,10 @@ HEADINGS = {
     "geneval": "GenEval",
     "aesthetic": "Aesthetic",
     "hpsv2": "HPSv2",
-    "image_reward": "ImageReward",
+    "imagereward": "ImageReward",
     "pickscore": "PickScore",
 }
-"""The published scores, by the names that our evaluation has for them."""
+"""The published scores, by the names that our evaluation and imports have for them."""
 
 OURS_ONLY = {"alignment": "Alignment"}
 """Scores that the paper does not have; a column is added where a run has one."""
@@ -83,7 +92,8 @@ DIGITS_NOTE = (
 )
 
 _KEYS = ["table", "family", "model", "steps", "params_b"]
-_MEASURED = re.compile(r"table/(teacher|student)_(\d+)_(\w+)")
+_RENAMED = {"image_reward": "imagereward"}
+"""Columns of the published file whose scores we have by another name."""
 
 
 def published() -> pd.DataFrame:
@@ -91,14 +101,19 @@ def published() -> pd.DataFrame:
     import pandas as pd
 
     with (files("workbench") / "published" / "tables.csv").open(encoding="utf-8") as file:
-        return pd.read_csv(file, dtype=str, keep_default_na=False)
+        return pd.read_csv(file, dtype=str, keep_default_na=False).rename(columns=_RENAMED)
 
 
-def collect(groups: Sequence[Group], families: Mapping[str, str] = FAMILIES) -> pd.DataFrame:
+def collect(
+    groups: Sequence[Group],
+    families: Mapping[str, str] = FAMILIES,
+    sources: Sources = Sources(),  # noqa: B008 frozen
+) -> pd.DataFrame:
     """Published rows and ours below them, family by family.
 
     Columns: table, family, model, steps, params_b, source ("published", "ours" or "digits"), seeds
     (0 for published), then each score and its 95 % interval's half width over seeds (``_half``).
+    ``attrs["notes"]`` says what was left out.
 
     Raises:
         RequestError: a family that the published tables do not have.
@@ -109,12 +124,16 @@ def collect(groups: Sequence[Group], families: Mapping[str, str] = FAMILIES) -> 
     for family in families.values():
         if family not in set(rows["family"]):
             raise unknown_name("published family", family, set(rows["family"]))
-    often = Counter(group.teacher for group in groups)
-    ours = [
-        row
+    found = [
+        (group, measured(group, sources, {*HEADINGS, *OURS_ONLY}))
         for group in groups
-        for row in _ours(group, group.teacher + _aside(group, often), families)
+        if group.teacher in families
     ]
+    ours: list[dict[str, Any]] = []
+    for group, scores in found:
+        same = [other for its, other in found if its.teacher == group.teacher]
+        rows_of = _ours(group, scores, same, families[group.teacher])
+        ours += [row for row in rows_of if row not in ours]
     tables = dict(zip(rows["family"], rows["table"], strict=True))
     parts: list[dict[str, Any]] = []
     for family, table in tables.items():
@@ -127,50 +146,46 @@ def collect(groups: Sequence[Group], families: Mapping[str, str] = FAMILIES) -> 
     scores = [*HEADINGS, *(name for name in OURS_ONLY if any(name in row for row in ours))]
     columns = [*_KEYS, "source", "seeds", *scores, *(f"{name}_half" for name in scores)]
     frame = pd.DataFrame(parts, columns=columns)
-    numbers = columns[len(_KEYS) + 2 :]
-    return frame.astype(dict.fromkeys(numbers, float))
+    frame = frame.astype(dict.fromkeys(columns[len(_KEYS) + 2 :], float))
+    notes = [note for _, scores in found for note in scores.notes]
+    frame.attrs["notes"] = (*notes, *several_ways([scores for _, scores in found]))
+    return frame
 
 
-def _ours(group: Group, name: str, families: Mapping[str, str]) -> list[dict[str, Any]]:
-    """A row for each model and step count that the group's finished runs measured."""
-    if group.teacher not in families:
-        return []
-    measured: dict[tuple[str, int], dict[str, list[float]]] = {}
-    for run in group.runs:
-        for key, value in run.row.metrics.items():
-            found = _MEASURED.fullmatch(key)
-            if found is not None and found[3] in {*HEADINGS, *OURS_ONLY}:
-                scores = measured.setdefault((found[1], int(found[2])), {})
-                scores.setdefault(found[3], []).append(value)
+def _ours(
+    group: Group, scores: Measured, same: Sequence[Measured], family: str
+) -> list[dict[str, Any]]:
+    """A row for each model, step count and reference that the group was measured at.
+
+    Args:
+        same: of all groups on its teacher. Where they all say the same of it, its row is the same.
+    """
     method = group.runs[0].row.tags.get("method", "")
-    names = {"teacher": "ours: {}", "student": f"ours: {METHODS.get(method, method)} of {{}}"}
+    names = {TEACHER: "ours: {}", STUDENT: f"ours: {METHODS.get(method, method)} of {{}}"}
+    own = own_reference(group.runs[0])
     rows = []
-    order = sorted(measured, key=lambda key: (key[0] == "student", -key[1]))
-    for model, steps in order:
-        means = {name: estimate(values) for name, values in measured[model, steps].items()}
+    order = sorted(scores.cells, key=lambda at: (at.model == STUDENT, -at.steps, at.reference))
+    for place in order:
+        cells = scores.cells[place]
+        others = [other.cells[place] for other in same if place in other.cells]
+        shared = place.model == TEACHER and all(other == cells for other in others)
+        aside = f" ({group.label})" if len(same) > 1 and not shared else ""
+        against = "" if place.reference == own else f", against {place.reference}"
+        means = {key: cell.found for key, cell in cells.items() if cell.found is not None}
+        on_digits = place.reference == DIGITS or group.teacher in STAND_INS
         rows.append(
             {
-                "family": families[group.teacher],
-                "model": names[model].format(name),
-                "steps": steps,
+                "family": family,
+                "model": names[place.model].format(group.teacher + aside) + against,
+                "steps": place.steps,
                 "params_b": _billions(group.teacher),
-                "source": "digits" if _on_digits(group.runs[0]) else "ours",
-                "seeds": max(found.n for found in means.values()),
-                **{name: found.mean for name, found in means.items()},
-                **{f"{name}_half": found.half for name, found in means.items()},
+                "source": "digits" if on_digits else "ours",
+                "seeds": max((found.n for found in means.values()), default=0),
+                **{key: found.mean for key, found in means.items()},
+                **{f"{key}_half": found.half for key, found in means.items()},
             }
         )
     return rows
-
-
-def _aside(group: Group, often: Counter[str]) -> str:
-    """What tells apart the variants of one teacher."""
-    return f" ({group.label})" if often[group.teacher] > 1 else ""
-
-
-def _on_digits(run: SeedRun) -> bool:
-    """Whether its scores are against the embedded digits, as those of runs without the tag are."""
-    return run.row.tags.get(REFERENCE, DIGITS) == DIGITS
 
 
 def _billions(teacher: str) -> float | None:
@@ -277,10 +292,14 @@ def draw(options: argparse.Namespace) -> Drawing:
     uri = options.tracking_uri or default_uri(workspace.root)
     selection = select(uri, workspace, [options.experiment], finished=True, allow_mixed=True)
     families = {**FAMILIES, **dict(_assignment(text) for text in options.family)}
-    frame = collect(selection.groups, families)
+    scored = ScoreFiles(uri, workspace)
+    sources = Sources(workspace, scored, tuple(options.protocol))
+    frame = collect(selection.groups, families, sources)
     strangers = dict.fromkeys(g.teacher for g in selection.groups if g.teacher not in families)
     notes = [
         *selection.notes,
+        *frame.attrs["notes"],
+        *(f"No file of a score: {problem}" for problem in dict.fromkeys(scored.problems)),
         *(f"{name} belongs to no published family; --family {name}=NAME" for name in strangers),
     ]
     texts = {".md": markdown(frame)}
@@ -302,6 +321,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="TEACHER=FAMILY",
         help="under which published family another teacher's rows stand",
+    )
+    parser.add_argument(
+        "--protocol",
+        nargs="+",
+        default=[],
+        metavar="ID",
+        help="of a score that was measured in several ways, the one that counts",
     )
 
 

@@ -232,6 +232,35 @@ def test_bad_requests_are_one_clear_line(fid_curves, tmp_path, capsys):
         fid_curves.plot(frame)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--label", "a"], "--label names the curves of --run-dir"),
+        (["--run-dir", "{run}", "--experiment", "nine_teachers"], "--experiment is of tracked"),
+        (["--run-dir", "{run}", "--tracking-uri", "sqlite:///x.db"], "--tracking-uri is of"),
+        (["--run-dir", "{run}", "--workspace", "{run}"], "--workspace is of tracked"),
+    ],
+)
+def test_options_of_the_other_source_are_refused(
+    fid_curves, tmp_path, capsys, monkeypatch, arguments, told
+):
+    monkeypatch.setenv("WORKBENCH_WORKSPACE", str(tmp_path / "w"))
+    run = write_run(tmp_path / "a")
+    given = [text.format(run=run) for text in arguments]
+    with pytest.raises(SystemExit) as stopped:
+        fid_curves.main([*given, "--out", str(tmp_path / "x")])
+    assert stopped.value.code == 2
+    assert told in capsys.readouterr().err
+    assert not list(tmp_path.glob("x*"))
+
+
+def test_a_store_named_by_the_environment_is_no_option(fid_curves, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    run = write_run(tmp_path / "a")
+    arguments = ["--run-dir", str(run), "--out", str(tmp_path / "x"), "--format", "svg"]
+    assert fid_curves.main(arguments) == 0
+
+
 DESCENT = [100.0, 55.0, 34.0, 24.0, 19.0, 16.5, 15.0, 14.2, 13.7, 13.4, 13.2, 13.1]
 TIMES = [50.0 * place for place in range(len(DESCENT))]
 

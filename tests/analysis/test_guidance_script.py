@@ -6,6 +6,7 @@ import math
 from itertools import combinations
 from types import ModuleType
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -104,6 +105,33 @@ def test_names_hide_neither_each_other_nor_leave_the_panel(guidance: ModuleType)
     for name, box in boxes.items():
         assert frame.x0 <= box.x0 < box.x1 <= frame.x1, name
         assert frame.y0 <= box.y0 < box.y1 <= frame.y1, name
+
+
+def test_a_name_is_nearest_to_its_own_point(guidance: ModuleType) -> None:
+    """Two settings that came out almost alike, as zero-cfg and anti-cfg did."""
+    close = {
+        **MEASURED,
+        "zero-cfg": [(5.2, 0.9934), (5.88, 0.9945), (5.36, 0.9939)],
+        "anti-cfg": [(5.92, 0.9938), (6.6, 0.9946), (6.18, 0.9938)],
+        "long-short-4.5": [(12.6, 0.9971), (13.5, 0.9973), (12.97, 0.9972)],
+    }
+    with paper_style():
+        frame = guidance.collect([group(label, *scores) for label, scores in close.items()])
+        figure = guidance.plot(frame)
+        figure.draw_without_rendering()
+        (axes,) = figure.axes
+        names = {text.get_text(): text for text in axes.texts if text.get_text() in close}
+        boxes = {label: name.get_window_extent() for label, name in names.items()}
+        points = {label: axes.transData.transform(name.xy) for label, name in names.items()}
+    for label, box in boxes.items():
+
+        def away(point, box=box):
+            low, high = np.array(box.min), np.array(box.max)
+            return float(np.hypot(*(point - np.clip(point, low, high))))
+
+        assert min(points, key=lambda other: away(points[other])) == label
+        others = [other for name, other in boxes.items() if name != label]
+        assert not any(box.padded(2).overlaps(other) for other in others), label
 
 
 def test_what_cannot_be_drawn_is_left_out(guidance: ModuleType) -> None:

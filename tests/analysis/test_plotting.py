@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+from itertools import pairwise
 
 import pandas as pd
 import pytest
@@ -15,6 +17,7 @@ from workbench.plotting import (
     new_figure,
     paler,
     paper_style,
+    round_ticks,
     save_figure,
     save_frame,
     use_style,
@@ -68,6 +71,23 @@ def test_paler_mixes_with_white():
     assert paler("#336699", 1.0) == "#336699"
     assert paler("#000000", 0.4) == "#999999"
     assert color(len(PALETTE)) == PALETTE[0]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.75, 2.5, [0.8, 1.0, 2.0]),  # not 0.8, 0.9 and 1 on top of each other
+        (0.28, 1.05, [0.3, 0.5, 0.7, 1.0]),
+        (1.0, 100.0, [1.0, 10.0, 100.0]),
+        (0.29, 6.0, [0.5, 1.0, 2.0, 5.0]),
+        (0.4, 0.61, [0.4, 0.5, 0.6]),
+    ],
+)
+def test_ticks_are_round_and_stand_apart(low, high, expected):
+    ticks = round_ticks(low, high)
+    assert ticks == pytest.approx(expected)
+    apart = [math.log10(b / a) / math.log10(high / low) for a, b in pairwise(ticks)]
+    assert min(apart) >= 0.12
 
 
 def test_importing_costs_no_matplotlib_and_no_torch():

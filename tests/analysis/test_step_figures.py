@@ -6,23 +6,24 @@ import json
 import math
 import os
 import random
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from tests.analysis.conftest import by_path
-from tests.analysis.made_groups import made_group, table
+from tests.analysis.made_groups import at_home, made_group, table
+from tests.helpers import EMPTY, ExactOwnVelocity, SmallVelocity, labels
 from workbench.errors import RequestError
 from workbench.evaluation.hashing import short_hash
 from workbench.plotting import save_figure
 from workbench.reports import Group, estimate
-from workbench.tracking import RunIdentity, RunRecord
-from workbench.tracking.record import save_record
+from workbench.runs.cost import evaluations_a_step
+from workbench.teachers import sample_teacher
 from workbench.workspace import Workspace, open_workspace
 
 MADE = {"samples": 2000, "seed": 0, "versions": {"torch": "2"}}
@@ -103,6 +104,9 @@ def test_lines_stand_at_their_steps_and_k_is_filled(
     (legend,) = left.figure.legends
     names = [text.get_text() for text in legend.get_texts()]
     assert names == ["student, K = 1", "student, K = 4", "teacher"]
+    teacher = legend.get_lines()[-1]
+    assert teacher.get_linestyle() == "None"  # dashes are the level's alone
+    assert teacher.get_marker() == "x"
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -137,7 +141,10 @@ def keep(
         "nfe": steps,
         "ms_per_image": ms,
         "fid": fid,
-        "scores": {"fid": {"fingerprint": {"sampler": {**CALL, **(by or {})}}}},
+        "reference": "digits",
+        "scores": {
+            "fid": {"fingerprint": {"protocol": "0" * 16, "sampler": {**CALL, **(by or {})}}}
+        },
         "fingerprint": {**MADE, **made, "steps": steps, "id": "x"},
     }
     file.write_text(json.dumps(content))
@@ -156,18 +163,6 @@ def protocol_of(groups: list[Group], protocol: str) -> list[Group]:
     return groups
 
 
-def at_home(groups: list[Group], workspace: Workspace, weights: str = "weights") -> list[Group]:
-    """The groups with their runs' folders in the workspace, distilled from these weights."""
-    for run in (run for group in groups for run in group.runs):
-        folder = workspace.runs / "e" / f"{run.row.name}-abc"
-        (folder / "tracking").mkdir(parents=True)
-        record = RunRecord.new(RunIdentity("e", run.row.name), "sqlite://", None, 0)
-        save_record(folder, replace(record, run_id=run.row.run_id))
-        (folder / "results.json").write_text(json.dumps({"teacher": {"fingerprint": weights}}))
-        run.row.tags["folder"] = f"/elsewhere/runs/e/{folder.name}"
-    return groups
-
-
 def test_a_teacher_drawn_otherwise_or_rebuilt_is_no_point_of_its_line(
     cost: ModuleType, groups: list[Group], workspace: Workspace
 ) -> None:
@@ -176,14 +171,14 @@ def test_a_teacher_drawn_otherwise_or_rebuilt_is_no_point_of_its_line(
     keep(workspace, 16, 0.1, by={"cfg_scale": 4.5})  # newer than the runs' own way, of equal steps
     keep(workspace, 8, 0.2, by={"flow_shift": 3.0})
     keep(workspace, 7, 0.3, by={"pipeline": "rebuilt"})
-    frame, notes = cost.collect(groups, workspace)
+    frame = cost.collect(groups, workspace)
     teacher = frame[frame["line"] == "teacher"]
     assert teacher[["steps", "fid"]].values.tolist() == [[4, 0.8], [16, 0.4], [50, 0.3]]
-    assert notes[0].startswith("3 kept evaluations were not made by")
+    assert frame.attrs["notes"][0].startswith("3 kept evaluations were not made by")
     # Of other files' teacher, or of a call that evaluate does not make, none is a point.
     for run in (run for group in groups for run in group.runs):
         run.row.params["resolution"] = "512"
-    assert cost.collect(groups, workspace).notes[0].startswith("4 kept evaluations")
+    assert cost.collect(groups, workspace).attrs["notes"][0].startswith("4 kept evaluations")
 
 
 def test_runs_whose_folder_is_another_runs_now_say_nothing_of_the_teacher(
@@ -191,10 +186,10 @@ def test_runs_whose_folder_is_another_runs_now_say_nothing_of_the_teacher(
 ) -> None:
     protocol_of(at_home(groups[:1], workspace), short_hash(MADE))
     keep(workspace, 16, 0.4)
-    assert cost.collect(groups[:1], workspace).notes == ()
+    assert cost.collect(groups[:1], workspace).attrs["notes"] == ()
     for run in groups[0].runs:
         object.__setattr__(run.row, "run_id", f"fresh-{run.row.run_id}")
-    assert cost.collect(groups[:1], workspace).notes[0].startswith("1 kept evaluations")
+    assert cost.collect(groups[:1], workspace).attrs["notes"][0].startswith("1 kept")
 
 
 def test_kept_evaluations_of_the_same_protocol_count(
@@ -208,10 +203,10 @@ def test_kept_evaluations_of_the_same_protocol_count(
     keep(workspace, 8, 0.6, samples=100)  # another protocol
     keep(workspace, 7, 0.6, name="another")
     (workspace.root / "evaluations" / "t" / "cut.json").write_text("{")
-    frame, notes = cost.collect(groups, workspace)
+    frame = cost.collect(groups, workspace)
     teacher = frame[frame["line"] == "teacher"]
     assert teacher[["steps", "fid"]].values.tolist() == [[4, 0.8], [16, 0.4], [50, 0.31]]
-    (note,) = notes
+    (note,) = frame.attrs["notes"]
     assert note.startswith("1 kept evaluations were not made by the protocol")
 
 
@@ -223,21 +218,46 @@ def test_kept_times_replace_the_runs_own(
         run.row.tags["folder"] = f"/elsewhere/runs/e/k4-seed{seed}-abc"
         keep(workspace, 2, 9.9, name=f"e/k4-seed{seed}-abc", kind="student", ms=7.0 + seed)
     keep(workspace, 1, 9.9, name="e/k4-seed0-abc", kind="student", ms=99, samples=100)
-    frame, _ = cost.collect(groups, workspace)
+    frame = cost.collect(groups, workspace)
     rows = frame[frame["line"] == "k4"].set_index("steps")
     assert rows["ms_per_image"].to_dict() == {1: 0.25, 2: 7.5, 4: 1.0}
     assert rows.loc[2, "fid"] == pytest.approx(0.75)
 
 
+@pytest.mark.parametrize("scale", [0.0, 1.0, 4.5])
+def test_a_step_costs_what_the_network_is_called_with(scale: float) -> None:
+    network = ExactOwnVelocity(SmallVelocity(seed=1).double())
+    noise = torch.randn(3, 3, dtype=torch.float64)
+    sample_teacher(network, labels(3), EMPTY, noise, steps=5, cfg_scale=scale)
+    assert network.evaluations == 3 * 5 * evaluations_a_step(scale)
+
+
 def test_guidance_costs_two_evaluations_a_step(cost: ModuleType) -> None:
     group = trained(1, {1: (0.9, 1.0)}, **{"evaluation.cfg_scale": "4.5"})
-    frame, _ = cost.collect([group])
+    frame = cost.collect([group])
     rows = {(row.line, row.steps): row.nfe for row in frame.itertuples()}
     assert rows == {("teacher", 4): 8, ("teacher", 50): 100, ("k1", 1): 1}
 
 
+def test_intervals_of_time_stay_on_the_axis_and_marks_are_named(
+    cost: ModuleType, groups: list[Group]
+) -> None:
+    for seed, run in enumerate(groups[0].runs):
+        run.row.metrics["table/student_1_ms_per_image"] = 0.25 + 0.03 * seed
+    frame = cost.collect(groups)
+    row = frame[(frame["line"] == "k4") & (frame["steps"] == 1)].iloc[0]
+    low = row["ms_per_image"] - row["ms_per_image_half"]
+    assert 0 < low < 0.25 / 1.25
+    figure = cost.plot(frame)
+    left, right = figure.axes[1].get_xlim()
+    assert left < low
+    assert right > 9.0
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names[-3:] == ["all K steps", "Pareto front", "on the front"]
+
+
 def test_the_front_is_marked_in_both_panels(cost: ModuleType, groups: list[Group]) -> None:
-    frame, _ = cost.collect(groups)
+    frame = cost.collect(groups)
     figure = cost.plot(frame)
     for axes, name in zip(figure.axes, ("nfe", "ms_per_image"), strict=True):
         best = frame[frame[f"front_{name}"]].sort_values(name)
@@ -252,7 +272,7 @@ def test_the_front_is_marked_in_both_panels(cost: ModuleType, groups: list[Group
 def test_legible_and_the_same_bytes(
     cost: ModuleType, step_count: ModuleType, groups: list[Group], tmp_path: Path
 ) -> None:
-    costs, steps = cost.collect(groups).frame, step_count.collect(groups)
+    costs, steps = cost.collect(groups), step_count.collect(groups)
     for name, draw in {
         "cost": lambda: cost.plot(costs),
         "steps": lambda: step_count.plot(steps, groups),

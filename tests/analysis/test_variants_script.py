@@ -97,20 +97,20 @@ def test_nine_variants_have_nine_looks(variants: ModuleType, nine: list[Group]) 
 
 
 def test_values_are_those_of_the_table(variants: ModuleType) -> None:
-    """At equal kimg, which a run that has only been evaluated at 0 does not hold back."""
+    """At equal kimg, which a run that has only been evaluated at 0 neither holds back nor has."""
     groups = [
         group("a", (2.0, 1.0, 0.5, 0.4), (2.0, 0.9)),
         group("b", (2.0, 0.8, 0.7)),
         group("begun", (2.0,)),
     ]
     _, right = variants.plot(groups).axes
-    assert [text.get_text() for text in right.get_yticklabels()] == ["b", "a", "begun"]
+    assert [text.get_text() for text in right.get_yticklabels()] == ["b", "a"]
     assert "at 6.4 kimg" in right.get_xlabel()
     shown = compare(Selection(tuple(groups)), "fid").results[1].get("fid", AT_KIMG)
     assert shown.values == (1.0, 0.9)
     assert line(right, "interval-0").get_xdata() == pytest.approx(shown.interval)
     values = variants.final_values(compare(Selection(tuple(groups)), "alignment"))
-    assert list(values) == ["b", "a", "begun"]
+    assert list(values) == ["b", "a"]
 
 
 def test_the_teachers_level_is_drawn_if_it_is_one(variants: ModuleType) -> None:

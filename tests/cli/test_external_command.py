@@ -43,6 +43,8 @@ def test_geneval_out_and_in(inside_finished: InsideWorkbench, tmp_path: Path) ->
     before = list_runs(default_uri(workbench.workspace), where="tags.kind = 'run'")[0]
     told = workbench.json("external", "import", str(folder), str(results))
     assert told["scores"]["geneval"] == 0.75
+    kept = json.loads(Path(told["file"]).read_text())
+    assert (kept["values"]["geneval"], kept["kimg"]) == (0.75, 1.6)
     after = list_runs(default_uri(workbench.workspace), where="tags.kind = 'run'")[0]
     assert after.metrics["eval/geneval"] == 0.75
     assert after.metrics["eval/geneval/counting"] == 0.5

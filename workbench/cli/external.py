@@ -18,7 +18,8 @@ from workbench.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from workbench.evaluation.external import Export, ExternalScores
+    from workbench.evaluation.external import Export
+    from workbench.runs.external import Kept
     from workbench.workspace import Workspace
 
 WHAT = "What to draw"
@@ -91,40 +92,34 @@ def import_(
     tracking_uri: TrackingOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Read a benchmark's result file; a student's scores are logged to its run."""
+    """Read a benchmark's result file: kept in the workspace, a student's also with its run."""
     from workbench.evaluation.external import import_results, open_export
+    from workbench.runs.external import keep_scores
     from workbench.workspace import open_workspace
 
     exported = open_export(folder)
     scores = import_results(exported, results)
-    run = _keep(open_workspace(workspace), exported, scores, tracking_uri)
+    place = open_workspace(workspace)
+    kept = keep_scores(place, exported, scores, tracking_uri)
+    _tell(place, exported, kept)
     if json_output:
         fingerprint = dict(scores.fingerprint)
-        print_json({"scores": dict(scores.values), "fingerprint": fingerprint, "run": run})
+        told = {"scores": dict(scores.values), "fingerprint": fingerprint}
+        print_json({**told, "run": kept.run, "file": str(kept.file)})
     else:
         rows = [[name, f"{value:.4f}"] for name, value in scores.values.items()]
         print_table(["score", "value"], rows, title=exported.model)
 
 
-def _keep(
-    place: Workspace, exported: Export, scores: ExternalScores, tracking_uri: str | None
-) -> str | None:
-    """The run that has the scores now; None for a teacher or another workspace's student."""
-    from workbench.runs import find_run
-    from workbench.runs.external import keep_scores
-    from workbench.runs.folder import matching_runs
-
-    name = exported.sampler.get("run")
-    if name is None or not matching_runs(place, name):
-        say(f"Not logged: {place.root} has no run of {exported.model}.")
-        return None
-    run = find_run(place, name)
-    left = keep_scores(run, exported, scores, tracking_uri)
-    if left:
+def _tell(place: Workspace, exported: Export, kept: Kept) -> None:
+    say(f"Kept in {kept.file}.")
+    if kept.run is None:
+        say(f"Logged to no run: {place.root} has no run of {exported.model}.")
+    elif kept.undelivered:
+        left = kept.undelivered
         say(f"{left} operations wait for the tracking store; `workbench runs sync` sends them.")
     else:
-        say(f"Logged to {run.name}.")
-    return run.name
+        say(f"Logged to {kept.run}.")
 
 
 def _next(exported: Export) -> str:

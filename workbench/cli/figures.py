@@ -53,9 +53,11 @@ def figures(
     """Draw the paper's figures and tables from tracked runs, and keep them in MLflow.
 
     Runs every script of analysis/ for which the store has runs, and says which ones it left out.
+    Where a script fails, the others are drawn and kept all the same, and the command ends with 1.
     """
+    from workbench.errors import WorkbenchError
     from workbench.plotting import check_formats, check_style
-    from workbench.reports.scripts import FIGURES, FiguresRequest, draw_figures
+    from workbench.reports.scripts import FIGURES, FiguresRequest, draw_figures, failures
     from workbench.tracking import default_uri
     from workbench.workspace import open_workspace
 
@@ -69,15 +71,20 @@ def figures(
     outcomes, run_id = draw_figures(request, uri, place, _tell)
     if json_output:
         print_json({"run_id": run_id, "scripts": [_as_dict(outcome) for outcome in outcomes]})
-        return
-    say(f"Kept in MLflow: experiment {FIGURES}, run {run_id}.")
-    for path in (path for outcome in outcomes for path in outcome.files):
-        typer.echo(path)
+    else:
+        say(f"Kept in MLflow: experiment {FIGURES}, run {run_id}.")
+        for path in (path for outcome in outcomes for path in outcome.files):
+            typer.echo(path)
+    if failed := failures(outcomes):
+        raise WorkbenchError(f"{failed}; the others are drawn and kept.")
 
 
 def _tell(outcome: Outcome) -> None:
     if outcome.skipped is not None:
         say(f"{outcome.name}: left out: {outcome.skipped}")
+        return
+    if outcome.failed is not None:
+        say(f"{outcome.name}: failed: {outcome.failed}")
         return
     say(f"{outcome.name}: {len(outcome.files)} files")
     for note in outcome.notes:
@@ -90,4 +97,5 @@ def _as_dict(outcome: Outcome) -> dict[str, object]:
         "files": [str(path) for path in outcome.files],
         "notes": list(outcome.notes),
         "skipped": outcome.skipped,
+        "failed": outcome.failed,
     }

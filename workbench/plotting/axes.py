@@ -19,19 +19,30 @@ if TYPE_CHECKING:
     from matplotlib.transforms import Bbox
 
 
+_NEAREST = 0.12
+"""The least distance of two ticks, as a part of the axis."""
+
+
 def round_ticks(low: float, high: float) -> list[float]:
-    """Round numbers for a logarithmic axis: three to seven of them, if the range has so many."""
+    """Round numbers for a logarithmic axis: three to seven of them, if the range has so many.
+
+    None is nearer to another than its text is high in a small panel.
+    """
+    apart = max(1e-9, _NEAREST * math.log10(high / low))
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks: list[float] = []
     for digits in ((1,), (1, 2, 5), (1, 2, 3, 5, 7), range(1, 10), np.arange(10, 100, 5) / 10):
         found = [float(digit * 10.0**decade) for decade in decades for digit in digits]
-        inside = [tick for tick in found if low <= tick <= high]
-        if ticks and len(inside) > 7:
+        more = list(ticks)  # those of fewer digits stay: they are the rounder ones
+        for tick in found:
+            if low <= tick <= high and all(abs(math.log10(tick / t)) >= apart for t in more):
+                more.append(tick)
+        if ticks and len(more) > 7:
             break
-        ticks = inside
+        ticks = more
         if len(ticks) >= 3:
             break
-    return ticks or [low, high]
+    return sorted(ticks) or [low, high]
 
 
 def axis_break(axes: Axes, place: float) -> None:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from workbench.workspace import Workspace
+
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 
 
@@ -69,11 +71,14 @@ class Script:
     Attributes:
         name: of the files, unless ``--out`` says otherwise.
         doc: the script's own docstring, shown by ``--help``.
-        draw: parsed options -> what to write; figures get the style asked for.
+        draw: parsed options -> what to write; figures get the style asked for. ``options.given``
+            are the names of those that the command line held.
         experiment: whose runs it draws unless ``--experiment`` names others, for scripts of tracked
             runs; None where a script has no such option or declares its own.
         add_options: adds the script's own options.
         needs_nothing: it can be run without options and without tracked runs.
+        lacks: why it cannot be run in a workspace without options of its own, or None if it can;
+            for scripts whose input is no experiment.
         any_experiment: its own ``--experiment`` takes every experiment alike.
     """
 
@@ -83,6 +88,7 @@ class Script:
     experiment: str | None = None
     add_options: Callable[[argparse.ArgumentParser], object] | None = None
     needs_nothing: bool = False
+    lacks: Callable[[Workspace], str | None] | None = None
     any_experiment: bool = False
 
     def parser(self) -> argparse.ArgumentParser:
@@ -112,12 +118,22 @@ class Script:
             WorkbenchError: the tracking store does not answer.
         """
         options = self.parser().parse_args(arguments)
+        options.given = self._given(options, arguments)
         formats = options.format.split(",")
         check_formats(formats)
         with use_style(options.style):
             drawing = self.draw(options)
             files = _save(drawing, options.out, formats, csv=options.csv)
         return Written(tuple(files), drawing.printed, drawing.notes)
+
+    def _given(
+        self, options: argparse.Namespace, arguments: Sequence[str] | None
+    ) -> frozenset[str]:
+        """The options that were named: what takes the place of a value that is there before."""
+        before = object()
+        known = argparse.Namespace(**dict.fromkeys(vars(options), before))
+        named = vars(self.parser().parse_args(arguments, known)).items()
+        return frozenset(name for name, value in named if value is not before)
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
         """The command: the files' paths on stdout, notes on stderr.

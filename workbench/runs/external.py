@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from workbench.errors import WorkbenchError
+from workbench.errors import RequestError
 from workbench.evaluation.external import Benchmark, Export, ExternalScores
 from workbench.evaluation.viewing import Show
-from workbench.runs.folder import RunFolder
+from workbench.runs.external_scores import EXTERNAL, ExternalFile, ExternalName
+from workbench.runs.folder import RunFolder, find_run, matching_runs
 from workbench.runs.inference import sample_model
 from workbench.runs.models import Drawing, LoadedModel, LoadedStudent
 from workbench.runs.pictures import WRITERS, checked_prompts, facts
 from workbench.tracking import add_later
-from workbench.workspace import write_json
-
-_ARTIFACTS = "external"
+from workbench.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -65,33 +64,66 @@ def draw_benchmark(
     return export
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Where imported scores are.
+
+    Attributes:
+        file: in the workspace.
+        run: that they were logged to; None of a teacher, and of a student of no run here.
+        undelivered: operations that the tracking store has not taken yet (``workbench runs sync``
+            sends them).
+    """
+
+    file: Path
+    run: str | None = None
+    undelivered: int = 0
+
+
 def keep_scores(
-    run: RunFolder, export: Export, scores: ExternalScores, tracking_uri: str | None = None
-) -> int:
-    """Log the scores to their run as ``eval/NAME``, and their fingerprint as a file.
+    workspace: Workspace, export: Export, scores: ExternalScores, tracking_uri: str | None = None
+) -> Kept:
+    """Keep the scores in the workspace, and log a student's to its run as ``eval/NAME``.
 
     Scores of fewer sampling steps than the student's own are ``eval/NAME-2steps``.
 
-    Returns:
-        How many operations the tracking store has not taken yet (``workbench runs sync`` sends
-        them).
-
     Raises:
-        RequestError: the run has other scores of this benchmark.
-        WorkbenchError: the model was none of this run, or the run is going on.
+        RequestError: the run has other scores of this benchmark: nothing is kept then.
+        WorkbenchError: the run is going on; its scores are kept, and not logged yet.
     """
-    if export.nimg is None:
-        raise WorkbenchError(f"{export.model} is no student: its scores belong to no run.")
+    run = _own_run(workspace, export)
+    model = export.model if run is None else run.name
+    kimg = None if export.nimg is None else export.nimg / 1000
+    content = ExternalFile(export.benchmark.name, model, kimg, scores.values, scores.fingerprint)
+    known = content.path(workspace).exists()
+    file = content.write(workspace)
+    if run is None or export.nimg is None:
+        return Kept(file)
+    values = _tracked(run, export, scores)
+    try:
+        left = add_later(run.path, values, export.nimg, {EXTERNAL: file}, tracking_uri)
+    except RequestError:
+        if not known:
+            file.unlink()
+        raise
+    return Kept(file, run.name, left)
+
+
+def _own_run(workspace: Workspace, export: Export) -> RunFolder | None:
+    name = export.sampler.get("run")
+    if name is None or not matching_runs(workspace, name):
+        return None
+    return find_run(workspace, name)
+
+
+def _tracked(run: RunFolder, export: Export, scores: ExternalScores) -> dict[str, float]:
     steps = int(export.sampler["steps"])
-    suffix = "" if steps == run.config().generator.steps else f"-{steps}steps"
-    benchmark = export.benchmark.name
-    values = {
-        f"eval/{name.replace(benchmark, benchmark + suffix, 1)}": value
-        for name, value in scores.values.items()
+    fewer = None if steps == run.config().generator.steps else steps
+    name = ExternalName(export.benchmark.name, fewer)
+    # A part of the score, as "geneval/counting", stands below the overall one.
+    return {
+        name.key + part.removeprefix(name.metric): value for part, value in scores.values.items()
     }
-    kept = run.path / _ARTIFACTS / f"{benchmark}-{scores.fingerprint['id']}.json"
-    write_json(kept, {"values": dict(scores.values), "fingerprint": dict(scores.fingerprint)})
-    return add_later(run.path, values, export.nimg, {_ARTIFACTS: kept}, tracking_uri)
 
 
 def _planned(model: LoadedModel, request: BenchmarkRequest, how: Drawing) -> Export:

@@ -12,6 +12,7 @@ from torch import Tensor
 from workbench.evaluation import Evaluator, Sampler
 from workbench.flow import NoiseSource
 from workbench.methods import DrawNoise, FewStepSampler, GeneratorConfig
+from workbench.runs.cost import evaluations_a_step
 from workbench.teachers import PipelineTeacher, sample_teacher
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.distillable import Distillable
@@ -102,7 +103,7 @@ class Samplers:
         def sample(cond: Conditioning | None, draw: DrawNoise) -> Tensor:
             return sample_teacher(network, cond, self.uncond, draw(0), steps, scale, shift)
 
-        return SampledModel("teacher", steps, steps * (1 if scale in (0.0, 1.0) else 2), sample)
+        return SampledModel("teacher", steps, steps * evaluations_a_step(scale), sample)
 
     def of_student(
         self, network: VelocityNetwork, generator: GeneratorConfig, steps: int
