@@ -272,16 +272,21 @@ class _Queue:
 
     def _look(self) -> None:
         command = ["squeue", "--noheader", "--me", "--states=all", "--format=%i %T"]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
-        if ended.returncode == 0:
-            self._states = dict(line.split() for line in ended.stdout.splitlines())
-            self._silent_since = None
-            self.looks += 1
+        try:
+            ended = subprocess.run(command, capture_output=True, text=True, check=True)
+        except (subprocess.CalledProcessError, OSError) as error:
+            said = str(getattr(error, "stderr", "")) or str(error)
+            self._bear_with(" ".join(said.split()))
             return
+        self._states = dict(line.split() for line in ended.stdout.splitlines())
+        self._silent_since = None
+        self.looks += 1
+
+    def _bear_with(self, reason: str) -> None:
+        """A queue that does not answer may answer the next time, for ten minutes."""
         if self._silent_since is None:
             self._silent_since = self._looked
         if self._looked - self._silent_since > _PATIENCE_SECONDS:
-            reason = " ".join(ended.stderr.split()) or f"exit code {ended.returncode}"
             raise LostJobsError(
                 f"squeue has not answered for {_PATIENCE_SECONDS // 60} minutes ({reason}). The "
                 "jobs go on; the same command finds them again."
