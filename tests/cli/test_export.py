@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from tests.cli.conftest import Workbench
 from tests.conftest import SMALL_RECIPES
 from workbench.cli.main import run_cli
+from workbench.methods import METHODS
 from workbench.runs import LoadedModel, load_model
 from workbench.runs.start import keep_start, load_start
 from workbench.runs.student import weights_fingerprint
@@ -66,7 +67,20 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
         "method.tangent_warmup_kimg=0.016",
     ),
 }
-"""Fresh noise unless said; together the families cover each kind of export and of method."""
+"""Fresh noise unless said; together the families cover each kind of export."""
+
+TRAJECTORY = "SanaSprintPipeline"
+OTHER_METHODS: Mapping[str, tuple[str, ...]] = {
+    "sid2a": (
+        "data.source=digits",
+        "method.adversarial.generator_start_kimg=0",
+        "method.adversarial.adversarial_start_kimg=0",
+    ),
+    "dmd": (),
+    "f_distill": ("data.source=digits",),
+    "meanflow": ("data.source=digits",),
+}
+"""Students of the methods that no family above has, of one teacher."""
 
 STOCK = """
 import json, re, sys
@@ -157,13 +171,16 @@ def exports(
     for name in SMALL_RECIPES:
         workbench(*workbench.brief(name, *SETTINGS[name], teacher=teacher_folders(name)))
         workbench("export", f"{name}/", str(root / name))
+    for name, settings in OTHER_METHODS.items():
+        workbench(*workbench.brief(name, f"method.name={name}", *settings))
+        workbench("export", f"{name}/", str(root / name))
     return Exports(workbench, root, teacher_folders)
 
 
 @pytest.fixture(scope="module")
 def stock(exports: Exports) -> Mapping[str, tuple[str, int, bool]]:
     """What a process without workbench made of the folders: class, transformer calls, import."""
-    arguments = [str(exports.root), PROMPT, json.dumps(SEEDS), *SMALL_RECIPES]
+    arguments = [str(exports.root), PROMPT, json.dumps(SEEDS), *SMALL_RECIPES, *OTHER_METHODS]
     process = subprocess.run(
         [sys.executable, "-c", STOCK, *arguments],
         cwd=exports.root,
@@ -177,13 +194,19 @@ def stock(exports: Exports) -> Mapping[str, tuple[str, int, bool]]:
     return {name: (kind, calls, imported) for name, kind, calls, imported in rows}
 
 
-@pytest.mark.parametrize("name", SMALL_RECIPES)
+def test_every_method_is_exported() -> None:
+    configs = [with_overrides(RunConfig(), settings) for settings in SETTINGS.values()]
+    assert {config.method.name for config in configs} | set(OTHER_METHODS) == set(METHODS)
+
+
+@pytest.mark.parametrize("name", [*SMALL_RECIPES, *OTHER_METHODS])
 def test_stock_diffusers_draws_the_students_images(
     exports: Exports, stock: Mapping[str, tuple[str, int, bool]], name: str
 ) -> None:
     kind, calls, imported_workbench = stock[name]
     assert not imported_workbench
-    assert kind == ("SanaPipeline" if name == "SanaSprintPipeline" else name)
+    own = name in SMALL_RECIPES and name != "SanaSprintPipeline"
+    assert kind == (name if own else "SanaPipeline")
     theirs = np.load(exports.root / f"{name}.npy")
     assert np.abs(theirs[0] - theirs[1]).max() > 0.01
     np.testing.assert_allclose(exports.sampled(f"{name}/"), theirs, atol=1e-4, rtol=0)
@@ -195,13 +218,14 @@ def test_stock_diffusers_draws_the_students_images(
 def test_the_cards_code_runs_as_it_is(
     exports: Exports, stock: Mapping[str, tuple[str, int, bool]], name: str
 ) -> None:
-    """Four steps, and the first two of them."""
+    """Four steps, and the first two of them where they make samples."""
     record = json.loads((exports.root / name / "student.json").read_text())
     prompt = re.search(
         r"image = pipe\(\n    '(.*)',", (exports.root / name / "README.md").read_text()
     )
     assert prompt is not None
-    for number, steps in enumerate(("4", "2")):
+    wanted = ("4",) if name == TRAJECTORY else ("4", "2")
+    for number, steps in enumerate(wanted):
         drawn = np.asarray(Image.open(exports.root / f"{name}-{number}.png")).astype(int)
         out = exports.root / "one"
         shutil.rmtree(out, ignore_errors=True)
@@ -209,6 +233,21 @@ def test_the_cards_code_runs_as_it_is(
         exports.workbench("sample", record["run"], *one)
         (file,) = out.iterdir()
         assert np.abs(np.asarray(Image.open(file)).astype(int) - drawn).max() <= 1
+
+
+def test_a_student_of_a_trajectory_is_used_with_all_its_steps(exports: Exports) -> None:
+    card = (exports.root / TRAJECTORY / "README.md").read_text()
+    assert "The first 2 of its 4 steps" not in card
+    assert "makes samples only after all its 4 steps" in card
+    other = (exports.root / "SanaPipeline/README.md").read_text()
+    assert "The first 2 of its 4 steps" in other
+    assert "only after" not in other
+    for model in (f"{TRAJECTORY}/", str(exports.root / TRAJECTORY)):
+        sample = ("sample", model, "--steps", "2", "--out", str(exports.root / "partial.png"))
+        for use in (sample, ("evaluate", model, "--steps", "4,2,1")):
+            refused = exports.workbench(*use, code=2)
+            assert "makes samples only after all its 4 steps, not after 2." in refused.stderr
+            assert len(refused.stderr.strip().splitlines()) == 1
 
 
 def test_the_card_tells_what_it_is(exports: Exports) -> None:

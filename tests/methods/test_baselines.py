@@ -131,8 +131,9 @@ def test_f_distill_with_the_reverse_kl_is_dmd2(networks: Networks, batch: Batch)
     )
     same = reverse.generator_phase(networks, batch)
     torch.testing.assert_close(same.value, dmd2)
-    assert same.metrics["train/importance_spread"] == 0
-    assert forward.generator_phase(networks, batch).metrics["train/importance_spread"] > 0
+    assert same.metrics["train/importance"] == 1
+    ratio = same.metrics["train/log_ratio"]
+    assert forward.generator_phase(networks, batch).metrics["train/log_ratio"] == ratio > 0
     logits = torch.tensor([[-1.0], [0.0], [9.0]])
     torch.testing.assert_close(
         forward.importance(logits), torch.tensor([math.exp(-1), 1.0, math.exp(5)])

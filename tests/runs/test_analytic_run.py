@@ -7,19 +7,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from workbench.bundled import bundled_folder, load_module
 from workbench.errors import RequestError
 from workbench.registry import get_experiment
-from workbench.runs import RunOutcome, RunRequest, execute, load_model
-from workbench.runs.mixture_world import SAMPLES_FILE
+from workbench.runs import RunOutcome, RunRequest, all_runs, execute, load_model
+from workbench.runs.mixture_world import SAMPLES_FILE, MixtureWorld
+from workbench.runs.text import TextJob
 from workbench.teachers.analytic import MixtureRecipe, build_mixture
 from workbench.teachers.recipe import FlowMatchingRecipe
 from workbench.tracking import default_uri
 from workbench.training.config import RunConfig
+from workbench.training.events import StopFlag
 from workbench.training.overrides import with_overrides
+from workbench.training.parallel import Ranks
 from workbench.workspace import Workspace, open_workspace
 
 SMALL = (
@@ -43,6 +49,13 @@ def recipe(prompted: bool) -> MixtureRecipe:
     )
 
 
+def small_teacher(workspace: Workspace, prompted: bool) -> Path:
+    folder = workspace.teachers / f"small-{prompted}"
+    if not folder.exists():
+        build_mixture(recipe(prompted), folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path) -> Workspace:
     place = open_workspace(tmp_path_factory.mktemp("workspace"))
@@ -55,9 +68,7 @@ def run(workspace: Workspace) -> Run:
     """Runs a small configuration on a small teacher of the analytic kind."""
 
     def go(*overrides: str, prompted: bool = False) -> RunOutcome:
-        folder = workspace.teachers / f"small-{prompted}"
-        if not folder.exists():
-            build_mixture(recipe(prompted), folder)
+        folder = small_teacher(workspace, prompted)
         config = with_overrides(RunConfig(), [*SMALL, *overrides])
         uri = default_uri(workspace.root)
         return execute(RunRequest(config, workspace, uri, find_teacher=lambda *_: folder))
@@ -79,6 +90,33 @@ def test_a_run_is_scored_against_the_truth(run: Run) -> None:
         assert {points.shape for points in kept.values()} == {(300, 2)}
         assert sorted(kept) == ["student, 4 steps", "teacher, 20 steps", "teacher, 4 steps"]
     assert (outcome.folder.figures / "samples.png").is_file()
+
+
+class TwoDevices(TorchDispatchMode):
+    """The meta device as strict as a GPU: copies cross over to it and back, nothing else."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._to_copy.default:
+            values = torch.zeros(args[0].shape) if args[0].is_meta else args[0]
+            return func(values.to(args[0].dtype), **{"device": args[0].device, **kwargs})
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        devices = {tensor.device.type for tensor in tensors if tensor.ndim}
+        assert len(devices) <= 1, f"{func} of tensors on {devices}"
+        return func(*args, **kwargs)
+
+
+@pytest.mark.parametrize("prompted", [False, True])
+def test_the_truth_is_drawn_where_noise_is_on_a_gpu(workspace: Workspace, prompted: bool) -> None:
+    config = with_overrides(RunConfig(), SMALL)
+    job = TextJob(workspace, Ranks(0, 1, torch.device("cpu")), StopFlag())
+    world = MixtureWorld(config, small_teacher(workspace, prompted), ["the digit 7"], job)
+    (truth,) = world.further_models()
+    cond = world.encoded.rows(["the digit 7"] * 5)
+    with TwoDevices():
+        there = cond.to(torch.device("meta")) if cond else None
+        drawn = truth.sample(there, lambda step: torch.empty(5, 2, device="meta"))
+    assert (drawn.shape, drawn.device.type) == ((5, 2), "meta")
 
 
 def test_the_same_command_recalls_it(run: Run) -> None:
@@ -116,17 +154,19 @@ def test_a_prompted_run_counts_modes_that_were_asked_for(run: Run) -> None:
         (["teacher_guidance=2"], "no guidance_scale"),
         (["prompts.source={file}"], "has no prompts"),
         (["method.name=sid2a", "data.source=digits", "training.kimg=64"], "data.source=truth"),
-        (["method.guidance.eval_teacher=2"], "has none"),
+        (["method.guidance.eval_teacher=2"], r"method.guidance.eval_teacher=2: .* has none"),
+        (["method.name=kd", "generator.noise=ddim", "method.cfg_scale=2"], "method.cfg_scale=2: "),
         (["evaluation.cfg_scale=2"], "no prompts to be guided by"),
     ],
 )
 def test_what_it_has_no_use_for_is_refused(
-    run: Run, tmp_path: Path, overrides: list[str], message: str
+    run: Run, workspace: Workspace, tmp_path: Path, overrides: list[str], message: str
 ) -> None:
     (tmp_path / "prompts.txt").write_text("a cat\n")
     given = [text.format(file=tmp_path / "prompts.txt") for text in overrides]
     with pytest.raises(RequestError, match=message):
-        run(*given)
+        run("experiment=refused", *given)
+    assert not list(workspace.runs.glob("refused/*/checkpoints")), "nothing was trained"
 
 
 def test_images_of_it_are_refused(run: Run, workspace: Workspace) -> None:
@@ -154,6 +194,11 @@ def test_the_script_tables_and_draws_them(run: Run, workspace: Workspace, tmp_pa
     assert {"analytic.png", "analytic.md", "analytic.csv", "analytic_modes.csv"} <= {
         path.name for path in written.files
     }
+    own = [each for each in all_runs(workspace) if each.path.parent.name == "small"]
+    frame = script.collect(own)
+    assert isinstance(frame, pd.DataFrame)
+    assert {"variant", "seed", "model", "steps", "sliced_w2"} <= set(frame.columns)
+    assert set(frame["seed"]) == {0, 1}
 
 
 def test_the_script_refuses_other_runs(workspace: Workspace, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from workbench.errors import RequestError
 from workbench.methods import SiD2aConfig
 from workbench.training.config import AdamConfig, RunConfig, load_config
-from workbench.training.overrides import with_overrides
+from workbench.training.overrides import concerns, with_overrides
 
 
 def test_overrides_reach_nested_keys_and_keep_the_original() -> None:
@@ -118,3 +118,16 @@ def test_missing_optimizers_are_the_defaults() -> None:
     config = with_overrides(RunConfig(), ['training.optimizers={"generator": {"lr": 0.25}}'])
     assert config.training.optimizers["generator"].lr == 0.25
     assert config.training.optimizers["fake_score"] == AdamConfig()
+
+
+@pytest.mark.parametrize(("name", "noise"), [("scm", "fresh"), ("meanflow", "ddim")])
+def test_prompts_for_a_method_of_pairs_alone_are_refused(name: str, noise: str) -> None:
+    wanted = [f"method.name={name}", f"generator.noise={noise}", "data.source=digits"]
+    with pytest.raises(
+        RequestError, match=rf"{name!r} learns with the prompts of its pairs.*PROMPTS"
+    ):
+        with_overrides(RunConfig(), [*wanted, "prompts.source=PROMPTS.txt"])
+    dmd2 = with_overrides(RunConfig(), ["method.name=dmd2", *wanted[2:], "prompts.limit=5"])
+    assert dmd2.prompts.limit == 5
+    assert not concerns(name, "prompts.source=PROMPTS.txt")  # others of an experiment have it
+    assert concerns("dmd2", "prompts.source=PROMPTS.txt")

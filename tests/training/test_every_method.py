@@ -14,7 +14,7 @@ from tests.helpers import EMPTY
 from tests.training.test_engine import ALONE
 from workbench.errors import RequestError
 from workbench.flow import NoiseSource
-from workbench.methods import METHODS, Batch, FewStepSampler, Pairs
+from workbench.methods import METHODS, Batch, FewStepSampler, Pairs, method_type
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.training.config import RunConfig, ScheduleConfig, TrainingConfig
 from workbench.training.engine import Engine, InterruptedRunError, Student
@@ -122,9 +122,11 @@ def trained(name: str) -> tuple[str, ...]:
 
 
 def needs_pairs(name: str) -> bool:
-    from workbench.methods import method_type
-
     return method_type(METHODS[name]()).learns_from_pairs
+
+
+def learns_from_prompts(name: str) -> bool:
+    return method_type(METHODS[name]()).learns_from_prompts
 
 
 def student(name: str) -> Student:
@@ -242,3 +244,30 @@ def test_a_method_of_data_is_refused_without(name: str) -> None:
     without = replace(student(name), pairs=None)
     with pytest.raises(RequestError, match=f"{name!r} learns from image-text pairs, and there are"):
         Engine(settings(name, BRIEF), without, ALONE)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_guidance_without_an_empty_prompt_is_refused_before_training(name: str) -> None:
+    unprompted = replace(student(name), uncond=None)
+    Engine(settings(name, BRIEF), unprompted, ALONE)
+    config = settings(name, BRIEF)
+    key = "guidance.eval_teacher" if hasattr(config.method, "guidance") else "cfg_scale"
+    guided = with_overrides(config, [f"method.{key}=2"])
+    Engine(guided, student(name), ALONE)
+    with pytest.raises(RequestError, match=f"method.{key}=2: guidance needs an unconditional"):
+        Engine(guided, unprompted, ALONE)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_prompts_are_of_use_where_a_method_says_so(name: str) -> None:
+    """Trained on prompts of label 1 alone, or 2; pairs are the same."""
+    ended = []
+    for label in (1, 2):
+        only = Conditioning({"label": torch.full((64,), label)})
+        engine = Engine(settings(name, BRIEF), replace(student(name), prompts=only), ALONE)
+        engine.train()
+        ended.append(whole_state(engine))
+        given = next(iter(engine.updater.batches.take(0, 1, 0))).cond
+        assert (given is not None) is learns_from_prompts(name)
+    changed = any(not torch.equal(value, ended[1][key]) for key, value in ended[0].items())
+    assert changed is learns_from_prompts(name)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from tests.training.test_parallel import Blocks, BlockVelocity, Losses, assert_c
 from workbench import distill as distil_own
 from workbench.errors import RequestError
 from workbench.flow import NoiseSource
-from workbench.methods import Batch, FewStepSampler, GeneratorConfig, make_method
+from workbench.methods import Batch, FewStepSampler, GeneratorConfig, Pairs, make_method
 from workbench.teachers import PipelineTeacher, load_pipeline_teacher, sample_teacher
 from workbench.teachers.base import Conditioning, OwnVelocity, VelocityNetwork
 from workbench.teachers.digits import PROMPTS as DIGIT_PROMPTS
@@ -562,3 +563,53 @@ def test_a_lora_student_distils(family_teacher: PipelineTeacher) -> None:
     before = distance(engine.average)
     engine.train()
     assert distance(engine.average) < 0.3 * before
+
+
+class RandomPairs:
+    """Latents of noise with each of the prompts in turn."""
+
+    def __init__(self, teacher: PipelineTeacher) -> None:
+        self.cond = teacher.encode(PROMPTS)
+        self.latents = NoiseSource(5).normal("pairs", 0, len(PROMPTS), teacher.latent_shape)
+
+    def __len__(self) -> int:
+        return len(PROMPTS)
+
+    def select(self, index: Tensor) -> Pairs:
+        return Pairs(self.latents[index], self.cond.select(index))
+
+
+def adversarial_gradients(teacher: PipelineTeacher, checkpointing: str) -> dict[str, Tensor]:
+    """What one iteration of adversarial SiD with adapters steps the optimisers by."""
+    wanted = (
+        "method.name=sid2a",
+        "data.source=digits",
+        "method.adversarial.generator_start_kimg=0",
+        "method.adversarial.adversarial_start_kimg=0",
+        f"training.gradient_checkpointing={checkpointing}",
+    )
+    student = replace(student_of(teacher), pairs=RandomPairs(teacher))
+    engine = Engine(config(LORA, *wanted, kimg=0.016), student, ALONE)
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str) -> None:
+        for key, value in engine.networks.trained[name].named_parameters():
+            found[f"{name}.{key}"] = value.grad.clone()
+
+    for name, optimizer in engine.optimizers.items():
+        randomize(engine.networks.trained[name], name)
+        optimizer.register_step_pre_hook(lambda *_, name=name: keep(name))
+    engine.train()
+    return found
+
+
+def test_features_under_checkpointing_have_the_same_gradients(
+    digits_teacher: PipelineTeacher,
+) -> None:
+    """The fake score's features are a second way to its weights, recomputed with its adapter on."""
+    plain, saving = (adversarial_gradients(digits_teacher, flag) for flag in ("false", "true"))
+    assert {name.split(".")[0] for name in plain} == {"fake_score", "generator"}
+    assert plain.keys() == saving.keys()
+    for name, gradient in plain.items():
+        assert 0 < gradient.abs().max() < math.inf, name
+        torch.testing.assert_close(saving[name], gradient, rtol=1e-6, atol=1e-6)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from workbench.methods import METHODS, Pairs, method_type
 from workbench.teachers import PipelineTeacher, load_pipeline_teacher
 from workbench.teachers.architecture import Architecture
 from workbench.teachers.digits import PROMPTS
@@ -34,10 +36,25 @@ PLANS = {
 }
 
 
+class AnyPairs:
+    """Latents with each of the prompts in turn."""
+
+    def __init__(self, teacher: PipelineTeacher) -> None:
+        self.cond = teacher.encode(PROMPTS)
+        self.latents = torch.zeros(len(self), *teacher.latent_shape)
+
+    def __len__(self) -> int:
+        return len(PROMPTS)
+
+    def select(self, index: Tensor) -> Pairs:
+        return Pairs(self.latents[index], self.cond.select(index))
+
+
 def measured_peak(teacher: PipelineTeacher, config: RunConfig) -> int:
     """The most bytes that torch's allocator had given out at once while a run trained."""
     prompts, uncond = teacher.encode(PROMPTS), teacher.uncond()
-    student = Student(teacher.network, teacher.latent_shape, prompts, uncond)
+    pairs = AnyPairs(teacher) if config.data else None
+    student = Student(teacher.network, teacher.latent_shape, prompts, uncond, pairs=pairs)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         Engine(config, student, Ranks(0, 1, torch.device("cpu"))).train()
     events = profiler.profiler.kineto_results.events()
@@ -70,6 +87,31 @@ def test_the_estimate_is_close_to_the_measured_peak(
     config = with_overrides(RunConfig(), [*RUN, *PLANS[plan]])
     estimated = estimate_memory(Architecture.in_folder(teacher.folder), config).total
     assert estimated == pytest.approx(measured_peak(teacher, config), rel=0.15)
+
+
+NO_WARM_UP = {
+    "sid2a": (
+        "method.adversarial.generator_start_kimg=0",
+        "method.adversarial.adversarial_start_kimg=0",
+    ),
+    "scm": ("method.tangent_warmup_kimg=0",),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_methods_estimate_is_close(digits_teacher: PipelineTeacher, name: str) -> None:
+    """Of one plan: phases of two networks, heads, several updates, forward-mode derivatives."""
+    data = ("data.source=digits",) if method_type(METHODS[name]()).learns_from_pairs else ()
+    settings = (
+        f"method.name={name}",
+        *data,
+        *NO_WARM_UP.get(name, ()),
+        *RUN,
+        "training.kimg=0.032",
+    )
+    config = with_overrides(RunConfig(), settings)
+    estimated = estimate_memory(Architecture.in_folder(digits_teacher.folder), config).total
+    assert estimated == pytest.approx(measured_peak(digits_teacher, config), rel=0.05)
 
 
 FEW_OF_MANY = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,7 +19,7 @@ from workbench.methods import Batch, Loss, Networks, Phase, SiD, SiDConfig
 from workbench.teachers.base import OwnVelocity
 from workbench.teachers.guidance import guided_with_features
 from workbench.training.config import RunConfig
-from workbench.training.engine import Engine, InterruptedRunError, Student
+from workbench.training.engine import Engine, InterruptedRunError, NonFiniteError, Student
 from workbench.training.events import Listener, StopFlag
 from workbench.training.overrides import with_overrides
 
@@ -121,3 +122,32 @@ def test_a_head_needs_a_layer_to_stand_on() -> None:
 def test_a_head_has_an_optimizer_of_its_own() -> None:
     chosen = with_overrides(RunConfig(), ["training.optimizers.head.lr=0.25"])
     assert chosen.training.optimizers["head"].lr == 0.25
+
+
+def test_phases_of_one_role_are_counted_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of two is unusable in every iteration, the second never."""
+
+    class FirstIsNone(WithHead):
+        def fake_score_phase(self, networks: Networks, batch: Batch, stream: str = "fake_score"):
+            loss = super().fake_score_phase(networks, batch, stream)
+            return Loss(math.nan * loss.value, loss.metrics)
+
+    monkeypatch.setitem(methods._TYPES, SiDConfig, FirstIsNone)
+    engine = Engine(config("training.max_nonfinite=3"), student(), ALONE)
+    with pytest.raises(NonFiniteError, match="3 updates of fake_score in a row"):
+        engine.train()
+    assert engine.state.nimg == 2 * 16
+    assert [event["nimg"] for event in engine.state.stability.events] == [0]
+
+
+def test_a_phase_that_repeats_a_role_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    class SecondIsNone(WithHead):
+        def judge(self, networks: Networks, batch: Batch) -> Loss:
+            loss = super().judge(networks, batch)
+            return Loss(math.nan * loss.value, loss.metrics)
+
+    monkeypatch.setitem(methods._TYPES, SiDConfig, SecondIsNone)
+    engine = Engine(config("training.max_nonfinite=2"), student(), ALONE)
+    with pytest.raises(NonFiniteError, match=r"2 updates of fake_score \(draw 1\) in a row"):
+        engine.train()
+    assert engine.state.skipped_in_a_row["fake_score"] == 0

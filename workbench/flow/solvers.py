@@ -67,7 +67,8 @@ def heun(velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
 
 def _checked(times: Tensor, x: Tensor) -> Tensor:
     """The times on x's device, in its precision but at least float32."""
-    steps_down = times.ndim == 1 and len(times) > 1 and bool((times.diff() < 0).all())
-    if not (steps_down and times[0] <= 1 and times[-1] >= 0):
-        raise RequestError(f"Solver times must decrease within [0, 1], not {times.tolist()}.")
+    values = times.tolist()  # floats have values also where tensors are fake
+    steps_down = times.ndim == 1 and len(times) > 1 and all(a > b for a, b in pairwise(values))
+    if not (steps_down and values[0] <= 1 and values[-1] >= 0):
+        raise RequestError(f"Solver times must decrease within [0, 1], not {values}.")
     return times.to(x.device, torch.promote_types(x.dtype, torch.float32))

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from workbench.errors import RequestError
 from workbench.methods.batch import Batch
 from workbench.methods.generator import NOISE_RULES, FewStepSampler, GeneratorConfig
 from workbench.teachers.base import Conditioning, VelocityNetwork
@@ -66,6 +67,11 @@ class Phase:
         """The role it is told by."""
         return self.roles[0]
 
+    @property
+    def label(self) -> str:
+        """What tells it from the other phases of an iteration."""
+        return f"{self.name} (draw {self.draw})" if self.draw else self.name
+
 
 MakeHead = Callable[[VelocityNetwork], nn.Module]
 """A trained network -> a module beside it, with weights drawn from torch's seed."""
@@ -82,6 +88,7 @@ class Method(ABC):
         roles: copies of the teacher that are trained.
         heads: modules of its own that are trained, by name.
         learns_from_pairs: whether its losses ask the batch for image-text pairs.
+        learns_from_prompts: whether they ask it for the run's prompts; else only the pairs' own.
         noise_types: of the sampler that its student can be used with, the usual one first.
         any_step: whether the student's x0_hat is a sample after each of its K steps. A student
             of a trajectory is one only at its end.
@@ -90,6 +97,7 @@ class Method(ABC):
     roles: ClassVar[tuple[str, ...]]
     heads: ClassVar[Mapping[str, MakeHead]] = MappingProxyType({})
     learns_from_pairs: ClassVar[bool] = False
+    learns_from_prompts: ClassVar[bool] = True
     noise_types: ClassVar[tuple[str, ...]] = tuple(NOISE_RULES)
     any_step: ClassVar[bool] = True
 
@@ -99,6 +107,23 @@ class Method(ABC):
     @abstractmethod
     def phases(self, nimg: int) -> Sequence[Phase]:
         """The optimiser steps of the iteration that begins at ``nimg`` images, in order."""
+
+    def guidance_scales(self) -> Mapping[str, float]:
+        """Setting -> scale of classifier-free guidance; without an empty prompt each must be 1."""
+        return {}
+
+    def refuse_guidance(self) -> None:
+        """Refuse guidance where the teacher has no empty prompt.
+
+        Raises:
+            RequestError: names the settings whose scales are not 1.
+        """
+        asked = [f"method.{k}={v:g}" for k, v in self.guidance_scales().items() if v != 1.0]
+        if asked:
+            raise RequestError(
+                f"{', '.join(asked)}: guidance needs an unconditional encoding, and this teacher "
+                "has none. Use scale 1 (off)."
+            )
 
     def last_start(self) -> float:
         """Images (in kimg) after which every part of the method has begun; 0 without warm-ups."""

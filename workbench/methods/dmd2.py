@@ -130,10 +130,9 @@ class DMD2(DMD):
             **self.score_metrics(at.x_g, f_phi, f_psi),
         }
         if importance is not None:
-            mean = importance.mean()
-            metrics["train/importance"] = mean
+            metrics["train/importance"] = importance.mean()
             # Near 0 all samples weigh the same, and the method is DMD2.
-            metrics["train/importance_spread"] = importance.std(correction=0) / mean
+            metrics["train/log_ratio"] = logits.detach().abs().mean()
         total = loss + self.config.gan_generator_weight * deceived
         return Loss(self.config.loss_scale * total, metrics)
 

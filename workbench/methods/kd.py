@@ -7,7 +7,7 @@ with the same grid.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -42,6 +42,13 @@ class KD(Method):
     def __init__(self, config: KDConfig, generator: GeneratorConfig) -> None:
         super().__init__(generator)
         self.config = config
+        self.times = [*self.sampler.times.tolist(), 0.0]
+        self.between = [
+            torch.linspace(start, end, config.substeps + 1) for start, end in pairwise(self.times)
+        ]
+
+    def guidance_scales(self) -> Mapping[str, float]:
+        return {"cfg_scale": self.config.cfg_scale}
 
     def phases(self, nimg: int) -> Sequence[Phase]:
         return (Phase(("generator",), self.trajectory_phase),)
@@ -52,27 +59,25 @@ class KD(Method):
         All steps are learnt from one trajectory of the teacher, which costs most; K samples an
         image pass the student at once.
         """
-        times = [*self.sampler.times.tolist(), 0.0]
-        states = self._trajectory(networks, batch, times)
-        count, steps = batch.count, len(times) - 1
+        states = self._trajectory(networks, batch)
+        count, steps = batch.count, len(self.times) - 1
         x = torch.cat(states[:-1])
         moved = x - torch.cat(states[1:])
-        t = torch.tensor(times).to(x).repeat_interleave(count)
+        t = torch.tensor(self.times).to(x).repeat_interleave(count)
         at, span = t[: steps * count], t[: steps * count] - t[count:]
         cond = None if batch.cond is None else Conditioning.cat([batch.cond] * steps)
         velocity: Tensor = networks.generator(x, at, cond)
         error = (moved - expand_like(span, x) * velocity).square().flatten(1).sum(1).mean()
         return Loss(error, {"train/generator_loss": error.detach()})
 
-    def _trajectory(self, networks: Networks, batch: Batch, times: Sequence[float]) -> list[Tensor]:
+    def _trajectory(self, networks: Networks, batch: Batch) -> list[Tensor]:
         """The teacher's states at the student's times, from noise to data, each (B, ...)."""
-        scale, substeps = self.config.cfg_scale, self.config.substeps
+        scale = self.config.cfg_scale
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
             return guided_velocity(networks.teacher, x, t, batch.cond, networks.uncond, scale)
 
         states = [batch.normal("generator/step0")]
-        for start, end in pairwise(times):
-            between = torch.linspace(start, end, substeps + 1)
+        for between in self.between:
             states.append(euler(velocity, states[-1], between))
         return states

@@ -8,7 +8,7 @@ constant, and the MeanFlow identity u = v - (t - r) du/dt holds as it stands.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -65,6 +65,7 @@ class MeanFlow(Method):
 
     roles = ("generator",)
     learns_from_pairs = True
+    learns_from_prompts = False
     noise_types = ("ddim",)
     any_step = False
 
@@ -72,6 +73,9 @@ class MeanFlow(Method):
         super().__init__(generator)
         self.config = config
         self.density = LogitNormal("meanflow", config.t_mean, config.t_std)
+
+    def guidance_scales(self) -> Mapping[str, float]:
+        return {"cfg_scale": self.config.cfg_scale}
 
     def phases(self, nimg: int) -> Sequence[Phase]:
         return (Phase(("generator",), self.average_velocity_phase),)

@@ -9,7 +9,7 @@ f = cos(s) x_s - sin(s) F is the x0_hat that every student here samples with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Literal, Self
@@ -108,12 +108,16 @@ class SCM(Method):
     roles = ("generator",)
     heads = MappingProxyType({WEIGHT: lambda network: LossWeight()})
     learns_from_pairs = True
+    learns_from_prompts = False
     noise_types = ("fresh", "fixed")
 
     def __init__(self, config: SCMConfig, generator: GeneratorConfig) -> None:
         super().__init__(generator)
         self.config = config
         self.density = get_density(config.density, _ANGLES)
+
+    def guidance_scales(self) -> Mapping[str, float]:
+        return {"cfg_scale": self.config.cfg_scale}
 
     def phases(self, nimg: int) -> Sequence[Phase]:
         warmup = 1000 * self.config.tangent_warmup_kimg

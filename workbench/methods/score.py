@@ -145,6 +145,9 @@ class ScoreDistillation(Method):
         self.config = config
         self.density = get_density(config.density, config.t_range)
 
+    def guidance_scales(self) -> Mapping[str, float]:
+        return {f"guidance.{name}": scale for name, scale in self.config.guidance}
+
     def diffuse(self, x_g: Tensor, batch: Batch, stream: str) -> Diffused:
         """Samples at times from the density, with fresh noise."""
         t = self.density.sample_from(batch.uniform(f"{stream}/t")).to(x_g)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench.methods import step_times
+from workbench.methods import method_type, step_times
 from workbench.runs.student import StudentRecord
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.hub import revision_of
@@ -46,6 +46,13 @@ class Card:
     prompt: str
     check: ImageCheck | None
     results: Mapping[str, Any] | None
+
+    @property
+    def fewer_steps(self) -> int | None:
+        """The first half of the student's steps; None where it is no sample after them."""
+        config = self.record.config
+        partial = config.generator.steps > 1 and method_type(config.method).any_step
+        return config.generator.steps // 2 if partial else None
 
     @property
     def renoised(self) -> bool:
@@ -168,16 +175,21 @@ def _limits(card: Card) -> str:
             "draws from torch's global state. `torch.manual_seed` sets both. On a GPU that is the "
             "GPU's own state, so the same seed gives other images than on a CPU."
         )
+    if k > 1 and card.fewer_steps is None:
+        said.append(
+            f"A student of method `{record.config.method.name}` makes samples only after all its "
+            f"{k} steps, not after the first of them."
+        )
     if record.dtype != "fp32":
         said.append("The weights are rounded to bfloat16: images differ a little from float32's.")
     text = "\n".join(f"- {line}" for line in said) + "\n"
-    return f"{text}\n{_fewer_steps(card)}" if k > 1 else text
+    fewer = card.fewer_steps
+    return text if fewer is None else f"{text}\n{_fewer_steps(card, fewer)}"
 
 
-def _fewer_steps(card: Card) -> str:
-    """The student after the first half of its steps, with the sigmas given in the call."""
+def _fewer_steps(card: Card, fewer: int) -> str:
+    """The student after the first steps of its K, with the sigmas given in the call."""
     generator, k = card.record.config.generator, card.record.config.generator.steps
-    fewer = max(1, k // 2)
     times = step_times(k, generator.flow_shift)[:fewer].tolist()
     call = {**card.record.call, "num_inference_steps": fewer, "sigmas": times}
     lines = [

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from workbench.errors import RequestError, WorkbenchError, unknown_name
-from workbench.methods import get_noise_rule
+from workbench.methods import get_noise_rule, method_type
 from workbench.runs.folder import RunFolder, all_runs, find_run, matching_runs
 from workbench.runs.measure import SampledModel, Samplers
 from workbench.runs.student import (
@@ -106,8 +106,9 @@ class LoadedModel:
         """The model with a number of steps and, for exploration, another noise type.
 
         Raises:
-            RequestError: more generator steps than the student was trained with, an unknown noise
-                type, or one for a teacher.
+            RequestError: more generator steps than the student was trained with, fewer than it has
+                of a method whose students are samples only at the end, an unknown noise type, or
+                one for a teacher.
         """
         if noise is not None:
             raise RequestError(
@@ -158,6 +159,11 @@ class LoadedStudent(LoadedModel):
         if steps > generator.steps:
             raise RequestError(
                 f"{self.name} was trained with {generator.steps} steps, not with {steps}."
+            )
+        if steps < generator.steps and not method_type(self.config.method).any_step:
+            raise RequestError(
+                f"{self.name} is a student of method {self.config.method.name!r}, which makes "
+                f"samples only after all its {generator.steps} steps, not after {steps}."
             )
         if samplers.settings.cfg_scale != 1.0:
             raise RequestError(

@@ -81,7 +81,7 @@ class Mixture:
     def labels(self, uniform: Tensor) -> Tensor:
         """Modes in the mixture's shares from uniforms in (0, 1), int64, of the same shape."""
         edges = self.shares.cumsum(0)[:-1].contiguous()
-        return torch.searchsorted(edges, uniform.double().contiguous())
+        return torch.searchsorted(edges.to(uniform.device), uniform.double().contiguous())
 
     def at(self, labels: Tensor, normal: Tensor) -> Tensor:
         """Samples of given modes (B,) from standard normal noise (B, D), float32."""

@@ -14,6 +14,7 @@ from workbench.errors import RequestError, unknown_name
 from workbench.methods import (
     METHODS,
     GeneratorConfig,
+    Method,
     MethodConfig,
     SiDConfig,
     make_method,
@@ -146,16 +147,7 @@ class RunConfig(FrozenConfig):
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
         method = method_type(self.method)
-        if method.learns_from_pairs and self.data is None:
-            raise ValueError(
-                f"method {self.method.name!r} learns from image-text pairs and data is not set; "
-                "set data.source, to digits or a folder, for example"
-            )
-        if self.data is not None and not method.learns_from_pairs:
-            raise ValueError(
-                f"method {self.method.name!r} learns without data, but data.source is "
-                f"{self.data.source!r}"
-            )
+        self._refuse_sources(method)
         if self.generator.noise not in method.noise_types:
             raise ValueError(
                 f"method {self.method.name!r} makes students for generator.noise "
@@ -183,6 +175,28 @@ class RunConfig(FrozenConfig):
                 f"{self.generator.steps}: the student was never trained there"
             )
         return self
+
+    def _refuse_sources(self, method: type[Method]) -> None:
+        """Prompts and data that the method has no use for, or data that it lacks.
+
+        Raises:
+            ValueError: says which.
+        """
+        if method.learns_from_pairs and self.data is None:
+            raise ValueError(
+                f"method {self.method.name!r} learns from image-text pairs and data is not set; "
+                "set data.source, to digits or a folder, for example"
+            )
+        if self.data is not None and not method.learns_from_pairs:
+            raise ValueError(
+                f"method {self.method.name!r} learns without data, but data.source is "
+                f"{self.data.source!r}"
+            )
+        if self.prompts != PromptsConfig() and not method.learns_from_prompts:
+            raise ValueError(
+                f"method {self.method.name!r} learns with the prompts of its pairs, and not from "
+                f"prompts, whose source is {self.prompts.source!r}; leave prompts as they are"
+            )
 
     @property
     def teacher_call(self) -> dict[str, Any]:

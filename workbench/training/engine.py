@@ -75,6 +75,8 @@ class Engine:
             raise RequestError(
                 f"method {config.method.name!r} learns from image-text pairs, and there are none."
             )
+        if student.uncond is None:
+            self.method.refuse_guidance()
         roles = build_roles(student, config, self.method, ranks)
         uncond = student.uncond.to(ranks.device) if student.uncond else None
         self.networks = Networks(roles.teacher, roles.trained, uncond, roles.heads)
@@ -165,10 +167,10 @@ class Engine:
         for phase in self.method.phases(self.state.nimg):
             update = self.updater.step(phase, self.state.nimg, evaluations)
             if not update.finite:
-                self._skip(phase.name, update.metrics)
+                self._skip(phase.label, update.metrics)
                 continue
-            self.state.stability.hear_skip(self.state.nimg, phase.name, "")
-            self.state.skipped_in_a_row[phase.name] = 0
+            self.state.stability.hear_skip(self.state.nimg, phase.label, "")
+            self.state.skipped_in_a_row[phase.label] = 0
             self.state.add(update.metrics)
             if GENERATOR in phase.roles:
                 settings = self.config.training

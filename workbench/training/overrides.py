@@ -61,6 +61,8 @@ def concerns(method: str, assignment: str) -> bool:
             return field in METHODS[method].model_fields or not _owners(field)
         case ["data", *_]:
             return method_type(config).learns_from_pairs
+        case ["prompts", *_]:
+            return method_type(config).learns_from_prompts
         case ["training", "optimizers", role, *_]:
             others = {name for each in METHODS.values() for name in trained_names(each())}
             return role in trained_names(config) or role not in others

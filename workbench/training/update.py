@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from workbench.errors import WorkbenchError
 from workbench.flow.noise import NoiseSource
-from workbench.methods import Batch, Networks, Phase
+from workbench.methods import Batch, Networks, Phase, method_type
 from workbench.training.config import AdamConfig, RunConfig, TrainingConfig
 from workbench.training.parallel import Ranks, gradient_norm
 from workbench.training.roles import Student
@@ -44,13 +44,14 @@ class BatchSource:
             RequestError: the batch is not divisible by the number of ranks.
         """
         size = ranks.share(config.training.batch_size)
+        prompts = student.prompts if method_type(config.method).learns_from_prompts else None
         return cls(
             noise,
             student.latent_shape,
             size,
             config.training.micro_batch_size or size,
             ranks,
-            PromptStream(student.prompts, noise) if student.prompts else None,
+            PromptStream(prompts, noise) if prompts else None,
             PairStream(student.pairs, noise) if student.pairs else None,
         )
 
