@@ -248,6 +248,9 @@ def test_a_student_of_a_trajectory_is_used_with_all_its_steps(exports: Exports) 
             refused = exports.workbench(*use, code=2)
             assert "makes samples only after all its 4 steps, not after 2." in refused.stderr
             assert len(refused.stderr.strip().splitlines()) == 1
+        fresh = ("sample", model, "--noise", "fresh", "--out", str(exports.root / "partial.png"))
+        refused = exports.workbench(*fresh, code=2)
+        assert "makes samples with noise ddim, not fresh." in refused.stderr
 
 
 def test_the_card_tells_what_it_is(exports: Exports) -> None:

@@ -19,6 +19,7 @@ from workbench.methods import Batch, Loss, Networks, Phase, SiD, SiDConfig
 from workbench.teachers.base import OwnVelocity
 from workbench.teachers.guidance import guided_with_features
 from workbench.training.config import RunConfig
+from workbench.training.distill import distill
 from workbench.training.engine import Engine, InterruptedRunError, NonFiniteError, Student
 from workbench.training.events import Listener, StopFlag
 from workbench.training.overrides import with_overrides
@@ -151,3 +152,29 @@ def test_a_phase_that_repeats_a_role_is_told_apart(monkeypatch: pytest.MonkeyPat
     with pytest.raises(NonFiniteError, match=r"2 updates of fake_score \(draw 1\) in a row"):
         engine.train()
     assert engine.state.skipped_in_a_row["fake_score"] == 0
+
+
+class OwnTeacher(nn.Module):
+    """What a person may bring: points in the plane."""
+
+    latent_shape = (2,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(3, 2)
+
+    def velocity(self, x_t: Tensor, t: Tensor, cond: object = None) -> Tensor:
+        moved: Tensor = self.out(torch.cat([x_t, t[:, None]], dim=1))
+        return moved
+
+
+def test_a_students_fewer_steps_are_refused_where_they_are_no_samples() -> None:
+    """Of a student made from Python too; others give their first half."""
+    drawn = {}
+    for name in ("dmd", "kd"):
+        brief = [f"method.name={name}", "training.kimg=0.064", "training.batch_size=32"]
+        drawn[name] = distill(OwnTeacher(), brief)
+    assert drawn["dmd"].sample(2, steps=2).shape == drawn["dmd"].sample(2).shape
+    with pytest.raises(RequestError, match="only after all its 4 steps"):
+        drawn["kd"].sample(2, steps=2)
+    assert torch.equal(drawn["kd"].sample(2, steps=4), drawn["kd"].sample(2))

@@ -160,7 +160,8 @@ class LoadedStudent(LoadedModel):
             raise RequestError(
                 f"{self.name} was trained with {generator.steps} steps, not with {steps}."
             )
-        if steps < generator.steps and not method_type(self.config.method).any_step:
+        method = method_type(self.config.method)
+        if steps < generator.steps and not method.any_step:
             raise RequestError(
                 f"{self.name} is a student of method {self.config.method.name!r}, which makes "
                 f"samples only after all its {generator.steps} steps, not after {steps}."
@@ -171,6 +172,11 @@ class LoadedStudent(LoadedModel):
             )
         if noise is not None:
             get_noise_rule(noise)
+            if noise not in method.noise_types:
+                raise RequestError(
+                    f"{self.name} is a student of method {self.config.method.name!r}, which makes "
+                    f"samples with noise {' or '.join(method.noise_types)}, not {noise}."
+                )
             generator = generator.model_copy(update={"noise": noise})
         return samplers.of_student(self.network, generator, steps)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from workbench.errors import RequestError
 from workbench.flow.noise import NoiseSource
-from workbench.methods import Batch, FewStepSampler, GeneratorConfig
+from workbench.methods import Batch, FewStepSampler, GeneratorConfig, method_type
 from workbench.teachers.base import Conditioning, OwnVelocity, Teacher, VelocityNetwork
 from workbench.training.config import RunConfig
 from workbench.training.engine import Engine, Evaluate
@@ -30,6 +30,8 @@ class Distilled:
     network: VelocityNetwork
     generator: GeneratorConfig
     latent_shape: tuple[int, ...]
+    any_step: bool = True
+    """Whether it makes samples after fewer than its K steps too (:class:`Method`)."""
 
     @torch.no_grad()
     def sample(
@@ -42,7 +44,14 @@ class Distilled:
         Args:
             steps: the first so many of the generator's K; all by default.
             cond: one row a sample, for a prompted teacher.
+
+        Raises:
+            RequestError: fewer steps than K of a student that makes samples only after all.
         """
+        if steps not in (None, self.generator.steps) and not self.any_step:
+            raise RequestError(
+                f"This student makes samples only after all its {self.generator.steps} steps."
+            )
         device = next(self.network.parameters()).device
         batch = Batch(
             start=0,
@@ -106,7 +115,7 @@ def distill(
         # A copy: what becomes of the teacher later must not change the student.
         network = student_network(copy.deepcopy(OwnVelocity(source)), config).to(ranks.device)
         network.load_state_dict(whole_state(engine.average))
-    return Distilled(network, config.generator, shape)
+    return Distilled(network, config.generator, shape, method_type(config.method).any_step)
 
 
 def _own(teacher: Teacher) -> OwnVelocity:
