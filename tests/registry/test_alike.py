@@ -24,7 +24,7 @@ def test_a_change_of_what_variants_differ_in_is_refused() -> None:
     assert way_out in text
     text = refusal("t_range", "method.t_range=[0.1,1]", "training.kimg=2")
     assert text.startswith("--set 'method.t_range=[0.1,1]' makes variants of t_range equal")
-    single = "quickstart --set 'method.t_range=[0.1,1]' --set training.kimg=2`"
+    single = "t_range --variant 0-1 --set 'method.t_range=[0.1,1]' --set training.kimg=2`"
     assert f"`workbench run {single}" in text
 
 
@@ -56,11 +56,12 @@ def test_some_variants_that_are_left_equal_are_named_alone() -> None:
     assert list(make_plan(experiment, ["training.kimg=2"]).variants) == list(variants)
 
 
-def test_the_experiment_for_single_runs_has_a_way_out_of_its_own() -> None:
-    variants = {"default": RunConfig(), "tuned": with_overrides(RunConfig(), ["generator.steps=2"])}
-    experiment = Experiment("quickstart", "Which?", "None.", variants)
-    with pytest.raises(RequestError) as refused:
-        make_plan(experiment, ["generator.steps=8"])
-    text = str(refused.value)
-    assert "`workbench run quickstart --variant default --dry-run --json > one.json`" in text
-    assert "`workbench run one.json --set generator.steps=8`" in text
+def test_a_variant_that_is_run_alone_may_become_another_one() -> None:
+    changes = ["training.optimizers.generator.lr=1e-4", "training.kimg=819.2"]
+    analytic = get_experiment("analytic")
+    plan = make_plan(analytic, changes, ["sid"])
+    assert plan.variants["sid"].training.optimizers["generator"].lr == 1e-4
+    assert set(plan.variants) == set(analytic.variants)
+    make_plan(analytic, changes, ["sid", "kd"])
+    with pytest.raises(RequestError, match="sid, sid-lr-1e-4"):
+        make_plan(analytic, changes, ["sid", "sid-lr-1e-4"])

@@ -186,7 +186,7 @@ def _requested(
         if variants or new_version:
             raise RequestError("--variant and --new-version need an experiment's name.")
         return None, _saved(Path(experiment), changes, seeds)
-    plan = make_plan(get_experiment(experiment), changes)
+    plan = make_plan(get_experiment(experiment), changes, variants or None)
     for name in variants or ():
         if name not in plan.variants:
             raise unknown_name(f"variant of {experiment}", name, plan.variants)

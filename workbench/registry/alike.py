@@ -8,7 +8,6 @@ from workbench.errors import RequestError
 from workbench.registry.rows import as_options
 from workbench.training.config import RunConfig
 
-_FOR_ONE_RUN = "quickstart"
 _SHOWN_VARIANTS = 3
 
 
@@ -72,7 +71,4 @@ def _instead(
         command = f"workbench run {experiment} --variant {same[0]} {as_options(others)}".strip()
         return f"Variant {same[0]} has that setting already: `{command}`."
     options = as_options([*made, *others])
-    if experiment != _FOR_ONE_RUN:
-        return f"For a single run with it: `workbench run {_FOR_ONE_RUN} {options}`."
-    saved = f"workbench run {experiment} --variant {variant} --dry-run --json > one.json"
-    return f"For a single run with it: `{saved}`, then `workbench run one.json {options}`."
+    return f"For a single run with it: `workbench run {experiment} --variant {variant} {options}`."

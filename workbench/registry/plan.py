@@ -6,7 +6,7 @@ variant never means two things: other settings under an old name need a new vers
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from workbench.errors import RequestError
@@ -77,21 +77,30 @@ class Plan(FrozenConfig):
         return {**self.model_dump(mode="json"), "hashes": self.hashes, "hash": self.content_hash}
 
 
-def make_plan(experiment: Experiment, assignments: Sequence[str] = ()) -> Plan:
+def make_plan(
+    experiment: Experiment,
+    assignments: Sequence[str] = (),
+    asked: Collection[str] | None = None,
+) -> Plan:
     """An experiment's plan in its first version, with a person's changes.
 
     "experiment=NAME" among them files the same variants under another name. A change of a setting
     that only some variants' methods have changes those alone (:attr:`Plan.untouched`).
 
+    Args:
+        asked: the variants that are to be run; all unless told. One of them alone may be changed
+            into another.
+
     Raises:
         RequestError: an unknown key, a refused value, a setting that no variant's method has, a
-            seed or name among the changes, or changes that make different variants equal.
+            seed or name among the changes, or changes that make asked variants equal that differ.
     """
     other_name, changes = read_changes(assignments)
     name = other_name or experiment.name
     variants = _changed(experiment, name, changes)
     if changes:
-        check_apart(experiment.name, _changed(experiment, name, ()), variants, changes)
+        compared = {n: c for n, c in variants.items() if asked is None or n in asked}
+        check_apart(experiment.name, _changed(experiment, name, ()), compared, changes)
     return Plan(
         experiment=name,
         question=experiment.question,

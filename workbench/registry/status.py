@@ -90,7 +90,7 @@ def plan_status(plan: PlanRow, rows: Sequence[RunRow]) -> PlanStatus:
     cells = []
     for variant, hash_ in plan.hashes.items():
         own = {seed for (h, seed) in found if h == hash_}
-        for seed in sorted({*plan.seeds, *own}):
+        for seed in sorted({*plan.seeds, *own} or {0}):  # as `run` would do it
             row = found.get((hash_, seed))
             cells.append(
                 Cell(variant, seed, RunState.PENDING, left=pace)

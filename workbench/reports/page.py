@@ -226,7 +226,7 @@ def _runs(comparison: Comparison, tracking_uri: str) -> list[dict[str, Any]]:
     for group in comparison.groups:
         for run in group.runs:
             row, tags = run.row, run.row.tags
-            score = run.curve.at_nimg(comparison.metric, run.nimg)
+            score = run.curve.last(comparison.metric)
             started = datetime.fromtimestamp(row.start_time / 1000, UTC)
             base = without_user(tracking_uri)
             dirty = " + changes" if tags.get("git.dirty") == "true" else ""

@@ -69,7 +69,13 @@ class Job:
 
 
 class Handle(Protocol):
-    """A job that was started."""
+    """A job that was started.
+
+    ``outlives``: it is meant to go on when the command that started it is gone.
+    """
+
+    @property
+    def outlives(self) -> bool: ...
 
     def poll(self) -> int | None:
         """The exit code; None while it waits or runs."""
@@ -138,6 +144,8 @@ class LocalLauncher:
 
 class _Process:
     """A job's process; it leads a group of its own, so that Ctrl-C reaches it once, from us."""
+
+    outlives = False
 
     def __init__(self, job: Job, environment: Mapping[str, str]) -> None:
         job.write()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from workbench.runs.progress import RunProgress
 from workbench.runs.start_variant import starts_at
 from workbench.runs.state import RunState
 from workbench.training.events import StopFlag
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -99,8 +102,9 @@ def run_jobs(
             if not _running(views):
                 break
             time.sleep(interval)
-    except KeyboardInterrupt:  # the second Ctrl-C: nothing of ours outlives us unasked
-        _stop_all(views)
+    except BaseException as error:  # nothing of ours outlives us unasked
+        wanted = isinstance(error, KeyboardInterrupt)  # the second Ctrl-C
+        _stop_before_leaving([v for v in views if v.handle and (wanted or not v.handle.outlives)])
         raise
     finally:
         watcher.on_end()
@@ -179,6 +183,14 @@ def _collect(views: Iterable[JobView], watcher: Watcher) -> None:
 
 def _running(views: Iterable[JobView]) -> list[Handle]:
     return [view.handle for view in views if view.handle is not None]
+
+
+def _stop_before_leaving(views: Iterable[JobView]) -> None:
+    """Ask jobs to stop because of an error, which is what is told in the end."""
+    try:
+        _stop_all(views)
+    except WorkbenchError as error:
+        LOG.warning("%s", error)
 
 
 def _stop_all(views: Iterable[JobView]) -> None:

@@ -194,6 +194,8 @@ class SlurmLauncher:
 class SlurmHandle:
     """A submitted run."""
 
+    outlives = True
+
     def __init__(self, queue: _Queue, job_id: str, exit_file: Path) -> None:
         self.job_id = job_id
         self._queue, self._exit_file = queue, exit_file
@@ -228,9 +230,11 @@ class SlurmHandle:
             WorkbenchError: Slurm did not take the message.
         """
         for options in (["--state=PENDING"], ["--signal=USR1"]):
-            ended = subprocess.run(
-                ["scancel", *options, self.job_id], capture_output=True, text=True, check=False
-            )
+            command = ["scancel", *options, self.job_id]
+            try:
+                ended = subprocess.run(command, capture_output=True, text=True, check=False)
+            except OSError as error:
+                raise WorkbenchError(f"Could not stop Slurm job {self.job_id}: {error}") from None
             gone = re.search("already complet|Invalid job id", ended.stderr)
             if ended.returncode and not gone:
                 raise WorkbenchError(f"Could not stop Slurm job {self.job_id}: {ended.stderr}")
