@@ -34,6 +34,10 @@ class MachineError(WorkbenchError):
     """This machine could not do it, another one may: what was asked for can wait for that."""
 
 
+class MemoryExhaustedError(WorkbenchError):
+    """A run that needs more memory than there is; another run may fit."""
+
+
 class InterruptedRunError(WorkbenchError):
     """The run was asked to stop and has kept what it did; the same request continues."""
 

@@ -14,10 +14,15 @@ import workbench.runs
 from workbench.cli.follow_up import follow_up
 from workbench.cli.launch import How, check_jobs, launch_jobs
 from workbench.cli.outcomes import show_outcomes
-from workbench.errors import AlreadyRunningError, RequestError, WorkbenchError
+from workbench.errors import (
+    AlreadyRunningError,
+    MemoryExhaustedError,
+    RequestError,
+    WorkbenchError,
+)
 from workbench.registry import get_experiment, make_plan
 from workbench.runs import Job, RunOutcome, RunRequest, execution
-from workbench.runs.execution import MemoryExhaustedError, execute
+from workbench.runs.execution import execute
 from workbench.runs.folder import RunFolder
 from workbench.runs.slurm import SlurmLauncher, SlurmSettings
 from workbench.tracking import RunRow, default_uri

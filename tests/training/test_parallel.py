@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.training.test_engine import config, labels
-from workbench.errors import RequestError, WorkbenchError
+from workbench.errors import MemoryExhaustedError, RequestError, WorkbenchError
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.training.engine import Engine, Student
 from workbench.training.events import Listener
@@ -76,6 +76,16 @@ def refuse() -> None:
 def test_a_refused_request_stays_one() -> None:
     with pytest.raises(RequestError, match=r"^the request itself was wrong$"):
         launch(refuse, 2)
+
+
+def exhaust() -> None:
+    with joined_ranks():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore.")
+
+
+def test_memory_that_a_rank_lacks_is_told_as_such() -> None:
+    with pytest.raises(MemoryExhaustedError, match=r"^CUDA out of memory.*GiB\.$"):
+        launch(exhaust, 2)
 
 
 def assert_close(left, right) -> None:

@@ -165,17 +165,23 @@ def _plan_runs(tracking_uri: str, experiment: str) -> list[RunRow]:
 
 
 def _is_trusted(mine: Registered, place: _Place) -> bool:
-    """Whether the workspace's own store holds what the copy was delivered as.
+    """Whether the workspace's own store holds all that the copy says.
 
-    It may have been delivered to another store, or its run or the whole store deleted since.
+    It may have been delivered to another store or not wholly, or its run or the whole store deleted
+    since.
     """
     if place.ask_store or place.tracking_uri != default_uri(place.workspace.root):
         return False
     try:
-        held = {row.run_id for row in _plan_runs(place.tracking_uri, mine.plan.experiment)}
+        held = plan_rows(_plan_runs(place.tracking_uri, mine.plan.experiment))
     except WorkbenchError:
         return False
-    return mine.run_id in held
+    return any(
+        row.run_id == mine.run_id
+        and row.content_hash == mine.plan.content_hash
+        and set(mine.seeds) <= set(row.seeds)
+        for row in held
+    )
 
 
 def _local(workspace: Workspace, experiment: str, key: str) -> Registered | None:

@@ -36,6 +36,11 @@ class PlanRow:
     def title(self) -> str:
         return plan_title(self.version, self.changes)
 
+    @property
+    def content_hash(self) -> str:
+        """Of everything but version and seeds, as of :class:`~workbench.registry.plan.Plan`."""
+        return plan_hash(self.experiment, self.question, self.hypothesis, self.changes, self.hashes)
+
 
 def plan_rows(rows: Sequence[RunRow]) -> list[PlanRow]:
     """The newest version of each plan among an experiment's runs; the one without changes first.
@@ -140,10 +145,7 @@ def _plan_row(row: RunRow) -> PlanRow:
         )
     except (KeyError, ValueError, TypeError) as error:
         raise RequestError(f"{source} was changed by hand: {error}.") from None
-    expected = plan_hash(
-        row.experiment, found.question, found.hypothesis, found.changes, found.hashes
-    )
-    if tags.get("plan.hash") != expected:
+    if tags.get("plan.hash") != found.content_hash:
         raise RequestError(
             f"{source} was changed by hand: its tags do not match plan.hash. Undo the change, or "
             f"delete that run and register {row.experiment} again."

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from workbench.errors import WorkbenchError
+from workbench.errors import MemoryExhaustedError, WorkbenchError
 from workbench.runs.folder import RunFolder, run_folder
 from workbench.runs.session import SessionJob, run_on_ranks
 from workbench.runs.start import keep_start
@@ -29,14 +29,8 @@ from workbench.teachers.prompt_sources import read_prompts
 from workbench.training.config import RunConfig
 from workbench.training.events import Listener
 from workbench.training.nodes import ALONE, Nodes
-from workbench.training.parallel import Ranks, launch, refuse_foreign_ranks
+from workbench.training.parallel import Ranks, launch, ran_out_of_memory, refuse_foreign_ranks
 from workbench.workspace import Workspace, exclusive, is_held
-
-_CPU_ALLOCATOR = "DefaultCPUAllocator"  # torch raises a plain RuntimeError there
-
-
-class MemoryExhaustedError(WorkbenchError):
-    """A run that needs more memory than there is; another run may fit."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +68,8 @@ def execute(request: RunRequest) -> RunOutcome:
     """
     try:
         return _execute(request)
-    except (MemoryError, RuntimeError) as error:
-        if not _is_of_memory(error):
+    except (MemoryError, RuntimeError, MemoryExhaustedError) as error:
+        if not ran_out_of_memory(error):
             raise
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
     # Not while that one is handled: its traceback would hold the memory for as long as ours lives.
@@ -136,12 +130,6 @@ def recall(folder: RunFolder, tracking_uri: str, say: Say = silent_say) -> RunOu
     if not is_held(folder.lock):  # else it is just saying so itself
         speak_for(folder, tracking_uri, say)
     return RunOutcome(folder, results, trained=False)
-
-
-def _is_of_memory(error: Exception) -> bool:
-    """Whether an error means that memory ran out, on a GPU or on the CPU."""
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or _CPU_ALLOCATOR in str(error)
 
 
 def _take_part(request: RunRequest, folder: RunFolder) -> RunOutcome:

@@ -132,7 +132,7 @@ def mode_labels(prompts: Sequence[str]) -> Tensor:
     Raises:
         RequestError: a prompt that names no digit, or several.
     """
-    return torch.tensor([prompt_label(prompt) for prompt in prompts])
+    return torch.tensor([prompt_label(prompt, strict=False) for prompt in prompts])
 
 
 def is_analytic(folder: Path) -> bool:

@@ -53,8 +53,11 @@ def one_prompt_per_digit() -> list[str]:
     return [prompts_of(label)[label % len(WORDINGS)] for label in range(10)]
 
 
-def prompt_label(prompt: str) -> int:
+def prompt_label(prompt: str, strict: bool = True) -> int:
     """The digit that a prompt asks for, as a word or a numeral, in words of :data:`WORDINGS`.
+
+    Args:
+        strict: False takes any other words beside the digit.
 
     Raises:
         RequestError: the prompt names no digit, or several, or speaks of something else.
@@ -70,7 +73,7 @@ def prompt_label(prompt: str) -> int:
     if len(named) != 1:
         found = "no digit" if not named else "the digits " + ", ".join(map(str, sorted(named)))
         raise RequestError(f"The prompt {prompt!r} names {found}; expected exactly one of 0-9.")
-    if others:
+    if others and strict:
         raise RequestError(
             f"The prompt {prompt!r} asks for more than a digit ({others[0]!r}); expected exactly "
             f"one of 0-9 in words like {PROMPTS[0]!r}."

@@ -177,7 +177,7 @@ class RunConfig(FrozenConfig):
         return self
 
     def _refuse_sources(self, method: type[Method]) -> None:
-        """Prompts and data that the method has no use for, or data that it lacks.
+        """Data that the method has no use for, or that it lacks.
 
         Raises:
             ValueError: says which.
@@ -191,11 +191,6 @@ class RunConfig(FrozenConfig):
             raise ValueError(
                 f"method {self.method.name!r} learns without data, but data.source is "
                 f"{self.data.source!r}"
-            )
-        if self.prompts != PromptsConfig() and not method.learns_from_prompts:
-            raise ValueError(
-                f"method {self.method.name!r} learns with the prompts of its pairs, and not from "
-                f"prompts, whose source is {self.prompts.source!r}; leave prompts as they are"
             )
 
     @property

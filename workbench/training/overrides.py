@@ -9,6 +9,7 @@ from typing import Any
 from workbench.errors import RequestError, unknown_name
 from workbench.methods import METHODS, method_type
 from workbench.methods.score import guidance_scales
+from workbench.teachers.prompt_sources import PromptsConfig
 from workbench.training.config import AdamConfig, RunConfig, known_keys, trained_names, validated
 
 _METHOD_NAME = "method.name"
@@ -34,7 +35,21 @@ def with_overrides(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
         if key == _METHOD_NAME:
             _switch_method(values, str(value))
         _assign(values, key, value)
-    return validated(values)
+    return _with_used_prompts(validated(values))
+
+
+def _with_used_prompts(config: RunConfig) -> RunConfig:
+    """The configuration, if its method learns from the prompts that it names.
+
+    Asked for here and not of every configuration: older runs have such settings, without effect.
+    """
+    if config.prompts == PromptsConfig() or method_type(config.method).learns_from_prompts:
+        return config
+    raise RequestError(
+        f"Invalid configuration: method {config.method.name!r} learns with the prompts of its "
+        f"pairs, and not from prompts, whose source is {config.prompts.source!r}; leave prompts as "
+        "they are."
+    )
 
 
 def method_after(config: RunConfig, assignments: Sequence[str]) -> str:

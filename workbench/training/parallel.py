@@ -31,6 +31,7 @@ from torch.distributed.tensor import DTensor
 from workbench.errors import (
     InterruptedRunError,
     MachineError,
+    MemoryExhaustedError,
     PrunedRunError,
     RequestError,
     SettingsError,
@@ -42,10 +43,18 @@ ResultT = TypeVar("ResultT")
 
 _KINDS = {
     kind.__name__: kind
-    for kind in (SettingsError, RequestError, MachineError, InterruptedRunError, PrunedRunError)
+    for kind in (
+        SettingsError,
+        RequestError,
+        MachineError,
+        MemoryExhaustedError,
+        InterruptedRunError,
+        PrunedRunError,
+    )
 }
 """Errors that a caller tells apart, also when they come from a rank of its own."""
 
+_CPU_ALLOCATOR = "DefaultCPUAllocator"  # torch raises a plain RuntimeError there
 _SECONDS_TO_CHECKPOINT = 600  # how long ranks may take to end politely
 _SECONDS_TO_MEET = 900  # node 0 may have a teacher to build or to fetch first
 _SECONDS_TO_JOIN = 120  # once all have met
@@ -331,9 +340,19 @@ def _reporting(
         _report(reports, str(error), next((n for n in names if n in _KINDS), ""))
         sys.exit(error.exit_code)
     except Exception as error:
+        if ran_out_of_memory(error):
+            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+            _report(reports, reason, MemoryExhaustedError.__name__)
+            sys.exit(MemoryExhaustedError.exit_code)
         text = f"Rank {os.environ['RANK']} failed: {type(error).__name__}: {error}"
         _report(reports, text, MachineError.__name__ if isinstance(error, OSError) else "")
         raise
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether an error means that memory ran out, on a GPU or on the CPU."""
+    kinds = torch.OutOfMemoryError | MemoryError | MemoryExhaustedError
+    return isinstance(error, kinds) or _CPU_ALLOCATOR in str(error)
 
 
 def _report(reports: Path, message: str, kind: str) -> None:
