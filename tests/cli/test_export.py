@@ -253,6 +253,19 @@ def test_a_student_of_a_trajectory_is_used_with_all_its_steps(exports: Exports) 
         assert "makes samples with noise ddim, not fresh." in refused.stderr
 
 
+def test_a_method_of_pairs_alone_names_no_other_prompts(exports: Exports) -> None:
+    learnt_from = {}
+    for name in ("SanaPipeline", "meanflow", "FluxPipeline"):
+        (file,) = exports.workbench.workspace.glob(f"runs/{name}/*/results.json")
+        results = json.loads(file.read_text())
+        learnt_from[name] = [key for key in ("prompts", "pairs") if results[key] is not None]
+    assert learnt_from == {
+        "SanaPipeline": ["prompts"],
+        "meanflow": ["pairs"],
+        "FluxPipeline": ["pairs"],
+    }
+
+
 def test_the_card_tells_what_it_is(exports: Exports) -> None:
     name = "SanaPipeline"
     card = (exports.root / name / "README.md").read_text()

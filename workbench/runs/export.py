@@ -15,13 +15,14 @@ from torch import Tensor
 
 from workbench import __version__
 from workbench.errors import RequestError, WorkbenchError, unknown_name
-from workbench.methods import GeneratorConfig
+from workbench.methods import GeneratorConfig, method_type
 from workbench.runs.folder import find_run
 from workbench.runs.inference import sample_model
 from workbench.runs.model_card import Card, ImageCheck, model_card
 from workbench.runs.models import Drawing, LoadedStudent, load_student
 from workbench.runs.student import StudentRecord
 from workbench.teachers.folder import quiet_libraries
+from workbench.teachers.pair_sources import read_pairs
 from workbench.teachers.prompt_sources import read_prompts
 from workbench.teachers.student_pipeline import (
     student_call,
@@ -135,6 +136,9 @@ def _pipeline(model: LoadedStudent, renoise: bool) -> Any:
 
 
 def _first_prompt(config: RunConfig) -> str:
+    """The first one that the student has learnt from."""
+    if config.data is not None and not method_type(config.method).learns_from_prompts:
+        return read_pairs(config.data).prompts[0]
     return read_prompts(config.prompts.model_copy(update={"limit": 1})).prompts[0]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from workbench.errors import PrunedRunError
 from workbench.evaluation import image_grid
 from workbench.evaluation.grids import NotFiniteError
+from workbench.methods import method_type
 from workbench.runs.figures import draw_samples
 from workbench.runs.folder import RunFolder
 from workbench.runs.measure import (
@@ -122,13 +123,27 @@ class Session:
             self.config, student, self.ranks, folder, self.listeners, self.evaluate, self.stop
         )
 
+    @property
+    def _learns_from_prompts(self) -> bool:
+        return method_type(self.config.method).learns_from_prompts
+
+    def _prompts(self) -> dict[str, Any] | None:
+        """The prompts that the run learns from; None for a method that learns from pairs alone."""
+        if not self._learns_from_prompts:
+            return None
+        prompts = self.job.prompts
+        count, fingerprint = len(prompts), prompts.fingerprint
+        return {"source": prompts.source, "count": count, "fingerprint": fingerprint}
+
     def _report_inputs(self) -> None:
         """Tell the tracker what goes into the run."""
         prompts = self.job.prompts
         world = self.world
         self.tracker.set_tags({EVALUATION: world.evaluator.protocol, REFERENCE: world.reference})
         self.tracker.log_artifact(self.job.folder.config_file)
-        self.tracker.log_inputs(InputData.of_prompts("prompts", prompts.prompts, prompts.source))
+        if self._learns_from_prompts:
+            inputs = InputData.of_prompts("prompts", prompts.prompts, prompts.source)
+            self.tracker.log_inputs(inputs)
         self.tracker.log_inputs(world.input_data())
         if self.ranks.is_main and self.pairs is not None:
             self.pairs.report(self.tracker, partial(self.listeners.on_warning, 0))
@@ -151,11 +166,7 @@ class Session:
                 "fingerprint": self.teacher.fingerprint,
                 "revision": revision_of(self.teacher.folder),
             },
-            "prompts": {
-                "source": self.job.prompts.source,
-                "count": len(self.job.prompts),
-                "fingerprint": self.job.prompts.fingerprint,
-            },
+            "prompts": self._prompts(),
             "pairs": self.pairs.as_dict() if self.pairs else None,
             "start": self.start,
             "nimg": state.nimg,
