@@ -164,6 +164,7 @@ def test_points_that_are_not_finite_give_no_score() -> None:
 
 
 def test_prompts_that_ask_for_no_mode_are_refused_before_anything_is_drawn() -> None:
-    with pytest.raises(RequestError, match=r"alignment cannot judge .*'two dogs'"):
-        truth_evaluator(RING, ["the digit 1"] * 20 + ["two dogs"], mode_labels)
-    assert truth_evaluator(RING, ["the digit 1"] * 20, mode_labels).samples == 20
+    with pytest.raises(RequestError, match=r"alignment cannot judge .*'some dogs'"):
+        truth_evaluator(RING, ["the digit 1"] * 20 + ["some dogs"], mode_labels)
+    # A mode may be asked for in any words.
+    assert truth_evaluator(RING, ["the digit 1", "draw mode 2"] * 10, mode_labels).samples == 20
