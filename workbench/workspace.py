@@ -72,12 +72,19 @@ def open_workspace(root: Path | None = None) -> Workspace:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON aside and rename, so that a reader never sees half a file."""
+    with written_aside(path) as partial:
+        partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Where to write what becomes ``path`` when all is written; an error leaves nothing of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
     try:
-        partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        yield partial
         partial.replace(path)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -32,18 +31,11 @@ QUICK = DeliverySettings(
 
 
 @pytest.fixture
-def theirs(tmp_path: Path, fresh_store: Path) -> Workspace:
-    place = open_workspace(tmp_path / "theirs")
-    shutil.copy(fresh_store, place.root / "mlflow.db")
-    return place
-
-
-@pytest.fixture
-def going_on(theirs: Workspace) -> Iterator[MlflowTracker]:
+def going_on(place: Workspace) -> Iterator[MlflowTracker]:
     """A run of CONFIG that another machine does, into the store of its workspace."""
     tags = {"experiment": "asked", "config": CONFIG.fingerprint(), "host": "far"}
     identity = RunIdentity("asked", "default-seed0", {}, tags)
-    tracker = MlflowTracker(theirs.root / "run", default_uri(theirs.root), None, identity, QUICK)
+    tracker = MlflowTracker(place.root / "run", default_uri(place.root), None, identity, QUICK)
     assert tracker.flush(60.0)
     yield tracker
     tracker.finish("KILLED")
@@ -60,9 +52,9 @@ def only(uri: str, ready: Callable[[RunRow], bool] = lambda row: True) -> RunRow
 
 
 def test_a_run_is_left_to_a_machine_that_gives_signs_of_life_and_taken_from_one_that_died(
-    theirs: Workspace, going_on: MlflowTracker, tmp_path: Path
+    place: Workspace, going_on: MlflowTracker, tmp_path: Path
 ) -> None:
-    uri, here = default_uri(theirs.root), open_workspace(tmp_path / "here")
+    uri, here = default_uri(place.root), open_workspace(tmp_path / "here")
     first = only(uri).tags[SEEN_ALIVE]
     renewed = only(uri, lambda row: row.tags[SEEN_ALIVE] != first)
     assert float(renewed.tags[SEEN_ALIVE]) == pytest.approx(time.time(), abs=5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from workbench.registry import (
     plan_rows,
     register,
 )
+from workbench.registry.plan_text import description
 from workbench.registry.status import plan_status, spread
 from workbench.runs.state import RunState
 from workbench.tracking import (
@@ -39,13 +39,6 @@ def experiment(**settings: list[str]) -> Experiment:
     chosen = settings or {"low": ["method.t_range=[0,0.5]"], "high": ["method.t_range=[0.5,1]"]}
     variants = {name: with_overrides(RunConfig(), list(a)) for name, a in chosen.items()}
     return Experiment("asked", "Which?", "The low one.", variants)
-
-
-@pytest.fixture
-def place(tmp_path: Path, fresh_store: Path) -> Workspace:
-    workspace = open_workspace(tmp_path / "workspace")
-    shutil.copy(fresh_store, workspace.root / "mlflow.db")
-    return workspace
 
 
 def registered(place: Workspace, experiment: Experiment, *seeds: int, **more: Any) -> Any:
@@ -150,6 +143,9 @@ def test_a_change_of_some_methods_leaves_the_others_as_they_are() -> None:
         "training.optimizers.fake_score.lr=1e-3": ["regression"],
     }
     assert {config.training.kimg for config in plan.variants.values()} == {51.2}
+    told = description(plan)
+    assert "training.kimg=51.2" in told
+    assert "data.limit=64 (but free, regression)" in told
     changed = plan.variants["adversarial"]
     assert (changed.method.adversarial.fake_weight, changed.data.limit) == (0.5, 64)
     assert plan.variants["free"].training.optimizers["fake_score"].lr == 1e-3

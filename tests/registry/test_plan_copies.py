@@ -23,13 +23,6 @@ def experiment(low: str = "[0,0.5]") -> Experiment:
 
 
 @pytest.fixture
-def place(tmp_path: Path, fresh_store: Path) -> Workspace:
-    workspace = open_workspace(tmp_path / "workspace")
-    shutil.copy(fresh_store, workspace.root / "mlflow.db")
-    return workspace
-
-
-@pytest.fixture
 def elsewhere(tmp_path: Path, fresh_store: Path) -> str:
     """The address of another store."""
     shutil.copy(fresh_store, tmp_path / "other.db")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from workbench.errors import WorkbenchError
 from workbench.flow.noise import NoiseSource
-from workbench.workspace import partial_path
+from workbench.workspace import written_aside
 
 PIXELS = 8  # the data set's own resolution
 
@@ -241,11 +241,9 @@ def one_thread() -> Iterator[None]:
 def _save(path: Path, classifier: DigitsClassifier) -> None:
     from safetensors.torch import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     known = {"weights": weights_hash(classifier), "accuracy": classifier.accuracy}
-    partial = partial_path(path)
-    save_file(classifier.state_dict(), partial, metadata={"classifier": json.dumps(known)})
-    partial.replace(path)
+    with written_aside(path) as partial:
+        save_file(classifier.state_dict(), partial, metadata={"classifier": json.dumps(known)})
 
 
 def _load(path: Path, recipe: ClassifierRecipe, recipe_hash: str) -> DigitsClassifier | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from workbench.errors import WorkbenchError
 from workbench.evaluation.hashing import short_hash
 from workbench.evaluation.observations import Observations
-from workbench.workspace import partial_path
+from workbench.workspace import written_aside
 
 LOG = logging.getLogger(__name__)
 
@@ -89,16 +89,12 @@ class FeatureCache:
         known: dict[str, Any] = {"start": start, "prompts": short_hash(prompts)}
         known |= {"seconds": timing.seconds, "nfe": timing.nfe}
         for observer, values in rows.items():
-            place = self._place(observer)
-            file = place / f"{start:07d}-{known['prompts']}.safetensors"
-            partial = partial_path(file)
+            file = self._place(observer) / f"{start:07d}-{known['prompts']}.safetensors"
+            content = values.detach().to("cpu", torch.float32).contiguous()
             try:
-                place.mkdir(parents=True, exist_ok=True)
-                content = values.detach().to("cpu", torch.float32).contiguous()
-                save_file({"rows": content}, partial, metadata={"batch": json.dumps(known)})
-                partial.replace(file)
+                with written_aside(file) as partial:
+                    save_file({"rows": content}, partial, metadata={"batch": json.dumps(known)})
             except OSError as error:
-                partial.unlink(missing_ok=True)
                 raise WorkbenchError(f"Could not keep {file}: {error}.") from error
 
     def _place(self, observer: str) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 from workbench.errors import RequestError
 from workbench.evaluation.frechet import FeatureStatistics
 from workbench.evaluation.metrics import ReferenceRows
-from workbench.workspace import partial_path
+from workbench.workspace import written_aside
 
 
 def save_rows(file: Path, seen: ReferenceRows) -> None:
@@ -17,15 +17,14 @@ def save_rows(file: Path, seen: ReferenceRows) -> None:
     from safetensors.numpy import save_file
 
     statistics = seen.statistics
-    partial = partial_path(file)
     content = {
         "rows": seen.rows,
         "mean": statistics.mean,
         "covariance": statistics.covariance,
         "factor": statistics.factor,
     }
-    save_file({name: np.ascontiguousarray(value) for name, value in content.items()}, partial)
-    partial.replace(file)
+    with written_aside(file) as partial:
+        save_file({name: np.ascontiguousarray(value) for name, value in content.items()}, partial)
 
 
 def load_rows(file: Path) -> ReferenceRows:

@@ -56,5 +56,10 @@ def description(plan: Plan) -> str:
     for name, values in flat.items():
         lines.append(f"| {' | '.join([name, *(values.get(key, '-') for key in own)])} |")
     if plan.changes:
-        lines.append(f"\nChanged for all: {', '.join(plan.changes)}")
+        untouched = plan.untouched
+        told = (
+            f"{change} (but {', '.join(untouched[change])})" if change in untouched else change
+            for change in plan.changes
+        )
+        lines.append(f"\nChanged for all: {', '.join(told)}")
     return "\n".join(lines)

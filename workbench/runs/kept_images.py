@@ -10,7 +10,7 @@ from torch import Tensor
 
 from workbench.errors import RequestError, WorkbenchError
 from workbench.runs.pictures import WRITERS
-from workbench.workspace import partial_path
+from workbench.workspace import written_aside
 
 _MARKER = "evaluation.txt"
 """Says which sampler and prompts the images are of."""
@@ -34,12 +34,10 @@ class KeptImages:
         """
         for number, (image, prompt) in enumerate(zip(images.cpu(), prompts, strict=True)):
             file = self._file(start + number)
-            partial = partial_path(file)
             try:
-                WRITERS["png"](image, {"prompt": prompt}, partial)
-                partial.replace(file)
+                with written_aside(file) as partial:
+                    WRITERS["png"](image, {"prompt": prompt}, partial)
             except OSError as error:
-                partial.unlink(missing_ok=True)
                 raise WorkbenchError(f"Could not keep {file}: {error}.") from error
 
     def _file(self, sample: int) -> Path:

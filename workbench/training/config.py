@@ -313,18 +313,6 @@ def validated(values: Mapping[str, Any]) -> RunConfig:
         raise _readable(error) from None
 
 
-def evaluation_settings(values: Mapping[str, Any]) -> EvaluationConfig:
-    """Evaluation settings from plain values.
-
-    Raises:
-        RequestError: as :func:`validated`.
-    """
-    try:
-        return EvaluationConfig.model_validate(values)
-    except ValidationError as error:
-        raise _readable(error) from None
-
-
 def known_keys() -> list[str]:
     """Every dotted key that a configuration has by default, with any method."""
     methods = [{"method": method().model_dump(mode="json")} for method in METHODS.values()]
