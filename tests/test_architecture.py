@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "workbench"
 ROOMS = [
     ("errors", "lazy", "settings"),
-    ("bundled", "workspace"),
+    ("bundled", "metrics", "workspace"),
     ("flow",),
     ("teachers",),
     ("methods",),

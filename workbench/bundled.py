@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
 
-from workbench.errors import WorkbenchError
+from workbench.errors import RequestError, WorkbenchError
 
+EXPERIMENTS_VARIABLE = "WORKBENCH_EXPERIMENTS"
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -22,6 +24,20 @@ def bundled_folder(name: str) -> Path:
         if folder.is_dir():
             return folder
     raise WorkbenchError(f"The folder {name!r} is missing from this installation.")
+
+
+def experiment_folders() -> list[Path]:
+    """Where experiments, recipes and tasks are: the bundled ones, then $WORKBENCH_EXPERIMENTS.
+
+    Raises:
+        RequestError: a folder of the variable does not exist.
+    """
+    text = os.environ.get(EXPERIMENTS_VARIABLE, "")
+    own = [Path(part).expanduser() for part in text.split(os.pathsep) if part]
+    for folder in own:
+        if not folder.is_dir():
+            raise RequestError(f"{EXPERIMENTS_VARIABLE} names {folder}, which is no folder.")
+    return [bundled_folder("experiments"), *own]
 
 
 def load_module(file: Path) -> ModuleType:

@@ -1,25 +1,47 @@
-"""An experiment: a question with named, frozen variants."""
+"""An experiment: a question with named variants, as settings over a teacher's recipe."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from workbench.errors import RequestError, unknown_name
 from workbench.studies import SearchSpace, StudySettings
 from workbench.training.config import RunConfig
+from workbench.training.overrides import as_assignments
+from workbench.training.recipes import SET, Layer, Resolved, resolve
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+Values = Mapping[str, Any]
+"""Settings: dotted keys or nested tables -> values."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Settings of an experiment: for all of its variants, and for each."""
+
+    base: Values = field(default_factory=dict)
+    variants: Mapping[str, Values] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Experiment:
     """A question, what we expect, and the variants that answer it.
 
-    ``space`` is what ``workbench study run`` may change of the first variant, and ``study`` how it
-    searches, where the defaults do not fit. A variant's own ``experiment`` and ``variant`` fields
-    are set from the names here.
+    Attributes:
+        variants: name -> what it changes. A run's ``experiment`` and ``variant`` are set from the
+            names here.
+        base: settings of all variants; ``teacher`` among them is used unless another is named.
+        tasks: task -> settings that count where the run has that task alone (durations that suit
+            a small one, say).
+        space: what ``workbench study run`` may change of the first variant.
+        study: how it searches, where the defaults do not fit.
+
+    Example:
+        ``Experiment("alpha", "Does it matter?", "No.", {"low": {"method.sid_alpha": 0.8}})``
 
     Raises:
         RequestError: no variant, or a name that MLflow or a file system would not take.
@@ -28,7 +50,9 @@ class Experiment:
     name: str
     question: str
     hypothesis: str
-    variants: Mapping[str, RunConfig]
+    variants: Mapping[str, Values]
+    base: Values = field(default_factory=dict)
+    tasks: Mapping[str, Part] = field(default_factory=dict)
     space: SearchSpace = field(default_factory=dict)
     study: StudySettings | None = None
 
@@ -41,15 +65,36 @@ class Experiment:
                 )
         if not self.variants:
             raise RequestError(f"Experiment {self.name!r} has no variants.")
+        for task, part in self.tasks.items():
+            for variant in part.variants:
+                if variant not in self.variants:
+                    raise unknown_name(f"variant of {self.name} in {task}", variant, self.variants)
 
-    def variant(self, name: str | None = None) -> RunConfig:
-        """A variant's configuration; the first one by default.
+    def resolve(self, variant: str | None = None, changes: Sequence[str] = ()) -> Resolved:
+        """A variant on its teacher's recipe, with a person's changes on top; the first by default.
 
         Raises:
-            RequestError: unknown variant.
+            RequestError: unknown variant, or as :func:`workbench.training.recipes.resolve`.
         """
-        chosen = next(iter(self.variants)) if name is None else name
+        chosen = next(iter(self.variants)) if variant is None else variant
         if chosen not in self.variants:
             raise unknown_name(f"variant of {self.name}", chosen, self.variants)
-        names = {"experiment": self.name, "variant": chosen}
-        return self.variants[chosen].model_copy(update=names)
+        origin = f"experiment {self.name}"
+        own = Layer(origin, self._assignments(self.base, self.variants[chosen]))
+        names = (f"experiment={self.name}", f"variant={chosen}")
+        scoped = {
+            task: [Layer(origin, self._assignments(part.base, part.variants.get(chosen, {})))]
+            for task, part in self.tasks.items()
+        }
+        return resolve([own, Layer(SET, (*names, *changes))], scoped)
+
+    def variant(self, name: str | None = None) -> RunConfig:
+        """A variant's configuration on its own teacher; the first one by default.
+
+        Raises:
+            RequestError: as :meth:`resolve`.
+        """
+        return self.resolve(name).config
+
+    def _assignments(self, *settings: Values) -> tuple[str, ...]:
+        return tuple(text for each in settings for text in as_assignments(each))

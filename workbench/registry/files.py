@@ -1,31 +1,30 @@
 """Experiment files: Python or TOML, each found by lying in a folder.
 
 A TOML file holds ``name``, ``question``, ``hypothesis``, a table ``[base]`` of settings for all and
-a table ``[variants.NAME]`` for each, over the defaults; with ``extends`` instead of ``name`` it
-adds its variants to an experiment of another file. A Python file defines
+a table ``[variants.NAME]`` for each, over the teacher's recipe; ``[tasks.TASK.base]`` and
+``[tasks.TASK.variants.NAME]`` hold what counts for runs of one task alone. With ``extends`` instead
+of ``name`` it adds its variants to an experiment of another file, over that one's base. A Python file defines
 ``EXPERIMENT = Experiment(...)``, for what a table cannot say.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
 
-from workbench.bundled import bundled_folder, load_module
+from workbench.bundled import experiment_folders, load_module
 from workbench.errors import RequestError, unknown_name
-from workbench.registry.experiment import Experiment
+from workbench.registry.experiment import Experiment, Part
 from workbench.settings import FrozenConfig
 from workbench.training.config import RunConfig
-from workbench.training.overrides import with_overrides
-
-ENVIRONMENT_VARIABLE = "WORKBENCH_EXPERIMENTS"
+from workbench.training.overrides import flattened
+from workbench.training.recipes import run_config
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,13 @@ class Found:
     problems: tuple[Problem, ...]
 
 
+class _Scoped(FrozenConfig):
+    """What counts for one task."""
+
+    base: dict[str, Any] = Field(default_factory=dict)
+    variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
 class _Addition(FrozenConfig):
     """A TOML file's content."""
 
@@ -55,20 +61,7 @@ class _Addition(FrozenConfig):
     hypothesis: str = ""
     base: dict[str, Any] = Field(default_factory=dict)
     variants: dict[str, dict[str, Any]]
-
-
-def experiment_folders() -> list[Path]:
-    """Where experiment files are looked for: the bundled ones, then $WORKBENCH_EXPERIMENTS.
-
-    Raises:
-        RequestError: a folder of the variable does not exist.
-    """
-    text = os.environ.get(ENVIRONMENT_VARIABLE, "")
-    own = [Path(part).expanduser() for part in text.split(os.pathsep) if part]
-    for folder in own:
-        if not folder.is_dir():
-            raise RequestError(f"{ENVIRONMENT_VARIABLE} names {folder}, which is no folder.")
-    return [bundled_folder("experiments"), *own]
+    tasks: dict[str, _Scoped] = Field(default_factory=dict)
 
 
 def find_experiments() -> Found:
@@ -121,8 +114,8 @@ def write_variant(
 ) -> Path:
     """Save a configuration as a variant of an experiment, in a TOML file of its own.
 
-    It holds every setting that differs from the defaults, so that it stays what it is whatever
-    becomes of the experiment's own file.
+    It holds every setting that differs from the built-in ones, from its teacher's recipe or from a
+    variant of the experiment, whose base lies under it.
 
     Args:
         provenance: where it comes from, for readers of the file: its first lines, as comments.
@@ -135,11 +128,16 @@ def write_variant(
         raise RequestError(
             f"{experiment} has a variant {variant!r} already; name another with --variant."
         )
-    defaults = RunConfig().flat()
+    bases = [
+        RunConfig().flat(),
+        run_config(f"teacher={config.teacher}").flat(),
+        *(existing.variant(name).flat() for name in existing.variants),
+    ]
     own = {
         key: text
         for key, text in config.flat().items()
-        if key not in ("experiment", "variant", "seed") and defaults.get(key) != text
+        if key not in ("format", "experiment", "variant", "seed")
+        and any(base.get(key) != text for base in bases)
     }
     lines = [
         *(f"# {line}" for line in provenance.splitlines()),
@@ -206,31 +204,26 @@ def _read_toml(file: Path) -> Experiment | _Addition:
         raise RequestError("expected either name = ... or extends = ... .")
     if content.name is None:
         return content
-    return Experiment(content.name, content.question, content.hypothesis, _variants(content))
-
-
-def _variants(content: _Addition) -> dict[str, RunConfig]:
-    return {
-        name: with_overrides(RunConfig(), [*_assignments(content.base), *_assignments(settings)])
-        for name, settings in content.variants.items()
-    }
-
-
-def _assignments(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """TOML's dotted keys are nested tables; here they are dotted again."""
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            yield from _assignments(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}={value if isinstance(value, str) else json.dumps(value)}"
+    parts = {task: Part(part.base, part.variants) for task, part in content.tasks.items()}
+    experiment = Experiment(
+        content.name, content.question, content.hypothesis, content.variants, content.base, parts
+    )
+    for variant in experiment.variants:
+        experiment.resolve(variant)  # what is wrong in the file is told as the file's
+    return experiment
 
 
 def _extended(experiments: Mapping[str, Experiment], addition: _Addition) -> Experiment:
     name = addition.extends or ""
     if name not in experiments:
         raise unknown_name("experiment", name, experiments)
-    base, more = experiments[name], _variants(addition)
+    base = experiments[name]
+    shared = flattened(addition.base)
+    more = {key: {**shared, **flattened(own)} for key, own in addition.variants.items()}
     for variant in more:
         if variant in base.variants:
             raise RequestError(f"{name} has a variant {variant!r} already.")
-    return replace(base, variants={**base.variants, **more})
+    grown = replace(base, variants={**base.variants, **more})
+    for variant in more:
+        grown.resolve(variant)
+    return grown

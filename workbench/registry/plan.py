@@ -16,7 +16,8 @@ from workbench.registry.rows import plan_hash, plan_key, plan_title, read_change
 from workbench.runs.start_variant import settle_starts
 from workbench.settings import FrozenConfig
 from workbench.training.config import RunConfig, validated
-from workbench.training.overrides import concerns, method_after, with_overrides
+from workbench.training.overrides import concerns, method_after
+from workbench.training.recipes import Resolved
 
 
 class Plan(FrozenConfig):
@@ -111,20 +112,39 @@ def make_plan(
 
 
 def _changed(experiment: Experiment, name: str, changes: Sequence[str]) -> dict[str, RunConfig]:
-    configs = {variant: experiment.variant(variant) for variant in experiment.variants}
-    methods = {variant: method_after(config, changes) for variant, config in configs.items()}
+    return {
+        variant: resolved.config
+        for variant, resolved in resolve_variants(experiment, name, changes).items()
+    }
+
+
+def resolve_variants(
+    experiment: Experiment, name: str, changes: Sequence[str]
+) -> dict[str, Resolved]:
+    """Every variant with a person's changes, and where each setting comes from.
+
+    Args:
+        name: that the experiment is filed under.
+
+    Raises:
+        RequestError: as :meth:`Experiment.resolve`.
+    """
+    methods = {
+        variant: method_after(experiment.variant(variant), changes)
+        for variant in experiment.variants
+    }
     # A change that no variant has is applied to all, to be refused in the usual words.
     nobodys = {c for c in changes if not any(concerns(method, c) for method in methods.values())}
     return {
-        variant: with_overrides(
-            config,
+        variant: experiment.resolve(
+            variant,
             [
-                *(c for c in changes if c in nobodys or concerns(methods[variant], c)),
+                *(c for c in changes if c in nobodys or concerns(method, c)),
                 f"experiment={name}",
                 "seed=0",
             ],
         )
-        for variant, config in configs.items()
+        for variant, method in methods.items()
     }
 
 

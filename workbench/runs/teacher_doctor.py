@@ -18,7 +18,7 @@ from workbench.teachers import KNOWN_TEACHERS, built_folder, hub
 from workbench.teachers.architecture import Architecture
 from workbench.teachers.catalog import teacher_call
 from workbench.teachers.family import CallArguments
-from workbench.teachers.folder import check_folder, check_kind
+from workbench.teachers.folder import check_folder, check_kind, stored_numbers
 from workbench.teachers.hub_catalog import HubTeacher, find_hub_teacher
 from workbench.teachers.student_pipeline import refuse_student
 from workbench.training.config import RunConfig
@@ -206,27 +206,13 @@ def _sizes(subject: _Subject, config: RunConfig) -> Teacher | None:
 
 def _sizes_in(folder: Path, call: CallArguments) -> Teacher:
     family = check_folder(folder)
-    text = sum(_stored_numbers(folder / name) for name in family.text_components)
+    text = sum(stored_numbers(folder / name) for name in family.text_components)
     return Teacher(
         Architecture.in_folder(folder, call),
-        _stored_numbers(folder / "transformer"),
-        _stored_numbers(folder / "vae"),
+        stored_numbers(folder / "transformer"),
+        stored_numbers(folder / "vae"),
         text,
     )
-
-
-def _stored_numbers(component: Path) -> int:
-    """Numbers in a component's weight files, from their headers."""
-    from math import prod
-
-    from safetensors import safe_open
-
-    total = 0
-    for file in component.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as content:
-            names = content.keys()
-            total += sum(prod(content.get_slice(name).get_shape()) for name in names)
-    return total
 
 
 def _disk(

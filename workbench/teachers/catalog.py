@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from workbench.errors import RequestError, unknown_name
 from workbench.teachers.analytic import ANALYTIC, MixtureRecipe
 from workbench.teachers.embedded import embedded_teachers
-from workbench.teachers.hub_catalog import HUB_TEACHERS
+from workbench.teachers.hub_catalog import HUB_TEACHERS, find_hub_teacher
+from workbench.teachers.json_file import read_json
 from workbench.teachers.recipe import TinyRecipe
 from workbench.teachers.student_pipeline import refuse_student
 
@@ -87,6 +88,47 @@ KNOWN_TEACHERS: Mapping[str, TeacherSpec] = {
     spec.name: spec for spec in (*_embedded(), *_analytic(), *_hub())
 }
 """Name -> teacher."""
+
+
+@dataclass(frozen=True)
+class TeacherKind:
+    """What is known of a teacher without loading it; None where it is not.
+
+    Attributes:
+        name: in the catalogue, also of a teacher that was asked for by its hub id.
+        pipeline: the diffusers class; None of an analytic teacher.
+        parameters: of its transformer.
+    """
+
+    name: str | None = None
+    pipeline: str | None = None
+    parameters: int | None = None
+
+
+def teacher_kind(reference: str) -> TeacherKind:
+    """The kind of a teacher by name, folder or hub id; downloads and builds nothing."""
+    hub = find_hub_teacher(reference)
+    if hub is not None:
+        return TeacherKind(hub.name, hub.pipeline_class, hub.parameters)
+    spec = KNOWN_TEACHERS.get(reference)
+    if spec is not None:
+        pipeline = getattr(spec.recipe, "pipeline", None)
+        return TeacherKind(spec.name, pipeline, spec.parameters)
+    local = Path(reference).expanduser()
+    if not local.is_dir():
+        from workbench.teachers.hub import HUB_ID, cached_snapshot
+
+        snapshot = cached_snapshot(reference) if HUB_ID.fullmatch(reference) else None
+        if snapshot is None:
+            return TeacherKind()
+        local = snapshot
+    from workbench.teachers.folder import MODEL_INDEX, stored_numbers
+
+    index = local / MODEL_INDEX
+    if not index.is_file():
+        return TeacherKind()
+    pipeline = str(read_json(index).get("_class_name"))
+    return TeacherKind(None, pipeline, stored_numbers(local / "transformer") or None)
 
 
 def load_teacher(

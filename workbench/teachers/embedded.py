@@ -22,12 +22,14 @@ class EmbeddedTeacher(FrozenConfig):
         stands_for: the published teacher whose traits it keeps.
         parameters: of its transformer.
         recipe: how it is built.
+        default: whether it is the teacher of runs that name none.
     """
 
     description: str
     stands_for: str
     parameters: int = Field(ge=0)
     recipe: TinyRecipe
+    default: bool = False
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -46,6 +48,11 @@ def embedded_teachers() -> dict[str, EmbeddedTeacher]:
     """
     folder = bundled_folder("experiments") / "teachers"
     return {file.stem: load_embedded(file) for file in sorted(folder.glob("*.toml"))}
+
+
+def default_teacher() -> str:
+    """The teacher of a run that names none."""
+    return next(name for name, teacher in embedded_teachers().items() if teacher.default)
 
 
 def load_embedded(file: Path) -> EmbeddedTeacher:

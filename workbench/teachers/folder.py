@@ -160,6 +160,20 @@ def stored_keys(file: Path) -> set[str]:
         raise RequestError(f"The teacher's file {file} is damaged: {error}.") from None
 
 
+def stored_numbers(component: Path) -> int:
+    """How many numbers a component's weight files hold, from their headers."""
+    from math import prod
+
+    from safetensors import safe_open
+
+    total = 0
+    for file in component.glob(f"*{_WEIGHTS}"):
+        with safe_open(file, framework="pt") as content:
+            names = content.keys()
+            total += sum(prod(content.get_slice(name).get_shape()) for name in names)
+    return total
+
+
 def content_fingerprint(folder: Path, components: tuple[str, ...]) -> str:
     """Short hash of everything that is loaded from a pipeline folder, weights included.
 

@@ -34,10 +34,11 @@ Row = tuple[str, Any]
 class PromptsConfig(FrozenConfig):
     """Which prompts a run trains on."""
 
-    source: str = Field(
-        EMBEDDED,
+    source: str | None = Field(
+        None,
         min_length=1,
-        description="digits; FILE.txt, .jsonl or .parquet; or hf:NAME, hf:FOLDER (HF datasets)",
+        description="FILE.txt, .jsonl or .parquet; hf:NAME or hf:FOLDER (HF datasets); or the name "
+        "of bundled prompts; none = not said",
     )
     column: str | None = Field(
         None, description="where a source has columns; none = the first of prompt, caption, text"
@@ -47,8 +48,17 @@ class PromptsConfig(FrozenConfig):
     revision: str | None = Field(None, description="of an hf: source on the hub; none = newest")
     streaming: bool = Field(False, description="read an hf: source without storing it first")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _by_source(cls, given: Any) -> Any:
+        return {"source": given} if isinstance(given, str) else given
+
     @model_validator(mode="after")
     def _options_apply(self) -> PromptsConfig:
+        if self.source is None:
+            if self != PromptsConfig.model_construct():
+                raise ValueError("options of prompts without a source: set prompts.source too")
+            return self
         if not self.source.startswith(HUB):
             given = [name for name in ("split", "revision", "streaming") if getattr(self, name)]
             if given:

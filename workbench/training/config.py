@@ -6,9 +6,16 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from workbench.errors import RequestError, unknown_name
 from workbench.methods import (
@@ -20,9 +27,12 @@ from workbench.methods import (
     make_method,
     method_type,
 )
+from workbench.metrics import DRIFT_METRICS, EVAL, metric_info
 from workbench.settings import FrozenConfig
+from workbench.teachers.embedded import default_teacher
 from workbench.teachers.pair_sources import PairsConfig
 from workbench.teachers.prompt_sources import PromptsConfig
+from workbench.training import formats
 from workbench.training.budget import total_images
 from workbench.training.stability import StabilityConfig
 
@@ -85,13 +95,47 @@ class ScheduleConfig(FrozenConfig):
 
 
 class EvaluationConfig(FrozenConfig):
-    """What is measured: during the run the student at K steps, at its end the whole table."""
+    """What is measured: during the run the student at K steps, at its end the whole table.
 
+    Without metrics nothing is scored against a reference or by a network; how the samples of the
+    prompts :attr:`shown` drift from the teacher's is measured all the same.
+    """
+
+    reference: str | None = Field(
+        None, min_length=1, description="real images to compare with, of `references list`"
+    )
+    metrics: tuple[str, ...] = Field((), description="what is measured; [] = no scores")
+    primary: str | None = Field(
+        None, description="the metric that judges the run; none = the first of metrics"
+    )
+    prompts: PromptsConfig | None = Field(
+        None, description="prompts to score on: a source; none = the reference's captions"
+    )
+    shown: tuple[str, ...] = Field(
+        (), description="prompts of sample grids and drift; [] = the first ten that there are"
+    )
+    seeds_per_prompt: int = Field(
+        4, ge=2, description="samples of each shown prompt, for drift and diversity"
+    )
     samples: int = Field(2000, ge=2, description="images per score")
     seed: int = Field(0, ge=0, description="of the evaluation noise, apart from the run's seed")
-    batch_size: int = Field(250, ge=1)
+    batch_size: PositiveInt | Literal["auto"] = Field(
+        250, description="images drawn at once; auto = what the device's memory has room for"
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="of the networks that draw; evaluate, sample and export use it too"
+    )
+    weights: Mapping[str, str] = Field(
+        {}, description="files of metrics' networks by name, instead of WORKSPACE/weights"
+    )
+    stock_steps: tuple[int, ...] = Field(
+        (), description="steps of the teacher as its users run it: its own scheduler and guidance"
+    )
+    stock_guidance: float | None = Field(
+        None, description="guidance_scale of that call; none = the pipeline's own"
+    )
     teacher_steps: tuple[int, ...] = Field(
-        (50, 20, 4), min_length=1, description="Euler steps of the teacher"
+        (50, 20, 4), description="Euler steps of the teacher, evenly spaced before the shift"
     )
     student_steps: tuple[int, ...] | None = Field(
         None, min_length=1, description="generator steps of the student; none = K, K/2, ..., 1"
@@ -101,21 +145,55 @@ class EvaluationConfig(FrozenConfig):
         1.0, gt=0, description="shift of the teacher's Euler times; SD3's own is 3"
     )
 
-    @field_validator("teacher_steps", "student_steps")
+    @field_validator("teacher_steps", "student_steps", "stock_steps")
     @classmethod
     def _positive(cls, steps: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if any(step < 1 for step in steps or ()):
             raise ValueError("every step count must be at least 1")
         return steps
 
+    @field_validator("metrics")
+    @classmethod
+    def _known_metrics(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if metric_info(name).group != EVAL:
+                raise ValueError(f"{name} is measured in every run; leave it out of metrics")
+        if len(set(names)) < len(names):
+            raise ValueError(f"{list(names)} names one twice")
+        return names
+
+    @model_validator(mode="after")
+    def _measured(self) -> Self:
+        possible = (*self.metrics, *DRIFT_METRICS)
+        if self.primary is not None and self.primary not in possible:
+            raise ValueError(
+                f"the primary metric {self.primary!r} is not measured: metrics are "
+                f"{', '.join(self.metrics) or 'none'}"
+            )
+        if not self.teacher_steps and not self.stock_steps:
+            raise ValueError("teacher_steps and stock_steps are both empty: no teacher to compare")
+        comparing = [name for name in self.metrics if metric_info(name).needs_reference]
+        if comparing and self.reference is None:
+            raise ValueError(
+                f"{comparing[0]} compares with real images: set evaluation.reference to one of "
+                "`workbench references list`, or leave it out of evaluation.metrics"
+            )
+        return self
+
+    @property
+    def primary_metric(self) -> str | None:
+        """What tells the best moment of a run; None where nothing is measured."""
+        return self.primary or next(iter(self.metrics), None)
+
 
 class RunConfig(FrozenConfig):
     """One run: an experiment's variant with a seed."""
 
+    format: Literal[2] = 2
     experiment: str = Field("adhoc", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     variant: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(0, ge=0, lt=2**63)
-    teacher: str = Field("digits-sana", description="name, folder or hub id")
+    teacher: str = Field(default_factory=default_teacher, description="name, folder or hub id")
     resolution: int | None = Field(
         None, ge=8, description="height and width of its images in pixels; none = its own"
     )
@@ -219,11 +297,12 @@ class RunConfig(FrozenConfig):
         return tuple(halves)
 
     def fingerprint(self) -> str:
-        """Eight hex digits of the content: equal exactly for equal settings."""
-        values = self.model_dump(mode="json")
-        if self.training.stability == StabilityConfig():
-            del values["training"]["stability"]  # runs from before there was such a group
-        return _short_hash(values)
+        """Eight hex digits of the content: equal exactly for equal settings.
+
+        Settings that format 1 did not have count where they differ from what their absence meant
+        there, so that a new setting leaves every earlier run what it was.
+        """
+        return _short_hash(formats.as_format_1(self.model_dump(mode="json")))
 
     def variant_fingerprint(self) -> str:
         """Eight hex digits of everything but the seed: equal for repetitions of one variant."""
@@ -254,8 +333,15 @@ class RunConfig(FrozenConfig):
             "stability": self.training.stability.model_dump(mode="json"),
             "watched": [schedule.log_kimg, schedule.evaluate_kimg, schedule.checkpoint_kimg],
             "max_nonfinite": self.training.max_nonfinite,
-            "judged": [evaluation.samples, evaluation.seed],
+            "judged": [evaluation.samples, evaluation.seed, *self._judged_by()],
         }
+
+    def _judged_by(self) -> list[Any]:
+        """By what the best moment is told, where that is not what it was in format 1."""
+        kept = formats.as_format_1(self.model_dump(mode="json"))["evaluation"]
+        return [{key: kept[key] for key in ("reference", "metrics", "primary") if key in kept}] * (
+            not {"reference", "metrics", "primary"}.isdisjoint(kept)
+        )
 
     def flat(self) -> dict[str, str]:
         """Dotted key -> value as text, for parameter tables."""
@@ -308,7 +394,7 @@ def validated(values: Mapping[str, Any]) -> RunConfig:
         RequestError: one line that names each wrong key, what was given and what is expected.
     """
     try:
-        return RunConfig.model_validate(values)
+        return RunConfig.model_validate(formats.upgraded(values))
     except ValidationError as error:
         raise _readable(error) from None
 

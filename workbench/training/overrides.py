@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from workbench.errors import RequestError, unknown_name
@@ -36,6 +36,23 @@ def with_overrides(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
             _switch_method(values, str(value))
         _assign(values, key, value)
     return _with_used_prompts(validated(values))
+
+
+def flattened(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables, as TOML makes them of dotted keys, with their dots again."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{inner}": own for inner, own in flattened(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def as_assignments(settings: Mapping[str, Any]) -> Iterator[str]:
+    """The same as assignments ("training.kimg=6.4")."""
+    for key, value in flattened(settings).items():
+        yield f"{key}={value if isinstance(value, str) else json.dumps(value)}"
 
 
 def _with_used_prompts(config: RunConfig) -> RunConfig:

@@ -1,0 +1,326 @@
+"""Every score that the workbench knows: direction, unit, needs. The one place that says so.
+
+Engine, studies, comparisons, reports, model cards and the MLflow view ask here. Imports nothing
+heavy, so that a table of runs needs neither torch nor pandas.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from workbench.errors import unknown_name
+
+EVAL, DRIFT, PERF = "eval", "drift", "perf"
+"""What a metric's name in MLflow begins with: scores of samples, of the teacher's look, of speed."""
+
+OWN_NETWORK = "own"
+"""Features of whichever network the reference was built with."""
+
+
+class Goal(Enum):
+    """Which way a score improves."""
+
+    LOWER = "minimize"
+    HIGHER = "maximize"
+    NEAR = "near its target"
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """The fewest samples or images, and why."""
+
+    count: int
+    why: str
+
+
+_COVARIANCE = Minimum(2, "one has no covariance")
+_PAIRS = Minimum(2, "its estimator compares pairs")
+_SHARE = Minimum(2, "a share of one says nothing")
+_MANIFOLD = Minimum(4, "each needs its 3 nearest neighbours")
+_SPREAD = Minimum(2, "one has no spread")
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """What there is to know of a score without computing it.
+
+    Attributes:
+        name: in settings, tables and files.
+        title: as people write it.
+        goal: which way it improves.
+        what: it measures, in words.
+        unit: of its values; empty for a pure number.
+        target: the best value where the goal is :attr:`Goal.NEAR`.
+        group: of its name in MLflow, ``GROUP/NAME``.
+        is_distance: at least 0 and falling by factors: log axes, log-linear between evaluations.
+        needs_reference: compares with real images.
+        needs_prompts: judges an image by its prompt.
+        network: whose features it looks through (:data:`OWN_NETWORK`: the reference's own).
+        weights: names of published files that it needs besides the reference's own network.
+        minimum: of samples.
+        reference_minimum: of the reference's images.
+    """
+
+    name: str
+    title: str
+    goal: Goal
+    what: str
+    unit: str = ""
+    target: float | None = None
+    group: str = EVAL
+    is_distance: bool = False
+    needs_reference: bool = False
+    needs_prompts: bool = False
+    network: str | None = None
+    weights: tuple[str, ...] = ()
+    minimum: Minimum = _SPREAD
+    reference_minimum: Minimum | None = None
+
+    @property
+    def key(self) -> str:
+        """The MLflow metric of a run's evaluations."""
+        return f"{self.group}/{self.name}"
+
+    @property
+    def arrow(self) -> str:
+        """For headings of tables."""
+        if self.goal is Goal.NEAR:
+            return "" if self.target is None else f"→ {self.target:g}"
+        return "↓" if self.goal is Goal.LOWER else "↑"
+
+    def badness(self, value: float) -> float:
+        """The value as a number that is the lower the better, for ranks and searches.
+
+        Near a target that is |log(value / target)| for positive values: half is as far as twice.
+        """
+        match self.goal:
+            case Goal.LOWER:
+                return value
+            case Goal.HIGHER:
+                return -value
+            case Goal.NEAR:
+                if self.target is None:
+                    return math.nan
+                return abs(math.log(value / self.target)) if value > 0 else math.inf
+
+    def better(self, one: float, other: float) -> bool:
+        """Whether the first of two values is the better one."""
+        return self.badness(one) < self.badness(other)
+
+
+def _reference(
+    name: str,
+    title: str,
+    goal: Goal,
+    what: str,
+    minimum: Minimum,
+    reference_minimum: Minimum,
+    network: str = OWN_NETWORK,
+    weights: tuple[str, ...] = (),
+    *,
+    is_distance: bool = False,
+) -> MetricInfo:
+    return MetricInfo(
+        name,
+        title,
+        goal,
+        what,
+        is_distance=is_distance,
+        needs_reference=True,
+        network=network,
+        weights=weights,
+        minimum=minimum,
+        reference_minimum=reference_minimum,
+    )
+
+
+def _frechet(name: str, title: str, what: str, network: str, *weights: str) -> MetricInfo:
+    return _reference(
+        name,
+        title,
+        Goal.LOWER,
+        what,
+        _COVARIANCE,
+        _COVARIANCE,
+        network,
+        weights,
+        is_distance=True,
+    )
+
+
+def _ratio(name: str, title: str, what: str) -> MetricInfo:
+    text = f"{what}, student over teacher on the same prompts and seeds"
+    return MetricInfo(name, title, Goal.NEAR, text, "ratio", 1.0, DRIFT)
+
+
+def _of_modes(name: str, title: str, what: str, goal: Goal = Goal.LOWER) -> MetricInfo:
+    return MetricInfo(name, title, goal, what)
+
+
+_ALL = (
+    _frechet("fid", "FID", "Frechet distance of features to the reference", OWN_NETWORK),
+    _reference(
+        "kid",
+        "KID",
+        Goal.LOWER,
+        "squared MMD of features to the reference",
+        _PAIRS,
+        _PAIRS,
+    ),
+    MetricInfo(
+        "clip",
+        "CLIP score",
+        Goal.HIGHER,
+        "cosine of image and prompt in CLIP ViT-g-14",
+        "cosine",
+        needs_prompts=True,
+        weights=("clip",),
+    ),
+    MetricInfo(
+        "alignment",
+        "alignment",
+        Goal.HIGHER,
+        "share of images in which a classifier finds what the prompt asks for",
+        "share",
+        needs_prompts=True,
+        network=OWN_NETWORK,
+    ),
+    _reference(
+        "precision",
+        "precision",
+        Goal.HIGHER,
+        "share of samples inside the reference's manifold",
+        _SHARE,
+        _MANIFOLD,
+    ),
+    _reference(
+        "recall",
+        "recall",
+        Goal.HIGHER,
+        "share of the reference inside the samples' manifold",
+        _MANIFOLD,
+        _SHARE,
+    ),
+    _frechet(
+        "fid_clip", "FID (CLIP)", "FID in features of CLIP ViT-L/14", "clip_features", "clip-l14"
+    ),
+    _frechet("fid_dinov2", "FID (DINOv2)", "FID in features of DINOv2", "dinov2", "dinov2"),
+    _reference(
+        "cmmd",
+        "CMMD",
+        Goal.LOWER,
+        "squared MMD of CLIP features, x 1000",
+        _PAIRS,
+        _PAIRS,
+        "cmmd_features",
+        ("clip-l14-336",),
+    ),
+    MetricInfo(
+        "pickscore",
+        "PickScore",
+        Goal.HIGHER,
+        "preference for an image given its prompt",
+        needs_prompts=True,
+        weights=("pickscore",),
+    ),
+    MetricInfo(
+        "aesthetic",
+        "aesthetic",
+        Goal.HIGHER,
+        "improved aesthetic predictor",
+        "points of 10",
+        weights=("clip-l14", "aesthetic"),
+    ),
+    MetricInfo(
+        "hpsv2",
+        "HPSv2",
+        Goal.HIGHER,
+        "human preference score of image and prompt",
+        "cosine",
+        needs_prompts=True,
+        weights=("hpsv2",),
+    ),
+    MetricInfo(
+        "sliced_w2",
+        "sliced W2",
+        Goal.LOWER,
+        "sliced Wasserstein distance to samples of the truth",
+        is_distance=True,
+        minimum=Minimum(1, "a distance needs a sample"),
+    ),
+    _of_modes("share_tv", "TV of shares", "total variation of the shares of modes"),
+    _of_modes("mode_std", "std of modes", "mean std of modes; best at the truth's", Goal.NEAR),
+    _of_modes("mode_std_min", "least std", "least std of a mode; best at the truth's", Goal.NEAR),
+    _of_modes("mode_core_least", "thinnest core", "robust std where least", Goal.NEAR),
+    _of_modes("mode_core_most", "widest core", "robust std where most", Goal.NEAR),
+    _of_modes("mode_cov_error", "covariances off by", "relative error of covariances"),
+    _of_modes("mode_offset", "means off by (std)", "distance of means from the true ones"),
+    _of_modes("outliers", "outliers", "share of samples of no mode"),
+    _ratio("saturation", "saturation", "mean chroma (largest minus least channel)"),
+    _ratio("contrast", "contrast", "standard deviation of luminance within an image"),
+    _ratio("brightness", "brightness", "mean luminance"),
+    _ratio("sharpness", "sharpness", "mean squared Laplacian of luminance"),
+    _ratio("nyquist_energy", "Nyquist energy", "power of luminance near half a cycle a pixel"),
+    _ratio("grid_energy", "grid energy", "power of luminance at the patch grid's frequencies"),
+    _ratio("latent_diversity", "latent diversity", "mean distance between seeds in latent space"),
+    _ratio("pixel_diversity", "pixel diversity", "mean distance between seeds in pixel space"),
+    MetricInfo(
+        "ms_per_image", "ms/image", Goal.LOWER, "time that one sample takes", "ms", group=PERF
+    ),
+)
+
+METRICS: Mapping[str, MetricInfo] = {info.name: info for info in _ALL}
+"""Name -> what there is to know; in the order in which tables show them."""
+
+DRIFT_METRICS = tuple(name for name, info in METRICS.items() if info.group == DRIFT)
+"""Measured in every run of images, with no weights and no reference."""
+
+_CURVES = {f"{EVAL}/", f"{DRIFT}/"}
+_BEST = "best/"
+_NO_SCORE = frozenset({"kimg"})
+
+
+def metric_info(name: str) -> MetricInfo:
+    """A metric by name.
+
+    Raises:
+        RequestError: there is no such metric (names the nearest).
+    """
+    if name not in METRICS:
+        raise unknown_name("metric", name, METRICS)
+    return METRICS[name]
+
+
+def title_of(name: str) -> str:
+    """A score's name as people write it; a name that is not known stands for itself."""
+    return METRICS[name].title if name in METRICS else name
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names in the order of :data:`METRICS`, others behind them by the alphabet."""
+    places = {name: place for place, name in enumerate(METRICS)}
+    return sorted(set(names), key=lambda name: (places.get(name, len(places)), name))
+
+
+def primary_of(logged: Iterable[str]) -> str | None:
+    """Which score judged a run, by the names of what it logged; None before an evaluation.
+
+    A run logs ``best/NAME`` of that one alone. Before its first finite value: the first that it
+    measured, in the order of :data:`METRICS`.
+    """
+    names = list(logged)
+    best = [name.removeprefix(_BEST) for name in names if name.startswith(_BEST)]
+    judged = [name for name in best if name not in _NO_SCORE]
+    if judged:
+        return judged[0]
+    measured = in_order(n.partition("/")[2] for n in names if n.startswith(f"{EVAL}/"))
+    return next((name for name in measured if name in METRICS), None)
+
+
+def score_of(key: str) -> str | None:
+    """The score that an MLflow metric of evaluations holds: ``eval/fid`` -> ``fid``; else None."""
+    group, slash, name = key.partition("/")
+    return name if slash and f"{group}/" in _CURVES else None

@@ -1,0 +1,67 @@
+"""Configurations of earlier formats: what they meant by what they did not say.
+
+Format 1 had no ``format`` key, and none of the keys in ``format_1.json``; that file holds what their
+absence meant. A key that is added from now on gets its line there. Then earlier files still load
+as what they were, and fingerprints of settings that mean the same stay the same.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from workbench.teachers.analytic import ANALYTIC
+
+
+def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a configuration, with what a format-1 file left unsaid."""
+    changed = copy.deepcopy(dict(values))
+    if "format" in changed:
+        return changed
+    for (*groups, leaf), meaning in _absences(changed):
+        node = changed
+        for group in groups:
+            node = node.setdefault(group, {})
+        node.setdefault(leaf, meaning)
+    if _kind(changed) == "points":  # which learns from no prompts, whatever the file names
+        changed.get("prompts", {}).update(source=None)
+    return changed
+
+
+def as_format_1(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain values of a configuration without what format 1 meant by saying nothing."""
+    kept = copy.deepcopy(dict(values))
+    del kept["format"]
+    for (*groups, leaf), meaning in _absences(values):
+        node = kept
+        for group in groups:
+            node = node[group]
+        if node[leaf] == meaning:
+            del node[leaf]
+    if kept["prompts"]["source"] is None:
+        kept["prompts"]["source"] = _table()["prompts"]
+    return kept
+
+
+def _absences(values: Mapping[str, Any]) -> Iterator[tuple[list[str], Any]]:
+    table = _table()
+    for key, meaning in {**table["all"], **table[_kind(values)]}.items():
+        yield key.split("."), meaning
+
+
+def _kind(values: Mapping[str, Any]) -> str:
+    recipe = ANALYTIC.get(str(values.get("teacher")))
+    if recipe is None:
+        return "images"
+    return "prompted points" if recipe.prompted else "points"
+
+
+@cache
+def _table() -> dict[str, Any]:
+    text = Path(__file__).with_name("format_1.json").read_text(encoding="utf-8")
+    table: dict[str, Any] = json.loads(text)
+    return table
