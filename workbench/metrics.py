@@ -14,7 +14,7 @@ from enum import Enum
 from workbench.errors import unknown_name
 
 EVAL, DRIFT, PERF = "eval", "drift", "perf"
-"""What a metric's name in MLflow begins with: scores of samples, of the teacher's look, of speed."""
+"""How a metric's name in MLflow begins: scores of samples, drift from the teacher, speed."""
 
 OWN_NETWORK = "own"
 """Features of whichever network the reference was built with."""
@@ -109,6 +109,11 @@ class MetricInfo:
     def better(self, one: float, other: float) -> bool:
         """Whether the first of two values is the better one."""
         return self.badness(one) < self.badness(other)
+
+    @property
+    def worst(self) -> float:
+        """What samples that cannot be scored are worth."""
+        return -math.inf if self.goal is Goal.HIGHER else math.inf
 
 
 def _reference(
@@ -292,6 +297,11 @@ def metric_info(name: str) -> MetricInfo:
     if name not in METRICS:
         raise unknown_name("metric", name, METRICS)
     return METRICS[name]
+
+
+def info_or_distance(name: str) -> MetricInfo:
+    """What is known of a metric; one of a person's own counts as a distance."""
+    return METRICS.get(name) or MetricInfo(name, name, Goal.LOWER, "a score", is_distance=True)
 
 
 def title_of(name: str) -> str:

@@ -50,6 +50,9 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable."),
 ]
 TeacherOption = Annotated[str | None, typer.Option(help="Name, folder or hub id.")]
+RecipeOption = Annotated[
+    str | None, typer.Option(help="Recipe of the settings (default: the teacher's own).")
+]
 SeedsOption = Annotated[
     str | None,
     typer.Option(
@@ -79,9 +82,28 @@ def parse_seeds(text: str | None, default: tuple[int, ...] = (0,)) -> tuple[int,
     return seeds
 
 
-def with_teacher(assignments: list[str] | None, teacher: str | None) -> list[str]:
-    """The person's changes as assignments."""
-    return [*(assignments or []), *([] if teacher is None else [f"teacher={teacher}"])]
+def with_selectors(
+    assignments: list[str] | None, teacher: str | None, recipe: str | None
+) -> list[str]:
+    """The person's changes as assignments.
+
+    Raises:
+        RequestError: a key that is given both as an option and by ``--set``, or twice.
+    """
+    changes = list(assignments or [])
+    given = [text.partition("=")[0].strip() for text in changes]
+    options = {"teacher": teacher, "recipe": recipe}
+    for key, value in options.items():
+        if value is not None:
+            if key in given:
+                raise RequestError(
+                    f"Two sources for one value: --{key} {value} and --set {key}=...; drop one."
+                )
+            changes.append(f"{key}={value}")
+    twice = next((key for key in given if given.count(key) > 1), None)
+    if twice is not None:
+        raise RequestError(f"Two sources for one value: --set {twice}=... is given twice.")
+    return changes
 
 
 def duration(seconds: float) -> str:

@@ -18,12 +18,14 @@ from workbench.cli.common import (
     print_table,
     say,
 )
-from workbench.errors import RequestError, WorkbenchError
+from workbench.errors import RequestError, WorkbenchError, unknown_name
+from workbench.metrics import METRICS, metric_info
 
 if TYPE_CHECKING:
     from workbench.runs import Evaluation
     from workbench.runs.scored_rows import Score, ScoredRow
 
+EVALUATED = [n for n, i in METRICS.items() if i.needs_reference or i.weights or i.network]
 WHAT = "What to measure"
 SAMPLES = "Which samples"
 SURE = "How sure it is"
@@ -55,15 +57,19 @@ def evaluate(
     metrics: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated: fid, kid, precision, recall, fid_clip, fid_dinov2, cmmd, clip, "
-            "pickscore, aesthetic, hpsv2, alignment (default: fid, and alignment where all prompts "
-            "ask for digits and the reference is digits).",
+            help=f"Comma-separated: {', '.join(EVALUATED)} (default: as the model's run or recipe "
+            "says, else fid).",
             rich_help_panel=WHAT,
         ),
     ] = None,
     reference: Annotated[
-        str, typer.Option(help="digits, or one of references list.", rich_help_panel=WHAT)
-    ] = "digits",
+        str | None,
+        typer.Option(
+            help="One of references list (default: as the model's run or recipe says).",
+            show_default=False,
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
     weights: WeightsOption = None,
     steps: Annotated[
         str | None,
@@ -83,7 +89,8 @@ def evaluate(
         int | None,
         typer.Option(
             min=2,
-            help="Images per score (default: all captions or images; 2000 of digits).",
+            help="Images per score (default: as the model's run or recipe says, else all captions "
+            "or images).",
             show_default=False,
             rich_help_panel=SAMPLES,
         ),
@@ -97,8 +104,7 @@ def evaluate(
         bool,
         typer.Option(
             "--stock",
-            help="A pipeline's own call, scheduler and guidance (turbo models), although its class "
-            "could be a teacher's.",
+            help="A pipeline's or teacher's own call, scheduler and guidance, as its users run it.",
             rich_help_panel=SAMPLES,
         ),
     ] = False,
@@ -111,8 +117,22 @@ def evaluate(
         ),
     ] = None,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Images at a time.", rich_help_panel=SAMPLES)
-    ] = 250,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Images at a time (default: what the device has room for).",
+            show_default=False,
+            rich_help_panel=SAMPLES,
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the networks that draw: fp32 or bf16 (default: as the run says, else fp32).",
+            show_default=False,
+            rich_help_panel=SAMPLES,
+        ),
+    ] = None,
     nproc: Annotated[
         int, typer.Option(min=1, help="Processes to share the work.", rich_help_panel=SAMPLES)
     ] = 1,
@@ -144,16 +164,18 @@ def evaluate(
     nothing again. Each score is kept with all that decides it; a run's go to its MLflow run too.
     """
     from workbench.cli.building import ensure_with_bar
-    from workbench.evaluation import check_names
     from workbench.runs import EvaluateRequest, evaluate_source
     from workbench.runs.evaluate_sources import Asked
     from workbench.workspace import open_workspace
 
     wanted = None if metrics is None else split_names(metrics)
-    check_names(wanted or ())
+    for name in wanted or ():
+        metric_info(name)
+    if precision not in (None, "fp32", "bf16"):
+        raise unknown_name("precision", str(precision), ("fp32", "bf16"))
     counts = _counts(steps)
     given = weight_paths(weights)
-    asked = Asked(model, seed, cfg_scale, stock, _call(call))
+    asked = Asked(model, seed, cfg_scale, stock, _call(call), precision)
     place = open_workspace(workspace)
     ensure_with_bar(model, place.teachers)
     request = EvaluateRequest(
@@ -254,6 +276,7 @@ def _show(evaluation: Evaluation) -> None:
     )
     for row, file in zip(evaluation.rows, evaluation.files, strict=True):
         steps = f"{row.steps} steps: " if row.steps is not None else ""
+        steps += f"{row.how}; " if row.how else ""
         say(f"{steps}fingerprint {row.fingerprint['id']}, kept in {file}")
     if any(score.bias is not None for score in first.scores):
         say("bias: about what finite N adds to a Frechet distance; it is part of the score.")

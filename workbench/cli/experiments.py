@@ -8,6 +8,7 @@ import typer
 
 from workbench.cli.common import (
     JsonOption,
+    RecipeOption,
     SeedsOption,
     SetOption,
     TeacherOption,
@@ -19,7 +20,7 @@ from workbench.cli.common import (
     print_json,
     print_table,
     say,
-    with_teacher,
+    with_selectors,
 )
 
 if TYPE_CHECKING:
@@ -65,13 +66,14 @@ def show(
     name: NameArgument,
     set_: SetOption = None,
     teacher: TeacherOption = None,
+    recipe: RecipeOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """An experiment's question, and the settings that its variants share and differ in."""
     from workbench.registry import get_experiment, make_plan
 
     experiment = get_experiment(name)
-    plan = make_plan(experiment, with_teacher(set_, teacher))
+    plan = make_plan(experiment, with_selectors(set_, teacher, recipe))
     if json_output:
         print_json({**plan.to_json(), "search_space": sorted(experiment.space)})
         return
@@ -99,6 +101,7 @@ def register(
     seeds: SeedsOption = None,
     set_: SetOption = None,
     teacher: TeacherOption = None,
+    recipe: RecipeOption = None,
     new_version: Annotated[
         bool, typer.Option("--new-version", help="Changed variants begin a new version.")
     ] = False,
@@ -114,7 +117,7 @@ def register(
 
     place = open_workspace(workspace)
     uri = tracking_uri or default_uri(place.root)
-    plan = make_plan(get_experiment(name), with_teacher(set_, teacher))
+    plan = make_plan(get_experiment(name), with_selectors(set_, teacher, recipe))
     done = register_plan(plan, parse_seeds(seeds), place, uri, new_version=new_version, say=say)
     if json_output:
         print_json({**done.plan.to_json(), "seeds": list(done.seeds), "run_id": done.run_id})

@@ -42,8 +42,11 @@ class How:
         return self.launcher is not None or (self.at_once(runs) > 1 and runs > 1)
 
 
-def check_jobs(jobs: Sequence[Job], how: How) -> None:
+def check_jobs(jobs: Sequence[Job], how: How, *, remote: bool = True) -> list[str]:
     """Refuse what cannot be run, before anything is written, built or downloaded.
+
+    Args:
+        remote: also ask for what is downloaded; else what is missing here is returned, in words.
 
     Raises:
         RequestError: options that do not go together, a batch that does not divide by the ranks, an
@@ -65,7 +68,8 @@ def check_jobs(jobs: Sequence[Job], how: How) -> None:
     if how.launcher is not None:
         for job in pending:
             how.launcher.check(job)
-    check_sources(job.config for job in pending)
+    configs = [job.config for job in pending]
+    return check_sources(configs, jobs[0].workspace, remote=remote) if jobs else []
 
 
 def launch_jobs(jobs: list[Job], how: How, share: bool) -> tuple[list[RunOutcome], int]:

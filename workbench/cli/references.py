@@ -62,7 +62,7 @@ def build(
         str,
         typer.Option(
             help="Networks that look at them, the first for fid, kid, precision and recall: "
-            "inception, dinov2, clip_features, cmmd_features, digits."
+            "inception, dinov2, clip_features, cmmd_features, or a bundled data set's classifier."
         ),
     ] = "inception",
     weights: WeightsOption = None,
@@ -100,13 +100,15 @@ def build(
 
 @app.command("list", epilog="Example:  workbench references list")
 def list_(workspace: WorkspaceOption = None, json_output: JsonOption = False) -> None:
-    """The references of this workspace, and the embedded one."""
+    """The references of this workspace, and the bundled ones."""
     from workbench.evaluation import list_references
-    from workbench.evaluation.references import DigitsReference
+    from workbench.evaluation.references import BundledReference
+    from workbench.teachers.bundled_data import BUNDLED
     from workbench.workspace import open_workspace
 
     built = list_references(open_workspace(workspace))
-    listed = [DigitsReference().as_dict(), *(reference.record.as_dict() for reference in built)]
+    bundled = [BundledReference(data).as_dict() for data in BUNDLED.values()]
+    listed = [*bundled, *(reference.record.as_dict() for reference in built)]
     if json_output:
         print_json(listed)
         return

@@ -9,13 +9,14 @@ import typer
 
 from workbench.cli.common import (
     JsonOption,
+    RecipeOption,
     SetOption,
     TeacherOption,
     TrackingOption,
     WorkspaceOption,
     print_json,
     say,
-    with_teacher,
+    with_selectors,
 )
 
 
@@ -27,6 +28,7 @@ def report(
     name: Annotated[str, typer.Argument(help="A registered experiment.")],
     set_: SetOption = None,
     teacher: TeacherOption = None,
+    recipe: RecipeOption = None,
     out: Annotated[
         Path | None,
         typer.Option(help="HTML to write (default: in the workspace's reports/, by name)."),
@@ -56,7 +58,7 @@ def report(
 
     place = open_workspace(workspace)
     uri = tracking_uri or default_uri(place.root)
-    other_name, changes = read_changes(with_teacher(set_, teacher))
+    other_name, changes = read_changes(with_selectors(set_, teacher, recipe))
     name = other_name or name
     request = ReportRequest(name, changes, metric, finished=finished, allow_mixed=allow_mixed)
     path = out or place.root / "reports" / request.file_name

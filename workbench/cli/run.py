@@ -15,7 +15,7 @@ from workbench.cli.common import (
     print_json,
     print_table,
     say,
-    with_teacher,
+    with_selectors,
 )
 from workbench.errors import RequestError, WorkbenchError
 
@@ -60,6 +60,12 @@ def run(
     ] = None,
     teacher: Annotated[
         str | None, typer.Option(help="Name, folder or hub id.", rich_help_panel=WHAT)
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Recipe of the settings (default: the teacher's own).", rich_help_panel=WHAT
+        ),
     ] = None,
     new_version: Annotated[
         bool,
@@ -108,7 +114,11 @@ def run(
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Show the settings and stop.", rich_help_panel=HOW),
+        typer.Option(
+            "--dry-run",
+            help="Show every setting, where it comes from and what would run; then stop.",
+            rich_help_panel=HOW,
+        ),
     ] = False,
     workspace: WorkspaceOption = None,
     tracking_uri: TrackingOption = None,
@@ -128,14 +138,18 @@ def run(
     uri = tracking_uri or default_uri(place.root)
     launch_from = find_launcher(launcher, slurm or [])
     how = How(Nodes(nodes, node_rank, rendezvous), launch_from, parallel)
-    changes = with_teacher(set_, teacher)
-    plan, configs = _requested(experiment, variant, changes, seeds, new_version, place, uri)
+    changes = with_selectors(set_, teacher, recipe)
+    plan, configs, origins = _requested(
+        experiment, variant, changes, seeds, new_version, place, uri
+    )
     jobs = [Job(config, place, uri, nproc, fresh) for config in configs]
-    check_jobs(jobs, how)
+    missing = check_jobs(jobs, how, remote=not dry_run)
     if plan is not None:
         _settle(plan, jobs, new_version=new_version, dry_run=dry_run)
     if dry_run:
-        _show_plan(configs, place, json_output)
+        _show_plan(configs, origins, place, json_output)
+        for problem in missing:
+            say(f"Missing here, and a run would be refused for it: {problem}")
         return
     # A saved configuration is run as it is asked for: by a person, or by another command.
     share = plan is not None and not fresh and how.machines.count == 1
@@ -172,21 +186,26 @@ def _requested(
     new_version: bool,
     place: Workspace,
     uri: str,
-) -> tuple[Plan | None, list[RunConfig]]:
+) -> tuple[Plan | None, list[RunConfig], dict[str, dict[str, str]]]:
     """The runs of an experiment, all variants of a seed before the next, and its plan.
 
     A variant comes after the one that it starts at, which joins it. A saved configuration has no
-    plan.
+    plan. The last value says, by variant and setting, where each comes from.
     """
     from workbench.errors import unknown_name
     from workbench.registry import get_experiment, make_plan
+    from workbench.registry.plan import resolve_variants
     from workbench.runs.start_variant import with_starts
+    from workbench.training.recipes import check_known
 
     if experiment.endswith(".json"):
         if variants or new_version:
             raise RequestError("--variant and --new-version need an experiment's name.")
-        return None, _saved(Path(experiment), changes, seeds)
-    plan = make_plan(get_experiment(experiment), changes, variants or None)
+        saved = _saved(Path(experiment), changes, seeds)
+        origin = dict.fromkeys(saved[0].flat(), experiment)
+        return None, saved, {config.variant: origin for config in saved}
+    found = get_experiment(experiment)
+    plan = make_plan(found, changes, variants or None)
     for name in variants or ():
         if name not in plan.variants:
             raise unknown_name(f"variant of {experiment}", name, plan.variants)
@@ -194,9 +213,13 @@ def _requested(
     for change, untouched in plan.untouched.items():
         if others := [name for name in names if name in untouched]:
             say(f"{change} leaves {', '.join(others)} as it is: no setting of its method.")
+    resolved = resolve_variants(found, plan.experiment, plan.changes)
+    for name in names:
+        check_known(resolved[name])
     planned = () if seeds is not None else _planned_seeds(plan, place, uri, new_version)
     chosen = [(seed, name) for seed in parse_seeds(seeds, planned or (0,)) for name in names]
-    return plan, [plan.config(name, seed) for seed, name in chosen]
+    origins = {name: resolved[name].origins for name in names}
+    return plan, [plan.config(name, seed) for seed, name in chosen], origins
 
 
 def _planned_seeds(plan: Plan, place: Workspace, uri: str, new_version: bool) -> tuple[int, ...]:
@@ -225,16 +248,26 @@ def _saved(file: Path, changes: list[str], seeds: str | None) -> list[RunConfig]
     return [config.model_copy(update={"seed": seed}) for seed in chosen]
 
 
-def _show_plan(configs: list[RunConfig], place: Workspace, json_output: bool) -> None:
+def _show_plan(
+    configs: list[RunConfig],
+    origins: dict[str, dict[str, str]],
+    place: Workspace,
+    json_output: bool,
+) -> None:
     from workbench.runs import run_folder
 
     if json_output:
-        plans = [config.model_dump(mode="json") for config in configs]
+        plans = [
+            {**config.model_dump(mode="json"), "origins": origins[config.variant]}
+            for config in configs
+        ]
         print_json(plans[0] if len(plans) == 1 else {"runs": plans})
         return
     flat = [config.flat() for config in configs]
     keys = [key for key in flat[0] if all(f.get(key) == flat[0][key] for f in flat)]
-    print_table(["setting", "value"], [[key, flat[0][key]] for key in keys])
+    shown = [key for key in keys if key not in ("format", "experiment")]
+    rows = [[key, flat[0][key], _origin(key, origins)] for key in shown]
+    print_table(["setting", "value", "from"], rows)
     for config, settings in zip(configs, flat, strict=True):
         own = ", ".join(f"{key}={value}" for key, value in settings.items() if key not in keys)
         folder = run_folder(place, config)
@@ -242,6 +275,12 @@ def _show_plan(configs: list[RunConfig], place: Workspace, json_output: bool) ->
         if folder.checkpoints.exists():
             state = "is finished:" if folder.results_file.exists() else "would resume"
         typer.echo(f"{state} {folder.path} ({config.total_nimg} images){own and f'  {own}'}")
+
+
+def _origin(key: str, origins: dict[str, dict[str, str]]) -> str:
+    """Where a setting that all variants share comes from."""
+    told = list(dict.fromkeys(by_key.get(key, "") for by_key in origins.values()))
+    return told[0] if len(told) == 1 else "; ".join(told)
 
 
 def _report(

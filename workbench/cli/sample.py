@@ -23,7 +23,7 @@ HOW = "How to keep it"
 
 def register(app: typer.Typer) -> None:
     app.command(
-        epilog='Example:  workbench sample quickstart --prompt "the digit 7" --steps 4 --out 7.png'
+        epilog='Example:  workbench sample quickstart --prompt "a red kite" --out kite.png'
     )(sample)
 
 
@@ -36,7 +36,10 @@ ModelArgument = Annotated[
 ]
 PromptOption = Annotated[
     list[str] | None,
-    typer.Option(help="Repeatable (default: one per digit).", rich_help_panel=WHAT),
+    typer.Option(
+        help="Repeatable (default: those that the model's run or recipe shows).",
+        rich_help_panel=WHAT,
+    ),
 ]
 PromptsOption = Annotated[
     Path | None,
@@ -103,6 +106,7 @@ def sample(
     """
     from workbench.cli.building import ensure_with_bar
     from workbench.runs import Drawing, load_model, sample_model
+    from workbench.runs.models import shown_prompts
     from workbench.runs.pictures import WRITERS, checked_prompts
     from workbench.workspace import open_workspace
 
@@ -110,10 +114,11 @@ def sample(
         raise unknown_name("file format", file_type, WRITERS)
     if grid and file_type != "png":
         raise RequestError(f"--format {file_type} is of single files: add --files.")
-    texts = checked_prompts(_prompts(prompt, prompts))
+    given = _prompts(prompt, prompts)
     place = open_workspace(workspace)
     ensure_with_bar(model, place.teachers)
     loaded = load_model(place, model)
+    texts = checked_prompts(given if given is not None else shown_prompts(loaded))
     count = steps or loaded.default_steps[0]
     drawing = Drawing(texts, count, seed, noise, cfg_scale, batch_size)
     images = sample_model(loaded, drawing)
@@ -130,15 +135,14 @@ def sample(
             typer.echo(file)
 
 
-def _prompts(given: list[str] | None, file: Path | None) -> list[str]:
-    from workbench.teachers.digits import one_prompt_per_digit
+def _prompts(given: list[str] | None, file: Path | None) -> list[str] | None:
     from workbench.teachers.prompt_sources import PromptsConfig, read_prompts
 
     if file is not None and not file.suffix:
         raise RequestError(f"--prompts {file}: expected a .txt, .jsonl or .parquet file.")
     read = read_prompts(PromptsConfig(source=str(file))).prompts if file is not None else ()
     if given is None and file is None:
-        return one_prompt_per_digit()
+        return None
     return [*(given or ()), *read]
 
 

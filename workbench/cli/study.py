@@ -17,7 +17,7 @@ from workbench.cli.common import (
     parse_seeds,
     print_json,
     say,
-    with_teacher,
+    with_selectors,
 )
 from workbench.cli.study_results import StorageOption, print_trials
 from workbench.errors import RequestError, WorkbenchError
@@ -111,7 +111,7 @@ def run(
         "sampler_seed": sampler_seed,
     }
     place = open_workspace(workspace)
-    spec = _spec(experiment, name, variant, with_teacher(set_, teacher), changes)
+    spec = _spec(experiment, name, variant, with_selectors(set_, teacher, None), changes)
     _check_processes(spec, nproc)
     queue = _prepare(spec, storage, place, new_version, trials)
     uri = tracking_uri or default_uri(place.root)
@@ -200,17 +200,15 @@ def _prepare(
 ) -> TrialQueue:
     """The study with its tickets, and what all workers need built once, before they start."""
     from workbench.cli.building import find_with_bar
-    from workbench.evaluation import load_or_train
     from workbench.runs import check_sources
     from workbench.studies.queue import TrialQueue
     from workbench.studies.storage import StudyStorage
     from workbench.studies.study import create_or_continue
 
-    check_sources([spec.base])  # before there is a study that searches with them
+    check_sources([spec.base], place)  # before there is a study that searches with them
     opened = StudyStorage(study_results.address(storage, place))
     spec = create_or_continue(opened, spec, new_version=new_version)
     find_with_bar(spec.base.teacher, place.teachers)
-    load_or_train(place.cache)
     queue = TrialQueue(opened, spec)
     added, ended = queue.fill(trials), view_of(queue).ended
     if ended or not added:

@@ -225,7 +225,8 @@ def promote(
     json_output: JsonOption = False,
 ) -> None:
     """Write a trial's settings as a variant of its experiment, ready for `workbench run`."""
-    from workbench.registry import experiment_folders, write_variant
+    from workbench.bundled import experiment_folders
+    from workbench.registry import write_variant
     from workbench.studies.space import at_point
     from workbench.workspace import open_workspace
 
@@ -250,12 +251,12 @@ def promote(
 
 def _searching(place: Path, searched: Sequence[Path]) -> str:
     """What makes a command find experiment files in a folder that is not searched yet."""
-    from workbench.registry.files import ENVIRONMENT_VARIABLE
+    from workbench.bundled import EXPERIMENTS_VARIABLE
 
     if place.resolve() in [folder.resolve() for folder in searched]:
         return ""
     own = [str(folder.resolve()) for folder in (*searched[1:], place)]
-    return f"{ENVIRONMENT_VARIABLE}={shlex.quote(os.pathsep.join(own))} "
+    return f"{EXPERIMENTS_VARIABLE}={shlex.quote(os.pathsep.join(own))} "
 
 
 def address(storage: str | None, place: Workspace) -> str:

@@ -60,18 +60,23 @@ def _gib(size: Any) -> str:
     return "-" if size is None else f"{size / 2**30:.0f} GiB"
 
 
-@app.command(epilog="Example:  workbench teachers build digits-sana")
+@app.command(epilog="Example:  workbench teachers build NAME")
 def build(
-    name: Annotated[str, typer.Argument(help="An embedded teacher.")] = "digits-sana",
+    name: Annotated[
+        str | None,
+        typer.Argument(help="An embedded teacher (default: that of runs which name none)."),
+    ] = None,
     workspace: WorkspaceOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Pretrain an embedded teacher, unless its recipe has been built before."""
     from workbench.cli.building import building_bar
     from workbench.teachers import build_teacher
+    from workbench.teachers.embedded import default_teacher
     from workbench.workspace import open_workspace
 
     place = open_workspace(workspace)
+    name = name or default_teacher()
     with building_bar() as show:
         folder = build_teacher(name, place.teachers, show)
     if json_output:
@@ -80,11 +85,15 @@ def build(
         typer.echo(folder)
 
 
-@app.command(epilog="Example:  workbench teachers sample digits-sana --steps 20 --out teacher.png")
+@app.command(epilog="Example:  workbench teachers sample NAME --steps 20 --out teacher.png")
 def sample(
-    teacher: Annotated[str, typer.Argument(help="Name, folder or hub id.")] = "digits-sana",
+    teacher: Annotated[
+        str | None,
+        typer.Argument(help="Name, folder or hub id (default: that of runs which name none)."),
+    ] = None,
     prompt: Annotated[
-        list[str] | None, typer.Option(help="Repeatable (default: one per digit).")
+        list[str] | None,
+        typer.Option(help="Repeatable (default: those that the teacher's recipe shows)."),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Euler steps.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
@@ -94,4 +103,8 @@ def sample(
     json_output: JsonOption = False,
 ) -> None:
     """Draw samples of a teacher into one captioned PNG."""
-    draw_samples(teacher, prompt, steps, seed, cfg_scale, out, workspace, json_output)
+    from workbench.teachers.embedded import default_teacher
+
+    draw_samples(
+        teacher or default_teacher(), prompt, steps, seed, cfg_scale, out, workspace, json_output
+    )

@@ -3,13 +3,6 @@
 from __future__ import annotations
 
 from workbench.evaluation.catalog import FEATURES, METRICS, Observers, check_names, make_metrics
-from workbench.evaluation.digits import DIGITS_METRICS, default_metrics, digits_evaluator
-from workbench.evaluation.digits_classifier import (
-    ClassifierRecipe,
-    DigitAlignment,
-    DigitsClassifier,
-    load_or_train,
-)
 from workbench.evaluation.evaluator import Evaluator, Scores
 from workbench.evaluation.feature_cache import FeatureCache
 from workbench.evaluation.frechet import FeatureStatistics, frechet_distance
@@ -29,16 +22,13 @@ from workbench.evaluation.observations import Observations
 from workbench.evaluation.observers import Observer
 from workbench.evaluation.prompts import apportion, prompt_mix
 from workbench.evaluation.references import Reference, list_references, open_reference
+from workbench.evaluation.setup import build_evaluator, check_evaluation
 from workbench.evaluation.viewing import Keeper, Peers, Sampler, Viewing
 
 __all__ = [
-    "DIGITS_METRICS",
     "FEATURES",
     "METRICS",
-    "ClassifierRecipe",
     "CmmdMetric",
-    "DigitAlignment",
-    "DigitsClassifier",
     "Evaluator",
     "Extrapolation",
     "FeatureCache",
@@ -61,13 +51,12 @@ __all__ = [
     "Scores",
     "Viewing",
     "apportion",
+    "build_evaluator",
+    "check_evaluation",
     "check_names",
-    "default_metrics",
-    "digits_evaluator",
     "frechet_distance",
     "image_grid",
     "list_references",
-    "load_or_train",
     "make_metrics",
     "open_reference",
     "prompt_mix",

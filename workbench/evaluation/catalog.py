@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from workbench.errors import RequestError, unknown_name
-from workbench.evaluation.digits_classifier import DigitAlignment, load_or_train
+from workbench.evaluation.bundled_judges import JUDGES, Judge
 from workbench.evaluation.metrics import (
     CmmdMetric,
     FrechetMetric,
@@ -24,17 +24,16 @@ from workbench.evaluation.networks import OBSERVERS, Networks, WeightFiles
 from workbench.evaluation.observers import Observer
 from workbench.evaluation.references import Reference
 
-_CLASSIFIER = "digits"
 _ALIGNMENT = "alignment"
-FEATURES = (_CLASSIFIER, "inception", "dinov2", "clip_features", "cmmd_features")
+FEATURES = (*JUDGES, "inception", "dinov2", "clip_features", "cmmd_features")
 """Networks whose features a reference can hold."""
 
 
 class Observers:
-    """Every observer by name, each made once: the embedded classifier's and the networks'.
+    """Every observer by name, each made once: the bundled classifiers' and the networks'.
 
     Args:
-        cache: the workspace's cache, where the classifier lives; trained there when absent.
+        cache: the workspace's cache, where the classifiers live; trained there when absent.
         weights: files of the networks, and the folder they are looked for in.
     """
 
@@ -42,7 +41,7 @@ class Observers:
         self.weights = weights
         self._networks = Networks(weights, device)
         self._cache = cache
-        self._embedded: dict[str, Observer] = {}
+        self._judges: dict[str, Judge] = {}
 
     def find(self, name: str) -> Observer:
         """The observer of that name.
@@ -50,22 +49,36 @@ class Observers:
         Raises:
             RequestError: unknown, or its weights are missing (says which and where from).
         """
-        if name in OBSERVERS:
-            return self._networks.observer(name)
-        if name not in (_CLASSIFIER, _ALIGNMENT):
-            raise unknown_name("network", name, [_CLASSIFIER, _ALIGNMENT, *OBSERVERS])
-        if not self._embedded:
-            classifier = load_or_train(self._cache)
-            self._embedded = {_CLASSIFIER: classifier, _ALIGNMENT: DigitAlignment(classifier)}
-        return self._embedded[name]
+        if name in JUDGES:
+            return self.judge(name).features
+        if name not in OBSERVERS:
+            raise unknown_name("network", name, [*JUDGES, *OBSERVERS])
+        return self._networks.observer(name)
+
+    def judge(self, name: str) -> Judge:
+        """The classifier of a bundled data set."""
+        if name not in self._judges:
+            self._judges[name] = JUDGES[name](self._cache)
+        return self._judges[name]
 
 
 class _Bench:
-    """One reference and the observers: each of the reference's rows is read once."""
+    """A reference and the observers: each of the reference's rows is read once."""
 
-    def __init__(self, reference: Reference, observers: Observers) -> None:
-        self.reference, self.observers = reference, observers
+    def __init__(self, reference: Reference | None, observers: Observers) -> None:
+        self._reference, self.observers = reference, observers
         self._seen: dict[str, tuple[Observer, ReferenceRows]] = {}
+
+    @property
+    def reference(self) -> Reference:
+        """The real images.
+
+        Raises:
+            RequestError: there are none.
+        """
+        if self._reference is None:
+            raise RequestError("This metric compares with real images: name a reference.")
+        return self._reference
 
     def seen(self, network: str) -> tuple[Observer, ReferenceRows]:
         if network not in self._seen:
@@ -96,6 +109,17 @@ def _mean(name: str, bench: _Bench) -> Metric:
     return MeanMetric(bench.observers.find(name), name)
 
 
+def _alignment(name: str, bench: _Bench) -> Metric:
+    network = bench.reference.network
+    if network not in JUDGES:
+        raise RequestError(
+            f"{name} needs a classifier of what the prompts ask for, and the reference "
+            f"{bench.reference.name} has none: its network is {network}, not one of "
+            f"{', '.join(JUDGES)}. Leave it out of the metrics."
+        )
+    return MeanMetric(bench.observers.judge(network).alignment, name)
+
+
 METRICS: Mapping[str, Maker] = {
     "fid": _frechet,
     "kid": partial(_on_own_network, make=KernelMetric),
@@ -108,7 +132,7 @@ METRICS: Mapping[str, Maker] = {
     "pickscore": _mean,
     "aesthetic": _mean,
     "hpsv2": _mean,
-    _ALIGNMENT: _mean,
+    _ALIGNMENT: _alignment,
 }
 
 NEED_PROMPTS = frozenset({"clip", "pickscore", "hpsv2", _ALIGNMENT})
@@ -116,9 +140,9 @@ NEED_PROMPTS = frozenset({"clip", "pickscore", "hpsv2", _ALIGNMENT})
 
 
 def make_metrics(
-    names: Sequence[str], reference: Reference, observers: Observers
+    names: Sequence[str], reference: Reference | None, observers: Observers
 ) -> tuple[Metric, ...]:
-    """The metrics of these names against a reference.
+    """The metrics of these names against a reference, where they need one.
 
     Raises:
         RequestError: an unknown name (names the nearest); weights that are missing; a reference
@@ -135,7 +159,7 @@ def make_metrics(
         if count is not None and fewest is not None and count < fewest.count:
             raise RequestError(
                 f"{name} needs at least {fewest.count} images in its reference, and "
-                f"{reference.name} has {count}: {fewest.why}."
+                f"{bench.reference.name} has {count}: {fewest.why}."
             )
         metrics.append(metric)
     return tuple(metrics)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.errors import WorkbenchError
+from workbench.evaluation.threads import one_thread
 from workbench.flow.noise import NoiseSource
 from workbench.workspace import written_aside
 
@@ -225,17 +225,6 @@ def _initialise(classifier: DigitsClassifier, noise: NoiseSource) -> None:
                 continue
             values = noise.normal(f"classifier/{name}", 0, 1, parameter.shape)[0]
             parameter.copy_(values * (2.0 / parameter[0].numel()) ** 0.5)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """So that the number of cores decides no bit."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _save(path: Path, classifier: DigitsClassifier) -> None:

@@ -18,7 +18,6 @@ from workbench.evaluation.images import Preparation, Prepared, hash_files, read_
 from workbench.evaluation.metrics import ReferenceRows
 from workbench.evaluation.observers import Observer, observer_key
 from workbench.evaluation.references import (
-    DIGITS,
     BuiltReference,
     ReferenceRecord,
     is_reference,
@@ -27,6 +26,7 @@ from workbench.evaluation.references import (
 )
 from workbench.evaluation.viewing import Peers, Sampler, Show, Viewing
 from workbench.flow.noise import NoiseSource
+from workbench.teachers.bundled_data import BUNDLED
 from workbench.workspace import Workspace, exclusive
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -98,10 +98,10 @@ def build_reference(
 
 
 def _check(request: BuildRequest) -> None:
-    if not _NAME.fullmatch(request.name) or request.name == DIGITS:
+    if not _NAME.fullmatch(request.name) or request.name in BUNDLED:
         raise RequestError(
-            f"A reference's name has letters, digits and . _ - and is not {DIGITS!r} "
-            f"(got {request.name!r})."
+            f"A reference's name has letters, numerals and . _ - and is none of the bundled "
+            f"{', '.join(BUNDLED)} (got {request.name!r})."
         )
     for name in request.features:
         if name not in FEATURES:

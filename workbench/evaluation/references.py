@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from workbench.errors import RequestError, WorkbenchError, unknown_name
-from workbench.evaluation.digits_classifier import one_thread
 from workbench.evaluation.hashing import short_hash
 from workbench.evaluation.images import Preparation, Prepared
 from workbench.evaluation.metrics import ReferenceRows
@@ -23,14 +22,19 @@ from workbench.evaluation.observations import Rows
 from workbench.evaluation.observers import Observer, observer_key
 from workbench.evaluation.prompts import prompt_mix
 from workbench.evaluation.reference_rows import load_rows, save_rows
+from workbench.evaluation.threads import one_thread
+from workbench.teachers.bundled_data import BUNDLED
+from workbench.teachers.labelled_images import LabelledImages
 from workbench.workspace import Workspace, write_json
 
-DIGITS = "digits"
 FORMAT = 1
 _RECORD = "reference.json"
 _CAPTIONS = "captions.json"
 _AT_ONCE = 50
-"""Digits that a network looks at together."""
+"""Bundled images that a network looks at together."""
+
+_SIDE = 32
+"""Pixels at which bundled images are looked at."""
 
 
 class Reference(Protocol):
@@ -73,31 +77,30 @@ class Reference(Protocol):
         ...
 
 
-class DigitsReference:
-    """All 1797 real digits; any network can look at them on the spot."""
+class BundledReference:
+    """All images of a bundled data set; any network can look at them on the spot."""
 
-    name = DIGITS
-    network = "digits"
     caption_count = 0
+
+    def __init__(self, data: LabelledImages) -> None:
+        self.data, self.name = data, data.name
+        self.network = data.name  # its own classifier
 
     @property
     def identity(self) -> str:
-        return "sklearn-digits-1797"
+        return self.data.identity
 
     def prompts(self, samples: int, seed: int) -> tuple[str, ...]:
-        """The ten digits in the real data's shares, in every wording."""
-        from workbench.teachers.digits import class_counts, prompts_of
-
-        counts = class_counts()
-        return prompt_mix({label: prompts_of(label) for label in counts}, counts, samples, seed)
+        """The classes in the real data's shares, in every wording."""
+        counts = self.data.class_counts(_SIDE)
+        wordings = {label: self.data.prompts_of(label) for label in counts}
+        return prompt_mix(wordings, counts, samples, seed)
 
     def view(self, observer: Observer) -> Observer:
         return observer
 
     def rows(self, network: str, observer: Observer) -> ReferenceRows:
-        from workbench.teachers.digits import load_digits_images
-
-        images, _ = load_digits_images()
+        images = self.images()
         if network == self.network:
             # The rows' hash is in the fingerprint of every score of a run: they keep every bit.
             with one_thread():
@@ -105,15 +108,19 @@ class DigitsReference:
         batches = torch.split(images, _AT_ONCE)
         return ReferenceRows(np.concatenate([_observed(observer, batch) for batch in batches]))
 
+    def images(self) -> Tensor:
+        """All of them, float32 (N, 3, 32, 32) in [0, 1]."""
+        return self.data.load(_SIDE)[0]
+
     def as_dict(self) -> dict[str, Any]:
         """The keys of a built reference's record; what it does not have is None."""
         return {
             "name": self.name,
-            "images": 1797,
+            "images": len(self.images()),
             "images_hash": None,
             "captions_hash": None,
             "size": None,
-            "selection": "scikit-learn's digits",
+            "selection": f"all of {self.data.origin}",
             "networks": {self.network: None},
             "identity": self.identity,
             "format": FORMAT,
@@ -244,23 +251,26 @@ def references_folder(workspace: Workspace) -> Path:
 
 
 def list_references(workspace: Workspace) -> list[BuiltReference]:
-    """The workspace's own references, by name; ``digits`` is there always."""
+    """The workspace's own references, by name; the bundled ones are there always."""
     found = references_folder(workspace).glob(f"*/{_RECORD}")
     return [BuiltReference(file.parent) for file in sorted(found)]
 
 
 def open_reference(workspace: Workspace, name: str) -> Reference:
-    """The embedded reference ``digits``, or one of the workspace.
+    """A bundled reference, or one of the workspace.
 
     Raises:
         RequestError: unknown name (names the nearest), or damaged.
     """
-    if name == DIGITS:
-        return DigitsReference()
+    if name in BUNDLED:
+        return BundledReference(BUNDLED[name])
     folder = references_folder(workspace) / name
     if not is_reference(folder):
-        known = [DIGITS, *(reference.name for reference in list_references(workspace))]
-        raise unknown_name("reference", name, known)
+        known = [*BUNDLED, *(reference.name for reference in list_references(workspace))]
+        wrong = unknown_name("reference", name, known)
+        raise RequestError(
+            f"{wrong} Build it: workbench references build {name} --images FOLDER --captions FILE."
+        )
     return BuiltReference(folder)
 
 

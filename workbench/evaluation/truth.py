@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.errors import unknown_name
 from workbench.evaluation.evaluator import Evaluator
 from workbench.evaluation.hashing import short_hash
 from workbench.evaluation.metrics import Array, MeanMetric, Metric, Minimum, Picks
@@ -194,24 +195,38 @@ class AskedMode:
 def truth_evaluator(
     mixture: Mixture,
     prompts: Sequence[str],
+    names: Sequence[str] | None = None,
     label: Label | None = None,
     seed: int = 0,
     batch_size: int = 2500,
-) -> Evaluator:
+) -> Evaluator | None:
     """Distance of samples to as many of the truth, and how their modes differ from the truth's.
 
     Args:
         prompts: one for each sample, in the mixture's shares; empty ones for no prompts.
+        names: of the metrics, the primary one first; all that there are unless told. None of them:
+            there is no evaluator.
         label: where prompts ask for modes.
         seed: of the evaluation noise.
+
+    Raises:
+        RequestError: a metric that points do not have.
     """
     points = Points(mixture.dimension)
-    metrics: list[Metric] = [
-        SlicedWassersteinMetric(points, truth(mixture, len(prompts))),
-        *(ModeMetric(points, mixture, name) for name in MODE_SCORES),
-    ]
+    makers: dict[str, Callable[[str], Metric]] = {
+        "sliced_w2": lambda _: SlicedWassersteinMetric(points, truth(mixture, len(prompts))),
+        **dict.fromkeys(MODE_SCORES, lambda name: ModeMetric(points, mixture, name)),
+    }
     if label is not None:
-        metrics.append(MeanMetric(AskedMode(mixture, label), "alignment"))
+        observer = AskedMode(mixture, label)
+        makers["alignment"] = lambda name: MeanMetric(observer, name)
+    wanted = list(makers) if names is None else list(names)
+    for name in wanted:
+        if name not in makers:
+            raise unknown_name("metric of points whose truth is known", name, makers)
+    if not wanted:
+        return None
+    metrics = [makers[name](name) for name in wanted]
     return Evaluator(metrics, tuple(prompts), seed, batch_size, check_points)
 
 

@@ -60,7 +60,7 @@ class Experiment:
         for kind, name in (("experiment", self.name), *(("variant", v) for v in self.variants)):
             if not _NAME.fullmatch(name):
                 raise RequestError(
-                    f"{kind.capitalize()} name {name!r} is not possible: letters, digits and "
+                    f"{kind.capitalize()} name {name!r} is not possible: letters, numbers and "
                     "_ - . (not first), at most 100, so that MLflow and every disk take it."
                 )
         if not self.variants:

@@ -3,8 +3,8 @@
 A TOML file holds ``name``, ``question``, ``hypothesis``, a table ``[base]`` of settings for all and
 a table ``[variants.NAME]`` for each, over the teacher's recipe; ``[tasks.TASK.base]`` and
 ``[tasks.TASK.variants.NAME]`` hold what counts for runs of one task alone. With ``extends`` instead
-of ``name`` it adds its variants to an experiment of another file, over that one's base. A Python file defines
-``EXPERIMENT = Experiment(...)``, for what a table cannot say.
+of ``name`` it adds its variants to an experiment of another file, over that one's base. A Python
+file defines ``EXPERIMENT = Experiment(...)``, for what a table cannot say.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from workbench.tracking import KIND, RunRow
 PLAN_KIND = "plan"
 """Tag ``kind`` of a plan's run."""
 
-_TEACHER = "teacher"
+_OPTIONS = ("teacher", "recipe")
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,10 @@ def as_options(changes: Sequence[str]) -> str:
     """Changes as they are given on a command line: ``--teacher NAME --set KEY=VALUE``."""
     told = []
     for change in changes:
-        key, _, value = change.partition("=")
-        is_teacher = key.strip() == _TEACHER
+        key, _, value = (part.strip() for part in change.partition("="))
+        is_option = key in _OPTIONS
         told.append(
-            f"--teacher {shlex.quote(value)}" if is_teacher else f"--set {shlex.quote(change)}"
+            f"--{key} {shlex.quote(value)}" if is_option else f"--set {shlex.quote(change)}"
         )
     return " ".join(told)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,21 @@ from numpy.typing import NDArray
 from workbench.errors import RequestError, WorkbenchError
 from workbench.reports.groups import SeedRun
 from workbench.reports.samples import SERIES, own_folder
-from workbench.teachers.digits import one_prompt_per_digit
+from workbench.runs.tags import SHOWN
 from workbench.tracking import list_artifacts, read_artifact_bytes
+from workbench.training import formats
 
 _CELL, _GAP = 96, 4  # of evaluation.grids.image_grid, as runs call it
 
 
-def logged_prompts() -> list[str]:
+def logged_prompts(run: SeedRun) -> list[str]:
     """What a run's pictures show, column by column."""
-    return one_prompt_per_digit()
+    told = run.row.tags.get(SHOWN) or run.row.params.get("evaluation.shown")
+    return list(json.loads(told)) if told else formats.shown_in_format_1()
 
 
 def logged_images(run: SeedRun, tracking_uri: str) -> tuple[NDArray[Any], float]:
-    """Images (10, 3, 96, 96) in [0, 1] of the run's newest evaluation, and its kimg.
+    """Images (columns, 3, 96, 96) in [0, 1] of the run's newest evaluation, and its kimg.
 
     All runs draw them from the same prompts and, with equal ``evaluation.seed``, the same noise;
     smaller images are enlarged by repeated pixels.
@@ -49,7 +52,7 @@ def logged_images(run: SeedRun, tracking_uri: str) -> tuple[NDArray[Any], float]
         picture = (folder / "tracking" / newest).read_bytes()
     else:
         picture = read_artifact_bytes(tracking_uri, run.row.run_id, newest)
-    return cells_of(picture, len(logged_prompts())), max(series) / 1000
+    return cells_of(picture, len(logged_prompts(run))), max(series) / 1000
 
 
 def cells_of(picture: bytes, columns: int) -> NDArray[Any]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from workbench.evaluation.references import DIGITS
 from workbench.reports.frames import CELL, STUDENT, TEACHER
 from workbench.reports.groups import Group, SeedRun
 from workbench.reports.kept_evaluations import kept_benchmarks, kept_rows, one_call
@@ -21,6 +20,7 @@ from workbench.reports.statistics import Estimate, estimate
 from workbench.runs.external_scores import ExternalName
 from workbench.runs.kept_scores import ScoreName
 from workbench.runs.tags import REFERENCE
+from workbench.training import formats
 from workbench.workspace import Workspace
 
 UNKNOWN = "not recorded"
@@ -76,8 +76,8 @@ class Sources:
 
 
 def own_reference(run: SeedRun) -> str:
-    """What a run's scores are against; those without the tag are against the embedded digits."""
-    return run.row.tags.get(REFERENCE, DIGITS)
+    """What a run's scores are against."""
+    return run.row.tags.get(REFERENCE, formats.reference_in_format_1())
 
 
 def measured(group: Group, sources: Sources, names: Collection[str]) -> Measured:

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
+from workbench.teachers.embedded import default_teacher
 from workbench.tracking import check_store, default_artifact_root, default_uri, redact
 from workbench.workspace import Workspace, open_workspace
 
@@ -89,4 +90,6 @@ def _store(place: Workspace, tracking_uri: str | None) -> str:
 
 def _teachers(place: Workspace) -> str:
     built = [folder.name for folder in sorted(place.teachers.glob("*")) if folder.is_dir()]
-    return ", ".join(built) if built else "none built yet; the first run builds digits-sana"
+    return (
+        ", ".join(built) if built else f"none built yet; the first run builds {default_teacher()}"
+    )

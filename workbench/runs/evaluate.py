@@ -20,10 +20,6 @@ from workbench.evaluation import (
     Observers,
     Peers,
     Sampler,
-    check_names,
-    default_metrics,
-    make_metrics,
-    open_reference,
 )
 from workbench.evaluation.hashing import short_hash
 from workbench.evaluation.intervals import (
@@ -36,7 +32,8 @@ from workbench.evaluation.intervals import (
 from workbench.evaluation.networks import WeightFiles
 from workbench.evaluation.observers import observer_key
 from workbench.evaluation.viewing import Show
-from workbench.runs.evaluate_prompts import choose_prompts
+from workbench.metrics import metric_info
+from workbench.runs.evaluate_protocol import Protocol, choose_protocol
 from workbench.runs.evaluate_sources import Asked, ModelSource, Source, open_source
 from workbench.runs.folder import RunFolder
 from workbench.runs.kept_images import KeptImages, claim_folder
@@ -58,9 +55,13 @@ def _no_bar(what: str) -> Iterator[Show]:
 class EvaluateRequest:
     """What is measured, and how. It travels between processes.
 
+    What is None is as the source says: a run's student is measured as its run was, a teacher as its
+    recipe says.
+
     Attributes:
-        metrics: None = fid, and alignment against ``digits`` where the prompts ask for digits.
-        samples: None = as many as there are prompts or images; of ``digits`` 2000.
+        metrics: where nobody says, fid, and alignment by a bundled reference that can judge it.
+        reference: None where nobody says, for metrics that need none.
+        samples: where nobody says, as many as there are prompts, captions or images.
         steps: None = the source's own.
         weights: files of networks by name.
         bootstrap: resamples of each interval; 0 = no intervals, and no extrapolation.
@@ -71,12 +72,12 @@ class EvaluateRequest:
 
     workspace: Workspace
     source: Asked
-    metrics: Sequence[str] | None
-    reference: str
+    metrics: Sequence[str] | None = None
+    reference: str | None = None
     prompts: Path | None = None
     samples: int | None = None
     steps: Sequence[int] | None = None
-    batch_size: int = 250
+    batch_size: int | None = None
     weights: Mapping[str, Path] = field(default_factory=dict)
     bootstrap: int = 0
     extrapolate: bool = False
@@ -92,7 +93,8 @@ def evaluate_source(request: EvaluateRequest, tracking_uri: str | None = None) -
         RequestError: anything in the request that is wrong; see the parts.
         WorkbenchError: an image or a score that is not finite: nothing is kept then.
     """
-    check_names(request.metrics or ())
+    for name in request.metrics or ():
+        metric_info(name)
     refuse_foreign_ranks()
     if tracking_uri is not None:
         check_uri(tracking_uri)
@@ -129,23 +131,23 @@ def _on_ranks(request: EvaluateRequest) -> Any:
                 "%s is no run of this workspace: its scores are kept here and logged to no run.",
                 source.elsewhere,
             )
-        reference = open_reference(request.workspace, request.reference)
-        prompts = choose_prompts(request, source, reference)
-        weights = WeightFiles(request.workspace.root / "weights", request.weights)
+        chosen = choose_protocol(request, source)
+        weights = WeightFiles(request.workspace.root / "weights", chosen.weights)
         observers = Observers(request.workspace.cache, weights, ranks.device)
-        names = request.metrics or default_metrics(reference, prompts)
         # Rank 0 first: it trains the classifier, downloads and pins for all.
-        metrics = make_metrics(names, reference, observers) if ranks.is_main else ()
+        metrics = chosen.make_metrics(observers) if ranks.is_main else ()
         ranks.any(False)
-        metrics = metrics or make_metrics(names, reference, observers)
+        metrics = metrics or chosen.make_metrics(observers)
         weights.refuse_unused()
-        evaluator = Evaluator(metrics, prompts, request.source.seed, request.batch_size)
+        batch_size = request.batch_size or source.batch_size(ranks.device)
+        evaluator = Evaluator(metrics, chosen.prompts, request.source.seed, batch_size)
+        prompts = chosen.prompts
         _check_certainty(request, evaluator)
         # All of them before the first draws: a wrong one must not end hours of work.
         samplers = [source.sampler(steps, prompts) for steps in _step_counts(request, source)]
         keepers = [_keeper(request, source, evaluator, s.steps, ranks) for s in samplers]
         rows = [
-            _row(request, source, evaluator, sampler, keeper, ranks)
+            _row(request, source, chosen, evaluator, sampler, keeper, ranks)
             for sampler, keeper in zip(samplers, keepers, strict=True)
         ]
         return rows, source.run
@@ -173,6 +175,7 @@ def _step_counts(request: EvaluateRequest, source: Source) -> Sequence[int]:
 def _row(
     request: EvaluateRequest,
     source: Source,
+    chosen: Protocol,
     evaluator: Evaluator,
     sampler: Sampler,
     keeper: Keeper | None,
@@ -197,13 +200,14 @@ def _row(
     return ScoredRow(
         model=source.name,
         kind=source.kind(),
-        reference=request.reference,
+        reference=chosen.reference_name,
         samples=evaluator.samples,
         steps=steps if source.default_steps else None,
         nfe=viewed.nfe,
         ms_per_image=viewed.ms_per_image,
         scores=scores,
         fingerprint=evaluator.fingerprint(steps),
+        how=source.how(steps),
     )
 
 

@@ -23,7 +23,9 @@ from workbench.teachers.folder import (
 )
 from workbench.teachers.json_file import read_json
 from workbench.teachers.student_pipeline import is_student
+from workbench.training.config import EvaluationConfig
 
+_AT_ONCE = 250
 _OURS = ("prompt", "num_inference_steps", "generator", "output_type")
 """Arguments of the call that every image here needs, and that are given here."""
 
@@ -36,6 +38,7 @@ class PipelineSource:
 
     Args:
         call: further arguments of the pipeline's call.
+        settings: how it is measured unless told.
 
     Raises:
         RequestError: it cannot be loaded, is no pipeline from text to images, or takes no such
@@ -45,8 +48,14 @@ class PipelineSource:
     run = None
 
     def __init__(
-        self, folder: Path, seed: int, call: Mapping[str, Any] | None, device: torch.device
+        self,
+        folder: Path,
+        seed: int,
+        call: Mapping[str, Any] | None,
+        device: torch.device,
+        settings: EvaluationConfig | None = None,
     ) -> None:
+        self.settings = settings
         self.name = folder.resolve().name
         self._folder, self._seed, self._device = folder, seed, device
         self._pipeline = _load(folder, device)
@@ -63,6 +72,7 @@ class PipelineSource:
                 f"{type(self._pipeline).__name__} takes no {unknown[0]!r}; it takes "
                 f"{', '.join(parameters)}."
             )
+        self._default_guidance = parameters["guidance_scale"].default
         self._default = own_steps or parameters["num_inference_steps"].default
 
     @property
@@ -71,6 +81,16 @@ class PipelineSource:
 
     def kind(self) -> str:
         return "pipeline"
+
+    def how(self, steps: int) -> str:
+        scheduler = self._pipeline.scheduler
+        shift = scheduler.config.get("shift", scheduler.config.get("flow_shift"))
+        told = "" if shift is None else f", shift {shift:g}"
+        guidance = self._call.get("guidance_scale", self._default_guidance)
+        return f"{type(scheduler).__name__}{told}, guidance_scale {guidance}"
+
+    def batch_size(self, device: torch.device) -> int:
+        return 1 if device.type == "cuda" else _AT_ONCE
 
     def count(self) -> int | None:
         return None

@@ -14,19 +14,22 @@ from torch import Tensor
 from workbench.errors import RequestError
 from workbench.evaluation import Sampler
 from workbench.evaluation.images import check_equal_sizes, hash_files, read_images
+from workbench.runs.chunks import batch_size_of
 from workbench.runs.evaluate_pipeline import PipelineSource, class_name
 from workbench.runs.folder import RunFolder
 from workbench.runs.measure import EncodedPrompts, Encodings, Samplers
 from workbench.runs.models import LoadedModel, LoadedStudent, load_model
-from workbench.teachers import PipelineTeacher
+from workbench.teachers import PipelineTeacher, find_teacher, teacher_call
 from workbench.teachers.base import Conditioning
 from workbench.teachers.families import FAMILIES
 from workbench.teachers.folder import MODEL_INDEX
 from workbench.teachers.image_files import list_images
 from workbench.training.config import EvaluationConfig
+from workbench.training.recipes import find_foundation, run_config
 from workbench.workspace import Workspace
 
 _ENCODED_AT_ONCE = 512  # distinct prompts that are kept encoded in memory
+IMAGES_AT_ONCE = 250
 _FROM_IMAGES = 1  # "steps" of what is read, not drawn
 
 
@@ -39,6 +42,15 @@ class Asked:
     cfg_scale: float = 1.0
     stock: bool = False
     call: Mapping[str, Any] | None = None
+    precision: str | None = None
+
+
+def own_settings(reference: str, model: LoadedModel | None = None) -> EvaluationConfig | None:
+    """How a model is measured unless told: as its run was, or as its teacher's recipe says."""
+    if isinstance(model, LoadedStudent):
+        return model.config.evaluation
+    foundation = find_foundation(teacher=reference)
+    return run_config(f"teacher={reference}").evaluation if foundation.own else None
 
 
 class Source(Protocol):
@@ -48,9 +60,13 @@ class Source(Protocol):
         name: for people and files.
         default_steps: the step counts unless told; None where steps do not apply.
         run: the run that its scores belong to and the images that it was trained on; or None.
+        settings: how it is measured unless told; None where nothing says so.
     """
 
     name: str
+
+    @property
+    def settings(self) -> EvaluationConfig | None: ...
 
     @property
     def default_steps(self) -> tuple[int, ...] | None: ...
@@ -60,6 +76,14 @@ class Source(Protocol):
 
     def kind(self) -> str:
         """student, teacher, pipeline or images."""
+        ...
+
+    def how(self, steps: int) -> str:
+        """The sampler in words: schedule, shift, guidance; empty for what is not drawn."""
+        ...
+
+    def batch_size(self, device: torch.device) -> int:
+        """Samples at once unless told."""
         ...
 
     def count(self) -> int | None:
@@ -96,14 +120,18 @@ def open_source(workspace: Workspace, asked: Asked, device: torch.device) -> Sou
             )
         return ImageSource(folder)
     if asked.stock and not is_pipeline:
-        raise RequestError(f"--stock needs a pipeline's folder; {folder} has no {MODEL_INDEX}.")
+        folder = find_teacher(asked.reference, workspace.teachers)
+        is_pipeline = (folder / MODEL_INDEX).is_file()
+        if not is_pipeline:
+            raise RequestError(f"--stock needs a pipeline; {folder} has no {MODEL_INDEX}.")
     if is_pipeline and (asked.stock or class_name(folder) not in FAMILIES):
         if asked.cfg_scale != 1.0:
             raise RequestError(
                 "--cfg-scale is of teachers; a stock pipeline's own guidance is "
                 f"--call guidance_scale={asked.cfg_scale:g}."
             )
-        return PipelineSource(folder, asked.seed, asked.call, device)
+        call = {**teacher_call(asked.reference), **(asked.call or {})}
+        return PipelineSource(folder, asked.seed, call, device, own_settings(asked.reference))
     if asked.call:
         raise RequestError("--call is of stock pipelines: add --stock.")
     return ModelSource(workspace, load_model(workspace, asked.reference, device), asked, device)
@@ -124,8 +152,12 @@ class ModelSource:
         self.elsewhere = own.path if own and not own.path.resolve().is_relative_to(runs) else None
         # Two workspaces may have runs of one name: their scores must not be kept as one's.
         self.name = model.name if self.elsewhere is None else str(self.elsewhere)
-        self.settings = EvaluationConfig(seed=asked.seed, cfg_scale=asked.cfg_scale)
-        self._samplers = Samplers(model.teacher, self.settings, device)
+        self.settings = own_settings(asked.reference, model)
+        precision = asked.precision or (self.settings.precision if self.settings else "fp32")
+        self._drawing = EvaluationConfig.model_validate(
+            {"seed": asked.seed, "cfg_scale": asked.cfg_scale, "precision": precision}
+        )
+        self._samplers = Samplers(model.teacher, self._drawing, device)
         self._encoded: dict[tuple[str, ...], Encodings] = {}
 
     @property
@@ -146,9 +178,18 @@ class ModelSource:
     def count(self) -> int | None:
         return None
 
+    def how(self, steps: int) -> str:
+        return self.model.at(steps, self._samplers).how
+
+    def batch_size(self, device: torch.device) -> int:
+        settings = self.settings or EvaluationConfig(batch_size="auto")
+        return batch_size_of(settings, self.model.teacher, device)
+
     def identity(self, steps: int) -> dict[str, object]:
-        settings = self.settings
+        settings = self._drawing
+        drawn = {} if settings.precision == "fp32" else {"precision": settings.precision}
         return {
+            **drawn,
             "kind": self.kind(),
             "weights": self.model.weights,
             "pipeline": self.model.taught_by.fingerprint,
@@ -201,6 +242,7 @@ class ImageSource:
 
     run = None
     default_steps = None
+    settings = None
 
     def __init__(self, folder: Path) -> None:
         self.name = folder.resolve().name
@@ -209,6 +251,12 @@ class ImageSource:
 
     def kind(self) -> str:
         return "images"
+
+    def how(self, steps: int) -> str:
+        return ""
+
+    def batch_size(self, device: torch.device) -> int:
+        return IMAGES_AT_ONCE
 
     def count(self) -> int | None:
         return len(self._files)

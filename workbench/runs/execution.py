@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
-from workbench.errors import MemoryExhaustedError, WorkbenchError
+from workbench.errors import MemoryExhaustedError, RequestError, WorkbenchError
+from workbench.evaluation import check_evaluation
+from workbench.methods import method_type
 from workbench.runs.folder import RunFolder, run_folder
 from workbench.runs.session import SessionJob, run_on_ranks
 from workbench.runs.start import keep_start
@@ -23,9 +25,11 @@ from workbench.runs.tracking import speak_for
 from workbench.teachers import KNOWN_TEACHERS, find_teacher
 from workbench.teachers.analytic import MixtureRecipe
 from workbench.teachers.catalog import check_teacher
+from workbench.teachers.hf_datasets import is_remote
 from workbench.teachers.hub import revision_of
 from workbench.teachers.pair_sources import read_pairs
-from workbench.teachers.prompt_sources import read_prompts
+from workbench.teachers.prompt_sources import PromptSet, read_prompts
+from workbench.training import formats
 from workbench.training.config import RunConfig
 from workbench.training.events import Listener
 from workbench.training.nodes import ALONE, Nodes
@@ -92,8 +96,9 @@ def _execute(request: RunRequest) -> RunOutcome:
         return recalled
     if request.nodes.rank > 0:
         return _take_part(request, folder)
-    prompts = read_prompts(config.prompts)
+    prompts = read_run_prompts(config)
     _check_pairs(config)  # so that bad ones are refused before anything is written
+    _check_evaluation(config, workspace)
     revision = None if request.fresh else folder.teacher_revision()
     teacher = find_run_teacher(config, workspace, revision, request.find_teacher)
     with exclusive(folder.lock, f"Run {folder.name}"):
@@ -162,23 +167,68 @@ def check_request(config: RunConfig, nproc: int, nodes: Nodes = ALONE) -> None:
     Ranks(0, nproc * nodes.count, torch.device("cpu")).share(config.training.batch_size)
 
 
-def check_sources(configs: Iterable[RunConfig]) -> None:
-    """Refuse runs whose teacher, prompts or pairs cannot be found; builds nothing.
+def check_sources(
+    configs: Iterable[RunConfig], workspace: Workspace, *, remote: bool = True
+) -> list[str]:
+    """Refuse runs whose teacher, prompts, pairs or evaluation cannot be had; builds nothing.
+
+    Args:
+        remote: also ask for what is downloaded: datasets of the hub, weights of metrics.
+
+    Returns:
+        Without ``remote``: what is missing here, in words; a run would be refused for it.
 
     Raises:
-        RequestError: as :func:`check_teacher`, :func:`read_prompts` and :func:`read_pairs`.
+        RequestError: as :func:`check_teacher`, :func:`read_prompts`, :func:`read_pairs` and
+            :func:`check_evaluation`.
     """
-    configs = list(configs)
+    configs, missing = list(configs), list[str]()
     for teacher in dict.fromkeys(config.teacher for config in configs):
         check_teacher(teacher)
-    for prompts in dict.fromkeys(config.prompts for config in configs):
-        read_prompts(prompts)
     for config in configs:
-        _check_pairs(config)
+        if remote or not is_remote(config.prompts.source):
+            read_run_prompts(config)
+        if remote or config.data is None or not is_remote(config.data.source):
+            _check_pairs(config)
+        try:
+            _check_evaluation(config, workspace, remote=remote)
+        except RequestError as error:
+            if remote:
+                raise
+            missing.append(str(error))
+    return list(dict.fromkeys(missing))
+
+
+def read_run_prompts(config: RunConfig) -> PromptSet:
+    """The prompts that a run learns from; an empty set where it learns from none.
+
+    Raises:
+        RequestError: as :func:`read_prompts`, or none are named.
+    """
+    if _learns_from_prompts(config):
+        return read_prompts(config.prompts)
+    return PromptSet("none", (), known_fingerprint=formats.unused_prompts_fingerprint())
+
+
+def _learns_from_prompts(config: RunConfig) -> bool:
+    recipe = _mixture(config)
+    prompted = recipe is None or recipe.prompted
+    return prompted and method_type(config.method).learns_from_prompts
+
+
+def _check_evaluation(config: RunConfig, workspace: Workspace, *, remote: bool = True) -> None:
+    """An analytic teacher is its own truth, and its task judges the settings."""
+    if _mixture(config) is None:
+        check_evaluation(workspace, config.evaluation, download=remote)
 
 
 def _check_pairs(config: RunConfig) -> None:
-    """Pairs of images can be read; an analytic teacher's are its own, and its world judges them."""
-    spec = KNOWN_TEACHERS.get(config.teacher)
-    if config.data is not None and not (spec and isinstance(spec.recipe, MixtureRecipe)):
+    """Pairs of images can be read; an analytic teacher's are its own, and its task judges them."""
+    if config.data is not None and _mixture(config) is None:
         read_pairs(config.data)
+
+
+def _mixture(config: RunConfig) -> MixtureRecipe | None:
+    spec = KNOWN_TEACHERS.get(config.teacher)
+    recipe = spec.recipe if spec else None
+    return recipe if isinstance(recipe, MixtureRecipe) else None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from workbench.errors import RequestError
 from workbench.evaluation import Evaluator, Sampler
 from workbench.flow import NoiseSource
 from workbench.methods import DrawNoise, FewStepSampler, GeneratorConfig
@@ -16,6 +17,13 @@ from workbench.runs.cost import evaluations_a_step
 from workbench.teachers import PipelineTeacher, sample_teacher
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.distillable import Distillable
+from workbench.teachers.stock import (
+    describe_euler,
+    describe_stock,
+    stock_evaluations,
+    stock_identity,
+    stock_latents,
+)
 from workbench.training.config import EvaluationConfig
 from workbench.training.engine import InterruptedRunError
 from workbench.training.parallel import Ranks
@@ -26,15 +34,25 @@ of that shape."""
 
 _NOISE = "evaluation"
 
+TEACHER, STOCK, STUDENT = "teacher", "stock", "student"
+"""Rows of results: the teacher by Euler steps, by its pipeline's own call, and the student."""
+
 
 @dataclass(frozen=True)
 class SampledModel:
-    """A way to make samples: who, with how many steps, at what cost per sample."""
+    """A way to make samples: who, with how many steps, at what cost per sample.
+
+    Attributes:
+        how: the sampler in words: scheduler, shift, guidance or noise.
+        identity: what of it, besides weights and steps, decides a sample.
+    """
 
     name: str
     steps: int
     nfe: int
     sample: SampleLatents
+    how: str = ""
+    identity: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,6 +65,7 @@ class Row:
     ms_per_image: float
     scores: Mapping[str, float]
     fingerprint: Mapping[str, object]
+    how: str = ""
 
     def as_dict(self) -> dict[str, object]:
         return {
@@ -56,6 +75,7 @@ class Row:
             **self.scores,
             "ms_per_image": self.ms_per_image,
             "fingerprint": dict(self.fingerprint),
+            "how": self.how,
         }
 
     @classmethod
@@ -67,6 +87,7 @@ class Row:
         """
         scores = dict(values)
         own = {name: scores.pop(name) for name in ("model", "steps", "nfe", "ms_per_image")}
+        own["how"] = scores.pop("how", "")  # rows of before did not say
         return cls(**own, fingerprint=scores.pop("fingerprint"), scores=scores)
 
 
@@ -103,7 +124,36 @@ class Samplers:
         def sample(cond: Conditioning | None, draw: DrawNoise) -> Tensor:
             return sample_teacher(network, cond, self.uncond, draw(0), steps, scale, shift)
 
-        return SampledModel("teacher", steps, steps * evaluations_a_step(scale), sample)
+        return SampledModel(
+            TEACHER,
+            steps,
+            steps * evaluations_a_step(scale),
+            sample,
+            describe_euler(scale, shift),
+            {"sampler": "euler", "cfg_scale": scale, "flow_shift": shift},
+        )
+
+    def of_stock(self, network: VelocityNetwork, steps: int) -> SampledModel:
+        """The teacher as its users run it: its pipeline's own call, scheduler and guidance.
+
+        Raises:
+            RequestError: the teacher is no pipeline.
+        """
+        teacher, guidance = self.teacher, self.settings.stock_guidance
+        if not isinstance(teacher, PipelineTeacher):
+            raise RequestError(f"{teacher.name} is no pipeline: it has no call of its own.")
+
+        def sample(cond: Conditioning | None, draw: DrawNoise) -> Tensor:
+            noise = draw(0)
+            generators = [_generator(each) for each in noise]
+            return stock_latents(
+                teacher, network, cond, self.uncond, noise, steps, guidance, generators
+            )
+
+        identity = stock_identity(teacher, steps, guidance)
+        nfe = stock_evaluations(teacher, steps, guidance)
+        how = describe_stock(teacher, steps, guidance)
+        return SampledModel(STOCK, steps, nfe, sample, how, {"sampler": "stock", **identity})
 
     def of_student(
         self, network: VelocityNetwork, generator: GeneratorConfig, steps: int
@@ -115,21 +165,44 @@ class Samplers:
         def sample(cond: Conditioning | None, draw: DrawNoise) -> Tensor:
             return sampler.sample_from(network, cond, draw, steps)
 
-        return SampledModel("student", steps, steps, sample)
+        how = f"{generator.noise} noise, shift {generator.flow_shift:g}"
+        return SampledModel(STUDENT, steps, steps, sample, how, {"sampler": generator.noise})
 
     def images(
-        self, model: SampledModel, encoded: Conditioning | None, start: int, count: int
+        self,
+        model: SampledModel,
+        encoded: Conditioning | None,
+        start: int,
+        count: int,
+        every: int = 1,
     ) -> Tensor:
-        """The samples ``start .. start + count`` as the teacher decodes them.
+        """``count`` samples from the one numbered ``start`` on, as the teacher decodes them.
 
         Images (count, 3, H, W) in [0, 1] of a pipeline, points (count, D) of an analytic teacher.
+
+        Args:
+            every: 2 takes every other sample's noise, and so on.
         """
+        latents = self.latents(model, encoded, start, count, every)
+        return self.teacher.decode(latents)
+
+    def latents(
+        self,
+        model: SampledModel,
+        encoded: Conditioning | None,
+        start: int,
+        count: int,
+        every: int = 1,
+    ) -> Tensor:
+        """The same before decoding, (count, *latent_shape)."""
 
         def draw(step: int) -> Tensor:
             shape = self.teacher.latent_shape
-            return self.noise.normal(f"{_NOISE}/step{step}", start, count, shape)
+            noise = self.noise.normal(f"{_NOISE}/step{step}", start, count * every, shape)
+            return noise[::every].to(self.device)
 
-        return self.images_from(model, encoded, draw)
+        cond = encoded.to(self.device) if encoded is not None else None
+        return model.sample(cond, draw)
 
     def images_from(
         self, model: SampledModel, encoded: Conditioning | None, draw: DrawNoise
@@ -137,6 +210,12 @@ class Samplers:
         """The same from given noise on any device."""
         cond = encoded.to(self.device) if encoded is not None else None
         return self.teacher.decode(model.sample(cond, lambda step: draw(step).to(self.device)))
+
+
+def _generator(noise: Tensor) -> torch.Generator:
+    """Of one sample's further noise: seeded by its first, so that it depends on nothing else."""
+    seed = int.from_bytes(noise.detach().cpu().numpy().tobytes()[:8], "little")
+    return torch.Generator().manual_seed(seed % 2**63)
 
 
 class Measurement:
@@ -165,6 +244,7 @@ class Measurement:
             scores.ms_per_image,
             scores.values,
             scores.fingerprint,
+            model.how,
         )
 
 

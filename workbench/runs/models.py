@@ -34,6 +34,7 @@ from workbench.training.checkpoint import (
 )
 from workbench.training.config import EvaluationConfig
 from workbench.training.parallel import choose_device
+from workbench.training.recipes import run_config
 from workbench.training.roles import AVERAGE, student_network
 
 if TYPE_CHECKING:
@@ -179,6 +180,21 @@ class LoadedStudent(LoadedModel):
                 )
             generator = generator.model_copy(update={"noise": noise})
         return samplers.of_student(self.network, generator, steps)
+
+
+def shown_prompts(model: LoadedModel) -> tuple[str, ...]:
+    """Prompts to show a model by: those of its run, else of its teacher's recipe.
+
+    Raises:
+        RequestError: neither has any.
+    """
+    if isinstance(model, LoadedStudent):
+        shown = model.config.evaluation.shown
+    else:
+        shown = run_config(f"teacher={model.name}").evaluation.shown
+    if not shown:
+        raise RequestError(f"Nothing says what to draw with {model.name}: name --prompt TEXT.")
+    return shown
 
 
 def load_model(

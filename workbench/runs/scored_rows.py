@@ -33,7 +33,8 @@ class Score:
 class ScoredRow:
     """One sampler's scores.
 
-    ``steps`` is None for images; ``kimg``, of a run's student, what it was trained on.
+    ``steps`` is None for images; ``kimg``, of a run's student, what it was trained on; ``how``, of
+    what is drawn, schedule, shift and guidance.
     """
 
     model: str
@@ -46,6 +47,7 @@ class ScoredRow:
     scores: tuple[Score, ...]
     fingerprint: Mapping[str, Any]
     kimg: float | None = None
+    how: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Scores by name beside the sampler's own columns; all about each under ``scores``."""
@@ -58,6 +60,7 @@ class ScoredRow:
             "fingerprint": dict(self.fingerprint),
             "name": self.model,
             "kimg": self.kimg,
+            "how": self.how,
             "reference": self.reference,
             "samples": self.samples,
             "scores": {score.name: asdict(score) for score in self.scores},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +14,15 @@ from torch import Tensor
 
 from workbench.errors import PrunedRunError
 from workbench.evaluation import image_grid
+from workbench.evaluation.drift import Ratio
 from workbench.evaluation.grids import NotFiniteError
 from workbench.methods import method_type
+from workbench.metrics import metric_info
+from workbench.runs.baselines import BaselineCache
+from workbench.runs.chunks import batch_size_of
 from workbench.runs.figures import draw_samples
 from workbench.runs.folder import RunFolder
+from workbench.runs.looks import LookMeasurement
 from workbench.runs.measure import (
     Measure,
     Measurement,
@@ -29,11 +34,10 @@ from workbench.runs.measure import (
 from workbench.runs.signals import stop_on_signals
 from workbench.runs.start import load_start
 from workbench.runs.state import OUTCOME, RunState
-from workbench.runs.tags import EVALUATION, REFERENCE
-from workbench.runs.teacher_rows import TeacherRows
+from workbench.runs.tags import EVALUATION, REFERENCE, SHOWN
+from workbench.runs.tasks import RunPairs, open_task
 from workbench.runs.text import Say, TextJob
 from workbench.runs.tracking import TrackerListener, open_tracker
-from workbench.runs.worlds import RunPairs, open_world
 from workbench.teachers.base import VelocityNetwork
 from workbench.teachers.checks import check_is_teacher
 from workbench.teachers.hub import revision_of
@@ -71,24 +75,28 @@ class Session:
         self.tracker, self.stop = tracker, stop
         self.listeners = Listeners(listener, TrackerListener(tracker, job.folder.path))
         settings = self.config.evaluation
-        self.world = open_world(
+        self.task = open_task(
             self.config,
             job.teacher,
             job.prompts.prompts,
             TextJob(job.workspace, ranks, stop, job.say),
         )
-        self.teacher, encoded = self.world.teacher, self.world.encoded
+        self.teacher, encoded = self.task.teacher, self.task.encoded
         self.samplers = Samplers(self.teacher, settings, ranks.device, encoded.uncond())
-        self.measurement = Measurement(self.world.evaluator, self.samplers, encoded, ranks)
-        self.teacher_rows = TeacherRows(
-            job.workspace.cache, self.config, self.teacher, self.measurement
-        )
-        self.shown_cond = encoded.rows(self.world.shown)
+        self.measurement: Measurement | None = None
+        if self.task.evaluator is not None:
+            self.measurement = Measurement(self.task.evaluator, self.samplers, encoded, ranks)
+        self.looks: LookMeasurement | None = None
+        if self.task.patch is not None:
+            batch_size = batch_size_of(settings, self.teacher, ranks.device)
+            self.looks = LookMeasurement(self.task, self.samplers, settings, ranks, batch_size)
+        self.baselines = BaselineCache(job.workspace.cache, self.config, self.teacher, ranks)
+        self.drift: Mapping[str, Ratio] = {}
         self.last_row: Row | None = None
         self.start: dict[str, str] | None = None
         self.pairs: RunPairs | None = None
         if self.teacher.start is None and not job.folder.checkpoints.exists():
-            cond = encoded.rows(self.world.shown[:2])
+            cond = encoded.rows(self.task.shown[:2])
             on_device = cond.to(ranks.device) if cond else None
             check_is_teacher(self.teacher.network, self.teacher.latent_shape, on_device)
         self.engine = self._engine()
@@ -97,15 +105,19 @@ class Session:
 
     def _engine(self) -> Engine:
         prompts = self.job.prompts
-        stored = self.world.encoded.view(prompts.prompts)
-        if self.ranks.is_main and (warning := self.world.text_warning(prompts.prompts)):
+        stored = self.task.encoded.view(prompts.prompts) if prompts.prompts else None
+        if (
+            stored is not None
+            and self.ranks.is_main
+            and (warning := self.task.text_warning(prompts.prompts))
+        ):
             self.listeners.on_warning(0, warning)
         fingerprint = f"{self.teacher.fingerprint}/{prompts.fingerprint}"
         start = load_start(self.config, self.job.folder.path, self.teacher)
         if start is not None:
             fingerprint += f"/{start.weights}"
             self.start = start.as_dict()
-        self.pairs = self.world.pairs()
+        self.pairs = self.task.pairs()
         if self.pairs is not None:
             fingerprint += f"/{self.pairs.fingerprint}"
         student = Student(
@@ -138,13 +150,19 @@ class Session:
     def _report_inputs(self) -> None:
         """Tell the tracker what goes into the run."""
         prompts = self.job.prompts
-        world = self.world
-        self.tracker.set_tags({EVALUATION: world.evaluator.protocol, REFERENCE: world.reference})
+        evaluator, reference = self.task.evaluator, self.task.reference
+        if evaluator is not None:
+            self.tracker.set_tags({EVALUATION: evaluator.protocol})
+        if reference is not None:
+            self.tracker.set_tags({REFERENCE: reference})
+        if self.looks is not None:
+            self.tracker.set_tags({SHOWN: json.dumps(list(self.task.shown))})
         self.tracker.log_artifact(self.job.folder.config_file)
         if self._learns_from_prompts:
             inputs = InputData.of_prompts("prompts", prompts.prompts, prompts.source)
             self.tracker.log_inputs(inputs)
-        self.tracker.log_inputs(world.input_data())
+        if (compared := self.task.input_data()) is not None:
+            self.tracker.log_inputs(compared)
         if self.ranks.is_main and self.pairs is not None:
             self.pairs.report(self.tracker, partial(self.listeners.on_warning, 0))
         if self.ranks.is_main and prompts.dropped:
@@ -171,12 +189,13 @@ class Session:
             "start": self.start,
             "nimg": state.nimg,
             "training_seconds": state.seconds,
-            "headline": self.world.evaluator.headline,
-            "best": {self.world.evaluator.headline: state.best, "nimg": state.best_nimg},
+            "primary_metric": self.primary,
+            "best": {**self._best(state.best), "nimg": state.best_nimg},
+            "drift": {name: ratio.as_dict() for name, ratio in self.drift.items()},
             "skipped_updates": state.skipped,
             "events": state.stability.events,
             "table": [row.as_dict() for row in rows],
-            **self.world.facts(),
+            **self.task.facts(),
         }
         self.listeners.on_metrics(state.nimg, _table_metrics(rows))
         files = self._draw([row.as_dict() for row in rows], pictures, state.nimg)
@@ -184,42 +203,73 @@ class Session:
         write_json(self.job.folder.results_file, results)
         self.tracker.log_artifact(self.job.folder.results_file)
 
+    def _best(self, score: float | None) -> dict[str, float | None]:
+        return {} if self.primary is None else {self.primary: score}
+
+    @property
+    def primary(self) -> str | None:
+        """What tells the run's best moment."""
+        return self.config.evaluation.primary_metric
+
     def _final_models(self) -> Iterator[tuple[SampledModel, Measure]]:
         """Teacher and student at every step count that the configuration asks for."""
+        measurement, settings = self.measurement, self.config.evaluation
+        if measurement is None:
+            return
         teacher, student = self.engine.networks.teacher, self.engine.average
-        for steps in self.config.evaluation.teacher_steps:
-            yield self.samplers.of_teacher(teacher, steps), self.teacher_rows.row
+        of_teacher = partial(self.baselines.row, measurement)
+        for steps in settings.stock_steps:
+            yield self.samplers.of_stock(teacher, steps), of_teacher
+        for steps in settings.teacher_steps:
+            yield self.samplers.of_teacher(teacher, steps), of_teacher
         for steps in self.config.student_steps:
             model = self.samplers.of_student(student, self.config.generator, steps)
             yield model, self._student_row
-        for model in self.world.further_models():
-            yield model, self.measurement.row
+        for model in self.task.further_models():
+            yield model, measurement.row
 
     def _student_row(self, model: SampledModel) -> Row:
         """Measured, unless the run's last evaluation has just done so on the same weights."""
         last = self.last_row
-        return (
-            last if last is not None and last.steps == model.steps else self.measurement.row(model)
-        )
+        if last is not None and last.steps == model.steps:
+            return last
+        assert self.measurement is not None
+        return self.measurement.row(model)
+
+    def _best_teacher(self) -> SampledModel:
+        """The teacher as its users run it, where that is measured; else by its most Euler steps."""
+        teacher, settings = self.engine.networks.teacher, self.config.evaluation
+        if settings.stock_steps:
+            return self.samplers.of_stock(teacher, max(settings.stock_steps))
+        return self.samplers.of_teacher(teacher, max(settings.teacher_steps))
 
     def evaluate(self, nimg: int, average: VelocityNetwork) -> Mapping[str, float]:
-        """The student at all its steps: scores, and a grid of the same prompts and noise."""
-        steps = self.config.generator.steps
-        model = self.samplers.of_student(average, self.config.generator, steps)
-        images = self._images(model)
-        if self.ranks.is_main:
-            with self._no_picture_is_no_end(nimg):
-                grid = image_grid({"student": self.world.pictures(images)}, self.world.captions())
+        """The student at all its steps: scores, look, and a grid of the same prompts and noise."""
+        model = self.samplers.of_student(
+            average, self.config.generator, self.config.generator.steps
+        )
+        scores = self._scores(nimg, model)
+        with self._no_picture_is_no_end(nimg):
+            images = self._images(model)
+            if self.ranks.is_main:
+                grid = image_grid({"student": self.task.pictures(images)}, self.task.captions())
                 self.tracker.log_image(STUDENT_SAMPLES, grid, nimg)
+            scores |= {name: ratio.value for name, ratio in self.drift.items()}
+        return scores
+
+    def _scores(self, nimg: int, model: SampledModel) -> dict[str, float]:
+        """By metric name; empty where nothing is measured."""
+        if self.measurement is None:
+            return {}
         try:
             self.last_row = self.measurement.row(model)
         except NotFiniteError as error:
-            if not self.config.training.stability.rollback:
+            if not self.config.training.stability.rollback or self.primary is None:
                 raise
             self.last_row = None  # what was measured before is not of these weights
             self.listeners.on_warning(nimg, f"No score: {error}")
-            return {self.world.evaluator.headline: math.inf}
-        return self.last_row.scores
+            return {self.primary: metric_info(self.primary).worst}
+        return dict(self.last_row.scores)
 
     @contextmanager
     def _no_picture_is_no_end(self, nimg: int) -> Iterator[None]:
@@ -230,32 +280,43 @@ class Session:
             self.listeners.on_warning(nimg, f"No sample grid: {error}")
 
     def _grid_rows(self) -> dict[str, Tensor]:
-        """Teacher at its largest step count and student at K: the same prompts and noise."""
-        steps = max(self.config.evaluation.teacher_steps)
+        """Teacher at its best and at K, and student at K: the same prompts and noise."""
         k = self.config.generator.steps
+        best = self._best_teacher()
         models = {
-            f"teacher, {steps} steps": self.samplers.of_teacher(
-                self.engine.networks.teacher, steps
-            ),
+            f"teacher, {best.steps} steps": best,
             f"teacher, {k} steps": self.samplers.of_teacher(self.engine.networks.teacher, k),
             f"student, {k} steps": self.samplers.of_student(
                 self.engine.average, self.config.generator, k
             ),
         }
-        return {caption: self._images(model) for caption, model in models.items()}
+        return {caption: self._first_images(model) for caption, model in models.items()}
 
     def _images(self, model: SampledModel) -> Tensor:
-        return self.samplers.images(model, self.shown_cond, 0, len(self.world.shown)).cpu()
+        """The student's shown samples, whose drift from the teacher's is kept."""
+        if self.looks is None:
+            return self._first_images(model)
+        self.drift = {}
+        looked = self.looks.measure(model)
+        self.drift = self.looks.drift(looked.look, self._best_teacher(), self.baselines)
+        return looked.images
+
+    def _first_images(self, model: SampledModel) -> Tensor:
+        """One sample for each shown prompt, on the CPU; the same on every rank."""
+        if self.looks is not None:
+            return self.looks.first_images(model)
+        cond, count = self.task.encoded.rows(self.task.shown), len(self.task.shown)
+        return self.samplers.images(model, cond, 0, count).cpu()
 
     def _draw(
         self, table: list[dict[str, Any]], rows: Mapping[str, Tensor], nimg: int
     ) -> list[Path]:
         folder = self.job.folder
-        world = self.world
-        pictures = {caption: world.pictures(drawn).numpy() for caption, drawn in rows.items()}
-        files = [*world.draw_curve(folder, table), *world.keep(rows, folder.figures)]
+        task = self.task
+        pictures = {caption: task.pictures(drawn).numpy() for caption, drawn in rows.items()}
+        files = [*task.draw_curve(folder, table), *task.keep(rows, folder.figures)]
         with self._no_picture_is_no_end(nimg):
-            files += draw_samples(pictures, world.captions(), folder.figures)
+            files += draw_samples(pictures, task.captions(), folder.figures)
         for file in files:
             self.tracker.log_artifact(file, "figures")
         return files

@@ -8,5 +8,8 @@ EVALUATION = "evaluation"
 REFERENCE = "evaluation.reference"
 """The real images that a run's scores are against."""
 
+SHOWN = "evaluation.shown"
+"""The prompts of the samples that a run logs as pictures, as a JSON list."""
+
 EVENTS = "events"
 """What befell a run (instabilities, roll-backs), and when, newest last."""

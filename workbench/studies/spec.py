@@ -160,7 +160,7 @@ class StudySpec:
         """
         if not _NAME.fullmatch(self.name):
             raise RequestError(
-                f"Study name {self.name!r} is not possible: letters, digits and _ - . (not "
+                f"Study name {self.name!r} is not possible: letters, numbers and _ - . (not "
                 "first), at most 80."
             )
         if VERSION.fullmatch(self.name):

@@ -15,10 +15,10 @@ from torch import Tensor
 from workbench.errors import RequestError
 from workbench.flow.noise import NoiseSource
 from workbench.teachers.base import Conditioning, VelocityNetwork
-from workbench.teachers.digits import DIGIT_WORDS, prompt_label
 from workbench.teachers.folder import component_fingerprint
 from workbench.teachers.json_file import read_json
 from workbench.teachers.mixture import LOG_SHARES, ExactVelocity, Mixture, MLPVelocity
+from workbench.teachers.numerals import NUMBER_WORDS, the_number_in
 from workbench.teachers.pretrain import Progress, PromptedLatents, pretrain, silent
 from workbench.teachers.recipe import BuildRecipe, FlowMatchingRecipe
 
@@ -30,14 +30,14 @@ _START, _WEIGHTS = "start", "start/model.safetensors"
 class MixtureRecipe(BuildRecipe):
     """Gaussians on a ring, and the pretraining of the network that students start at.
 
-    A prompted one has ten modes, one for each digit that a prompt names; the empty prompt asks for
+    A prompted one has ten modes, one for each number that a prompt names; the empty prompt asks for
     all of them in their shares.
     """
 
     modes: int = Field(8, ge=1)
     radius: float = Field(2.0, gt=0)
     std: float = Field(0.25, gt=0, description="of each mode")
-    prompted: bool = Field(False, description="a prompt asks for the mode of its digit")
+    prompted: bool = Field(False, description="a prompt asks for the mode of its number")
     width: int = Field(64, ge=1, description="of the network that students start at")
     blocks: int = Field(3, ge=1)
     samples: int = Field(100_000, ge=2, description="of the mixture, to pretrain on")
@@ -68,7 +68,7 @@ class MixtureRecipe(BuildRecipe):
 ANALYTIC: Mapping[str, MixtureRecipe] = MappingProxyType(
     {
         "analytic-ring-8": MixtureRecipe(),
-        "analytic-ring-10-prompted": MixtureRecipe(modes=len(DIGIT_WORDS), prompted=True),
+        "analytic-ring-10-prompted": MixtureRecipe(modes=len(NUMBER_WORDS), prompted=True),
     }
 )
 """Name -> recipe of the analytic teachers."""
@@ -130,9 +130,9 @@ def mode_labels(prompts: Sequence[str]) -> Tensor:
     """The modes that prompts ask for, int64 (B,).
 
     Raises:
-        RequestError: a prompt that names no digit, or several.
+        RequestError: a prompt that names no number from 0 to 9, or several.
     """
-    return torch.tensor([prompt_label(prompt, strict=False) for prompt in prompts])
+    return torch.tensor([the_number_in(prompt) for prompt in prompts])
 
 
 def is_analytic(folder: Path) -> bool:

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from workbench.teachers.analytic import MixtureRecipe, build_mixture, is_analytic
-from workbench.teachers.digits import PROMPTS, WORDINGS, load_digits_images
 from workbench.teachers.folder import MODEL_INDEX, TeacherNotes, quiet_libraries
+from workbench.teachers.labelled_images import LabelledImages
 from workbench.teachers.pretrain import (
     Progress,
     PromptedLatents,
@@ -36,8 +36,12 @@ def build_from_recipe(
     recipe: TinyRecipe | MixtureRecipe,
     teachers_dir: Path,
     show: Progress = silent,
+    data: LabelledImages | None = None,
 ) -> Path:
     """The folder of the teacher, built now unless it is there; safe against a second process.
+
+    Args:
+        data: what a pipeline learns from; a mixture needs none.
 
     Raises:
         OSError: the folder cannot be written.
@@ -55,31 +59,35 @@ def build_from_recipe(
             shutil.rmtree(folder, ignore_errors=True)
             if isinstance(recipe, MixtureRecipe):
                 build_mixture(recipe, partial, show)
+            elif data is not None:
+                build_tiny(recipe, data, partial, show)
             else:
-                build_tiny(recipe, partial, show)
+                raise ValueError(f"{name} is a pipeline: it needs data to learn from")
             partial.rename(folder)
     return folder
 
 
-def build_tiny(recipe: TinyRecipe, folder: Path, show: Progress = silent) -> None:
-    """Train a small pipeline on the digits and save it; torch's random state is left alone."""
+def build_tiny(
+    recipe: TinyRecipe, learnt: LabelledImages, folder: Path, show: Progress = silent
+) -> None:
+    """Train a small pipeline on images and save it; torch's random state is left alone."""
     from workbench.teachers.families import FAMILIES
     from workbench.teachers.tiny import tiny_arguments, tiny_pipeline
 
     began = time.perf_counter()
     family, stored = FAMILIES[recipe.pipeline], tiny_arguments(recipe)
-    images, labels = load_digits_images(recipe.image_size)
+    images, labels = learnt.load(recipe.image_size)
     with torch.random.fork_rng(devices=[]), quiet_libraries():
         torch.manual_seed(recipe.seed)
-        pipeline = tiny_pipeline(recipe, PROMPTS)
+        pipeline = tiny_pipeline(recipe, learnt.prompts)
         arguments = family.call_arguments(pipeline, stored)
         train_autoencoder(pipeline.vae, images, recipe.autoencoder, show)
         with torch.no_grad():
             latents = [family.encode_images(pipeline, part) for part in torch.split(images, 256)]
-            prompts = family.encode(pipeline, PROMPTS, arguments)
+            prompts = family.encode(pipeline, learnt.prompts, arguments)
             empty = family.uncond(pipeline, arguments)
         data = PromptedLatents(
-            torch.cat(latents), labels, prompts.cat([prompts, empty]), len(WORDINGS)
+            torch.cat(latents), labels, prompts.cat([prompts, empty]), learnt.wordings
         )
         pretrain(family.network(pipeline, arguments), data, recipe.pretraining, show)
         pipeline.save_pretrained(folder)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.errors import RequestError, unknown_name
 from workbench.teachers.analytic import ANALYTIC, MixtureRecipe
+from workbench.teachers.bundled_data import BUNDLED
 from workbench.teachers.embedded import embedded_teachers
 from workbench.teachers.hub_catalog import HUB_TEACHERS, find_hub_teacher
 from workbench.teachers.json_file import read_json
@@ -27,7 +28,8 @@ class TeacherSpec:
     """A teacher known by name: either built here from a recipe or downloaded from the hub.
 
     ``call`` makes the setting of a downloaded pipeline that serves several: a size, a text length.
-    ``resolution`` is None where samples are no images; ``parameters`` are then those of the network
+    ``data`` is the bundled data that a pipeline built here learns from. ``resolution`` is None
+    where samples are no images; ``parameters`` are then those of the network
     that students start at.
     """
 
@@ -37,6 +39,7 @@ class TeacherSpec:
     resolution: int | None
     latent_shape: tuple[int, ...]
     recipe: TinyRecipe | MixtureRecipe | None = None
+    data: str | None = None
     hub_id: str | None = None
     call: Mapping[str, Any] = field(default_factory=dict)
 
@@ -50,6 +53,7 @@ def _embedded() -> list[TeacherSpec]:
             teacher.recipe.image_size,
             teacher.latent_shape,
             recipe=teacher.recipe,
+            data=teacher.data,
         )
         for name, teacher in embedded_teachers().items()
     ]
@@ -226,9 +230,10 @@ def build_teacher(name: str, teachers_dir: Path, show: Progress | None = None) -
                 f"Built here: {', '.join(embedded)}."
             )
         raise unknown_name("embedded teacher", name, embedded)
-    recipe = embedded[name].recipe
+    recipe, learnt = embedded[name].recipe, embedded[name].data
     assert recipe is not None
-    return build_from_recipe(name, recipe, teachers_dir, show or silent)
+    data = BUNDLED[learnt] if learnt is not None else None
+    return build_from_recipe(name, recipe, teachers_dir, show or silent, data)
 
 
 def built_folder(name: str, teachers_dir: Path) -> Path | None:

@@ -7,15 +7,14 @@ enlarged to the size of an image, with prompts in several wordings for every dig
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from workbench.errors import RequestError
-
-DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+from workbench.teachers.labelled_images import LabelledImages
+from workbench.teachers.numerals import NUMBER_WORDS, number_of, words_of
 
 WORDINGS = (
     "a handwritten {word}",
@@ -34,7 +33,7 @@ _LARGEST_PIXEL = 16.0
 
 
 def _worded(wording: str, label: int) -> str:
-    return wording.format(word=DIGIT_WORDS[label], numeral=label)
+    return wording.format(word=NUMBER_WORDS[label], numeral=label)
 
 
 PROMPTS: tuple[str, ...] = tuple(
@@ -43,37 +42,23 @@ PROMPTS: tuple[str, ...] = tuple(
 """Every wording of every digit, 60 prompts, the wordings of a digit together."""
 
 
-def prompts_of(label: int) -> tuple[str, ...]:
-    """The wordings of one digit, 0-9."""
-    return PROMPTS[label * len(WORDINGS) : (label + 1) * len(WORDINGS)]
-
-
-def one_prompt_per_digit() -> list[str]:
-    """Ten prompts, for 0 to 9, the wordings taking turns."""
-    return [prompts_of(label)[label % len(WORDINGS)] for label in range(10)]
-
-
-def prompt_label(prompt: str, strict: bool = True) -> int:
+def prompt_label(prompt: str) -> int:
     """The digit that a prompt asks for, as a word or a numeral, in words of :data:`WORDINGS`.
-
-    Args:
-        strict: False takes any other words beside the digit.
 
     Raises:
         RequestError: the prompt names no digit, or several, or speaks of something else.
     """
     named, others = set(), []
-    for word in re.findall(r"[a-z]+|[0-9]+", prompt.lower()):
-        if word in DIGIT_WORDS:
-            named.add(DIGIT_WORDS.index(word))
-        elif len(word) == 1 and word.isdigit():
-            named.add(int(word))
+    for word in words_of(prompt):
+        number = number_of(word)
+        if number is not None:
+            named.add(number)
         elif word not in _OTHER_WORDS:
             others.append(word)
     if len(named) != 1:
         found = "no digit" if not named else "the digits " + ", ".join(map(str, sorted(named)))
         raise RequestError(f"The prompt {prompt!r} names {found}; expected exactly one of 0-9.")
-    if others and strict:
+    if others:
         raise RequestError(
             f"The prompt {prompt!r} asks for more than a digit ({others[0]!r}); expected exactly "
             f"one of 0-9 in words like {PROMPTS[0]!r}."
@@ -97,15 +82,19 @@ def load_digits_images(size: int = 32) -> tuple[Tensor, Tensor]:
     return enlarged.expand(-1, 3, -1, -1).contiguous(), labels.clone()
 
 
-def class_counts() -> dict[int, int]:
-    """How often each digit occurs in the real data."""
-    counts: Sequence[int] = torch.bincount(_scans()[1], minlength=10).tolist()
-    return dict(enumerate(counts))
-
-
 @cache
 def _scans() -> tuple[Tensor, Tensor]:
     from sklearn.datasets import load_digits
 
     images, labels = load_digits().images, load_digits().target
     return torch.from_numpy(images / _LARGEST_PIXEL).float(), torch.from_numpy(labels).long()
+
+
+DIGITS = LabelledImages(
+    name="digits",
+    identity="sklearn-digits-1797",
+    origin="sklearn.datasets",
+    prompts=PROMPTS,
+    wordings=len(WORDINGS),
+    load=load_digits_images,
+)

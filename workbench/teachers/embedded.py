@@ -15,12 +15,13 @@ from workbench.teachers.recipe import TinyRecipe
 
 
 class EmbeddedTeacher(FrozenConfig):
-    """A teacher that is built here, on the digits.
+    """A teacher that is built here, on bundled data.
 
     Attributes:
         description: for people.
         stands_for: the published teacher whose traits it keeps.
         parameters: of its transformer.
+        data: name of the bundled data that it learns from.
         recipe: how it is built.
         default: whether it is the teacher of runs that name none.
     """
@@ -28,6 +29,7 @@ class EmbeddedTeacher(FrozenConfig):
     description: str
     stands_for: str
     parameters: int = Field(ge=0)
+    data: str
     recipe: TinyRecipe
     default: bool = False
 

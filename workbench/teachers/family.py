@@ -95,10 +95,14 @@ class Family(ABC):
         size: int = pipeline.transformer.config.sample_size * pipeline.vae_scale_factor
         return size
 
-    def pixels_per_patch(self, pipeline: Any) -> int:
-        """Image sizes must be multiples of this: the VAE's factor times the patch size."""
+    def patch_pixels(self, pipeline: Any) -> int:
+        """Pixels of one token along a side: the VAE's factor times the patch size."""
         pixels: int = pipeline.vae_scale_factor * pipeline.transformer.config.patch_size
         return pixels
+
+    def pixels_per_patch(self, pipeline: Any) -> int:
+        """Image sizes must be multiples of this."""
+        return self.patch_pixels(pipeline)
 
     @abstractmethod
     def network(self, pipeline: Any, arguments: CallArguments) -> VelocityNetwork:

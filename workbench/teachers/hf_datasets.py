@@ -14,6 +14,15 @@ HUB = "hf:"
 _SAVED_DATASET = ("state.json", "dataset_dict.json")  # written by save_to_disk
 
 
+def is_remote(source: str | None) -> bool:
+    """Whether reading a source asks the hub: an ``hf:`` one that is nothing on this disk."""
+    return (
+        source is not None
+        and source.startswith(HUB)
+        and not Path(source.removeprefix(HUB)).expanduser().exists()
+    )
+
+
 @dataclass(frozen=True)
 class DatasetAddress:
     """Which dataset, and which part of it.

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.teachers.digits import load_digits_images
 from workbench.teachers.image_files import centre_square
+from workbench.teachers.labelled_images import LabelledImages
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -103,26 +103,26 @@ class FileImages(StoredImages):
         return (self.folder / self.files[index]).read_bytes()
 
 
-class DigitImages(PairImages):
-    """The first ``count`` embedded digits."""
+class BundledImages(PairImages):
+    """The first ``count`` images of a bundled data set."""
 
-    def __init__(self, count: int) -> None:
-        self.count, self.identity = count, f"digits-{count}"
+    def __init__(self, data: LabelledImages, count: int) -> None:
+        self.data, self.count, self.identity = data, count, f"{data.name}-{count}"
 
     def __len__(self) -> int:
         return self.count
 
     def name(self, index: int) -> str:
-        return f"digit {index}"
+        return f"{self.data.name} {index}"
 
     def load(self, index: int, size: int) -> LoadedImage:
-        pixels = _digits(size)[index]
+        pixels = _pixels(self.data, size)[index]
         return LoadedImage(pixels, hashlib.sha256(pixels.numpy().tobytes()).digest())
 
 
 @lru_cache(maxsize=1)
-def _digits(size: int) -> Tensor:
-    return load_digits_images(size)[0]
+def _pixels(data: LabelledImages, size: int) -> Tensor:
+    return data.load(size)[0]
 
 
 def decode_square(content: bytes, size: int) -> Tensor:

@@ -10,27 +10,27 @@ from pydantic import Field, model_validator
 
 from workbench.errors import RequestError, unknown_name
 from workbench.settings import FrozenConfig
-from workbench.teachers.digits import load_digits_images, prompts_of
+from workbench.teachers.bundled_data import BUNDLED
 from workbench.teachers.hf_datasets import HUB, DatasetAddress
 from workbench.teachers.pair_datasets import list_dataset
 from workbench.teachers.pair_folder import list_folder
-from workbench.teachers.pair_images import DigitImages
+from workbench.teachers.pair_images import BundledImages
 from workbench.teachers.pair_listing import PairListing
 from workbench.teachers.pair_tars import SHARD, list_tars
 
-EMBEDDED = "digits"
+_BUNDLED = "bundled"
 PARQUET = ".parquet"
-_KNOWN_SOURCES = (EMBEDDED, "FOLDER", f"SHARDS{SHARD}", f"FILE{PARQUET}", f"{HUB}NAME_OR_FOLDER")
+_SIDE = 32  # pixels, where only labels are wanted
+_KNOWN_SOURCES = (*BUNDLED, "FOLDER", f"SHARDS{SHARD}", f"FILE{PARQUET}", f"{HUB}NAME_OR_FOLDER")
 
 
 class PairsConfig(FrozenConfig):
     """Which image-text pairs a method learns from."""
 
     source: str = Field(
-        EMBEDDED,
         min_length=1,
-        description="digits: the embedded scans with their prompts; a FOLDER of images with "
-        "captions; tar shards like DIR/{0000..0015}.tar; FILE.parquet; or hf:NAME, hf:FOLDER",
+        description="a FOLDER of images with captions; tar shards like DIR/{0000..0015}.tar; "
+        "FILE.parquet; hf:NAME or hf:FOLDER; or the name of bundled data",
     )
     captions: str | None = Field(
         None,
@@ -75,24 +75,25 @@ def read_pairs(config: PairsConfig) -> PairListing:
 
 
 def _kind(source: str) -> str:
-    if source == EMBEDDED:
-        return EMBEDDED
+    if source in BUNDLED:
+        return _BUNDLED
     if source.startswith(HUB):
         return HUB
     kind = Path(source).suffix.lower()
     return kind if kind in (SHARD, PARQUET) else ""
 
 
-def _digits(config: PairsConfig) -> PairListing:
-    """A digit's wordings take turns."""
-    digits = [int(label) for label in load_digits_images()[1]][: config.limit]
+def _bundled(config: PairsConfig) -> PairListing:
+    """A class's wordings take turns."""
+    data = BUNDLED[config.source]
+    labels = [int(label) for label in data.load(_SIDE)[1]][: config.limit]
     turns: Counter[int] = Counter()
     prompts = []
-    for digit in digits:
-        wordings = prompts_of(digit)
-        prompts.append(wordings[turns[digit] % len(wordings)])
-        turns[digit] += 1
-    return PairListing(DigitImages(len(digits)), tuple(prompts))
+    for label in labels:
+        wordings = data.prompts_of(label)
+        prompts.append(wordings[turns[label] % len(wordings)])
+        turns[label] += 1
+    return PairListing(BundledImages(data, len(labels)), tuple(prompts))
 
 
 def _folder(config: PairsConfig) -> PairListing:
@@ -121,14 +122,14 @@ def _dataset(config: PairsConfig) -> PairListing:
 
 
 _LISTERS: dict[str, Callable[[PairsConfig], PairListing]] = {
-    EMBEDDED: _digits,
+    _BUNDLED: _bundled,
     HUB: _dataset,
     PARQUET: _dataset,
     SHARD: _tars,
     "": _folder,
 }
 _APPLYING: dict[str, tuple[str, ...]] = {
-    EMBEDDED: (),
+    _BUNDLED: (),
     HUB: ("image_column", "caption_column", "split", "revision"),
     PARQUET: ("image_column", "caption_column"),
     SHARD: ("caption_column",),

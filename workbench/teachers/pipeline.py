@@ -126,6 +126,11 @@ class PipelineTeacher:
         """Parameters of the network."""
         return sum(parameter.numel() for parameter in self.network.parameters())
 
+    @property
+    def pixels_per_patch(self) -> int:
+        """Pixels that one token of the network covers, along a side."""
+        return self.family.patch_pixels(self.pipeline)
+
     @cached_property
     def fingerprint(self) -> str:
         """Short hash of the files it was loaded from, weights included."""

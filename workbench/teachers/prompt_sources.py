@@ -1,4 +1,4 @@
-"""Where a run's prompts come from: embedded, a text, JSONL or Parquet file, or a HF dataset."""
+"""Where a run's prompts come from: bundled, a text, JSONL or Parquet file, or a HF dataset."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pydantic import Field, model_validator
 
 from workbench.errors import RequestError, unknown_name
 from workbench.settings import FrozenConfig
+from workbench.teachers.bundled_data import BUNDLED
 from workbench.teachers.caption_files import CAPTION_KEYS
-from workbench.teachers.digits import PROMPTS
 from workbench.teachers.hf_datasets import (
     HUB,
     DatasetAddress,
@@ -24,8 +24,6 @@ from workbench.teachers.hf_datasets import (
     open_dataset,
 )
 from workbench.teachers.text_files import checked_text, read_lines
-
-EMBEDDED = "digits"
 
 Row = tuple[str, Any]
 """(where it stands, for errors; its value)."""
@@ -64,7 +62,7 @@ class PromptsConfig(FrozenConfig):
             if given:
                 raise ValueError(f"{given[0]} applies to hf: sources only, not to {self.source!r}")
         if self.column is not None and (
-            self.source == EMBEDDED or Path(self.source).suffix.lower() == ".txt"
+            self.source in BUNDLED or Path(self.source).suffix.lower() == ".txt"
         ):
             raise ValueError(f"the source {self.source!r} has no columns")
         return self
@@ -72,11 +70,17 @@ class PromptsConfig(FrozenConfig):
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Prompts in the source's order, repeats kept; ``dropped`` counts empty ones."""
+    """Prompts in the source's order, repeats kept.
+
+    Attributes:
+        dropped: how many empty ones there were.
+        known_fingerprint: of a set that stands for others, instead of that of its prompts.
+    """
 
     source: str
     prompts: tuple[str, ...]
     dropped: int = 0
+    known_fingerprint: str | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -84,6 +88,8 @@ class PromptSet:
     @cached_property
     def fingerprint(self) -> str:
         """Short hash of the prompts in their order, wherever they came from."""
+        if self.known_fingerprint is not None:
+            return self.known_fingerprint
         digest = hashlib.sha256()
         for prompt in self.prompts:
             digest.update(hashlib.sha256(prompt.encode()).digest())
@@ -110,12 +116,15 @@ def read_prompts(config: PromptsConfig) -> PromptSet:
     if not prompts:
         found = f"only {dropped} empty ones" if dropped else "nothing"
         raise RequestError(f"The prompt source {config.source!r} holds no prompts: {found}.")
-    return PromptSet(config.source, tuple(prompts), dropped)
+    return PromptSet(str(config.source), tuple(prompts), dropped)
 
 
 def _rows(config: PromptsConfig) -> Iterator[Row]:
-    if config.source == EMBEDDED:
-        return ((f"prompt {number}", prompt) for number, prompt in enumerate(PROMPTS, 1))
+    if config.source is None:
+        raise RequestError("There are no prompts to learn from: set prompts.source.")
+    if config.source in BUNDLED:
+        prompts = BUNDLED[config.source].prompts
+        return ((f"prompt {number}", prompt) for number, prompt in enumerate(prompts, 1))
     if config.source.startswith(HUB):
         return _dataset_rows(config)
     path = Path(config.source).expanduser()
@@ -178,7 +187,7 @@ def _parquet_rows(path: Path, column: str | None) -> Iterator[Row]:
 
 def _dataset_rows(config: PromptsConfig) -> Iterator[Row]:
     """A Hugging Face dataset: on the hub, saved with save_to_disk, or a folder of data files."""
-    name = config.source.removeprefix(HUB)
+    name = str(config.source).removeprefix(HUB)
     address = DatasetAddress(name, "prompts", config.split, config.revision, config.streaming)
     with dataset_errors(name):
         dataset = open_dataset(address)
@@ -200,4 +209,4 @@ _READERS: Mapping[str, Callable[[Path, str | None], Iterator[Row]]] = {
     ".jsonl": _json_rows,
     ".parquet": _parquet_rows,
 }
-_KNOWN_SOURCES = (EMBEDDED, *(f"FILE{kind}" for kind in _READERS), f"{HUB}NAME", f"{HUB}FOLDER")
+_KNOWN_SOURCES = (*BUNDLED, *(f"FILE{kind}" for kind in _READERS), f"{HUB}NAME", f"{HUB}FOLDER")

@@ -186,4 +186,4 @@ class FluxRecipe(_Recipe):
 TinyRecipe = Annotated[
     SanaRecipe | SprintRecipe | SD3Recipe | FluxRecipe, Field(discriminator="pipeline")
 ]
-"""The recipe of an embedded teacher on scikit-learn's digits, of any family."""
+"""The recipe of an embedded pipeline, of any family."""

@@ -229,7 +229,7 @@ def _encode(value: float) -> float | str:
 def _check_name(kind: str, name: str, allowed: re.Pattern[str]) -> None:
     if not allowed.fullmatch(name) or posixpath.normpath(name) != name or name[0] in "./":
         raise RequestError(
-            f"{kind.capitalize()} name {name!r} is not possible: letters, digits and _ - . joined "
+            f"{kind.capitalize()} name {name!r} is not possible: letters, numbers and _ - . joined "
             "by single slashes."
         )
 

@@ -263,7 +263,7 @@ class RunConfig(FrozenConfig):
         if method.learns_from_pairs and self.data is None:
             raise ValueError(
                 f"method {self.method.name!r} learns from image-text pairs and data is not set; "
-                "set data.source, to digits or a folder, for example"
+                "set data.source, to a folder of captioned images, for example"
             )
         if self.data is not None and not method.learns_from_pairs:
             raise ValueError(
@@ -384,6 +384,7 @@ def load_config(path: Path) -> RunConfig:
         raise RequestError(f"Cannot read a run configuration from {path}: {error}.") from error
     if not isinstance(values, dict):
         raise RequestError(f"{path} does not hold a run configuration (a JSON object).")
+    values.pop("origins", None)  # of a dry run's document, which can be run as it is
     return validated(values)
 
 

@@ -11,6 +11,7 @@ import torch
 from workbench.errors import InterruptedRunError, PrunedRunError, RequestError
 from workbench.flow.noise import NoiseSource
 from workbench.methods import Networks, make_method
+from workbench.metrics import info_or_distance
 from workbench.teachers.base import VelocityNetwork
 from workbench.training.checkpoint import Stateful
 from workbench.training.checkpoint_folder import CheckpointFolder
@@ -34,9 +35,11 @@ __all__ = [
 ]
 
 Evaluate = Callable[[int, VelocityNetwork], Mapping[str, float]]
-"""(nimg, averaged generator) -> scores by name; every rank calls it at the same moment."""
+"""(nimg, averaged generator) -> scores by name; every rank calls it at the same moment.
 
-BEST_METRIC = "fid"
+``evaluation.primary_metric`` of the configuration judges the run, where it names one; else the
+first score. Its goal is the registry's (:mod:`workbench.metrics`); an unknown one is a distance.
+"""
 
 
 class Engine:
@@ -207,25 +210,31 @@ class Engine:
         if self.evaluate is None:
             return False
         scores = self.ranks.from_main(dict(self.evaluate(self.state.nimg, self.average)))
-        values = {f"eval/{name}": value for name, value in scores.items()}
-        headline, score = next(iter(scores.items()), (BEST_METRIC, None))
-        improved = (
-            score is not None
-            and math.isfinite(score)
-            and (self.state.best is None or score < self.state.best)
-        )
-        if improved:
-            self.state.best, self.state.best_nimg = score, self.state.nimg
+        values = {info_or_distance(name).key: value for name, value in scores.items()}
+        primary = self.config.evaluation.primary_metric or next(iter(scores), None)
+        score = None if primary is None else scores.get(primary)
+        improved = False
+        if primary is not None and score is not None:
+            improved = self._improves(primary, score)
+            if improved:
+                self.state.best, self.state.best_nimg = score, self.state.nimg
+            if watched:
+                self._trouble += self.state.stability.hear_score(self.state.nimg, primary, score)
         if self.state.best is not None and self.state.best_nimg is not None:
-            values[f"best/{headline}"] = self.state.best
+            values[f"best/{primary}"] = self.state.best
             values["best/kimg"] = self.state.best_nimg / 1000
         values["perf/train_seconds"] = self.state.seconds
         values["perf/train_evaluations"] = float(self.state.evaluations)
         self.listener.on_metrics(self.state.nimg, values)
-        if watched and score is not None:
-            self._trouble += self.state.stability.hear_fid(self.state.nimg, score)
         self.state.stability.judge(self.state.nimg)
         return improved
+
+    def _improves(self, primary: str, score: float) -> bool:
+        """Whether a score is the best of the run so far."""
+        info, best = info_or_distance(primary), self.state.best
+        if not math.isfinite(info.badness(score)):
+            return False
+        return best is None or info.better(score, best)
 
     def _log(self) -> None:
         means = self.state.take_means()

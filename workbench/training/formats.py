@@ -1,8 +1,8 @@
 """Configurations of earlier formats: what they meant by what they did not say.
 
-Format 1 had no ``format`` key, and none of the keys in ``format_1.json``; that file holds what their
-absence meant. A key that is added from now on gets its line there. Then earlier files still load
-as what they were, and fingerprints of settings that mean the same stay the same.
+Format 1 had no ``format`` key, and none of the keys in ``format_1.json``; that file holds what
+their absence meant. A key that is added from now on gets its line there. Then earlier files still
+load as what they were, and fingerprints of settings that mean the same stay the same.
 """
 
 from __future__ import annotations
@@ -45,6 +45,24 @@ def as_format_1(values: Mapping[str, Any]) -> dict[str, Any]:
     if kept["prompts"]["source"] is None:
         kept["prompts"]["source"] = _table()["prompts"]
     return kept
+
+
+def unused_prompts_fingerprint() -> str:
+    """Of the prompts that a run names but does not learn from: format 1 always had some.
+
+    Checkpoints of such runs hold it.
+    """
+    return str(_table()["prompts_fingerprint"])
+
+
+def shown_in_format_1() -> list[str]:
+    """The prompts of the pictures that runs of images logged."""
+    return list(_table()["images"]["evaluation.shown"])
+
+
+def reference_in_format_1() -> str:
+    """What the scores of runs of images were against."""
+    return str(_table()["images"]["evaluation.reference"])
 
 
 def _absences(values: Mapping[str, Any]) -> Iterator[tuple[list[str], Any]]:

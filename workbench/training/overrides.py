@@ -164,7 +164,8 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
         if node[part] is None:  # a group that is off: naming one of its settings turns it on
             node[part] = {}
         node, default = node[part], default.get(part) if isinstance(default, dict) else None
-    # The settings of a group that is off by default are not listed there; validation knows them.
-    if not isinstance(node, dict) or not (leaf in node or default is None):
+    # The settings of a group that is off by default, or that takes any name, are not listed there;
+    # validation knows them.
+    if not isinstance(node, dict) or not (leaf in node or default in (None, {})):
         raise unknown_name("configuration key", key, known_keys())
     node[leaf] = _BY_NAME[key](value) if key in _BY_NAME and isinstance(value, str) else value

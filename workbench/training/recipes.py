@@ -1,9 +1,9 @@
 """Recipes and tasks: settings with their sources, laid under an experiment's own.
 
-A *recipe* holds how a teacher is distilled (optimizers, batch, guidance, durations, how the teacher
-itself is measured). A *task* holds what is learnt and what judges it: prompts, real images, metrics.
-Both are TOML files, in ``experiments/recipes`` and ``experiments/tasks`` or in folders of those names
-below one that ``WORKBENCH_EXPERIMENTS`` names::
+A *recipe* holds how a teacher is distilled: optimizers, batch, guidance, durations, how the teacher
+itself is measured. A *task* holds what is learnt and what judges it: prompts, real images, metrics.
+Both are TOML files, in ``experiments/recipes`` and ``experiments/tasks``, or in folders of those
+names below one that ``WORKBENCH_EXPERIMENTS`` names::
 
     description = "SANA 0.6B at 512 px, all weights"
     extends = "sid-dit"              # settings of another recipe come first
@@ -31,6 +31,7 @@ from pydantic import Field, ValidationError
 
 from workbench.bundled import experiment_folders
 from workbench.errors import RequestError, unknown_name
+from workbench.methods import method_type
 from workbench.settings import FrozenConfig
 from workbench.teachers.catalog import teacher_kind
 from workbench.teachers.embedded import default_teacher
@@ -169,6 +170,39 @@ def resolve(
     below = [layer for layer in layers if layer.origin != SET]
     stack = [*foundation.layers, *below, *(scoped or {}).get(task, ()), *above]
     return _laid(foundation, [_without_selectors(layer) for layer in stack])
+
+
+def check_known(resolved: Resolved) -> None:
+    """Refuse a run of which nobody has said what it learns from or what judges it.
+
+    That is of a teacher without a recipe: what holds for every teacher says neither.
+
+    Raises:
+        RequestError: one line that asks for it, and names the nearest recipe of its family.
+    """
+    if resolved.foundation.own:
+        return
+    config, origins = resolved.config, resolved.origins
+    asked = []
+    if config.prompts.source is None and method_type(config.method).learns_from_prompts:
+        asked.append("--set prompts.source=FILE")
+    if origins["evaluation.metrics"] == BUILT_IN:
+        asked.append(
+            '--set evaluation.reference=NAME --set evaluation.metrics=\'["fid", "clip"]\' '
+            "(or evaluation.metrics=[] for no scores)"
+        )
+    if not asked:
+        return
+    near = nearest_recipe(config.teacher)
+    instead = (
+        "; `workbench recipes list` has recipes"
+        if near is None
+        else (f"; or --recipe {near.name}, the nearest of its family ({near.pipeline})")
+    )
+    raise RequestError(
+        f"The teacher {config.teacher} has no recipe, so that a run must be told what it learns "
+        f"from and what it is scored by: {' '.join(asked)}{instead}."
+    )
 
 
 def run_config(*assignments: str) -> RunConfig:

@@ -2,7 +2,8 @@
 
 Three detectors read what is logged anyway, at no network evaluation of their own:
 
-- FID jump: the evaluation lies above the best so far by the rule of ``workbench.training.jumps``.
+- Jump of the primary metric (``fid_jump``): the evaluation lies above the best so far by the rule
+  of ``workbench.training.jumps``.
 - Loss blow-up: |loss|, averaged over a logging interval, is ``loss_threshold`` robust standard
   deviations (1.4826 times the median absolute deviation) above its running median over the last
   ``window`` quiet intervals, and at least three times that median. Losses are the metrics whose
@@ -32,6 +33,7 @@ from typing import Any
 
 from pydantic import Field
 
+from workbench.metrics import Goal, info_or_distance, title_of
 from workbench.settings import FrozenConfig
 from workbench.training.events import EventKind, RunEvent
 from workbench.training.jumps import fid_jumps
@@ -80,7 +82,7 @@ class Stability:
     Attributes:
         recent: by metric, its values in the last intervals that were no blow-up.
         alarms: what is in trouble now: a metric, ``fid``, or a phase whose updates are skipped.
-        fid: every evaluation that training still stands by.
+        fid: every evaluation that training still stands by, as a distance.
         events: as :class:`RunEvent` has them, oldest first.
         good: images of the last good checkpoint: at it, or after it, a verdict was quiet.
         written: images of the last checkpoint.
@@ -110,14 +112,20 @@ class Stability:
             found += self._lag(config, nimg)
         return found
 
-    def hear_fid(self, nimg: int, fid: float) -> list[RunEvent]:
-        """The event in an evaluation, if it begins a jump; a NaN is as bad as can be."""
-        self.fid.append(math.inf if math.isnan(fid) else fid)
+    def hear_score(self, nimg: int, name: str, value: float) -> list[RunEvent]:
+        """The event in an evaluation, if it begins a jump; a NaN is as bad as can be.
+
+        The rule is one of distances: a score that improves upwards counts by its reciprocal, one
+        that is best near a target by its distance from it.
+        """
+        self.fid.append(_as_distance(name, value))
         jumps = fid_jumps(self.fid)
         inside = bool(jumps) and not jumps[-1].recovered
-        best = jumps[-1].best if inside else 0.0
-        text = f"The score jumped to {fid:.4g}, from {best:.4g} at best."
-        return self._alarm("fid", inside, RunEvent.of(EventKind.FID_JUMP, nimg, text, fid))
+        text = f"{title_of(name)} jumped to {value:.4g}"
+        if inside and info_or_distance(name).goal is not Goal.NEAR:
+            text += f", from {_as_distance(name, jumps[-1].best):.4g} at best"
+        text += "."
+        return self._alarm("fid", inside, RunEvent.of(EventKind.FID_JUMP, nimg, text, value))
 
     def hear_skip(self, nimg: int, phase: str, problem: str) -> list[RunEvent]:
         """The event in an update that was skipped, and why; or in one that was not (no problem)."""
@@ -173,6 +181,16 @@ class Stability:
 
     def _remember(self, config: StabilityConfig, name: str, value: float) -> None:
         self.recent[name] = [*self.recent.get(name, []), value][-config.window :]
+
+
+def _as_distance(name: str, value: float) -> float:
+    """A score as one that falls by factors as it improves; its own inverse where it matters."""
+    info = info_or_distance(name)
+    if math.isnan(value):
+        return math.inf
+    if info.goal is Goal.HIGHER:
+        return 1 / value if value > 0 else math.inf
+    return value if info.goal is Goal.LOWER else 1 + info.badness(value)
 
 
 def blow_up_limit(recent: Sequence[float], threshold: float) -> float:

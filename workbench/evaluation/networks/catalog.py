@@ -89,3 +89,12 @@ OBSERVERS: Mapping[str, Callable[[Networks], Observer]] = {
     ),
 }
 """Feature networks (inception, dinov2, clip_features, cmmd_features) and scorers (D is 1)."""
+
+
+NETWORK_WEIGHTS: Mapping[str, tuple[str, ...]] = {
+    "inception": ("inception",),
+    "dinov2": ("dinov2",),
+    "clip_features": ("clip-l14",),
+    "cmmd_features": ("clip-l14-336",),
+}
+"""Network of features -> the files that it needs."""

@@ -61,8 +61,8 @@ class WeightFiles:
             if name not in known:
                 raise unknown_name("weights", name, known)
 
-    def find(self, name: str) -> LocalWeights:
-        """The weights of that name, downloaded if need be.
+    def find(self, name: str, *, download: bool = True) -> LocalWeights:
+        """The weights of that name, downloaded if need be and allowed.
 
         Raises:
             RequestError: unknown name; nowhere to be found (says size, checksum, source and the
@@ -79,6 +79,8 @@ class WeightFiles:
             return LocalWeights(known, path, pinned_hash(path))
         path = self.folder / known.file
         if not path.exists():
+            if not download:
+                raise RequestError(missing_message(known, path))
             self._download(known, path)
         found = pinned_hash(path)
         if known.sha256 not in (None, found):
@@ -119,7 +121,8 @@ def missing_message(known: KnownWeights, path: Path) -> str:
     return (
         f"The weights {known.name!r} are missing: {known.content} ({path.name}, {size}, "
         f"{checksum}), needed by {', '.join(known.needed_by)}. Get them from {known.source} and "
-        f"put them at {path}, or pass --weights {known.name}=PATH."
+        f"put them at {path}, or point to them: --weights {known.name}=PATH of evaluate, "
+        f"--set evaluation.weights.{known.name}=PATH of a run."
     )
 
 

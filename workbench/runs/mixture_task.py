@@ -20,10 +20,8 @@ from workbench.runs.measure import SampledModel
 from workbench.runs.text import TextJob
 from workbench.teachers.analytic import MixtureTeacher, load_mixture, mode_labels, refuse_call
 from workbench.teachers.base import Conditioning
-from workbench.teachers.digits import DIGIT_WORDS, prompts_of
 from workbench.teachers.mixture import LOG_SHARES
 from workbench.teachers.pair_sources import PairsConfig
-from workbench.teachers.prompt_sources import PromptsConfig
 from workbench.tracking import InputData, Tracker
 from workbench.training.config import RunConfig
 
@@ -83,10 +81,11 @@ class TruthPairs:
         tracker.log_inputs(InputData("pairs", self.fingerprint, self._count, columns, TRUTH))
 
 
-class MixtureWorld:
+class MixtureTask:
     """Points of an analytic teacher, scored against samples of the truth."""
 
-    reference = TRUTH
+    reference: str | None = TRUTH
+    patch: int | None = None
 
     def __init__(
         self, config: RunConfig, folder: Path, prompts: Sequence[str], job: TextJob
@@ -96,9 +95,9 @@ class MixtureWorld:
         self.teacher = load_mixture(config.teacher, folder, job.ranks.device)
         self.recipe, self.encoded = self.teacher.recipe, DirectEncodings(self.teacher)
         self.encoded.rows(prompts)  # each must name a mode
-        if not self.recipe.prompted and config.prompts != PromptsConfig():
+        if not self.recipe.prompted and config.prompts.source is not None:
             raise RequestError(
-                f"The teacher {config.teacher} has no prompts; leave prompts.source as it is."
+                f"The teacher {config.teacher} has no prompts; leave prompts.source out."
             )
         if not self.recipe.prompted and config.evaluation.cfg_scale != 1.0:
             raise RequestError(
@@ -106,19 +105,43 @@ class MixtureWorld:
                 "evaluation.cfg_scale must stay 1."
             )
         self.mixture, settings = self.recipe.mixture, config.evaluation
-        self.shown: Sequence[str] = self._prompts(settings.samples, settings.seed)
+        self._check_settings()
+        self.shown: Sequence[str] = self._scored(prompts, settings.samples, settings.seed)
         label = mode_labels if self.recipe.prompted else None
+        batch_size = settings.samples if settings.batch_size == "auto" else settings.batch_size
         self.evaluator = truth_evaluator(
-            self.mixture, self.shown, label, settings.seed, settings.batch_size
+            self.mixture, self.shown, settings.metrics, label, settings.seed, batch_size
         )
 
-    def _prompts(self, samples: int, seed: int) -> tuple[str, ...]:
+    def _check_settings(self) -> None:
+        """Points have a truth, which judges them, and no look, no network of features, no file.
+
+        Raises:
+            RequestError: another reference, or a setting that would do nothing here.
+        """
+        settings = self.config.evaluation
+        if settings.reference not in (None, TRUTH):
+            raise RequestError(
+                f"The teacher {self.config.teacher} draws points: evaluation.reference must be "
+                f"{TRUTH}, not {settings.reference}."
+            )
+        unused = ("prompts", "shown", "weights", "stock_steps", "stock_guidance")
+        given = [name for name in unused if getattr(settings, name) not in (None, (), {})]
+        if given:
+            raise RequestError(
+                f"The teacher {self.config.teacher} draws points: evaluation.{given[0]} has no "
+                "meaning for it; leave it out."
+            )
+
+    def _scored(self, prompts: Sequence[str], samples: int, seed: int) -> tuple[str, ...]:
         """Every mode equally often, as the mixture has them; empty for a teacher without."""
         if not self.recipe.prompted:
             return ("",) * samples
-        digits = range(len(DIGIT_WORDS))
-        wordings = {digit: prompts_of(digit) for digit in digits}
-        return prompt_mix(wordings, dict.fromkeys(digits, 1), samples, seed)
+        wordings: dict[int, list[str]] = {}
+        for prompt, label in zip(prompts, mode_labels(prompts).tolist(), strict=True):
+            wordings.setdefault(label, []).append(prompt)
+        modes = range(self.mixture.modes)
+        return prompt_mix(wordings, dict.fromkeys(modes, 1), samples, seed)
 
     def pairs(self) -> TruthPairs | None:
         """Samples of the truth, with the prompts that ask for their modes.
@@ -141,15 +164,15 @@ class MixtureWorld:
         """A prompt is read whole."""
         return None
 
-    def input_data(self) -> InputData:
+    def input_data(self) -> InputData | None:
         """The truth's samples."""
-        rows = truth(self.mixture, self.evaluator.samples)
+        rows = truth(self.mixture, len(self.shown))
         return InputData.of_images(TRUTH, rows, self.config.teacher, "evaluation")
 
     def facts(self) -> Mapping[str, Any]:
         """The mixture, and what samples of the truth itself score."""
         recipe = self.recipe.model_dump(mode="json", include={"modes", "radius", "std", "prompted"})
-        return {"mixture": recipe, "floor": floor(self.mixture, self.evaluator.samples)}
+        return {"mixture": recipe, "floor": floor(self.mixture, len(self.shown))}
 
     def further_models(self) -> Iterator[SampledModel]:
         """The truth: fresh samples of the mixture."""

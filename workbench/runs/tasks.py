@@ -1,7 +1,7 @@
 """What a run needs to know of what its teacher draws: how samples are scored, shown and kept.
 
 A teacher draws images that a prompt asks for, or points whose true distribution is known. All that
-differs between the two is said by a :class:`World`; a run asks it and nothing else.
+differs between the two is said by a :class:`RunTask`; a run asks it and nothing else.
 """
 
 from __future__ import annotations
@@ -51,15 +51,16 @@ class RunPairs(PairRows, Protocol):
         ...
 
 
-class World(Protocol):
+class RunTask(Protocol):
     """How samples of a run's teacher and student are scored, shown and kept.
 
     Attributes:
         teacher: what draws.
         encoded: the run's prompts, and those of the evaluation.
-        evaluator: scores samples.
-        reference: name of what they are compared with.
+        evaluator: scores samples; None where the run's settings measure nothing.
+        reference: name of what they are compared with; None without.
         shown: prompts of the samples that are shown.
+        patch: pixels a patch of the teacher; None where samples are no images, which have no look.
     """
 
     @property
@@ -68,9 +69,10 @@ class World(Protocol):
     @property
     def encoded(self) -> RunEncodings: ...
 
-    evaluator: Evaluator
-    reference: str
+    evaluator: Evaluator | None
+    reference: str | None
     shown: Sequence[str]
+    patch: int | None
 
     def pairs(self) -> RunPairs | None:
         """The data that the run's method learns from; None for a method without data."""
@@ -80,8 +82,8 @@ class World(Protocol):
         """What of the prompts the teacher does not read."""
         ...
 
-    def input_data(self) -> InputData:
-        """What samples are compared with, for the tracker."""
+    def input_data(self) -> InputData | None:
+        """What samples are compared with, for the tracker; None without."""
         ...
 
     def facts(self) -> Mapping[str, Any]:
@@ -109,16 +111,16 @@ class World(Protocol):
         ...
 
 
-class OpenWorld(Protocol):
-    """Makes the world of a run's teacher from the teacher's folder."""
+class OpenTask(Protocol):
+    """Makes the task of a run's teacher from the teacher's folder."""
 
     def __call__(
         self, config: RunConfig, folder: Path, prompts: Sequence[str], job: TextJob
-    ) -> World: ...
+    ) -> RunTask: ...
 
 
-def open_world(config: RunConfig, folder: Path, prompts: Sequence[str], job: TextJob) -> World:
-    """The world of the teacher in a folder, with all prompts encoded. Every rank calls this.
+def open_task(config: RunConfig, folder: Path, prompts: Sequence[str], job: TextJob) -> RunTask:
+    """The task of the teacher in a folder, with all prompts encoded. Every rank calls this.
 
     Args:
         prompts: that the run trains on.
@@ -128,8 +130,8 @@ def open_world(config: RunConfig, folder: Path, prompts: Sequence[str], job: Tex
             samples for a score.
         InterruptedRunError: a stop was requested.
     """
-    from workbench.runs.image_world import ImageWorld
-    from workbench.runs.mixture_world import MixtureWorld
+    from workbench.runs.image_task import ImageTask
+    from workbench.runs.mixture_task import MixtureTask
 
-    kind: OpenWorld = MixtureWorld if is_analytic(folder) else ImageWorld
+    kind: OpenTask = MixtureTask if is_analytic(folder) else ImageTask
     return kind(config, folder, prompts, job)

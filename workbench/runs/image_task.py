@@ -1,4 +1,4 @@
-"""Images that prompts ask for: the embedded digits as the reference."""
+"""Images that prompts ask for, scored as the run's settings say."""
 
 from __future__ import annotations
 
@@ -8,41 +8,50 @@ from typing import Any
 
 from torch import Tensor
 
-from workbench.evaluation import digits_evaluator
-from workbench.evaluation.references import DIGITS
+from workbench.evaluation import build_evaluator
+from workbench.evaluation.references import BuiltReference, BundledReference, Reference
+from workbench.evaluation.setup import evaluation_prompts, find_reference
+from workbench.runs.chunks import batch_size_of
 from workbench.runs.figures import draw_curve
 from workbench.runs.folder import RunFolder
 from workbench.runs.measure import SampledModel
 from workbench.runs.pairs import EncodedPairs, encode_pairs
 from workbench.runs.text import TextJob, cut_warning, load_with_encodings
 from workbench.teachers import PipelineTeacher
-from workbench.teachers.digits import load_digits_images, one_prompt_per_digit
 from workbench.teachers.pair_sources import read_pairs
 from workbench.teachers.text_store import TextStore
 from workbench.tracking import InputData
 from workbench.training.config import RunConfig
 
+_SHOWN = 10
 
-class ImageWorld:
-    """A pipeline's images, scored against the real digits."""
 
-    reference = DIGITS
+class ImageTask:
+    """A pipeline's images against the reference of the run's settings."""
 
     def __init__(
         self, config: RunConfig, folder: Path, prompts: Sequence[str], job: TextJob
     ) -> None:
-        settings = config.evaluation
-        self.evaluator = digits_evaluator(
-            job.workspace.cache, settings.samples, settings.seed, settings.batch_size
-        )
-        self.shown: Sequence[str] = one_prompt_per_digit()
+        settings, place = config.evaluation, job.workspace
         self._config, self._job = config, job
+        self._reference = find_reference(place, settings)
+        self.reference = settings.reference
+        scored = evaluation_prompts(settings, self._reference) if settings.metrics else ()
+        known = dict.fromkeys([*scored, *prompts])
+        self.shown: Sequence[str] = settings.shown or tuple(known)[:_SHOWN]
         self._listing = read_pairs(config.data) if config.data else None
         of_pairs = self._listing.prompts if self._listing else ()
-        everything = [*prompts, *self.evaluator.prompts, *self.shown, *of_pairs]
+        everything = [*prompts, *scored, *self.shown, *of_pairs]
         self.teacher: PipelineTeacher
         self.encoded: TextStore
         self.teacher, self.encoded = load_with_encodings(config, folder, everything, job)
+        self.patch: int | None = self.teacher.pixels_per_patch
+        device = job.ranks.device
+        batch_size = batch_size_of(settings, self.teacher, device)
+        # Rank 0 first: it trains a bundled classifier and pins weights for all.
+        first = build_evaluator(place, settings, device, batch_size) if job.ranks.is_main else None
+        job.ranks.any(False)
+        self.evaluator = first or build_evaluator(place, settings, device, batch_size)
 
     def pairs(self) -> EncodedPairs | None:
         """The pairs of ``data.source``, encoded; every rank calls this."""
@@ -55,10 +64,9 @@ class ImageWorld:
         """Prompts that the encoder cuts."""
         return cut_warning(prompts, self.encoded.view(prompts))
 
-    def input_data(self) -> InputData:
-        """The real digits."""
-        images, _ = load_digits_images()
-        return InputData.of_images("digits", images.numpy(), "sklearn.datasets", "evaluation")
+    def input_data(self) -> InputData | None:
+        """The real images."""
+        return None if self._reference is None else input_of(self._reference)
 
     def facts(self) -> Mapping[str, Any]:
         """Nothing more."""
@@ -76,9 +84,25 @@ class ImageWorld:
         return list(self.shown)
 
     def draw_curve(self, folder: RunFolder, table: Sequence[Mapping[str, Any]]) -> list[Path]:
-        """FID against kimg with the teacher's levels."""
+        """Scores against kimg with the teacher's levels; nothing where none was measured."""
+        if self.evaluator is None:
+            return []
         return draw_curve(folder.path, table, folder.figures)
 
     def keep(self, rows: Mapping[str, Tensor], target: Path) -> list[Path]:
         """Nothing: the drawn grid shows all of them."""
         return []
+
+
+def input_of(reference: Reference) -> InputData:
+    """Real images as the tracker describes them."""
+    if isinstance(reference, BundledReference):
+        data, images = reference.data, reference.images().numpy()
+        return InputData.of_images(data.name, images, data.origin, "evaluation")
+    assert isinstance(reference, BuiltReference)
+    record = reference.record
+    columns = {"image": f"{record.size} x {record.size} pixels"}
+    source = str(reference.folder)
+    return InputData(
+        record.name, record.identity, record.images, columns, source, context="evaluation"
+    )

@@ -1,0 +1,119 @@
+"""How a run's samples look beside its teacher's: the shown prompts, several seeds each.
+
+The first seed of each prompt is what grids show; all of them tell drift and diversity
+(:mod:`workbench.evaluation.drift`), so that nothing is drawn for one of the two alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from workbench.errors import WorkbenchError
+from workbench.evaluation.drift import Look, Ratio, drift_from, look_of
+from workbench.evaluation.hashing import short_hash
+from workbench.runs.baselines import BaselineCache
+from workbench.runs.measure import Encodings, SampledModel, Samplers
+from workbench.runs.tasks import RunTask
+from workbench.training.config import EvaluationConfig
+from workbench.training.parallel import Ranks
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A model's look, and its first image of each prompt (P, 3, H, W) on the CPU."""
+
+    look: Look
+    images: Tensor
+
+
+class LookMeasurement:
+    """Draws the shown prompts and measures their look, shared among the ranks.
+
+    Args:
+        patch: pixels of the teacher's patch, whose grid is looked for.
+        batch_size: images at once; whole prompts.
+    """
+
+    def __init__(
+        self,
+        task: RunTask,
+        samplers: Samplers,
+        settings: EvaluationConfig,
+        ranks: Ranks,
+        batch_size: int,
+    ) -> None:
+        assert task.patch is not None
+        self.shown: Sequence[str] = task.shown
+        self.encoded: Encodings = task.encoded
+        self.patch, self.seeds = task.patch, settings.seeds_per_prompt
+        self.samplers, self.ranks = samplers, ranks
+        self.at_once = max(1, batch_size // self.seeds)
+        self._teacher: Look | None = None
+
+    def measure(self, model: SampledModel) -> Looked:
+        """Every shown prompt with every seed; equal on all ranks, which all call this.
+
+        A rank that has nothing left to draw draws the first prompt again: a sharded network needs
+        every rank in every call.
+
+        Raises:
+            NotFiniteError: a sample is not finite; on every rank.
+        """
+        starts = range(0, len(self.shown), self.at_once)
+        own: dict[int, tuple[Look, Tensor]] = {}
+        problem: WorkbenchError | None = None
+        for first in range(0, len(starts), self.ranks.world):
+            place = first + self.ranks.rank
+            start = starts[place] if place < len(starts) else 0
+            count = min(self.at_once, len(self.shown) - start)
+            try:
+                drawn = self._draw(model, start, count if place < len(starts) else 1)
+            except WorkbenchError as error:
+                problem = problem or error
+                continue
+            if place < len(starts):
+                own[start] = drawn
+        found: dict[int, tuple[Look, Tensor]] = {}
+        for part, wrong in self.ranks.gather((own, problem)):
+            if wrong is not None:
+                raise wrong
+            found |= part
+        parts = [found[start] for start in starts]
+        looks, images = zip(*parts, strict=True)
+        return Looked(Look.join(looks), torch.cat(images))
+
+    def drift(self, student: Look, model: SampledModel, kept: BaselineCache) -> dict[str, Ratio]:
+        """The student's look over the teacher's, which ``model`` draws once for all runs."""
+        if self._teacher is None:
+            what = short_hash([list(self.shown), self.seeds, self.patch, self.samplers.noise.seed])
+            self._teacher = kept.kept(
+                model,
+                {"look": what},
+                Look.from_dict,
+                lambda: self.measure(model).look,
+                lambda look: dict(look.as_dict()),
+            )
+        return drift_from(student, self._teacher)
+
+    def first_images(self, model: SampledModel) -> Tensor:
+        """The first image of each prompt alone (P, 3, H, W), on the CPU; every rank draws all."""
+        drawn = []
+        for start in range(0, len(self.shown), self.at_once):
+            prompts = list(self.shown[start : start + self.at_once])
+            cond, count = self.encoded.rows(prompts), len(prompts)
+            drawn.append(
+                self.samplers.images(model, cond, start * self.seeds, count, self.seeds).cpu()
+            )
+        return torch.cat(drawn)
+
+    def _draw(self, model: SampledModel, start: int, count: int) -> tuple[Look, Tensor]:
+        prompts = [p for p in self.shown[start : start + count] for _ in range(self.seeds)]
+        cond = self.encoded.rows(prompts)
+        latents = self.samplers.latents(model, cond, start * self.seeds, len(prompts))
+        images = self.samplers.teacher.decode(latents)
+        look = look_of(images, latents, count, self.patch)
+        return look, images[:: self.seeds].cpu()
