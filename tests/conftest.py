@@ -10,8 +10,9 @@ import pytest
 from filelock import FileLock
 
 from tests.services import ON_CI, MlflowServer, Postgres, postgres_programs
-from workbench.evaluation import load_or_train
+from workbench.evaluation.digits_classifier import load_or_train
 from workbench.teachers import PipelineTeacher, TinyRecipe, build_from_recipe, load_pipeline_teacher
+from workbench.teachers.bundled_data import BUNDLED
 from workbench.teachers.recipe import (
     AutoencoderDCRecipe,
     AutoencoderKLRecipe,
@@ -85,7 +86,9 @@ def teacher_folders(shared_folder: Path) -> Callable[[str], Path]:
     """Pipeline class -> folder of its tiny teacher. Read them only: every test shares them."""
     kept = os.environ.get(SHARED_FOLDER)
     where = Path(kept) if kept else shared_folder / "teachers"
-    return lambda name: build_from_recipe(f"tests-{name}", SMALL_RECIPES[name], where)
+    return lambda name: build_from_recipe(
+        f"tests-{name}", SMALL_RECIPES[name], where, data=BUNDLED["digits"]
+    )
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tests.conftest import SMALL_RECIPES
 from tests.drill_journal import check_work, read_journal, stints
 from tests.services import Postgres
-from workbench.evaluation import load_or_train
+from workbench.evaluation.digits_classifier import load_or_train
 from workbench.runs import all_runs
 from workbench.studies import Choice, Real, StudySettings, StudySpec
 from workbench.studies.attempts import earlier_numbers, first_number
@@ -32,8 +32,7 @@ from workbench.studies.storage import ENVIRONMENT_VARIABLE, StudyStorage
 from workbench.studies.study import create_or_continue
 from workbench.teachers import build_from_recipe
 from workbench.tracking import default_artifact_root, ensure_store
-from workbench.training.config import RunConfig
-from workbench.training.overrides import with_overrides
+from workbench.training.recipes import run_config
 from workbench.workspace import Workspace, open_workspace
 
 NAME = "drill"
@@ -77,7 +76,7 @@ class Drill:
         self.storage_url = postgres.create_database(f"{NAME}_optuna")
         self.tracking_uri = postgres.create_database(f"{NAME}_mlflow")
         ensure_store(self.tracking_uri, default_artifact_root(workspace.root))
-        base = with_overrides(RunConfig(teacher=str(teacher)), BRIEF)
+        base = run_config(f"teacher={teacher}", "recipe=digits", *BRIEF)
         settings = StudySettings(
             heartbeat_s=1, grace_s=plan.grace_s, sampler="random", pruner="none"
         )

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
+from workbench.evaluation import Evaluator, build_evaluator
 from workbench.teachers.base import Conditioning, OwnVelocity
+from workbench.training.config import EvaluationConfig
+from workbench.workspace import Workspace
 
 
 class SmallVelocity(nn.Module):
@@ -40,6 +46,23 @@ class ExactOwnVelocity(OwnVelocity):
 
 def labels(count: int) -> Conditioning:
     return Conditioning({"label": torch.arange(count) % 2 + 1})
+
+
+def digits_evaluator(
+    cache_dir: Path,
+    samples: int = 2000,
+    seed: int = 0,
+    batch_size: int = 250,
+    metrics: Sequence[str] = ("fid", "alignment"),
+) -> Evaluator:
+    """The evaluation of the task "digits"; the classifier lives in ``cache_dir``."""
+    settings = EvaluationConfig.model_validate(
+        {"reference": "digits", "metrics": tuple(metrics), "samples": samples, "seed": seed}
+    )
+    place = Workspace(cache_dir.parent)
+    found = build_evaluator(place, settings, torch.device("cpu"), batch_size)
+    assert found is not None
+    return found
 
 
 EMPTY = Conditioning({"label": torch.zeros(1, dtype=torch.int64)})

@@ -59,7 +59,8 @@ def referenced(prepared: InsideWorkbench, digit_files: Path) -> InsideWorkbench:
 def test_a_folder_is_scored_against_a_reference_that_was_built(
     referenced: InsideWorkbench, digit_files: Path, evaluation_cache: Path
 ) -> None:
-    from workbench.evaluation import FeatureStatistics, frechet_distance, load_or_train
+    from workbench.evaluation import FeatureStatistics, frechet_distance
+    from workbench.evaluation.digits_classifier import load_or_train
 
     classifier = load_or_train(evaluation_cache)
 

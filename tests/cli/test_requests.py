@@ -37,6 +37,34 @@ COMMANDS = [
         (["run", "quickstart", "--nproc", "3"], "128 is not divisible by 3 ranks"),
         (["run", "quickstart", "--teacher", "digits-sanna"], "Did you mean 'digits-sana'?"),
         (["run", "missing.json"], "missing.json"),
+        (
+            ["run", "quickstart", "--recipe", "digts"],
+            "Unknown recipe 'digts'. Did you mean 'digits'",
+        ),
+        (
+            ["run", "quickstart", "--teacher", "digits-sd3", "--set", "teacher=digits-sana"],
+            "Two sources for one value: --teacher digits-sd3 and --set teacher",
+        ),
+        (
+            ["run", "quickstart", "--set", "seed=1", "--set", "seed=2"],
+            "--set seed=... is given twice",
+        ),
+        (
+            ["run", "quickstart", "--set", "evaluation.primary=kid"],
+            "the primary metric 'kid' is not measured: metrics are fid, alignment",
+        ),
+        (
+            ["run", "quickstart", "--set", "evaluation.reference=null"],
+            "fid compares with real images: set evaluation.reference",
+        ),
+        (
+            ["run", "quickstart", "--set", "evaluation.reference=coco"],
+            "Unknown reference 'coco'. Known: digits. Build it: workbench references build coco",
+        ),
+        (
+            ["run", "quickstart", "--set", 'evaluation.metrics=["fid","clip"]'],
+            "The weights 'clip' are missing: open_clip ViT-g-14",
+        ),
         (["evaluate", "nothing"], "Unknown run or teacher 'nothing'"),
         (["evaluate", "digits-sana", "--metrics", "fidd"], "Unknown metric 'fidd'. Did you mean"),
         (["evaluate", "digits-sana", "--steps", "four"], "expected numbers like 4,2,1"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from workbench.evaluation import DigitsClassifier, load_or_train
+from workbench.evaluation.digits_classifier import DigitsClassifier, load_or_train
 from workbench.teachers.digits import load_digits_images
 
 

@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from workbench.errors import RequestError
-from workbench.evaluation import (
+from workbench.evaluation import FeatureStatistics, frechet_distance
+from workbench.evaluation.digits_classifier import (
     ClassifierRecipe,
     DigitAlignment,
-    FeatureStatistics,
-    frechet_distance,
+    as_digits,
     load_or_train,
+    train,
 )
-from workbench.evaluation.digits_classifier import as_digits, train
-from workbench.teachers.digits import prompts_of
+from workbench.teachers.digits import DIGITS
 
 
 def test_recognises_held_out_digits(classifier, digits):
@@ -98,14 +98,14 @@ def test_a_damaged_cache_is_rebuilt(cache_dir, classifier, tmp_path, monkeypatch
 def test_alignment_of_true_and_of_wrong_prompts(classifier, digits, random):
     images, labels = digits
     scorer = DigitAlignment(classifier)
-    prompts = [prompts_of(int(label))[i % 6] for i, label in enumerate(labels)]
+    prompts = [DIGITS.prompts_of(int(label))[i % 6] for i, label in enumerate(labels)]
     true = scorer.observe(images, prompts)
     assert true.shape == (1797, 1)
     assert true.mean() > 0.95
     order = torch.randperm(1797, generator=random)
     shuffled = scorer.observe(images, [prompts[i] for i in order])
     assert shuffled.mean() == pytest.approx(0.1, abs=0.03)
-    others = [prompts_of((int(label) + 1) % 10)[0] for label in labels]
+    others = [DIGITS.prompts_of((int(label) + 1) % 10)[0] for label in labels]
     assert scorer.observe(images, others).mean() < 0.02
     with pytest.raises(RequestError, match="no digit"):
         scorer.observe(images[:1], ["a cat"])

@@ -8,7 +8,9 @@ from collections import Counter
 
 import pytest
 import torch
+from pydantic import ValidationError
 
+from tests.helpers import digits_evaluator
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import (
     Evaluator,
@@ -18,14 +20,12 @@ from workbench.evaluation import (
     Peers,
     Sampler,
     apportion,
-    default_metrics,
-    digits_evaluator,
     frechet_distance,
     prompt_mix,
 )
 from workbench.evaluation.images import Preparation, Prepared
-from workbench.evaluation.references import DigitsReference
-from workbench.teachers.digits import class_counts, prompt_label, prompts_of
+from workbench.evaluation.references import BundledReference
+from workbench.teachers.digits import DIGITS, prompt_label
 
 
 @pytest.fixture
@@ -259,31 +259,19 @@ def test_prompts_that_a_metric_cannot_judge_by_are_refused_before_anything_is_dr
         Evaluator((MeanMetric(prepared, "alignment"),), tuple(prompts))
 
 
-def test_alignment_is_measured_unless_told_only_where_prompts_ask_for_digits(evaluator):
-    digits = DigitsReference()
-    assert tuple(default_metrics(digits, evaluator.prompts)) == ("fid", "alignment")
-    assert default_metrics(digits, (*evaluator.prompts, "two dogs")) == ("fid",)
-    assert default_metrics(digits, ("",) * 5) == ("fid",)
-
-    class Photos(DigitsReference):
-        name = "photos"
-
-    assert default_metrics(Photos(), evaluator.prompts) == ("fid",)
-
-
 def test_requests_that_can_give_no_score_are_refused(cache_dir, evaluator):
     fid = evaluator.metrics[0]
     with pytest.raises(RequestError, match="at least 2 samples, not 1"):
-        digits_evaluator(cache_dir, samples=1)
+        Evaluator((fid,), evaluator.prompts[:1])
     with pytest.raises(RequestError, match="at least 1 prompt, not 0"):
-        digits_evaluator(cache_dir, samples=0)
+        BundledReference(DIGITS).prompts(0, 0)
     with pytest.raises(RequestError, match="distinct names"):
         Evaluator((fid, fid), evaluator.prompts)
     with pytest.raises(RequestError, match="distinct names"):
         Evaluator((), evaluator.prompts)
     with pytest.raises(RequestError, match="batch size is 0"):
         Evaluator((fid,), evaluator.prompts, batch_size=0)
-    with pytest.raises(RequestError, match="Did you mean 'alignment'"):
+    with pytest.raises(ValidationError, match="Did you mean 'alignment'"):
         digits_evaluator(cache_dir, metrics=("fid", "alinment"))
 
 
@@ -326,8 +314,8 @@ def test_json_of_scores_is_complete(evaluator):
 
 @pytest.mark.parametrize("total", [1, 7, 10, 330, 1797, 2000, 3594])
 def test_prompt_mix_has_the_real_shares(total):
-    counts = class_counts()
-    wordings = {label: prompts_of(label) for label in counts}
+    counts = DIGITS.class_counts(32)
+    wordings = {label: DIGITS.prompts_of(label) for label in counts}
     prompts = prompt_mix(wordings, counts, total, seed=1)
     drawn = Counter(prompt_label(prompt) for prompt in prompts)
     assert len(prompts) == total
@@ -340,8 +328,8 @@ def test_prompt_mix_has_the_real_shares(total):
 
 
 def test_prompt_mix_is_seeded_and_mixed():
-    counts = class_counts()
-    wordings = {label: prompts_of(label) for label in counts}
+    counts = DIGITS.class_counts(32)
+    wordings = {label: DIGITS.prompts_of(label) for label in counts}
     one, again, other = (prompt_mix(wordings, counts, 500, seed) for seed in (0, 0, 1))
     assert one == again != other
     assert Counter(one) == Counter(other)

@@ -14,8 +14,8 @@ from workbench.evaluation.digits_classifier import one_thread
 from workbench.evaluation.images import Preparation, check_equal_sizes, read_images
 from workbench.evaluation.networks import WeightFiles
 from workbench.evaluation.reference_build import BuildRequest, build_reference
-from workbench.evaluation.references import DigitsReference
-from workbench.teachers.digits import load_digits_images
+from workbench.evaluation.references import BundledReference
+from workbench.teachers.digits import DIGITS, load_digits_images
 from workbench.teachers.image_files import list_images
 from workbench.workspace import open_workspace
 
@@ -269,7 +269,7 @@ def test_the_digits_are_shown_to_a_network_in_batches_and_its_rows_fetched(class
             sizes.append(len(images))
             return OnDevice(classifier.features(images))
 
-    found = DigitsReference().rows("inception", Network()).rows
+    found = BundledReference(DIGITS).rows("inception", Network()).rows
     images, _ = load_digits_images()
     np.testing.assert_allclose(found, classifier.features(images), atol=1e-5)
     assert max(sizes) <= 64
@@ -281,7 +281,7 @@ def test_the_classifier_sees_all_digits_at_once_in_one_thread(classifier):
     images, _ = load_digits_images()
     with one_thread():
         expected = classifier.features(images).numpy()
-    found = DigitsReference().rows("digits", classifier)
+    found = BundledReference(DIGITS).rows("digits", classifier)
     np.testing.assert_array_equal(found.rows, expected)
     seen = []
 
@@ -292,5 +292,5 @@ def test_the_classifier_sees_all_digits_at_once_in_one_thread(classifier):
             seen.append((len(images), torch.get_num_threads()))
             return classifier.observe(images, prompts)
 
-    assert DigitsReference().rows("digits", Spy()).fingerprint == found.fingerprint
+    assert BundledReference(DIGITS).rows("digits", Spy()).fingerprint == found.fingerprint
     assert seen == [(1797, 1)]

@@ -12,20 +12,19 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from workbench.runs.mixture_world import SAMPLES_FILE, MixtureTask
 
 from workbench.bundled import bundled_folder, load_module
 from workbench.errors import RequestError
 from workbench.registry import get_experiment
 from workbench.runs import RunOutcome, RunRequest, all_runs, execute, load_model
-from workbench.runs.mixture_world import SAMPLES_FILE, MixtureWorld
 from workbench.runs.text import TextJob
 from workbench.teachers.analytic import MixtureRecipe, build_mixture
 from workbench.teachers.recipe import FlowMatchingRecipe
 from workbench.tracking import default_uri
-from workbench.training.config import RunConfig
 from workbench.training.events import StopFlag
-from workbench.training.overrides import with_overrides
 from workbench.training.parallel import Ranks
+from workbench.training.recipes import run_config
 from workbench.workspace import Workspace, open_workspace
 
 SMALL = (
@@ -69,7 +68,7 @@ def run(workspace: Workspace) -> Run:
 
     def go(*overrides: str, prompted: bool = False) -> RunOutcome:
         folder = small_teacher(workspace, prompted)
-        config = with_overrides(RunConfig(), [*SMALL, *overrides])
+        config = run_config(*SMALL, *overrides)
         uri = default_uri(workspace.root)
         return execute(RunRequest(config, workspace, uri, find_teacher=lambda *_: folder))
 
@@ -84,7 +83,7 @@ def test_a_run_is_scored_against_the_truth(run: Run) -> None:
     floor = results["floor"]["sliced_w2"]
     assert 0.4 * floor["low"] < table["truth", 0]["sliced_w2"] < 2.5 * floor["high"]
     assert table["teacher", 20]["sliced_w2"] < table["student", 4]["sliced_w2"]
-    assert results["headline"] == "sliced_w2"
+    assert results["primary_metric"] == "sliced_w2"
     assert results["best"]["sliced_w2"] <= table["student", 4]["sliced_w2"]
     with np.load(outcome.folder.figures / SAMPLES_FILE) as kept:
         assert {points.shape for points in kept.values()} == {(300, 2)}
@@ -108,11 +107,11 @@ class TwoDevices(TorchDispatchMode):
 
 @pytest.mark.parametrize("prompted", [False, True])
 def test_the_truth_is_drawn_where_noise_is_on_a_gpu(workspace: Workspace, prompted: bool) -> None:
-    config = with_overrides(RunConfig(), SMALL)
+    config = run_config(*SMALL)
     job = TextJob(workspace, Ranks(0, 1, torch.device("cpu")), StopFlag())
-    world = MixtureWorld(config, small_teacher(workspace, prompted), ["the digit 7"], job)
-    (truth,) = world.further_models()
-    cond = world.encoded.rows(["the digit 7"] * 5)
+    task = MixtureTask(config, small_teacher(workspace, prompted), ["the digit 7"], job)
+    (truth,) = task.further_models()
+    cond = task.encoded.rows(["the digit 7"] * 5)
     with TwoDevices():
         there = cond.to(torch.device("meta")) if cond else None
         drawn = truth.sample(there, lambda step: torch.empty(5, 2, device="meta"))

@@ -22,10 +22,9 @@ from workbench.teachers.digits import load_digits_images, prompt_label
 from workbench.teachers.pair_sources import PairsConfig, read_pairs
 from workbench.teachers.text_store import TextStore
 from workbench.tracking import default_uri, journal_path, read_operations, read_points
-from workbench.training.config import RunConfig
 from workbench.training.events import StopFlag
-from workbench.training.overrides import with_overrides
 from workbench.training.parallel import Ranks
+from workbench.training.recipes import run_config
 from workbench.workspace import Workspace, open_workspace
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -129,7 +128,8 @@ def request_of(tmp_path: Path, evaluation_cache: Path, digits_teacher_dir: Path)
             "method.adversarial.generator_start_kimg=0",
             "method.adversarial.adversarial_start_kimg=0",
         ]
-        config = with_overrides(RunConfig(teacher=str(digits_teacher_dir)), settings)
+        which = (f"teacher={digits_teacher_dir}", "recipe=digits")
+        config = run_config(*which, *settings)
         return RunRequest(config, place, default_uri(place.root))
 
     return make

@@ -17,6 +17,7 @@ from workbench.training.config import RunConfig
 from workbench.training.engine import InterruptedRunError
 from workbench.training.events import StopFlag
 from workbench.training.parallel import Ranks, joined_ranks, launch
+from workbench.training.recipes import run_config
 from workbench.workspace import Workspace
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -24,7 +25,7 @@ PROMPTS = [f"the digit {number % 10} number {number}" for number in range(150)]
 
 
 def of(teacher: Path) -> RunConfig:
-    return RunConfig(teacher=str(teacher))
+    return run_config(f"teacher={teacher}", "recipe=digits")
 
 
 def place(teacher: Path, root: Path) -> Path:
@@ -61,7 +62,7 @@ def encode_on_ranks(teacher: str, root: Path) -> tuple[list[int], torch.Tensor]:
     Gemma2Model.forward = counting
     with joined_ranks() as ranks:
         job = TextJob(Workspace(root), ranks, StopFlag())
-        _, store = load_with_encodings(RunConfig(teacher=teacher), Path(teacher), PROMPTS, job)
+        _, store = load_with_encodings(of(Path(teacher)), Path(teacher), PROMPTS, job)
         return ranks.gather(sum(calls)), store.rows(PROMPTS)["embeds"]
 
 

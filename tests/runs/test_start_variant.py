@@ -15,17 +15,17 @@ from workbench.runs.pool import Watcher
 from workbench.runs.start_variant import StartVariant, settle_starts, starts_at, with_starts
 from workbench.runs.state import RunState
 from workbench.tracking import default_uri
-from workbench.training.config import RunConfig
 from workbench.training.events import StopFlag
 from workbench.training.overrides import with_overrides
 from workbench.workspace import Workspace, open_workspace
+
+SETTINGS = dict(text.split("=", 1) for text in BRIEF)
 
 
 def experiment(**starts: str | None) -> Experiment:
     """Variants by name, each starting at another one or at the teacher."""
     variants = {
-        name: with_overrides(RunConfig(), [*BRIEF, *([f"start=variant:{s}"] if s else [])])
-        for name, s in starts.items()
+        name: {**SETTINGS, **({"start": f"variant:{s}"} if s else {})} for name, s in starts.items()
     }
     return Experiment("tree", "?", "", variants)
 

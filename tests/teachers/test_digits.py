@@ -8,14 +8,13 @@ from sklearn.datasets import load_digits
 
 from workbench.errors import RequestError
 from workbench.teachers.digits import (
+    DIGITS,
     PROMPTS,
     WORDINGS,
-    class_counts,
     load_digits_images,
-    one_prompt_per_digit,
     prompt_label,
-    prompts_of,
 )
+from workbench.training.recipes import run_config
 
 
 def test_images_are_the_real_scans_enlarged() -> None:
@@ -33,8 +32,11 @@ def test_every_digit_has_the_same_wordings() -> None:
     assert len(WORDINGS) >= 4
     assert len(set(PROMPTS)) == len(PROMPTS) == 10 * len(WORDINGS)
     for label in range(10):
-        assert [prompt_label(prompt) for prompt in prompts_of(label)] == [label] * len(WORDINGS)
-    assert [prompt_label(prompt) for prompt in one_prompt_per_digit()] == list(range(10))
+        assert [prompt_label(prompt) for prompt in DIGITS.prompts_of(label)] == [label] * len(
+            WORDINGS
+        )
+    shown = run_config().evaluation.shown
+    assert [prompt_label(prompt) for prompt in shown] == list(range(10))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +59,7 @@ def test_a_prompt_without_one_digit_is_refused(prompt: str) -> None:
 
 
 def test_class_counts_are_the_data_s_own() -> None:
-    counts = class_counts()
+    counts = DIGITS.class_counts(32)
     assert sum(counts.values()) == 1797
     assert counts[3] == int((load_digits().target == 3).sum())
     assert len(set(counts.values())) > 1

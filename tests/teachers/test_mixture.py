@@ -18,7 +18,7 @@ from workbench.teachers.analytic import (
     load_mixture,
 )
 from workbench.teachers.base import Conditioning
-from workbench.teachers.digits import prompts_of
+from workbench.teachers.digits import DIGITS
 from workbench.teachers.mixture import LOG_SHARES, ExactVelocity, Mixture
 from workbench.teachers.pipeline import load_pipeline_teacher
 from workbench.teachers.recipe import FlowMatchingRecipe
@@ -101,7 +101,7 @@ def test_guidance_mixes_two_exact_velocities(tmp_path: Path) -> None:
     """Scale k is v_u + k (v_c - v_u); a prompt's own velocity is that of one Gaussian."""
     prompted = teacher(tmp_path, modes=10, prompted=True)
     x, t = torch.randn(4, 2, generator=torch.Generator().manual_seed(0)), torch.full((4,), 0.7)
-    cond = prompted.encode([prompts_of(3)[0], prompts_of(3)[1], prompts_of(9)[0], "7"])
+    cond = prompted.encode([*DIGITS.prompts_of(3)[:2], DIGITS.prompts_of(9)[0], "7"])
     uncond = prompted.uncond()
     assert cond is not None
 

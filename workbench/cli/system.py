@@ -13,11 +13,13 @@ import typer
 
 from workbench.cli.common import (
     JsonOption,
+    RecipeOption,
     TrackingOption,
     WorkspaceOption,
     print_json,
     print_table,
     say,
+    with_selectors,
 )
 
 if TYPE_CHECKING:
@@ -105,6 +107,7 @@ def doctor(
     teacher: Annotated[
         str | None, typer.Option(help="Name, folder or hub id: can it be distilled here?")
     ] = None,
+    recipe: RecipeOption = None,
     nproc: Annotated[int, typer.Option(min=1, help="Processes to shard over.")] = 1,
     set_: Annotated[
         list[str] | None,
@@ -116,13 +119,15 @@ def doctor(
 ) -> None:
     """Check that this machine can run the workbench, or distil a teacher with some settings."""
     if teacher is not None:
-        _doctor_of_teacher(teacher, nproc, set_ or [], workspace, json_output)
+        _doctor_of_teacher(teacher, recipe, nproc, set_ or [], workspace, json_output)
         return
     from workbench.errors import RequestError, WorkbenchError
     from workbench.runs.doctor import run_checks
 
-    if set_ or nproc > 1:
-        raise RequestError("--set and --nproc say how a teacher is distilled: add --teacher NAME.")
+    if set_ or recipe or nproc > 1:
+        raise RequestError(
+            "--set, --recipe and --nproc say how a teacher is distilled: add --teacher NAME."
+        )
     checks = run_checks(workspace, tracking_uri)
     if json_output:
         print_json([check.as_dict() for check in checks])
@@ -134,15 +139,19 @@ def doctor(
 
 
 def _doctor_of_teacher(
-    teacher: str, nproc: int, assignments: list[str], workspace: Path | None, json_output: bool
+    teacher: str,
+    recipe: str | None,
+    nproc: int,
+    assignments: list[str],
+    workspace: Path | None,
+    json_output: bool,
 ) -> None:
     from workbench.errors import WorkbenchError
     from workbench.runs.teacher_doctor import examine
-    from workbench.training.config import RunConfig
-    from workbench.training.overrides import with_overrides
+    from workbench.training.recipes import run_config
     from workbench.workspace import open_workspace
 
-    config = with_overrides(RunConfig(), [*assignments, f"teacher={teacher}"])
+    config = run_config(*with_selectors(assignments, teacher, recipe))
     report = examine(open_workspace(workspace), config, nproc)
     if json_output:
         print_json(report.as_dict())

@@ -6,7 +6,7 @@ The first seed of each prompt is what grids show; all of them tell drift and div
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,9 +86,12 @@ class LookMeasurement:
         looks, images = zip(*parts, strict=True)
         return Looked(Look.join(looks), torch.cat(images))
 
-    def drift(self, student: Look, model: SampledModel, kept: BaselineCache) -> dict[str, Ratio]:
-        """The student's look over the teacher's, which ``model`` draws once for all runs."""
+    def drift(
+        self, student: Look, make_model: Callable[[], SampledModel], kept: BaselineCache
+    ) -> dict[str, Ratio]:
+        """The student's look over the teacher's, which that model draws once for all runs."""
         if self._teacher is None:
+            model = make_model()
             what = short_hash([list(self.shown), self.seeds, self.patch, self.samplers.noise.seed])
             self._teacher = kept.kept(
                 model,

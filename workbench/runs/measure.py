@@ -17,13 +17,8 @@ from workbench.runs.cost import evaluations_a_step
 from workbench.teachers import PipelineTeacher, sample_teacher
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.distillable import Distillable
-from workbench.teachers.stock import (
-    describe_euler,
-    describe_stock,
-    stock_evaluations,
-    stock_identity,
-    stock_latents,
-)
+from workbench.teachers.sampling import describe_euler
+from workbench.teachers.stock import stock_call
 from workbench.training.config import EvaluationConfig
 from workbench.training.engine import InterruptedRunError
 from workbench.training.parallel import Ranks
@@ -143,17 +138,16 @@ class Samplers:
         if not isinstance(teacher, PipelineTeacher):
             raise RequestError(f"{teacher.name} is no pipeline: it has no call of its own.")
 
+        call = stock_call(teacher, steps, guidance)
+
         def sample(cond: Conditioning | None, draw: DrawNoise) -> Tensor:
+            assert cond is not None
             noise = draw(0)
             generators = [_generator(each) for each in noise]
-            return stock_latents(
-                teacher, network, cond, self.uncond, noise, steps, guidance, generators
-            )
+            return call.latents(network, cond, self.uncond, noise, generators)
 
-        identity = stock_identity(teacher, steps, guidance)
-        nfe = stock_evaluations(teacher, steps, guidance)
-        how = describe_stock(teacher, steps, guidance)
-        return SampledModel(STOCK, steps, nfe, sample, how, {"sampler": "stock", **identity})
+        identity = {"sampler": "stock", **call.identity}
+        return SampledModel(STOCK, steps, call.nfe, sample, call.description, identity)
 
     def of_student(
         self, network: VelocityNetwork, generator: GeneratorConfig, steps: int

@@ -21,6 +21,7 @@ from workbench.runs.text import TextJob
 from workbench.teachers.analytic import MixtureTeacher, load_mixture, mode_labels, refuse_call
 from workbench.teachers.base import Conditioning
 from workbench.teachers.mixture import LOG_SHARES
+from workbench.teachers.numerals import NUMBER_WORDS
 from workbench.teachers.pair_sources import PairsConfig
 from workbench.tracking import InputData, Tracker
 from workbench.training.config import RunConfig
@@ -106,11 +107,13 @@ class MixtureTask:
             )
         self.mixture, settings = self.recipe.mixture, config.evaluation
         self._check_settings()
-        self.shown: Sequence[str] = self._scored(prompts, settings.samples, settings.seed)
+        self.shown: Sequence[str] = self._scored(settings.samples, settings.seed)
         label = mode_labels if self.recipe.prompted else None
         batch_size = settings.samples if settings.batch_size == "auto" else settings.batch_size
+        first = settings.primary_metric
+        names = sorted(settings.metrics, key=lambda name: name != first)
         self.evaluator = truth_evaluator(
-            self.mixture, self.shown, settings.metrics, label, settings.seed, batch_size
+            self.mixture, self.shown, names, label, settings.seed, batch_size
         )
 
     def _check_settings(self) -> None:
@@ -133,15 +136,12 @@ class MixtureTask:
                 "meaning for it; leave it out."
             )
 
-    def _scored(self, prompts: Sequence[str], samples: int, seed: int) -> tuple[str, ...]:
+    def _scored(self, samples: int, seed: int) -> tuple[str, ...]:
         """Every mode equally often, as the mixture has them; empty for a teacher without."""
         if not self.recipe.prompted:
             return ("",) * samples
-        wordings: dict[int, list[str]] = {}
-        for prompt, label in zip(prompts, mode_labels(prompts).tolist(), strict=True):
-            wordings.setdefault(label, []).append(prompt)
-        modes = range(self.mixture.modes)
-        return prompt_mix(wordings, dict.fromkeys(modes, 1), samples, seed)
+        wordings = {mode: [f"number {NUMBER_WORDS[mode]}"] for mode in range(self.mixture.modes)}
+        return prompt_mix(wordings, dict.fromkeys(wordings, 1), samples, seed)
 
     def pairs(self) -> TruthPairs | None:
         """Samples of the truth, with the prompts that ask for their modes.

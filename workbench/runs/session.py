@@ -298,7 +298,7 @@ class Session:
             return self._first_images(model)
         self.drift = {}
         looked = self.looks.measure(model)
-        self.drift = self.looks.drift(looked.look, self._best_teacher(), self.baselines)
+        self.drift = self.looks.drift(looked.look, self._best_teacher, self.baselines)
         return looked.images
 
     def _first_images(self, model: SampledModel) -> Tensor:
