@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workbench.evaluation.catalog import FEATURES, METRICS, Observers, check_names, make_metrics
+from workbench.evaluation.catalog import FEATURES, Observers, check_names, make_metrics
 from workbench.evaluation.digits import DIGITS_METRICS, default_metrics, digits_evaluator
 from workbench.evaluation.digits_classifier import (
     ClassifierRecipe,
@@ -34,7 +34,6 @@ from workbench.evaluation.viewing import Keeper, Peers, Sampler, Viewing
 __all__ = [
     "DIGITS_METRICS",
     "FEATURES",
-    "METRICS",
     "ClassifierRecipe",
     "CmmdMetric",
     "DigitAlignment",

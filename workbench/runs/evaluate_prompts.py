@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from workbench.errors import RequestError
 from workbench.evaluation import Reference
-from workbench.evaluation.catalog import NEED_PROMPTS
+from workbench.metrics import metric_info
 from workbench.runs.evaluate_sources import Source
 from workbench.teachers.prompt_sources import PromptsConfig, PromptSet, read_prompts
 
@@ -52,7 +52,7 @@ def _of_images(request: EvaluateRequest, count: int, given: PromptSet | None) ->
             f"{request.prompts} holds {len(given)} prompts{empty} for {count} images: a folder of "
             "images needs one prompt for each, in sorted order."
         )
-    needing = [name for name in request.metrics or () if name in NEED_PROMPTS]
+    needing = [name for name in request.metrics or () if metric_info(name).needs_prompts]
     if given is None and needing:
         raise RequestError(
             f"{needing[0]} judges images by their prompts: name them with --prompts FILE, one for "
