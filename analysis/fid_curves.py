@@ -1,12 +1,13 @@
-"""Figure 4: FID and alignment or CLIP score against generated images, one panel a variant.
+"""Figure 4: FID and CLIP score or alignment against generated images, one panel a variant.
 
     python analysis/fid_curves.py --experiment nine_teachers --out figures/nine_teachers --csv
     python analysis/fid_curves.py --run-dir .workbench/runs/quickstart/... --out figures/fid
 
-Lines are means over seeds, bands reach from the lowest to the highest seed, dashed lines are the
-teacher's levels. Rings mark instabilities (see workbench.reports.curves.find_instabilities), which
-are also listed on stderr. With --run-dir the numbers come from the runs' own folders, also while
-they are going on.
+Left: the distance that the runs measured, FID where there is one. Right: the first of their scores
+that is the better the higher, unless --second names another. Lines are means over seeds, bands
+reach from the lowest to the highest seed, dashed lines are the teacher's levels. Rings mark
+instabilities (see workbench.reports.curves.find_instabilities), which are also listed on stderr.
+With --run-dir the numbers come from the runs' own folders, also while they are going on.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from workbench.errors import RequestError
+from workbench.errors import RequestError, unknown_name
+from workbench.metrics import METRICS, first_rising, title_of
 from workbench.plotting import (
     COLUMN_WIDTH,
     NEUTRAL,
@@ -39,9 +41,13 @@ from workbench.reports.curves import collect_curves as collect
 from workbench.reports.curves import (
     curve_frame,
     curve_rows,
+    distance_in,
+    drawable,
     find_instabilities,
     level_frame,
     mean_curve,
+    measured_in,
+    need_distance,
 )
 from workbench.reports.groups import Group
 from workbench.reports.references import select
@@ -55,8 +61,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXPERIMENT = "nine_teachers"
-SECOND = {"clip": "CLIP score", "alignment": "prompt alignment"}
-"""What the right axis may show; the first that the runs have, unless asked for."""
+_OF_RUN = ["label", "run", "seed", "kimg"]
+
+
+class Shown(NamedTuple):
+    """What the left axis shows, and the right one; None: there is no right one."""
+
+    first: str
+    second: str | None
 
 
 class Curves(NamedTuple):
@@ -88,8 +100,8 @@ def levels_of_results(
         for run, result in results.items()
         for row in result.get("table", [])
         if row.get("model") == "teacher"
-        for metric in ("fid", *SECOND)
-        if metric in row
+        for metric in row
+        if metric in METRICS
     ]
     return pd.DataFrame(rows, columns=["label", "steps", "metric", "value", "n"])
 
@@ -106,7 +118,7 @@ def read_runs(run_dirs: Sequence[Path], labels: Sequence[str] = ()) -> Curves:
     logged = {str(folder): read_points(folder) for folder in run_dirs}
     for run, found in logged.items():
         if not curve_of(found).nimg:
-            raise RequestError(f"{run} holds no evaluation yet (no eval/fid in its journal).")
+            raise RequestError(f"{run} holds no evaluation yet (no score in its journal).")
     own = [folder.resolve().name for folder in run_dirs]
     often = Counter(own)
     given = labels or [
@@ -133,11 +145,10 @@ def second_metric(frame: pd.DataFrame, wanted: str | None = None) -> str | None:
     Raises:
         RequestError: the runs lack what is wanted.
     """
-    known = [name for name in SECOND if name in frame and bool(frame[name].notna().any())]
+    known = [name for name in measured_in(frame) if name != distance_in(frame)]
     if wanted is not None and wanted not in known:
-        listed = ", ".join(known) or "none of the kind"
-        raise RequestError(f"These runs have no {SECOND[wanted]} ({wanted}); they have: {listed}.")
-    return wanted or next(iter(known), None)
+        raise unknown_name("score of these runs for the right axis", wanted, known)
+    return wanted or first_rising(known)
 
 
 def plot(
@@ -147,23 +158,22 @@ def plot(
     *,
     width: float = COLUMN_WIDTH,
 ) -> Figure:
-    """All labels in one panel: FID (log, solid, left) and the second score (linear, paler, right).
+    """All labels in one panel: a distance (log, left) and the second score (linear, paler, right).
 
     A logarithm has no place for the evaluation at 0 kimg, the start of the student: it stands at
     the left end, before a break in the axis, at the tick "0".
 
     Raises:
-        RequestError: there is no finite positive FID to draw.
+        RequestError: there is no distance to draw, or none that is finite and above 0.
     """
-    _check_drawable(frame)
-    second = second_metric(frame, second)
+    shown = Shown(need_distance(frame), second_metric(frame, second))
     several = frame["label"].nunique() > 1
     with paper_style():
         figure = new_figure(width, 0.72 * width)
         axes = figure.add_subplot()
-        right = _draw_panel(axes, frame, levels, second)
-        _label_axes(axes, right, second, single=not several)
-        name_levels(axes, _distinct_levels(levels))
+        right = _draw_panel(axes, frame, levels, shown)
+        _label_axes(axes, right, shown, single=not several)
+        name_levels(axes, _distinct_levels(levels, shown.first))
         if several:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderaxespad=0.2)
     return figure
@@ -180,10 +190,9 @@ def plot_panels(
     """Figure 4: one panel a label, with the mean over its runs (its seeds) and their range.
 
     Raises:
-        RequestError: there is no finite positive FID to draw.
+        RequestError: there is no distance to draw, or none that is finite and above 0.
     """
-    _check_drawable(frame)
-    second = second_metric(frame, second)
+    shown = Shown(need_distance(frame), second_metric(frame, second))
     labels = list(dict.fromkeys(frame["label"]))
     rows = -(-len(labels) // columns)
     with paper_style():
@@ -191,9 +200,9 @@ def plot_panels(
         panels = [figure.add_subplot(rows, columns, place + 1) for place in range(len(labels))]
         for place, (axes, label) in enumerate(zip(panels, labels, strict=True)):
             own = None if levels is None else levels[levels["label"] == label]
-            right = _draw_panel(axes, frame[frame["label"] == label], own, second)
+            right = _draw_panel(axes, frame[frame["label"] == label], own, shown)
             axes.set_title(label)
-            _label_axes(axes, right, second, single=True)
+            _label_axes(axes, right, shown, single=True)
             if place % columns:
                 axes.set_ylabel("")
             if right is not None and place % columns < columns - 1 and place < len(labels) - 1:
@@ -202,75 +211,70 @@ def plot_panels(
                 axes.set_xlabel("")
         for axes, label in zip(panels, labels, strict=True):
             own = None if levels is None else levels[levels["label"] == label]
-            name_levels(axes, _distinct_levels(own))
+            name_levels(axes, _distinct_levels(own, shown.first))
     return figure
 
 
-def _check_drawable(frame: pd.DataFrame) -> None:
-    if frame[(frame["fid"] > 0) & (frame["fid"] < math.inf)].empty:
-        raise RequestError("There is no finite FID above 0 to draw.")
-
-
 def _draw_panel(
-    axes: Axes, frame: pd.DataFrame, levels: pd.DataFrame | None, second: str | None
+    axes: Axes, frame: pd.DataFrame, levels: pd.DataFrame | None, shown: Shown
 ) -> Axes | None:
     """Curves and axes of one panel; returns the right axis if there is a second score to show."""
     axes.spines["right"].set_visible(False)
-    shown = second is not None and bool(frame[second].notna().any())
-    right = axes.twinx() if shown else None
+    first, second = shown
+    right = axes.twinx() if second is not None and bool(frame[second].notna().any()) else None
     for index, label in enumerate(dict.fromkeys(frame["label"])):
         rows = frame[frame["label"] == label]
-        _draw_mean(axes, rows, "fid", index, color(index))
+        _draw_mean(axes, rows, first, index, color(index))
         if right is not None and second is not None:
-            _draw_mean(right, rows, second, index, paler(color(index)))
-    for jump in find_instabilities(frame).itertuples():
-        if jump.fid < math.inf:
-            _mark(axes, jump.kimg, jump.fid, f"×{jump.height:.2g}")
+            _draw_mean(right, rows, second, index, paler(color(index)), second=True)
+    for jump in find_instabilities(frame[[*_OF_RUN, first]]).itertuples():
+        if jump.value < math.inf:
+            _mark(axes, jump.kimg, jump.value, f"×{jump.height:.2g}")
     kimg_axis(axes, frame["kimg"])
-    drawn = frame[(frame["fid"] > 0) & (frame["fid"] < math.inf)]
-    log_axis(axes, [*drawn["fid"], *_distinct_levels(levels).values()])
+    log_axis(axes, [*drawable(frame, first)[first], *_distinct_levels(levels, first).values()])
     if right is not None and second is not None:
         _second_axis(right, axes, frame[second])
     return right
 
 
-def _draw_mean(axes: Axes, rows: pd.DataFrame, metric: str, index: int, shade: str) -> None:
+def _draw_mean(
+    axes: Axes, rows: pd.DataFrame, metric: str, index: int, shade: str, *, second: bool = False
+) -> None:
     curve = mean_curve(rows, metric)
-    left = metric == "fid"
     if (curve["n"] > 1).any():
         band = axes.fill_between(curve["kimg"], curve["low"], curve["high"], color=shade)
         band.set(alpha=0.2, linewidth=0, zorder=2)
-    style = {"zorder": 4} if left else {"linewidth": points(1.0), "markersize": points(2.2)}
-    marker = "o-" if left else "s-"
+    style = {"linewidth": points(1.0), "markersize": points(2.2)} if second else {"zorder": 4}
+    marker = "s-" if second else "o-"
     (line,) = axes.plot(curve["kimg"], curve["mean"], marker, color=shade, **style)
     line.set(clip_on=False, gid=f"{metric}-{index}", label=str(rows["label"].iloc[0]))
 
 
-def _mark(axes: Axes, kimg: float, fid: float, text: str) -> None:
-    """A ring around an instability, and how many times the best FID it is."""
-    (ring,) = axes.plot([kimg], [fid], "o", color="black", markersize=points(7), zorder=5)
+def _mark(axes: Axes, kimg: float, value: float, text: str) -> None:
+    """A ring around an instability, and how many times the best before it it is."""
+    (ring,) = axes.plot([kimg], [value], "o", color="black", markersize=points(7), zorder=5)
     ring.set(markerfacecolor="none", markeredgewidth=points(0.8), gid="instability")
     place = {"xytext": (0, points(5)), "textcoords": "offset points", "ha": "center"}
-    axes.annotate(text, (kimg, fid), fontsize=points(7), va="bottom", **place)
+    axes.annotate(text, (kimg, value), fontsize=points(7), va="bottom", **place)
 
 
-def _label_axes(axes: Axes, right: Axes | None, second: str | None, *, single: bool) -> None:
+def _label_axes(axes: Axes, right: Axes | None, shown: Shown, *, single: bool) -> None:
     axes.set_xlabel("generated images (thousands)")
-    axes.set_ylabel("FID")
-    if right is None or second is None:
+    axes.set_ylabel(title_of(shown.first))
+    if right is None or shown.second is None:
         return
     shade = paler(color(0), 0.7) if single else NEUTRAL
-    right.set_ylabel(f"{SECOND[second]} (pale)", color=shade)
+    right.set_ylabel(f"{title_of(shown.second)} (pale)", color=shade)
     right.tick_params(axis="y", colors=shade)
     right.spines["right"].set_color(shade)
 
 
-def _distinct_levels(levels: pd.DataFrame | None) -> dict[str, float]:
-    """Name and FID of the teacher's levels, best first; runs that measured the same share one."""
+def _distinct_levels(levels: pd.DataFrame | None, score: str) -> dict[str, float]:
+    """Name and score of the teacher's levels, best first; runs that measured the same share one."""
     if levels is None or levels.empty:
         return {}
     usable = levels[
-        (levels["metric"] == "fid") & (levels["value"] > 0) & (levels["value"] < math.inf)
+        (levels["metric"] == score) & (levels["value"] > 0) & (levels["value"] < math.inf)
     ]
     distinct = usable.drop_duplicates(["steps", "value"]).sort_values("value")
     named: dict[str, float] = {}
@@ -309,9 +313,10 @@ def describe(instabilities: pd.DataFrame) -> tuple[str, ...]:
     if instabilities.empty:
         return ("No instabilities.",)
     return tuple(
-        f"Instability: {jump.label}{'' if jump.seed is None else f', seed {jump.seed}'}: FID "
-        f"{jump.fid:.3g} at {jump.kimg:g} kimg, {jump.height:.2f} times the best before it "
-        f"({jump.best:.3g}); {'recovered' if jump.recovered else 'not recovered'}."
+        f"Instability: {jump.label}{'' if jump.seed is None else f', seed {jump.seed}'}: "
+        f"{title_of(jump.score)} {jump.value:.3g} at {jump.kimg:g} kimg, {jump.height:.2f} times "
+        f"the best before it ({jump.best:.3g}); "
+        f"{'recovered' if jump.recovered else 'not recovered'}."
         for jump in instabilities.itertuples()
     )
 
@@ -354,7 +359,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--label", nargs="+", default=[], help="one for each --run-dir")
     parser.add_argument(
-        "--second", choices=sorted(SECOND), help="right axis (default: the first that there is)"
+        "--second",
+        metavar="SCORE",
+        help="right axis: any score that the runs measured (default: the first that rises)",
     )
 
 

@@ -1,9 +1,11 @@
-"""Guidance's trade-off: FID against alignment, one point a setting, with intervals over seeds.
+"""Guidance's trade-off: FID against CLIP score or alignment, one point a setting, with intervals.
 
     python analysis/guidance.py --out figures/guidance
     python analysis/guidance.py --experiment EXPERIMENT --csv
 
-Runs' final tables at the generator's K steps, finished runs only. Crosses are 95 % intervals of the
+Right is the distance that the runs measured (FID where there is one), up the first of their scores
+that is the better the higher. Runs' final tables at the generator's K steps, finished runs only.
+Crosses are 95 % intervals of the
 mean over seeds (none for one seed), small dots the seeds. The teacher stands at each of its step
 counts, joined by a line. The arrow shows where better is.
 """
@@ -19,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.errors import RequestError
+from workbench.metrics import first_rising, title_of
 from workbench.plotting import (
     COLUMN_WIDTH,
     NEUTRAL,
@@ -30,6 +33,7 @@ from workbench.plotting import (
     points,
     round_ticks,
 )
+from workbench.reports.curves import distance_in, measured_in
 from workbench.reports.frames import STUDENT, TEACHER, final_frame, over_seeds
 from workbench.reports.groups import Group
 from workbench.reports.references import select
@@ -45,82 +49,101 @@ if TYPE_CHECKING:
     from matplotlib.transforms import Bbox
 
 EXPERIMENT = "guidance"
-SCORES = ("fid", "alignment")
-
 _PASSES = 3
 _TOUCHING, _NEARER = 200.0, 40.0  # as bad as hiding so many points of a line
 
-_COLUMNS = ["label", "seed", "model", "steps", *SCORES]
+_COLUMNS = ["label", "seed", "model", "steps"]
 
 
 def collect(groups: Sequence[Group]) -> pd.DataFrame:
     """One row for each run's student at K, and each run's teacher at each of its step counts.
 
-    Columns: label, seed, model, steps, fid, alignment; rows that lack a finite score are left out,
-    and so are the teachers where the groups have several.
+    Columns: label, seed, model, steps, the distance and the other score (:func:`axes_of`); rows
+    that lack a finite score are left out, and so are the teachers where the groups have several.
 
     Raises:
         RequestError: no run has both scores of its student.
     """
     frame = final_frame(groups)
-    finite = (frame["fid"] > 0) & (frame["fid"] < math.inf) & (frame["alignment"].abs() < math.inf)
+    x, y = axes_of(frame)
+    finite = (frame[x] > 0) & (frame[x] < math.inf) & (frame[y].abs() < math.inf)
     own = (frame["model"] == STUDENT) & (frame["steps"] == frame["trained_steps"])
     teacher = frame["model"] == TEACHER if len({g.teacher for g in groups}) == 1 else own
     if not (finite & own).any():
-        raise RequestError("No finished run here has a finite FID and an alignment to draw.")
-    return frame.loc[finite & (own | teacher), _COLUMNS].reset_index(drop=True)
+        raise RequestError(
+            f"No finished run here has a finite {title_of(x)} and {title_of(y)} to draw."
+        )
+    return frame.loc[finite & (own | teacher), [*_COLUMNS, x, y]].reset_index(drop=True)
+
+
+def axes_of(frame: pd.DataFrame) -> tuple[str, str]:
+    """The distance, and the first of the scores that are the better the higher.
+
+    Raises:
+        RequestError: the runs lack one of the two.
+    """
+    x, y = distance_in(frame), first_rising(measured_in(frame))
+    if x is None or y is None:
+        known = ", ".join(map(title_of, measured_in(frame))) or "none"
+        raise RequestError(
+            "The trade-off is between a distance such as FID and a score such as CLIP's that is "
+            f"the better the higher; the finished runs have: {known}."
+        )
+    return x, y
 
 
 def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds of each setting's student: label, n, each score and its 95 % ``_half``."""
-    return over_seeds(frame[frame["model"] == STUDENT], ["label"], SCORES)
+    return over_seeds(frame[frame["model"] == STUDENT], ["label"], axes_of(frame))
 
 
 def plot(frame: pd.DataFrame, *, width: float = 1.3 * COLUMN_WIDTH) -> Figure:
-    """The trade-off: FID (logarithmic) to the right, alignment upwards, every setting by name."""
+    """The trade-off: distance (logarithmic) to the right, score upwards, every setting by name."""
     with paper_style():
         figure = new_figure(width, 0.78 * width)
         axes = figure.add_subplot()
-        names = _draw_settings(axes, frame[frame["model"] == STUDENT], summarise(frame))
-        names += _draw_teacher(axes, frame[frame["model"] == TEACHER])
-        _finish_axes(axes)
+        x, y = axes_of(frame)
+        plain = frame.rename(columns={x: "x", y: "y"})
+        names = _draw_settings(axes, plain[plain["model"] == STUDENT])
+        names += _draw_teacher(axes, plain[plain["model"] == TEACHER])
+        _finish_axes(axes, title_of(x), title_of(y))
         _show_better(axes)
         _keep_apart(axes, names)
     return figure
 
 
-def _draw_settings(axes: Axes, frame: pd.DataFrame, means: pd.DataFrame) -> list[Annotation]:
+def _draw_settings(axes: Axes, frame: pd.DataFrame) -> list[Annotation]:
     """Seeds, mean and interval of each setting; returns their names."""
     names = []
-    for place, row in enumerate(means.itertuples()):
+    for place, row in enumerate(over_seeds(frame, ["label"], ["x", "y"]).itertuples()):
         shade, marker = color(place), MARKERS[place % len(MARKERS)]
         seeds = frame[frame["label"] == row.label]
         if row.n > 1:
-            axes.plot(seeds["fid"], seeds["alignment"], ".", color=shade, alpha=0.45, zorder=3)
-            low = min(row.fid_half, row.fid * 0.9)  # an interval that reaches 0 has no logarithm
+            axes.plot(seeds["x"], seeds["y"], ".", color=shade, alpha=0.45, zorder=3)
+            low = min(row.x_half, row.x * 0.9)  # an interval that reaches 0 has no logarithm
             bars = axes.errorbar(
-                row.fid,
-                row.alignment,
-                xerr=[[low], [row.fid_half]],
-                yerr=row.alignment_half,
+                row.x,
+                row.y,
+                xerr=[[low], [row.x_half]],
+                yerr=row.y_half,
                 color=shade,
                 elinewidth=points(0.8),
                 zorder=4,
             )
             bars[0].set_gid(f"interval-{place}")
-        (mean,) = axes.plot(row.fid, row.alignment, marker, color=shade, zorder=5)
+        (mean,) = axes.plot(row.x, row.y, marker, color=shade, zorder=5)
         mean.set(markersize=points(5), gid=f"mean-{place}")
-        names.append(_name(axes, row.label, row.fid, row.alignment, shade))
+        names.append(_name(axes, row.label, row.x, row.y, shade))
     return names
 
 
 def _draw_teacher(axes: Axes, rows: pd.DataFrame) -> list[Annotation]:
     """The teacher at each step count, joined in their order; returns their names."""
-    levels = over_seeds(rows.sort_values("steps"), ["steps"], SCORES)
-    (line,) = axes.plot(levels["fid"], levels["alignment"], "x", color=NEUTRAL, zorder=2)
+    levels = over_seeds(rows.sort_values("steps"), ["steps"], ["x", "y"])
+    (line,) = axes.plot(levels["x"], levels["y"], "x", color=NEUTRAL, zorder=2)
     line.set(linestyle=(0, (4, 2.5)), linewidth=points(0.7), markersize=points(4), gid="teacher")
     return [
-        _name(axes, f"teacher, {row.steps:g} steps", row.fid, row.alignment, NEUTRAL)
+        _name(axes, f"teacher, {row.steps:g} steps", row.x, row.y, NEUTRAL)
         for row in levels.itertuples()
     ]
 
@@ -131,7 +154,7 @@ def _name(axes: Axes, text: str, x: float, y: float, shade: str) -> Annotation:
     return name
 
 
-def _finish_axes(axes: Axes) -> None:
+def _finish_axes(axes: Axes, x: str, y: str) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter
 
     axes.set_xscale("log")
@@ -141,12 +164,12 @@ def _finish_axes(axes: Axes) -> None:
     axes.xaxis.set_major_locator(FixedLocator(round_ticks(low, high)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{float(f'{value:.3g}'):g}"))
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
-    axes.set_xlabel("FID")
-    axes.set_ylabel("prompt alignment")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
 
 
 def _show_better(axes: Axes) -> None:
-    """An arrow above the panel's left end, towards lower FID and higher alignment."""
+    """An arrow above the panel's left end, towards a lower distance and a higher score."""
     style = {"arrowstyle": "->", "color": NEUTRAL, "linewidth": points(0.8)}
     axes.annotate(
         "better",

@@ -2,11 +2,12 @@
 
     python analysis/methods.py --experiment methods --out figures/methods --csv
 
-Lines are means over seeds, bands reach from the lowest to the highest seed, dashed lines are the
-undistilled teacher. A network evaluation is one sample through one network, forward or backward.
-The table, also on stdout, has each method's score at the cost that all of them reached, with 95 %
-intervals over seeds: at equal images, at equal network evaluations and at equal seconds, each
-interpolated between the evaluations around it. Finished runs only.
+Runs without FID are drawn by the first distance that they measured. Lines are means over seeds,
+bands reach from the lowest to the highest seed, dashed lines are the undistilled teacher. A network
+evaluation is one sample through one network, forward or backward. The table, also on stdout, has
+each method's score at the cost that all of them reached, with 95 % intervals over seeds: at equal
+images, at equal network evaluations and at equal seconds, each interpolated between the evaluations
+around it. Finished runs only.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from workbench.errors import RequestError
+from workbench.metrics import title_of
 from workbench.plotting import (
     NEUTRAL,
     TEXT_WIDTH,
@@ -30,13 +31,13 @@ from workbench.plotting import (
     round_ticks,
 )
 from workbench.reports.curves import collect_curves as collect
-from workbench.reports.curves import level_frame, mean_curve
+from workbench.reports.curves import drawable, level_frame, mean_curve, need_distance
 from workbench.reports.references import select
 from workbench.reports.statistics import Estimate, estimate
 from workbench.reports.tables import Table, number
 from workbench.reports.variant_panels import style_of
 from workbench.tracking import default_uri
-from workbench.tracking.curve import between, title_of
+from workbench.tracking.curve import between
 from workbench.workspace import open_workspace
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXPERIMENT = "methods"
-METRIC = "fid"
 
 
 class Cost(NamedTuple):
@@ -70,11 +70,11 @@ def reached_by_all(frame: pd.DataFrame, cost: Cost) -> float:
     return math.nan if ends.isna().any() else float(ends.min())
 
 
-def at_cost(rows: pd.DataFrame, cost: Cost, limit: float) -> Estimate | None:
-    """Over the runs in ``rows``: FID at a cost, between the evaluations around it."""
-    known = rows[rows[METRIC].notna()].sort_values("kimg")
+def at_cost(rows: pd.DataFrame, cost: Cost, limit: float, score: str) -> Estimate | None:
+    """Over the runs in ``rows``: a distance at a cost, between the evaluations around it."""
+    known = rows[rows[score].notna()].sort_values("kimg")
     values = [
-        between(list(own[cost.column]), list(own[METRIC]), limit, is_distance=True)
+        between(list(own[cost.column]), list(own[score]), limit, is_distance=True)
         for _, own in known.groupby("run")
     ]
     present = [value for value in values if value is not None]
@@ -82,13 +82,18 @@ def at_cost(rows: pd.DataFrame, cost: Cost, limit: float) -> Estimate | None:
 
 
 def compare_costs(frame: pd.DataFrame, levels: pd.DataFrame) -> Table:
-    """One row a method, best at equal evaluations first; the teacher's levels below."""
+    """One row a method, best at equal evaluations first; the teacher's levels below.
+
+    Raises:
+        RequestError: there is no distance, or none that is finite and above 0.
+    """
+    score = need_distance(frame)
     limits = {cost: reached_by_all(frame, cost) for cost in COSTS}
     known = [cost for cost, limit in limits.items() if not math.isnan(limit)]
-    title = title_of(METRIC)
+    title = title_of(score)
     heads = [f"{title} at {limits[cost] / cost.unit:.3g} {cost.short}" for cost in known]
     found = {
-        label: [at_cost(rows, cost, limits[cost]) for cost in known]
+        label: [at_cost(rows, cost, limits[cost], score) for cost in known]
         for label, rows in frame.groupby("label", sort=False)
     }
     by = next((i for i, cost in enumerate(known) if cost.column == "evaluations"), 0)
@@ -96,13 +101,13 @@ def compare_costs(frame: pd.DataFrame, levels: pd.DataFrame) -> Table:
     body = []
     for label in order:
         rows = frame[frame["label"] == label]
-        last = mean_curve(rows, METRIC)["kimg"].max()
-        end = at_cost(rows, COSTS[0], float(last))
+        last = mean_curve(rows, score)["kimg"].max()
+        end = at_cost(rows, COSTS[0], float(last), score)
         evaluations = rows["evaluations"].max() / (1000 * rows["kimg"].max())
         per_image = "" if math.isnan(evaluations) else f"{evaluations:.1f}"
         cells = [number(each) for each in found[label]]
         body.append([str(label), per_image, *cells, f"{last:g}", number(end)])
-    for name, value in teacher_floor(levels).items():
+    for name, value in teacher_floor(levels, score).items():
         body.append([name, "", *[f"{value:.3f}"] * len(known), "", ""])
     columns = ["method", "evaluations an image", *heads, "last kimg", f"{title} there"]
     return Table("At equal cost", columns, body)
@@ -112,31 +117,30 @@ def _mean(found: Estimate | None) -> float:
     return math.inf if found is None else found.mean
 
 
-def teacher_floor(levels: pd.DataFrame) -> dict[str, float]:
-    """The undistilled teacher's FID by name, mean over the runs that measured it, best first."""
-    own = levels[levels["metric"] == METRIC]
+def teacher_floor(levels: pd.DataFrame, score: str) -> dict[str, float]:
+    """The undistilled teacher's score by name, mean over the runs that measured it, best first."""
+    own = levels[levels["metric"] == score]
     means = own.groupby("steps")["value"].mean().sort_values()
     return {f"teacher, {steps} steps": float(value) for steps, value in means.items()}
 
 
 def plot(frame: pd.DataFrame, levels: pd.DataFrame, *, width: float = TEXT_WIDTH) -> Figure:
-    """One panel a cost, sharing the FID axis; costs that the runs did not count are left out.
+    """One panel a cost, sharing the distance's axis; costs that runs did not count are left out.
 
     Raises:
-        RequestError: there is no finite FID above 0 to draw.
+        RequestError: there is no distance to draw, or none that is finite and above 0.
     """
-    drawn = frame[(frame[METRIC] > 0) & (frame[METRIC] < math.inf) & (frame["kimg"] > 0)]
-    if drawn.empty:
-        raise RequestError("There is no finite FID above 0 to draw.")
+    score = need_distance(frame[frame["kimg"] > 0])
+    drawn = drawable(frame[frame["kimg"] > 0], score)
     costs = [cost for cost in COSTS if not math.isnan(reached_by_all(frame, cost))]
-    floor = teacher_floor(levels)
+    floor = teacher_floor(levels, score)
     with paper_style():
         figure = new_figure(width, 0.42 * width)
         panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
         for axes, cost in zip(panels, costs, strict=True):
-            _draw_panel(axes, drawn, cost)
-        log_axis(panels[0], [*drawn[METRIC], *floor.values()])
-        panels[0].set_ylabel(title_of(METRIC))
+            _draw_panel(axes, drawn, cost, score)
+        log_axis(panels[0], [*drawn[score], *floor.values()])
+        panels[0].set_ylabel(title_of(score))
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper center", ncols=min(8, len(names)))
         for axes in panels[1:]:
@@ -146,12 +150,12 @@ def plot(frame: pd.DataFrame, levels: pd.DataFrame, *, width: float = TEXT_WIDTH
     return figure
 
 
-def _draw_panel(axes: Axes, frame: pd.DataFrame, cost: Cost) -> None:
+def _draw_panel(axes: Axes, frame: pd.DataFrame, cost: Cost, score: str) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
     for place, label in enumerate(dict.fromkeys(frame["label"])):
         rows = frame[frame["label"] == label]
-        curve, (shade, dash, marker) = mean_curve(rows, METRIC), style_of(place)
+        curve, (shade, dash, marker) = mean_curve(rows, score), style_of(place)
         spent = rows.groupby("kimg")[cost.column].mean()
         x = [float(spent[kimg]) / cost.unit for kimg in curve["kimg"]]
         if (curve["n"] > 1).any():

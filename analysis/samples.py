@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,6 @@ from workbench.errors import NoRunsError, RequestError
 from workbench.plotting import TEXT_WIDTH, Drawing, Script
 from workbench.reports.image_rows import image_rows
 from workbench.runs.folder import RunFolder, all_runs
-from workbench.tracking.curve import IMAGE_SCORES
 from workbench.workspace import Workspace, open_workspace
 
 if TYPE_CHECKING:
@@ -102,10 +102,12 @@ def newest_run(workspace: Workspace) -> RunFolder | None:
 
 
 def _has_images(run: RunFolder) -> bool:
-    results = run.results()
-    if results is None or results.get("headline", "fid") not in IMAGE_SCORES:
+    from workbench.teachers.analytic import ANALYTIC, is_analytic
+
+    teacher = str(json.loads(run.config_file.read_text(encoding="utf-8")).get("teacher"))
+    if teacher in ANALYTIC or is_analytic(Path(teacher)):
         return False
-    return any(run.checkpoints.glob("*"))
+    return run.results_file.exists() and any(run.checkpoints.glob("*"))
 
 
 def _of_files(options: argparse.Namespace) -> tuple[Rows, Sequence[str]]:

@@ -1,4 +1,4 @@
-"""FID and alignment against the number of steps that a student takes, one line a K trained.
+"""FID and CLIP score or alignment against the steps that a student takes, one line a K trained.
 
     python analysis/step_count.py --out figures/step_count --csv
 
@@ -13,7 +13,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from workbench.errors import NoRunsError, RequestError
+from workbench.errors import NoRunsError
+from workbench.metrics import METRICS, first_rising, title_of
 from workbench.plotting import (
     NEUTRAL,
     TEXT_WIDTH,
@@ -26,12 +27,12 @@ from workbench.plotting import (
     paper_style,
     points,
 )
+from workbench.reports.curves import measured_in, need_distance
 from workbench.reports.frames import STUDENT, TEACHER, final_frame, over_seeds, student_names
 from workbench.reports.groups import Group
 from workbench.reports.references import select
 from workbench.reports.variant_panels import MARKERS, teacher_levels
 from workbench.tracking import default_uri
-from workbench.tracking.curve import IMAGE_SCORES, LOWER_IS_BETTER, title_of
 from workbench.workspace import open_workspace
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXPERIMENT = "step_count"
-SCORES = IMAGE_SCORES
 _ASIDE = 0.09
 
 
@@ -59,31 +59,40 @@ def collect(groups: Sequence[Group]) -> pd.DataFrame:
     if students.empty:
         raise NoRunsError("No run has ended yet: step counts are measured at a run's end.")
     keys = ["line", "trained_steps", "steps"]
-    own = over_seeds(students.sort_values(["trained_steps", "steps"]), keys, SCORES)
+    scores = measured_in(frame)
+    own = over_seeds(students.sort_values(["trained_steps", "steps"]), keys, scores)
     teacher = frame[frame["model"] == TEACHER].drop_duplicates("steps").sort_values("steps")
     teacher = teacher.assign(line=TEACHER, trained_steps=None, n=1)
-    kept = teacher[[*keys, "n", *SCORES]] if len({g.teacher for g in groups}) == 1 else None
+    kept = teacher[[*keys, "n", *scores]] if len({g.teacher for g in groups}) == 1 else None
     return own if kept is None else pd.concat([own, kept], ignore_index=True)
 
 
+def scores_of(frame: pd.DataFrame) -> list[str]:
+    """What is drawn: the distance, and the first score that is the better the higher, if any.
+
+    Raises:
+        RequestError: there is no distance to draw, or none that is finite and above 0.
+    """
+    rising = first_rising(measured_in(frame))
+    return [need_distance(frame[frame["line"] != TEACHER]), *([rising] if rising else [])]
+
+
 def plot(frame: pd.DataFrame, groups: Sequence[Group], *, width: float = TEXT_WIDTH) -> Figure:
-    """FID on the left, alignment on the right, each against the steps taken.
+    """The distance on the left, the other score on the right, each against the steps taken.
 
     Args:
         frame: of :func:`collect`.
         groups: whose teacher's level is drawn.
 
     Raises:
-        RequestError: there is no finite FID above 0 to draw.
+        RequestError: as :func:`scores_of`.
     """
-    students = frame[frame["line"] != TEACHER]
-    if students[(students["fid"] > 0) & (students["fid"] < math.inf)].empty:
-        raise RequestError("There is no finite FID above 0 to draw.")
+    scores = scores_of(frame)
     with paper_style():
         figure = new_figure(width, 0.42 * width)
-        panels = figure.subplots(1, 2)
-        levels = [teacher_levels(groups, metric) for metric in SCORES]
-        for axes, metric, level in zip(panels, SCORES, levels, strict=True):
+        panels = figure.subplots(1, len(scores), squeeze=False)[0]
+        levels = [teacher_levels(groups, metric) for metric in scores]
+        for axes, metric, level in zip(panels, scores, levels, strict=True):
             _draw_panel(axes, frame, metric, list(level.values()))
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
         for axes, level in zip(panels, levels, strict=True):
@@ -105,7 +114,7 @@ def _draw_panel(axes: Axes, frame: pd.DataFrame, metric: str, levels: Sequence[f
         # Crosses alone: dashes are the level at the most steps.
         (few,) = axes.plot(teacher["steps"], teacher[metric], "x", color=NEUTRAL, zorder=3)
         few.set(label="teacher", gid=TEACHER, markersize=points(4))
-    if LOWER_IS_BETTER[metric]:
+    if METRICS[metric].is_distance:
         halves = shown[f"{metric}_half"].fillna(0.0)
         ends = [*(shown[metric] + halves), *(shown[metric] - halves), *levels]
         log_axis(axes, [float(end) for end in ends if 0 < end < math.inf])

@@ -3,9 +3,10 @@
     workbench evaluate digits-sana --steps 50,32,16,8,4,2,1   # more points of the teacher
     python analysis/steps_vs_quality.py --out figures/steps_vs_quality --csv
 
-FID against network evaluations (left) and against milliseconds per image (right). Students are
-means over seeds with 95 % intervals, at every step count that their runs measured; large filled:
-all K steps. The grey staircase is the front: ringed points whose FID no cheaper one reaches.
+FID, or else the first distance that the runs measured, against network evaluations (left) and
+against milliseconds per image (right). Students are means over seeds with 95 % intervals, at every
+step count that their runs measured; large filled: all K steps. The grey staircase is the front:
+ringed points whose distance no cheaper one reaches.
 The teacher's points come from the runs' final tables and from what ``workbench evaluate`` kept in
 the workspace by the same protocol, guidance and weights. The students' times come from there too,
 for runs that were evaluated by their own protocol. To compare times, evaluate all of them one after
@@ -20,7 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.errors import NoRunsError, RequestError
+from workbench.errors import NoRunsError
+from workbench.metrics import title_of
 from workbench.plotting import (
     NEUTRAL,
     TEXT_WIDTH,
@@ -34,13 +36,13 @@ from workbench.plotting import (
     points,
     round_ticks,
 )
+from workbench.reports.curves import drawable, measured_in, need_distance
 from workbench.reports.frames import STUDENT, TEACHER, final_frame, over_seeds, student_names
 from workbench.reports.groups import Group
 from workbench.reports.kept_evaluations import kept_rows, one_call
 from workbench.reports.references import select
 from workbench.reports.variant_panels import MARKERS
 from workbench.tracking import default_uri
-from workbench.tracking.curve import IMAGE_SCORES
 from workbench.workspace import Workspace, open_workspace
 
 if TYPE_CHECKING:
@@ -50,7 +52,6 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "step_count"
 COSTS = {"nfe": "network evaluations", "ms_per_image": "ms per image"}
-_VALUES = (*IMAGE_SCORES, "ms_per_image")
 _ONE_LINE = 5  # as many names of the legend fit side by side
 _KEYS = ["line", "model", "trained_steps", "steps", "nfe"]
 
@@ -58,7 +59,7 @@ _KEYS = ["line", "model", "trained_steps", "steps", "nfe"]
 def collect(groups: Sequence[Group], workspace: Workspace | None = None) -> pd.DataFrame:
     """line, model, trained_steps, steps, nfe, n, each value and its ``_half``, front_<cost>.
 
-    ``front_<cost>`` says whether no other row has both a lower FID and no higher cost, and
+    ``front_<cost>`` says whether no other row has both a lower distance and no higher cost,
     ``attrs["notes"]`` what was left out.
 
     Args:
@@ -66,6 +67,7 @@ def collect(groups: Sequence[Group], workspace: Workspace | None = None) -> pd.D
 
     Raises:
         NoRunsError: no run has a final table yet.
+        RequestError: the runs measured no distance.
     """
     import pandas as pd
 
@@ -75,20 +77,21 @@ def collect(groups: Sequence[Group], workspace: Workspace | None = None) -> pd.D
         raise NoRunsError("No run has ended yet: costs are measured at a run's end.")
     if workspace is not None:
         students = students.assign(ms_per_image=_times(students, groups, workspace))
+    score, values = need_distance(students), measured_in(frame)
     names = {group.label: group.teacher for group in groups}
     several = len(set(names.values())) > 1
     own = frame[frame["model"] == TEACHER].assign(trained_steps=None)
     own["line"] = [names[line] if several else TEACHER for line in own["line"]]
-    teachers = over_seeds(own.drop_duplicates(["line", "steps"]), _KEYS, _VALUES)
+    teachers = over_seeds(own.drop_duplicates(["line", "steps"]), _KEYS, values)
     kept, notes = _kept(groups, workspace, several) if workspace else ([], ())
     if kept:
         more = pd.DataFrame(kept)
         known = set(zip(more["line"], more["steps"], strict=True))
         pairs = zip(teachers["line"], teachers["steps"], strict=True)
         teachers = pd.concat([teachers[[pair not in known for pair in pairs]], more])
-    found = [teachers.sort_values(["line", "steps"]), over_seeds(students, _KEYS, _VALUES)]
+    found = [teachers.sort_values(["line", "steps"]), over_seeds(students, _KEYS, values)]
     whole = pd.concat(found, ignore_index=True)
-    marks = {f"front_{cost}": front(list(whole[cost]), list(whole["fid"])) for cost in COSTS}
+    marks = {f"front_{cost}": front(list(whole[cost]), list(whole[score])) for cost in COSTS}
     frame = whole.assign(**marks)
     frame.attrs["notes"] = notes
     return frame
@@ -144,21 +147,21 @@ def front(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
 
 
 def plot(frame: pd.DataFrame, *, width: float = TEXT_WIDTH) -> Figure:
-    """FID against both costs, all axes logarithmic.
+    """The distance against both costs, all axes logarithmic.
 
     Raises:
-        RequestError: there is no finite FID above 0 to draw.
+        RequestError: there is no distance to draw, or none that is finite and above 0.
     """
-    drawn = frame[(frame["fid"] > 0) & (frame["fid"] < math.inf)]
-    if drawn.empty:
-        raise RequestError("There is no finite FID above 0 to draw.")
+    score = need_distance(frame)
+    halves = {f"{score}_half": "value_half"}
+    drawn = drawable(frame, score).rename(columns={score: "value", **halves})
     with paper_style():
         figure = new_figure(width, 0.46 * width)
         panels = figure.subplots(1, 2, sharey=True)
         for axes, (cost, title) in zip(panels, COSTS.items(), strict=True):
             _draw_panel(axes, drawn[drawn[cost] > 0], cost)
             axes.set_xlabel(title)
-        panels[0].set_ylabel("FID")
+        panels[0].set_ylabel(title_of(score))
         handles, names = panels[0].get_legend_handles_labels()
         columns = len(names) if len(names) <= _ONE_LINE else -(-len(names) // 2)
         figure.legend(handles, names, loc="outside upper center", ncols=columns)
@@ -172,20 +175,20 @@ def _draw_panel(axes: Axes, frame: pd.DataFrame, cost: str) -> None:
         teacher = bool((rows["model"] == TEACHER).all())
         shade = NEUTRAL if teacher else color(place - 1)
         marker = "x" if teacher else MARKERS[(place - 1) % len(MARKERS)]
-        (curve,) = axes.plot(rows[cost], rows["fid"], color=shade, marker=marker, label=name)
+        (curve,) = axes.plot(rows[cost], rows["value"], color=shade, marker=marker, label=name)
         curve.set(gid=f"{cost}-{line}", markerfacecolor="white", linewidth=points(1.1), zorder=4)
         _draw_intervals(axes, rows, cost, shade)
         own = rows[rows["steps"] == rows["trained_steps"]]
         if not own.empty:
-            (at_k,) = axes.plot(own[cost], own["fid"], marker, color=shade, markersize=points(6))
+            (at_k,) = axes.plot(own[cost], own["value"], marker, color=shade, markersize=points(6))
             at_k.set(zorder=6)
         if teacher:
             _name_steps(axes, rows, cost)
     (filled,) = axes.plot([], [], "o", color=NEUTRAL, markersize=points(6))
     filled.set_label("all K steps")
     _draw_front(axes, frame[frame[f"front_{cost}"]].sort_values(cost), cost)
-    halves = frame["fid_half"].fillna(0.0)
-    ends = [*(frame["fid"] - halves), *(frame["fid"] + halves)]
+    halves = frame["value_half"].fillna(0.0)
+    ends = [*(frame["value"] - halves), *(frame["value"] + halves)]
     log_axis(axes, [float(end) for end in ends if end > 0])
     around = frame[f"{cost}_half"].fillna(0.0) if f"{cost}_half" in frame else 0.0
     reached = [*frame[cost], *(frame[cost] - around), *(frame[cost] + around)]
@@ -195,20 +198,22 @@ def _draw_panel(axes: Axes, frame: pd.DataFrame, cost: str) -> None:
 
 def _draw_intervals(axes: Axes, rows: pd.DataFrame, cost: str, shade: str) -> None:
     thin = {"color": shade, "linewidth": points(0.9), "zorder": 3}
-    known = rows[rows["fid_half"].notna()]
-    half = known["fid_half"]
-    axes.vlines(known[cost], known["fid"] - half, known["fid"] + half, **thin)
+    known = rows[rows["value_half"].notna()]
+    half = known["value_half"]
+    axes.vlines(known[cost], known["value"] - half, known["value"] + half, **thin)
     if f"{cost}_half" in rows:
         known = rows[rows[f"{cost}_half"].notna()]
         half = known[f"{cost}_half"]
-        axes.hlines(known["fid"], (known[cost] - half).clip(lower=1e-9), known[cost] + half, **thin)
+        axes.hlines(
+            known["value"], (known[cost] - half).clip(lower=1e-9), known[cost] + half, **thin
+        )
 
 
 def _draw_front(axes: Axes, best: pd.DataFrame, cost: str) -> None:
     band = {"color": paler(NEUTRAL, 0.3), "linewidth": points(4), "zorder": 1}
-    (stairs,) = axes.step(best[cost], best["fid"], where="post", **band)
+    (stairs,) = axes.step(best[cost], best["value"], where="post", **band)
     stairs.set(label="Pareto front", gid=f"front-{cost}", solid_joinstyle="miter")
-    (rings,) = axes.plot(best[cost], best["fid"], "o", color="black", markersize=points(9))
+    (rings,) = axes.plot(best[cost], best["value"], "o", color="black", markersize=points(9))
     rings.set(markerfacecolor="none", markeredgewidth=points(0.6), zorder=7)
     rings.set_label("on the front")
 
@@ -222,7 +227,7 @@ def _name_steps(axes: Axes, rows: pd.DataFrame, cost: str) -> None:
         last = math.log(row[cost])
         aside = {"xytext": (points(3), points(3)), "textcoords": "offset points", "va": "bottom"}
         style = {"fontsize": points(7), "color": NEUTRAL, "ha": "left", "zorder": 8}
-        name = axes.annotate(f"{row['steps']:g}", (row[cost], row["fid"]), **aside, **style)
+        name = axes.annotate(f"{row['steps']:g}", (row[cost], row["value"]), **aside, **style)
         name.set_in_layout(False)  # else the panels' places depend on how often they are drawn
 
 

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.errors import RequestError, unknown_name
 from workbench.evaluation.references import DIGITS
+from workbench.metrics import EVAL, METRICS, title_of
 from workbench.plotting import Drawing, Script
-from workbench.reports.frames import STUDENT, TEACHER
+from workbench.reports.frames import CELL, STUDENT, TEACHER
 from workbench.reports.groups import Group
 from workbench.reports.measured import (
     Measured,
@@ -51,9 +52,6 @@ HEADINGS = {
     "pickscore": "PickScore",
 }
 """The published scores, by the names that our evaluation and imports have for them."""
-
-OURS_ONLY = {"alignment": "Alignment"}
-"""Scores that the paper does not have; a column is added where a run has one."""
 
 STAND_INS = {
     "digits-sana": "SANA 0.6B",
@@ -124,8 +122,9 @@ def collect(
     for family in families.values():
         if family not in set(rows["family"]):
             raise unknown_name("published family", family, set(rows["family"]))
+    own = ours_only(groups)
     found = [
-        (group, measured(group, sources, {*HEADINGS, *OURS_ONLY}))
+        (group, measured(group, sources, {*HEADINGS, *own}))
         for group in groups
         if group.teacher in families
     ]
@@ -140,16 +139,23 @@ def collect(
         for row in rows[rows["family"] == family].to_dict("records"):
             values = {name: float(row[name]) if row[name] else None for name in HEADINGS}
             start = {"source": "published", "seeds": 0, "table": int(table), "family": family}
-            own = {"model": row["model"], "steps": int(row["steps"])}
-            parts.append({**start, **own, "params_b": float(row["params_b"]), **values})
+            who = {"model": row["model"], "steps": int(row["steps"])}
+            parts.append({**start, **who, "params_b": float(row["params_b"]), **values})
         parts += [{**row, "table": int(table)} for row in ours if row["family"] == family]
-    scores = [*HEADINGS, *(name for name in OURS_ONLY if any(name in row for row in ours))]
+    scores = [*HEADINGS, *(name for name in own if any(name in row for row in ours))]
     columns = [*_KEYS, "source", "seeds", *scores, *(f"{name}_half" for name in scores)]
     frame = pd.DataFrame(parts, columns=columns)
     frame = frame.astype(dict.fromkeys(columns[len(_KEYS) + 2 :], float))
     notes = [note for _, scores in found for note in scores.notes]
     frame.attrs["notes"] = (*notes, *several_ways([scores for _, scores in found]))
     return frame
+
+
+def ours_only(groups: Sequence[Group]) -> list[str]:
+    """The scores of the runs' own tables that the paper does not have: columns behind its own."""
+    keys = {key for group in groups for run in group.runs for key in run.row.metrics}
+    names = {cell[3] for key in keys if (cell := CELL.fullmatch(key)) is not None}
+    return [n for n, info in METRICS.items() if n in names - {*HEADINGS} and info.group == EVAL]
 
 
 def _ours(
@@ -208,8 +214,9 @@ def count_missing(frame: pd.DataFrame) -> dict[str, tuple[int, int]]:
 def text_rows(frame: pd.DataFrame, table: int) -> tuple[list[str], list[list[str]]]:
     """Headings and cells of one table: published ones as printed, ours with their intervals."""
     raw = published().set_index(["table", "family", "model", "steps"])
-    ours_only = [name for name in OURS_ONLY if name in frame]
-    scores = {**HEADINGS, **{name: OURS_ONLY[name] for name in ours_only}}
+    beside = [name for name in METRICS if name in frame and name not in HEADINGS]
+    titles = {name: title_of(name) for name in beside}
+    scores = {**HEADINGS, **{name: title[0].upper() + title[1:] for name, title in titles.items()}}
     rows = []
     for row in frame[frame["table"] == table].to_dict("records"):
         own = row["source"] != "published"
@@ -219,7 +226,7 @@ def text_rows(frame: pd.DataFrame, table: int) -> tuple[list[str], list[list[str
             cells = [_own_cell(row, name) for name in scores]
         else:
             printed = raw.loc[(str(table), row["family"], row["model"], str(row["steps"]))]
-            cells = [*(str(printed[name]) for name in HEADINGS), *("" for _ in ours_only)]
+            cells = [*(str(printed[name]) for name in HEADINGS), *("" for _ in beside)]
         rows.append(start + cells)
     return ["Family", "Model", "Steps", "Parameters", *scores.values()], rows
 

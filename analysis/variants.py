@@ -18,13 +18,12 @@ from workbench.plotting import (
     new_figure,
     paper_style,
 )
-from workbench.reports.comparison import compare
+from workbench.reports.comparison import compare, primary_metric
 from workbench.reports.curves import collect_curves as collect
 from workbench.reports.groups import Group, Selection
 from workbench.reports.references import select
 from workbench.reports.variant_panels import draw_curves, draw_values, final_values, teacher_levels
 from workbench.tracking import default_uri
-from workbench.tracking.curve import LOWER_IS_BETTER
 from workbench.workspace import open_workspace
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 def plot(
     groups: Sequence[Group],
-    metric: str = "fid",
+    metric: str,
     levels: Mapping[str, float] | None = None,
     *,
     width: float = TEXT_WIDTH,
@@ -42,6 +41,9 @@ def plot(
 
     Lines are means over seeds, bands reach from the lowest to the highest seed. On the right: every
     seed, their mean, and its 95 % interval.
+
+    Args:
+        levels: name -> value of lines to draw beside the curves.
 
     Raises:
         RequestError: there is nothing finite to draw.
@@ -64,8 +66,9 @@ def draw(options: argparse.Namespace) -> Drawing:
     uri = options.tracking_uri or default_uri(workspace.root)
     selection = select(uri, workspace, options.experiment)
     frame = collect(selection.groups)
-    levels = teacher_levels(selection.groups, options.metric)
-    figure = plot(selection.groups, options.metric, levels)
+    metric = options.metric or primary_metric(selection)
+    levels = teacher_levels(selection.groups, metric)
+    figure = plot(selection.groups, metric, levels)
     return Drawing({"": figure}, {"": frame}, notes=selection.notes)
 
 
@@ -73,7 +76,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--experiment", nargs="+", required=True, metavar="NAME", help="experiments, variants, runs"
     )
-    parser.add_argument("--metric", default="fid", choices=sorted(LOWER_IS_BETTER))
+    parser.add_argument(
+        "--metric", help="any score that the runs measured (default: what judged them)"
+    )
 
 
 SCRIPT = Script("variants", __doc__, draw, add_options=add_options, any_experiment=True)

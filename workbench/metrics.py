@@ -7,6 +7,7 @@ heavy, so that a table of runs needs neither torch nor pandas.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -85,6 +86,11 @@ class MetricInfo:
         return f"{self.group}/{self.name}"
 
     @property
+    def ranks(self) -> bool:
+        """Whether one value can be better than another: it cannot near a target of each task's."""
+        return self.goal is not Goal.NEAR or self.target is not None
+
+    @property
     def arrow(self) -> str:
         """For headings of tables."""
         if self.goal is Goal.NEAR:
@@ -95,6 +101,7 @@ class MetricInfo:
         """The value as a number that is the lower the better, for ranks and searches.
 
         Near a target that is |log(value / target)| for positive values: half is as far as twice.
+        NaN of a metric that :attr:`ranks` nothing.
         """
         match self.goal:
             case Goal.LOWER:
@@ -114,6 +121,15 @@ class MetricInfo:
     def worst(self) -> float:
         """What samples that cannot be scored are worth."""
         return -math.inf if self.goal is Goal.HIGHER else math.inf
+
+    def best(self, values: Iterable[float]) -> float | None:
+        """The best of the values that are there; None without one, or if it :attr:`ranks` nothing.
+
+        Args:
+            values: NaN where there is none.
+        """
+        present = [value for value in values if not math.isnan(value)]
+        return min(present, key=self.badness) if present and self.ranks else None
 
 
 def _reference(
@@ -254,7 +270,7 @@ _ALL = (
         Goal.LOWER,
         "sliced Wasserstein distance to samples of the truth",
         is_distance=True,
-        minimum=Minimum(1, "a distance needs a sample"),
+        minimum=Minimum(2, "one sample is no distribution"),
     ),
     _of_modes("share_tv", "TV of shares", "total variation of the shares of modes"),
     _of_modes("mode_std", "std of modes", "mean std of modes; best at the truth's", Goal.NEAR),
@@ -283,9 +299,8 @@ METRICS: Mapping[str, MetricInfo] = {info.name: info for info in _ALL}
 DRIFT_METRICS = tuple(name for name, info in METRICS.items() if info.group == DRIFT)
 """Measured in every run of images, with no weights and no reference."""
 
-_CURVES = {f"{EVAL}/", f"{DRIFT}/"}
-_BEST = "best/"
-_NO_SCORE = frozenset({"kimg"})
+_CURVES = frozenset({EVAL, DRIFT})
+_BEST = "best"
 
 
 def metric_info(name: str) -> MetricInfo:
@@ -315,6 +330,35 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(set(names), key=lambda name: (places.get(name, len(places)), name))
 
 
+def first_distance(names: Iterable[str]) -> str | None:
+    """The first of the names that is a distance, as figures on log axes need one."""
+    return next((name for name in _known(names) if METRICS[name].is_distance), None)
+
+
+def first_rising(names: Iterable[str]) -> str | None:
+    """The first of the names that is the better the higher."""
+    return next((name for name in _known(names) if METRICS[name].goal is Goal.HIGHER), None)
+
+
+def score_of(key: str) -> str | None:
+    """The score that an MLflow metric of evaluations holds: ``eval/fid`` -> ``fid``; else None."""
+    group, _, name = key.partition("/")
+    return name if name and group in _CURVES else None
+
+
+def best_of(key: str) -> str | None:
+    """The score whose best value an MLflow metric holds: ``best/fid`` -> ``fid``; else None."""
+    group, _, name = key.partition("/")
+    return name if group == _BEST and name in METRICS else None
+
+
+def metric_in(key: str) -> MetricInfo | None:
+    """What any MLflow metric is a value of: also ``best/fid`` and ``table/student_4_fid``."""
+    words = f"_{key.rpartition('/')[2]}_"
+    found = [info for name, info in METRICS.items() if f"_{name}_" in words]
+    return max(found, key=lambda info: len(info.name), default=None)
+
+
 def primary_of(logged: Iterable[str]) -> str | None:
     """Which score judged a run, by the names of what it logged; None before an evaluation.
 
@@ -322,15 +366,18 @@ def primary_of(logged: Iterable[str]) -> str | None:
     measured, in the order of :data:`METRICS`.
     """
     names = list(logged)
-    best = [name.removeprefix(_BEST) for name in names if name.startswith(_BEST)]
-    judged = [name for name in best if name not in _NO_SCORE]
-    if judged:
-        return judged[0]
-    measured = in_order(n.partition("/")[2] for n in names if n.startswith(f"{EVAL}/"))
-    return next((name for name in measured if name in METRICS), None)
+    judged = next((name for key in names if (name := best_of(key)) is not None), None)
+    if judged is not None:
+        return judged
+    measured = (key.partition("/")[2] for key in names if key.startswith(f"{EVAL}/"))
+    return next(iter(_known(measured)), None)
 
 
-def score_of(key: str) -> str | None:
-    """The score that an MLflow metric of evaluations holds: ``eval/fid`` -> ``fid``; else None."""
-    group, slash, name = key.partition("/")
-    return name if slash and f"{group}/" in _CURVES else None
+def primary_of_most(runs: Iterable[Iterable[str]]) -> str | None:
+    """Which score judged most of the runs, by what each logged; None before an evaluation."""
+    judged = Counter(name for logged in runs if (name := primary_of(logged)) is not None)
+    return max(in_order(judged), key=lambda name: judged[name], default=None)
+
+
+def _known(names: Iterable[str]) -> list[str]:
+    return [name for name in in_order(names) if name in METRICS]

@@ -43,8 +43,9 @@ def compare(
     metric: Annotated[
         str | None,
         typer.Option(
-            help="Sorts and judges: fid, sliced_w2 or alignment as measured during training, or a "
-            "score that workbench evaluate logged (always, where one of the next three is given). "
+            metavar="SCORE",
+            help="Sorts and judges: any score measured during training, or one that workbench "
+            "evaluate logged (always, where one of the next three is given). "
             "Default: what judged the runs themselves.",
             rich_help_panel=WHAT,
         ),
@@ -106,7 +107,7 @@ def compare(
     out where finished ones without are there (--all). Scores of workbench evaluate are compared
     with --metric kid --reference coco10k --steps 4.
     """
-    from workbench.reports import ScoreFiles, Wanted, headline, is_logged, select_groups
+    from workbench.reports import ScoreFiles, Wanted, is_logged, primary_metric, select_groups
     from workbench.tracking import default_uri
     from workbench.workspace import open_workspace
 
@@ -115,7 +116,7 @@ def compare(
     place = open_workspace(workspace)
     uri = tracking_uri or default_uri(place.root)
     selection = select_groups(uri, place, references, finished=finished, changed=all_)
-    metric = metric or headline(selection)
+    metric = metric or primary_metric(selection)
     wanted = Wanted(metric, reference, steps, protocol)
     if not is_logged(selection, wanted):
         found = _of_training(selection, metric, allow_mixed, csv, figure)

@@ -294,7 +294,7 @@ def _cells(row: ScoredRow, score: Score) -> list[str]:
     return [
         "" if row.steps is None else str(row.steps),
         "" if row.steps is None else f"{row.nfe:g}",
-        f"{score.name} {'↓' if score.lower_is_better else '↑'}",
+        f"{score.name} {metric_info(score.name).arrow}",
         _number(score.value),
         "" if ends is None else f"{_number(ends.low)} to {_number(ends.high)}",
         "" if score.bias is None else f"{score.bias:+.2g}",

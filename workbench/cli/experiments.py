@@ -136,7 +136,7 @@ def status(
     tracking_uri: TrackingOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Every variant and seed of the registered plans: state, progress, FID, time left."""
+    """Every variant and seed of the registered plans: state, progress, score, time left."""
     from workbench.registry import plan_rows
     from workbench.registry.status import plan_status
     from workbench.tracking import default_uri, list_runs
@@ -180,8 +180,8 @@ def _check_registered(name: str, uri: str) -> None:
 
 def _print_status(status: PlanStatus) -> None:
     """One line a run, narrow enough for 80 columns; --json has everything."""
+    from workbench.metrics import title_of
     from workbench.runs.state import RunState
-    from workbench.tracking.curve import title_of
 
     plan, rows = status.plan, []
     shown: set[str] = set()
@@ -201,7 +201,7 @@ def _print_status(status: PlanStatus) -> None:
     total = {cell.total_kimg for cell in status.cells if cell.total_kimg is not None}
     kimg = f"kimg of {max(total):g}" if len(total) == 1 else "kimg"
     title = f"{plan.experiment}, {plan.title}: {plan.question}"
-    score = title_of(status.headline or "fid")
+    score = title_of(status.primary_metric or "score")
     columns = ["variant", "seed", "state", kimg, score, "mean ± sd (seeds)"]
     print_table(columns, rows, title)
     done = status.count(RunState.FINISHED)

@@ -10,10 +10,12 @@ from workbench.cli.common import print_table, say
 from workbench.cli.follow_up import follow_up
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from workbench.runs import RunOutcome
     from workbench.workspace import Workspace
+
+_NO_SCORES = ("model", "steps", "nfe", "ms_per_image", "fingerprint")
 
 
 def show_outcomes(
@@ -42,13 +44,9 @@ def show_outcomes(
 
 def print_results(table: list[dict[str, Any]], title: str) -> None:
     """The table of teacher and student by steps."""
-    from workbench.tracking.curve import title_of
+    from workbench.metrics import title_of
 
-    scores = [
-        key
-        for key in table[0]
-        if key not in ("model", "steps", "nfe", "ms_per_image", "fingerprint")
-    ]
+    scores = _scores(table)
     print_table(
         ["model", "steps", "NFE", *(title_of(score) for score in scores), "ms/image"],
         [
@@ -56,7 +54,7 @@ def print_results(table: list[dict[str, Any]], title: str) -> None:
                 str(row["model"]),
                 str(row["steps"]),
                 str(row["nfe"]),
-                *(_number(row[score]) for score in scores),
+                *(_cell(row, score) for score in scores),
                 f"{row['ms_per_image']:.2f}",
             ]
             for row in table
@@ -66,10 +64,18 @@ def print_results(table: list[dict[str, Any]], title: str) -> None:
 
 
 def _print_several(outcomes: Sequence[RunOutcome]) -> None:
-    """The headline score of every model and step count that any run measured, a line a run."""
-    from workbench.tracking.curve import title_of
+    """What judges the runs, of every model and step count that any of them measured, a line a run.
 
-    headline = str(outcomes[0].results.get("headline", "fid"))
+    Beside it another score of the student at all its steps: of two kinds that are told apart.
+    """
+    from workbench.metrics import title_of
+    from workbench.runs.folder import judged_by
+
+    rows_of_all = [row for outcome in outcomes for row in outcome.results["table"]]
+    measured = _scores(rows_of_all)
+    judge = judged_by(outcomes[0].results)
+    score = judge if judge in measured else "ms_per_image"
+    beside = _other_kind(score, measured)
     tables = [
         {(row["model"], row["steps"]): row for row in outcome.results["table"]}
         for outcome in outcomes
@@ -86,13 +92,30 @@ def _print_several(outcomes: Sequence[RunOutcome]) -> None:
             [
                 config.variant,
                 str(config.seed),
-                *(_number(table[key][headline]) if key in table else "" for key in columns),
-                _number(final["alignment"]) if "alignment" in final else "",
+                *(_cell(table.get(key, {}), score) for key in columns),
+                *(_cell(final, name) for name in beside),
             ]
         )
     names = [f"{model} {steps}" for model, steps in columns]
-    title = f"{outcomes[0].folder.path.parent.name}: {title_of(headline)} by model and steps"
-    print_table(["variant", "seed", *names, "alignment"], rows, title)
+    title = f"{outcomes[0].folder.path.parent.name}: {title_of(score)} by model and steps"
+    print_table(["variant", "seed", *names, *map(title_of, beside)], rows, title)
+
+
+def _scores(table: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The scores that any of the rows has, as they stand there."""
+    return list(dict.fromkeys(key for row in table for key in row if key not in _NO_SCORES))
+
+
+def _other_kind(score: str, measured: Sequence[str]) -> list[str]:
+    """The first score that is the better the higher, beside one that is not; else a distance."""
+    from workbench.metrics import Goal, first_distance, first_rising, metric_info
+
+    find = first_distance if metric_info(score).goal is Goal.HIGHER else first_rising
+    return [name for name in [find(name for name in measured if name != score)] if name]
+
+
+def _cell(row: Mapping[str, Any], score: str) -> str:
+    return _number(row[score]) if score in row else ""
 
 
 def _number(value: float) -> str:

@@ -35,7 +35,9 @@ def report(
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="Sorts and judges: fid, sliced_w2 or alignment (default: what judges)."),
+        typer.Option(
+            metavar="SCORE", help="Sorts and judges: any that was measured (default: what judged)."
+        ),
     ] = None,
     finished: Annotated[bool, typer.Option("--finished", help="Only finished runs.")] = False,
     allow_mixed: Annotated[

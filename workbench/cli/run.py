@@ -298,14 +298,13 @@ def _report(
 
 
 def _figures(outcomes: list[RunOutcome], place: Workspace) -> list[str]:
-    """A run's own figures; of several runs the experiment's curves of FID, drawn now.
-
-    Runs that are judged by another score have their own figures alone.
-    """
+    """A run's own figures; of several runs that share a distance its curves, drawn now."""
+    from workbench.metrics import first_distance
     from workbench.runs.figures import draw_panels
 
-    by_fid = all(outcome.results.get("headline", "fid") == "fid" for outcome in outcomes)
-    if len(outcomes) > 1 and by_fid:
+    tables = [outcome.results["table"] for outcome in outcomes]
+    measured = [{name for row in table for name in row} for table in tables]
+    if len(outcomes) > 1 and first_distance(set.intersection(*measured)):
         experiment = outcomes[0].folder.path.parent.name
         variants = {o.folder.path: o.folder.config().variant for o in outcomes}
         files = draw_panels(variants, place.root / "figures" / experiment)

@@ -24,8 +24,8 @@ def list_(
     json_output: JsonOption = False,
 ) -> None:
     """Every run of the workspace: state, progress and scores, read from the run folders."""
+    from workbench.metrics import title_of
     from workbench.runs import all_runs, summarize
-    from workbench.tracking.curve import title_of
     from workbench.workspace import open_workspace
 
     rows = [
@@ -36,9 +36,9 @@ def list_(
     if json_output:
         print_json(rows)
         return
-    judged = {row["headline"] for row in rows if row["headline"]}
-    headline = judged.pop() if len(judged) == 1 else None  # one name for all, or one a run
-    title = title_of(headline) if headline else "score"
+    judged = {row["primary_metric"] for row in rows if row["primary_metric"]}
+    shared = judged.pop() if len(judged) == 1 else None  # one name for all, or one a run
+    title = title_of(shared) if shared else "score"
     names = [title, f"best {title}"]
     print_table(
         ["run", "state", "kimg", *names],
@@ -47,7 +47,7 @@ def list_(
                 row["run"],
                 row["state"],
                 f"{row['kimg']:g}",
-                *_scores(row, headline),
+                *_scores(row, shared),
             ]
             for row in rows
         ],
@@ -91,12 +91,10 @@ def sync(
         raise WorkbenchError("The tracking store did not take everything; try again later.")
 
 
-def _scores(row: dict[str, Any], headline: str | None) -> tuple[str, str]:
+def _scores(row: dict[str, Any], shared: str | None) -> tuple[str, str]:
     """Last and best of what judges a run, with its name where runs differ in it."""
-    from workbench.tracking.curve import title_of
+    from workbench.metrics import title_of
 
-    own = row["headline"]
-    if own is None:
-        return "-", "-"
-    name, best = "" if headline else f" {title_of(own)}", row.get(f"best_{own}")
-    return f"{row[own]:.2f}{name}", "-" if best is None else f"{best:.2f}{name}"
+    name = "" if shared or row["primary_metric"] is None else f" {title_of(row['primary_metric'])}"
+    last, best = ("-" if row[key] is None else f"{row[key]:.2f}{name}" for key in ("score", "best"))
+    return last, best

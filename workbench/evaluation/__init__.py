@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workbench.evaluation.catalog import FEATURES, METRICS, Observers, check_names, make_metrics
+from workbench.evaluation.catalog import FEATURES, Observers, check_names, make_metrics
 from workbench.evaluation.evaluator import Evaluator, Scores
 from workbench.evaluation.feature_cache import FeatureCache
 from workbench.evaluation.frechet import FeatureStatistics, frechet_distance
@@ -27,7 +27,6 @@ from workbench.evaluation.viewing import Keeper, Peers, Sampler, Viewing
 
 __all__ = [
     "FEATURES",
-    "METRICS",
     "CmmdMetric",
     "Evaluator",
     "Extrapolation",

@@ -1,4 +1,4 @@
-"""Metric name -> how it is made; the only place that knows the names."""
+"""Metric name -> how it is made."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from workbench.evaluation.metrics import (
 from workbench.evaluation.networks import OBSERVERS, Networks, WeightFiles
 from workbench.evaluation.observers import Observer
 from workbench.evaluation.references import Reference
+from workbench.metrics import METRICS, metric_info
 
 _ALIGNMENT = "alignment"
 FEATURES = (*JUDGES, "inception", "dinov2", "clip_features", "cmmd_features")
@@ -120,7 +121,7 @@ def _alignment(name: str, bench: _Bench) -> Metric:
     return MeanMetric(bench.observers.judge(network).alignment, name)
 
 
-METRICS: Mapping[str, Maker] = {
+MAKERS: Mapping[str, Maker] = {
     "fid": _frechet,
     "kid": partial(_on_own_network, make=KernelMetric),
     "precision": partial(_on_own_network, make=PrecisionMetric),
@@ -134,9 +135,7 @@ METRICS: Mapping[str, Maker] = {
     "hpsv2": _mean,
     _ALIGNMENT: _alignment,
 }
-
-NEED_PROMPTS = frozenset({"clip", "pickscore", "hpsv2", _ALIGNMENT})
-"""Metrics that judge an image by its prompt."""
+"""Of the metrics that samples and a reference are enough for."""
 
 
 def make_metrics(
@@ -152,10 +151,10 @@ def make_metrics(
     bench = _Bench(reference, observers)
     metrics = []
     for name in names:
-        metric = METRICS[name](name, bench)
+        metric = MAKERS[name](name, bench)
         real = getattr(metric, "reference", None)
         count = len(real.rows) if isinstance(real, ReferenceRows) else getattr(real, "count", None)
-        fewest = metric.reference_minimum
+        fewest = metric_info(name).reference_minimum
         if count is not None and fewest is not None and count < fewest.count:
             raise RequestError(
                 f"{name} needs at least {fewest.count} images in its reference, and "
@@ -166,11 +165,15 @@ def make_metrics(
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Refuse a metric that there is not.
+    """Refuse a metric that there is not, or that samples alone do not have.
 
     Raises:
         RequestError: names the nearest.
     """
     for name in names:
-        if name not in METRICS:
-            raise unknown_name("metric", name, METRICS)
+        if name not in MAKERS and name in METRICS:
+            raise RequestError(
+                f"{name} is measured in runs alone; of samples there are {', '.join(MAKERS)}."
+            )
+        if name not in MAKERS:
+            raise unknown_name("metric", name, MAKERS)

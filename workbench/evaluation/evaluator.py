@@ -28,6 +28,7 @@ from workbench.evaluation.viewing import (
     check_images,
 )
 from workbench.flow.noise import NoiseSource
+from workbench.metrics import metric_info
 
 _VERSIONED = ("torch", "numpy", "scipy", "diffusers")
 _ON_THE_WAY = ("pillow", "transformers")
@@ -83,7 +84,7 @@ class Evaluator:
         if not names or len(set(names)) < len(names):
             raise RequestError(f"An evaluation needs metrics of distinct names, not {names}.")
         for metric in self.metrics:
-            fewest = metric.minimum
+            fewest = metric_info(metric.name).minimum
             if self.samples < fewest.count:
                 raise RequestError(
                     f"{metric.name} needs at least {fewest.count} samples, not {self.samples}: "

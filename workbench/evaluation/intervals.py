@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from workbench.errors import RequestError
 from workbench.evaluation.metrics import FrechetMetric, Metric, Picks
 from workbench.evaluation.observations import Rows
+from workbench.metrics import metric_info
 
 LEVEL = 0.95
 _PARTS = (1, 2, 3, 4)
@@ -74,11 +75,12 @@ def check_interval(metric: Metric, samples: int, resamples: int) -> None:
     """
     if resamples < 2:
         raise RequestError(f"An interval needs at least 2 resamples, not {resamples}.")
-    fewest = 2 * metric.minimum.count
+    minimum = metric_info(metric.name).minimum
+    fewest = 2 * minimum.count
     if samples < fewest:
         raise RequestError(
             f"An interval of {metric.name} needs at least {fewest} samples, not {samples}: it is "
-            f"computed on halves, and {metric.minimum.why}."
+            f"computed on halves, and {minimum.why}."
         )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,35 +25,17 @@ Array = NDArray[np.float64]
 Picks = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Minimum:
-    """The fewest samples or images, and why."""
-
-    count: int
-    why: str
-
-
 class Metric(Protocol):
-    """One score of all rows of one observer.
+    """One score of all rows of one observer, by its name in ``workbench.metrics``.
 
-    ``minimum`` is of samples, ``reference_minimum`` of the reference's images (None: it has no
-    reference). ``ingredients`` names by hash everything besides the samples that decides the score.
+    ``ingredients`` names by hash everything besides the samples that decides the score.
     """
 
     @property
     def name(self) -> str: ...
 
     @property
-    def lower_is_better(self) -> bool: ...
-
-    @property
     def observer(self) -> Observer: ...
-
-    @property
-    def minimum(self) -> Minimum: ...
-
-    @property
-    def reference_minimum(self) -> Minimum | None: ...
 
     @property
     def ingredients(self) -> Mapping[str, str]: ...
@@ -65,14 +47,6 @@ class Metric(Protocol):
     def replicates(self, rows: Rows, picks: Picks) -> Array:
         """The score of each subset of the rows: picks (B, N) -> (B,), to first order at least."""
         ...
-
-
-_COVARIANCE = Minimum(2, "one has no covariance")
-_PAIRS = Minimum(2, "its estimator compares pairs")
-_SHARE = Minimum(2, "a share of one says nothing")
-_MANIFOLD = Minimum(
-    manifold.NEIGHBOURS + 1, f"each needs its {manifold.NEIGHBOURS} nearest neighbours"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +80,6 @@ class FrechetMetric:
     observer: Observer
     reference: FeatureStatistics
     name: str = "fid"
-    lower_is_better: bool = field(default=True, init=False)
-    minimum: ClassVar[Minimum] = _COVARIANCE
-    reference_minimum: ClassVar[Minimum] = _COVARIANCE
 
     @property
     def ingredients(self) -> Mapping[str, str]:
@@ -133,9 +104,6 @@ class KernelMetric:
     name: str = "kid"
     seed: int = 0
     subsets: int = kernels.SUBSETS
-    lower_is_better: bool = field(default=True, init=False)
-    minimum: ClassVar[Minimum] = _PAIRS
-    reference_minimum: ClassVar[Minimum] = _PAIRS
 
     @property
     def ingredients(self) -> Mapping[str, str]:
@@ -164,9 +132,6 @@ class CmmdMetric:
     observer: Observer
     reference: ReferenceRows
     name: str = "cmmd"
-    lower_is_better: bool = field(default=True, init=False)
-    minimum: ClassVar[Minimum] = _PAIRS
-    reference_minimum: ClassVar[Minimum] = _PAIRS
 
     @property
     def ingredients(self) -> Mapping[str, str]:
@@ -192,9 +157,6 @@ class PrecisionMetric:
     observer: Observer
     reference: ReferenceRows
     name: str = "precision"
-    lower_is_better: bool = field(default=False, init=False)
-    minimum: ClassVar[Minimum] = _SHARE
-    reference_minimum: ClassVar[Minimum] = _MANIFOLD
 
     @property
     def ingredients(self) -> Mapping[str, str]:
@@ -218,9 +180,6 @@ class RecallMetric:
     observer: Observer
     reference: ReferenceRows
     name: str = "recall"
-    lower_is_better: bool = field(default=False, init=False)
-    minimum: ClassVar[Minimum] = _MANIFOLD
-    reference_minimum: ClassVar[Minimum] = _SHARE
 
     @property
     def ingredients(self) -> Mapping[str, str]:
@@ -239,9 +198,6 @@ class MeanMetric:
 
     observer: Observer
     name: str
-    lower_is_better: bool = field(default=False, init=False)
-    minimum: ClassVar[Minimum] = Minimum(2, "one has no spread")
-    reference_minimum: ClassVar[None] = None
 
     @property
     def ingredients(self) -> Mapping[str, str]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workbench.evaluation.hashing import short_hash
-from workbench.evaluation.metrics import Array, Minimum, Picks
+from workbench.evaluation.metrics import Array, Picks
 from workbench.evaluation.observations import Rows
 from workbench.evaluation.observers import Observer, observer_key
 from workbench.flow.noise import NoiseSource
@@ -65,9 +65,6 @@ class SlicedWassersteinMetric:
     reference: Rows
     name: str = "sliced_w2"
     projections: int = PROJECTIONS
-    lower_is_better: bool = field(default=True, init=False)
-    minimum: ClassVar[Minimum] = Minimum(2, "one sample is no distribution")
-    reference_minimum: ClassVar[Minimum] = minimum
 
     @cached_property
     def ingredients(self) -> dict[str, str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from workbench.errors import unknown_name
 from workbench.evaluation.evaluator import Evaluator
 from workbench.evaluation.hashing import short_hash
-from workbench.evaluation.metrics import Array, MeanMetric, Metric, Minimum, Picks
+from workbench.evaluation.metrics import Array, MeanMetric, Metric, Picks
 from workbench.evaluation.observations import Rows
 from workbench.evaluation.observers import Observer, observer_key
 from workbench.evaluation.sliced import (
@@ -146,9 +146,6 @@ class ModeMetric:
     observer: Observer
     mixture: Mixture
     name: str
-    lower_is_better: bool = field(default=True, init=False)
-    minimum: ClassVar[Minimum] = Minimum(2, "one has no spread")
-    reference_minimum: ClassVar[None] = None
 
     @property
     def ingredients(self) -> Mapping[str, str]:

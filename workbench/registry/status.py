@@ -6,20 +6,20 @@ import math
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from workbench.registry.rows import PlanRow
 from workbench.runs.state import OUTCOME, RunState, state_of
 from workbench.tracking import RunRow
-from workbench.tracking.curve import headline_in
 
 
 @dataclass(frozen=True)
 class Cell:
     """One variant and seed of a plan.
 
-    ``score`` and ``best`` are the last and best values of ``headline``, what judges the run.
+    ``scores`` are the last values of all that the run measures, ``score`` and ``best`` the last
+    and the best value of ``primary_metric``, which judges it.
     ``left`` is what it still needs, in seconds: a run that has begun by its own pace, a pending one
     by those that are finished.
     """
@@ -29,21 +29,19 @@ class Cell:
     state: RunState
     kimg: float = 0.0
     total_kimg: float | None = None
-    headline: str | None = None
+    primary_metric: str | None = None
     score: float | None = None
     best: float | None = None
-    alignment: float | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
     left: float | None = None
     host: str | None = None
     run: str | None = None
     run_id: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; the scores also by the headline's name."""
+        """Plain values for JSON, the scores by their names."""
         values = asdict(self)
-        if self.headline is not None:
-            values |= {self.headline: self.score, f"best_{self.headline}": self.best}
-        return values
+        return {**values, **values.pop("scores")}
 
 
 @dataclass(frozen=True)
@@ -54,9 +52,9 @@ class PlanStatus:
     cells: tuple[Cell, ...]
 
     @property
-    def headline(self) -> str | None:
+    def primary_metric(self) -> str | None:
         """What judges the plan's runs; None before the first evaluation."""
-        return next((cell.headline for cell in self.cells if cell.headline), None)
+        return next((cell.primary_metric for cell in self.cells if cell.primary_metric), None)
 
     @property
     def left(self) -> float | None:
@@ -116,7 +114,8 @@ def _cell(variant: str, seed: int, row: RunRow) -> Cell:
     total = _number(row.params, "training.kimg")
     kimg = row.metrics.get("perf/kimg", 0.0)
     rate = row.metrics.get("perf/images_per_s", 0.0)
-    headline, left = headline_in(row.metrics, "eval/"), None
+    scores = _as_logged(row.last_scores)
+    left = None
     if state is RunState.FINISHED:
         left = 0.0
     elif total is not None and rate > 0:
@@ -127,10 +126,10 @@ def _cell(variant: str, seed: int, row: RunRow) -> Cell:
         state,
         kimg,
         total,
-        headline,
-        _score(row.metrics, f"eval/{headline}"),
-        _score(row.metrics, f"best/{headline}"),
-        _score(row.metrics, "eval/alignment"),
+        row.primary,
+        scores.get(row.primary or ""),
+        _as_logged(row.best_scores).get(row.primary or ""),
+        scores,
         left,
         row.tags.get("host"),
         row.name,
@@ -138,12 +137,12 @@ def _cell(variant: str, seed: int, row: RunRow) -> Cell:
     )
 
 
-def _score(metrics: Mapping[str, float], key: str) -> float | None:
-    """A metric's last value; MLflow keeps infinity as the largest number there is."""
-    value = metrics.get(key)
-    if value is not None and abs(value) >= sys.float_info.max:
-        return math.copysign(math.inf, value)
-    return value
+def _as_logged(scores: Mapping[str, float]) -> dict[str, float]:
+    """MLflow keeps infinity as the largest number there is."""
+    return {
+        name: math.copysign(math.inf, value) if abs(value) >= sys.float_info.max else value
+        for name, value in scores.items()
+    }
 
 
 def _finished_seconds(rows: Sequence[RunRow]) -> float | None:

@@ -3,7 +3,7 @@
 The report's page is apart, in ``workbench.reports.page``: it reads plans, which bring torch.
 """
 
-from workbench.reports.comparison import Comparison, GroupResult, Verdict, compare, headline
+from workbench.reports.comparison import Comparison, GroupResult, Verdict, compare, primary_metric
 from workbench.reports.figure import draw
 from workbench.reports.groups import Group, SeedRun, Selection, make_groups
 from workbench.reports.references import comparable, select, select_groups
@@ -32,9 +32,9 @@ __all__ = [
     "compare_scores",
     "draw",
     "estimate",
-    "headline",
     "is_logged",
     "make_groups",
+    "primary_metric",
     "select",
     "select_groups",
     "tables_of_scores",

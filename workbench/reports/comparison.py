@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
-from workbench.errors import unknown_name
+from workbench.errors import RequestError, unknown_name
+from workbench.metrics import METRICS, Goal, MetricInfo, in_order, primary_of_most
 from workbench.reports.groups import Group, SeedRun, Selection, shortened
 from workbench.reports.statistics import Difference, Estimate, estimate, welch
 from workbench.runs.state import RunState
-from workbench.tracking.curve import HEADLINES, LOWER_IS_BETTER, headline_in
 
 BEST, LAST, AT_KIMG, AT_SECONDS = "best", "last", "at_kimg", "at_seconds"
 
@@ -37,17 +38,21 @@ class GroupResult:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A group against the best one that several seeds vouch for, at equal kimg."""
+    """A group against the best one that several seeds vouch for, at equal kimg.
+
+    ``difference`` is of the metric's values; near a target, of their distances from it
+    (:meth:`MetricInfo.badness`), as two values on either side of it may be equally good.
+    """
 
     label: str
     best: str
     difference: Difference
-    lower_is_better: bool = True
+    info: MetricInfo
 
     @property
     def is_better(self) -> bool:
         """Possible only for a group of a single seed, which cannot be the reference."""
-        return (self.difference.mean < 0) == self.lower_is_better
+        return (self.difference.mean < 0) == (self.info.goal is not Goal.HIGHER)
 
     @property
     def words(self) -> str:
@@ -58,6 +63,8 @@ class Verdict:
             return "a seed diverged: no interval"
         if not apart:
             return "not told apart"
+        if not self.info.ranks:
+            return "told apart"
         return "better" if self.is_better else "worse"
 
     def as_dict(self) -> dict[str, Any]:
@@ -102,14 +109,28 @@ class Comparison:
         }
 
 
-def headline(selection: Selection) -> str:
-    """What judges these runs: the score that their teacher's samples have."""
-    scores = {name for group in selection.groups for run in group.runs for name in run.curve.scores}
-    return headline_in(scores) or HEADLINES[0]
+def primary_metric(selection: Selection) -> str:
+    """What judged most of these runs during training; else the first that they measured.
+
+    Raises:
+        RequestError: they measured nothing.
+    """
+    runs = [run for group in selection.groups for run in group.runs]
+    judged = primary_of_most([*run.row.metrics, *map(_key, run.curve.scores)] for run in runs)
+    measured = in_order(name for run in runs for name in run.curve.scores)
+    if judged is None and not measured:
+        raise RequestError("These runs measured no score: there is nothing to compare them by.")
+    return judged or measured[0]
+
+
+def _key(score: str) -> str:
+    return METRICS[score].key if score in METRICS else score
 
 
 def compare(selection: Selection, metric: str | None = None) -> Comparison:
-    """Put groups side by side, judged by a metric or by their own headline.
+    """Put groups side by side, judged by a metric or by what judged them during training.
+
+    A metric that ranks nothing leaves them in their order, and verdicts say only what differs.
 
     Raises:
         RequestError: no run has such a score.
@@ -117,21 +138,22 @@ def compare(selection: Selection, metric: str | None = None) -> Comparison:
     groups = selection.groups
     runs = [run for group in groups for run in group.runs]
     known = sorted({name for run in runs for name in run.curve.scores})
-    metric = metric or headline(selection)
-    if metric not in known or metric not in LOWER_IS_BETTER:
-        raise unknown_name("metric", metric, [name for name in known if name in LOWER_IS_BETTER])
+    metric = metric or primary_metric(selection)
+    if metric not in known or metric not in METRICS:
+        raise unknown_name("metric", metric, [name for name in known if name in METRICS])
+    info = METRICS[metric]
     begun = [run for run in runs if run.nimg > 0] or runs  # at 0 nothing has been learnt yet
     nimg = min(run.nimg for run in begun)
     seconds: float | None = min(run.seconds for run in begun)
     if any(math.isnan(run.seconds) for run in begun):
         seconds = None
     results = [_result(group, known, nimg, seconds) for group in groups]
-    results.sort(key=lambda result: _rank(result, metric))
+    results.sort(key=lambda result: rank(result.get(metric, AT_KIMG), info))
     notes = [*selection.notes, *_limits(begun, nimg), *_only_begun(runs, nimg), *_single(groups)]
     if seconds is not None:
         notes += _machines(runs)
     measured = [(result.group, result.get(metric, AT_KIMG)) for result in results]
-    verdicts = judge([(g, own) for g, own in measured if own], LOWER_IS_BETTER[metric])
+    verdicts = judge([(g, own) for g, own in measured if own], info)
     notes += caution(verdicts)
     return Comparison(metric, nimg / 1000, seconds, tuple(results), verdicts, tuple(notes))
 
@@ -169,19 +191,20 @@ def _best(run: SeedRun, name: str) -> float | None:
     logged = run.row.best_scores.get(name)
     if logged is not None:  # of all evaluations: a long curve keeps only some of them
         return logged
-    values = [value for value in run.curve.scores.get(name, ()) if not math.isnan(value)]
-    better = min if LOWER_IS_BETTER.get(name, True) else max
-    return better(values) if values else None
+    return METRICS[name].best(run.curve.scores.get(name, ())) if name in METRICS else None
 
 
-def _rank(result: GroupResult, metric: str) -> tuple[bool, float]:
-    found = result.get(metric, AT_KIMG)
+def rank(found: Estimate | None, info: MetricInfo) -> tuple[bool, float]:
+    """Sorts groups best first; those without a value last, all of them equal if nothing ranks.
+
+    Near a target every seed counts by its own distance: one above and one below are not on it.
+    """
     if found is None or math.isnan(found.mean):
         return True, 0.0
-    return False, found.mean if LOWER_IS_BETTER[metric] else -found.mean
+    return False, fmean(map(info.badness, found.values)) if info.ranks else 0.0
 
 
-def judge(measured: Sequence[tuple[Group, Estimate]], lower_is_better: bool) -> tuple[Verdict, ...]:
+def judge(measured: Sequence[tuple[Group, Estimate]], info: MetricInfo) -> tuple[Verdict, ...]:
     """Every other group against the best that several seeds vouch for, if there is one.
 
     Args:
@@ -193,11 +216,17 @@ def judge(measured: Sequence[tuple[Group, Estimate]], lower_is_better: bool) -> 
     if reference is None:
         return ()
     best, best_own = reference
+    of_best = _judged(best_own, info)
     return tuple(
-        Verdict(group.label, best.label, welch(own.values, best_own.values), lower_is_better)
+        Verdict(group.label, best.label, welch(_judged(own, info), of_best), info)
         for group, own in measured
         if group is not best
     )
+
+
+def _judged(found: Estimate, info: MetricInfo) -> Sequence[float]:
+    near = info.goal is Goal.NEAR and info.ranks
+    return [info.badness(value) for value in found.values] if near else found.values
 
 
 def caution(verdicts: Sequence[Verdict]) -> list[str]:

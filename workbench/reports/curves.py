@@ -10,10 +10,11 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from workbench.errors import RequestError
+from workbench.metrics import METRICS, in_order, title_of
 from workbench.reports.groups import Group
 from workbench.reports.statistics import estimate
 from workbench.tracking import Curve
-from workbench.tracking.curve import IMAGE_SCORES
 from workbench.training.jumps import fid_jumps
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ def curve_frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     import pandas as pd
 
     found = list(rows)
-    others = sorted({name for row in found for name in row} - {*_RUN, *IMAGE_SCORES})
-    return pd.DataFrame(found, columns=[*_RUN, *IMAGE_SCORES, *others])
+    scores = in_order({name for row in found for name in row} - {*_RUN})
+    return pd.DataFrame(found, columns=[*_RUN, *scores])
 
 
 def collect_curves(groups: Sequence[Group]) -> pd.DataFrame:
@@ -99,32 +100,69 @@ def level_frame(groups: Sequence[Group]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["label", "steps", "metric", "value", "n"])
 
 
+def measured_in(frame: pd.DataFrame) -> list[str]:
+    """The scores that any row of a frame has, in the order of ``workbench.metrics``."""
+    return [name for name in in_order(frame.columns) if name in METRICS and frame[name].count()]
+
+
+def distance_in(frame: pd.DataFrame) -> str | None:
+    """The distance that most rows of a frame have, the first of several; None without one."""
+    names = [name for name in measured_in(frame) if METRICS[name].is_distance]
+    return max(names, key=lambda name: frame[name].count(), default=None)
+
+
+def need_distance(frame: pd.DataFrame) -> str:
+    """As :func:`distance_in`, for figures whose axis is a distance.
+
+    Raises:
+        RequestError: there is none, or none of its values is finite and above 0.
+    """
+    score = distance_in(frame)
+    if score is None:
+        known = ", ".join(map(title_of, measured_in(frame))) or "none"
+        raise RequestError(
+            f"These runs measured no distance, such as FID, to draw; their scores: {known}."
+        )
+    if drawable(frame, score).empty:
+        raise RequestError(f"There is no finite {title_of(score)} above 0 to draw.")
+    return score
+
+
+def drawable(frame: pd.DataFrame, score: str) -> pd.DataFrame:
+    """The rows whose score a logarithmic axis has a place for."""
+    return frame[(frame[score] > 0) & (frame[score] < math.inf)]
+
+
 def find_instabilities(frame: pd.DataFrame) -> pd.DataFrame:
-    """Where a run's FID jumps above the best that it had reached; one row a jump.
+    """Where a run's distance jumps above the best that it had reached; one row a jump.
 
-    The rule is :func:`workbench.training.jumps.fid_jumps`; a NaN is no evaluation.
+    The rule is :func:`workbench.training.jumps.fid_jumps`, on the score of :func:`distance_in`; a
+    NaN is no evaluation, and without a distance there is no jump.
 
-    Columns: label, run, seed, kimg and fid (at its highest), best (before it), height (fid / best),
-    recovered (whether a later evaluation came back below the threshold).
+    Columns: label, run, seed, kimg, score (its name) and value (at its highest), best (before it),
+    height (value / best), recovered (whether a later evaluation came back below the threshold).
     """
     import pandas as pd
 
     found = []
-    for (label, run), rows in frame.groupby(["label", "run"], sort=False):
-        rows = rows[rows["fid"].notna()].sort_values("kimg")
-        kimg, fid = list(rows["kimg"]), [float(value) for value in rows["fid"]]
-        for peak, best, recovered in fid_jumps(fid):
+    score = distance_in(frame)
+    runs = frame[frame[score].notna()] if score is not None else frame[:0]
+    for (label, run), of_run in runs.groupby(["label", "run"], sort=False):
+        rows = of_run.sort_values("kimg")
+        kimg, values = list(rows["kimg"]), [float(value) for value in rows[score]]
+        for peak, best, recovered in fid_jumps(values):
             found.append(
                 {
                     "label": label,
                     "run": run,
                     "seed": rows["seed"].iloc[0],
                     "kimg": kimg[peak],
-                    "fid": fid[peak],
+                    "score": score,
+                    "value": values[peak],
                     "best": best,
-                    "height": fid[peak] / best,
+                    "height": values[peak] / best,
                     "recovered": recovered,
                 }
             )
-    columns = ["label", "run", "seed", "kimg", "fid", "best", "height", "recovered"]
+    columns = ["label", "run", "seed", "kimg", "score", "value", "best", "height", "recovered"]
     return pd.DataFrame(found, columns=columns)

@@ -10,11 +10,11 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from workbench.metrics import in_order
 from workbench.reports.comparison import AT_KIMG, Comparison
 from workbench.reports.groups import Group
 from workbench.reports.statistics import Estimate, estimate
 from workbench.runs.cost import evaluations_a_step
-from workbench.tracking.curve import IMAGE_SCORES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,10 +35,11 @@ def equal_kimg_frame(comparison: Comparison) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
+    names = in_order(name for result in comparison.results for name in result.scores)
     for result in comparison.results:
         row: dict[str, Any] = {"label": result.group.label, "seeds": len(result.group.runs)}
         row["kimg"] = comparison.kimg
-        for name in IMAGE_SCORES:
+        for name in names:
             row |= _columns(name, result.get(name, AT_KIMG))
         rows.append(row)
     return pd.DataFrame(rows)
@@ -70,9 +71,8 @@ def final_frame(groups: Sequence[Group]) -> pd.DataFrame:
                 nfe = steps * (teachers_step if model == TEACHER else 1)
                 rows.append({**own, "model": model, "steps": steps, "nfe": nfe, **values})
     first = ["label", "run", "seed", "trained_steps", "model", "steps", "nfe"]
-    scores = [*IMAGE_SCORES, "ms_per_image"]
-    others = sorted({name for row in rows for name in row} - {*first, *scores})
-    return pd.DataFrame(rows, columns=[*first, *scores, *others])
+    scores = in_order({name for row in rows for name in row} - {*first})
+    return pd.DataFrame(rows, columns=[*first, *scores])
 
 
 def over_seeds(frame: pd.DataFrame, keys: Sequence[str], values: Sequence[str]) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from workbench.runs.state import RunState, state_of
 from workbench.runs.tags import EVALUATION
-from workbench.tracking import CURVE_TAG, Curve, RunRow, decode_curve
+from workbench.tracking import Curve, RunRow, read_curve
 
 _NOT_SETTINGS = ("experiment", "variant", "seed", "teacher")
 _SHOWN_DIFFERENCES = 2
@@ -112,7 +112,7 @@ def make_groups(
     runs, notes = [], []
     for row in sorted(rows, key=lambda row: row.start_time):
         state = state_of(row)
-        curve = decode_curve(row.tags[CURVE_TAG]) if CURVE_TAG in row.tags else None
+        curve = read_curve(row.tags)
         if finished and state is not RunState.FINISHED:
             continue
         if curve is None or not curve.nimg:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import RequestError
+from workbench.metrics import title_of
 from workbench.registry import Plan, attach_to_plan, load_plan
 from workbench.registry.rows import as_options, plan_key
 from workbench.reports.comparison import AT_KIMG, Comparison, Verdict, compare
@@ -21,12 +23,14 @@ from workbench.reports.references import select
 from workbench.reports.samples import sample_grid, shown_run
 from workbench.reports.tables import (
     difference,
+    drift_table,
+    judged_score,
+    measured_scores,
     number,
     score_table,
     side_table,
 )
 from workbench.tracking import run_address, without_user
-from workbench.tracking.curve import LOWER_IS_BETTER, title_of
 from workbench.workspace import Workspace
 
 FOLDER = "report"
@@ -102,7 +106,7 @@ def render(plan: Plan, comparison: Comparison, groups: Sequence[Group], tracking
     )
     template = environment.get_template("report.html")
     metric = comparison.metric
-    metrics = [metric, *(name for name in _measured(comparison) if name != metric)]
+    others = [name for name in measured_scores(comparison) if _is_drawable(comparison, name)]
     context = {
         "plan": plan,
         "options": as_options(plan.changes),
@@ -110,9 +114,13 @@ def render(plan: Plan, comparison: Comparison, groups: Sequence[Group], tracking
         "metric": title_of(metric),
         "now": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "facts": _facts(plan, comparison),
-        "figures": [(title_of(name), _figure(groups, name)) for name in metrics],
+        "figures": [
+            (title_of(name), _figure(groups, name)) for name in dict.fromkeys([metric, *others])
+        ],
         "scores": score_table(comparison),
         "side": side_table(comparison),
+        "drift": drift_table(comparison),
+        "judged": judged_score(comparison),
         "verdicts": _bars(comparison.verdicts),
         "samples": [_sample(group, tracking_uri) for group in comparison.groups],
         "settings": _settings(comparison.groups),
@@ -124,9 +132,9 @@ def render(plan: Plan, comparison: Comparison, groups: Sequence[Group], tracking
     return template.render(context)
 
 
-def _measured(comparison: Comparison) -> list[str]:
-    found = {name for result in comparison.results for name in result.scores}
-    return [name for name in LOWER_IS_BETTER if name in found]
+def _is_drawable(comparison: Comparison, score: str) -> bool:
+    found = [result.get(score, AT_KIMG) for result in comparison.results]
+    return any(own is not None and math.isfinite(own.mean) for own in found)
 
 
 def _facts(plan: Plan, comparison: Comparison) -> list[tuple[str, str]]:

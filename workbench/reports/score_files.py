@@ -34,7 +34,6 @@ class KeptScore:
     """
 
     value: float
-    lower_is_better: bool
     interval: tuple[float, float] | None
     kimg: float | None
     fingerprint: Mapping[str, Any]
@@ -107,7 +106,6 @@ def _parsed(text: str, name: ScoreName) -> KeptScore | None:
         ends, kimg = score["interval"], content.get("kimg")
         return KeptScore(
             value=float(score["value"]),
-            lower_is_better=bool(score["lower_is_better"]),
             interval=None if ends is None else (float(ends["low"]), float(ends["high"])),
             kimg=None if kimg is None else float(kimg),
             fingerprint=made,

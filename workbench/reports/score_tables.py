@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from workbench.metrics import metric_info
 from workbench.reports.scores import GroupScore, ScoreComparison
 from workbench.reports.tables import Table, group_cells, judged, verdict_cells, write_rows
 
@@ -13,8 +14,8 @@ def tables_of_scores(comparison: ScoreComparison) -> list[Table]:
     what = f"{comparison.metric} against {comparison.reference}, {comparison.steps} steps"
     mixed = len(comparison.protocols) > 1
     how = "MIXED PROTOCOLS" if mixed else f"protocol {comparison.protocols[0]}"
-    arrow = "↓" if comparison.lower_is_better else "↑"
-    columns = ["variant", "seeds", "kimg", f"{comparison.metric} {arrow}", "95 % interval", "over"]
+    score = f"{comparison.metric} {metric_info(comparison.metric).arrow}"
+    columns = ["variant", "seeds", "kimg", score, "95 % interval", "over"]
     rows = [_cells(result) for result in comparison.results]
     found = [
         Table(f"{what}; {how}", columns, rows),

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from workbench.errors import RequestError
-from workbench.reports.comparison import Verdict, caution, judge
+from workbench.metrics import Goal, metric_info
+from workbench.reports.comparison import Verdict, caution, judge, rank
 from workbench.reports.groups import Group, SeedRun, Selection, shortened
 from workbench.reports.score_choice import Choice, Wanted, choose_scores
 from workbench.reports.score_files import KeptScore, ScoreFiles
@@ -66,7 +67,7 @@ class ScoreComparison:
     reference: str
     steps: int
     protocols: tuple[str, ...]
-    lower_is_better: bool
+    goal: Goal
     results: tuple[GroupScore, ...]
     verdicts: tuple[Verdict, ...]
     notes: tuple[str, ...]
@@ -82,7 +83,7 @@ class ScoreComparison:
             "reference": self.reference,
             "steps": self.steps,
             "protocols": list(self.protocols),
-            "lower_is_better": self.lower_is_better,
+            "goal": self.goal.value,
             "groups": [_group_dict(result) for result in self.results],
             "verdicts": [verdict.as_dict() for verdict in self.verdicts],
             "notes": list(self.notes),
@@ -105,15 +106,15 @@ def compare_scores(
     if not known:
         reasons = "; ".join(files.problems) or "neither in the workspace nor in the tracking store"
         raise RequestError(f"The files of these scores are missing ({reasons}).")
-    lower = known[0].lower_is_better
+    first = choice.names[0]
+    info = metric_info(first.metric)
     results = [
         GroupScore(replace(group, runs=tuple(score.run for score in scores)), scores)
         for group, scores in zip(groups, measured, strict=True)
         if scores
     ]
-    results.sort(key=lambda result: result.estimate.mean * (1 if lower else -1))
-    verdicts = judge([(result.group, result.estimate) for result in results], lower)
-    first = choice.names[0]
+    results.sort(key=lambda result: rank(result.estimate, info))
+    verdicts = judge([(result.group, result.estimate) for result in results], info)
     notes = [*choice.notes, *_absent(groups, results, first), *_kimg(results), *_single(results)]
     notes += [f"No file of a score: {problem}" for problem in files.problems]
     return ScoreComparison(
@@ -121,7 +122,7 @@ def compare_scores(
         reference=first.reference,
         steps=first.steps,
         protocols=tuple(sorted({s.name.protocol for result in results for s in result.scores})),
-        lower_is_better=lower,
+        goal=info.goal,
         results=tuple(results),
         verdicts=verdicts,
         notes=(*selection.notes, *notes, *caution(verdicts)),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from workbench.errors import RequestError
+from workbench.metrics import DRIFT_METRICS, METRICS, Goal, metric_info, title_of
 from workbench.reports.comparison import (
     AT_KIMG,
     AT_SECONDS,
@@ -20,7 +21,6 @@ from workbench.reports.comparison import (
 )
 from workbench.reports.groups import Group
 from workbench.reports.statistics import Difference, Estimate
-from workbench.tracking.curve import LOWER_IS_BETTER, title_of
 
 _STATISTICS = (AT_KIMG, AT_SECONDS, BEST, LAST)
 
@@ -37,10 +37,22 @@ class Table(NamedTuple):
         body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return f"**{self.title}**\n\n{body}\n"
 
+    def parts(self, most: int = 5) -> list[Table]:
+        """The table in equal parts of no more than so many columns beside the first."""
+        beside = range(1, len(self.columns))
+        count = -(-len(beside) // most)
+        found = []
+        for part in range(count):
+            kept = [0, *beside[part * len(beside) // count : (part + 1) * len(beside) // count]]
+            rows = [[row[place] for place in kept] for row in self.rows]
+            found.append(Table(self.title, [self.columns[place] for place in kept], rows))
+        return found
+
 
 def all_tables(comparison: Comparison) -> list[Table]:
     """All of a comparison, in tables that fit a terminal."""
-    found = [score_table(comparison), verdict_table(comparison), side_table(comparison)]
+    wide = [*side_table(comparison).parts(), *drift_table(comparison).parts()]
+    found = [score_table(comparison), verdict_table(comparison), *wide]
     return [table for table in found if table.rows]
 
 
@@ -76,8 +88,7 @@ def headings(comparison: Comparison) -> dict[str, str]:
 
 def side_table(comparison: Comparison) -> Table:
     """What else decides: the other scores at equal kimg, and the student's cost."""
-    known = {name for result in comparison.results for name in result.scores}
-    others = [name for name in LOWER_IS_BETTER if name in known - {comparison.metric}]
+    others = [name for name in measured_scores(comparison) if name != comparison.metric]
     rows = [
         [
             result.group.label,
@@ -91,10 +102,35 @@ def side_table(comparison: Comparison) -> Table:
     return Table("Beside it", ["variant", *columns, "ms/image", "NFE"], rows)
 
 
+def measured_scores(comparison: Comparison) -> list[str]:
+    """The scores that say which group is better, but for the drift, which has its own table."""
+    known = {name for result in comparison.results for name in result.scores}
+    return [n for n, info in METRICS.items() if n in known - {*DRIFT_METRICS} and info.ranks]
+
+
+def drift_table(comparison: Comparison) -> Table:
+    """How the last samples' look differs from the teacher's, which is 1; no rows without drift."""
+    results = comparison.results
+    names = [n for n in DRIFT_METRICS if any(result.get(n, LAST) for result in results)]
+    rows = [
+        [result.group.label, *(number(result.get(name, LAST)) for name in names)]
+        for result in results
+    ]
+    title = "Drift from the teacher, last (student over teacher: 1 = none)"
+    return Table(title, ["variant", *map(title_of, names)], rows if names else [])
+
+
 def verdict_table(comparison: Comparison) -> Table:
     """Every group against the best that several seeds vouch for."""
-    title = f"{title_of(comparison.metric)} at {comparison.kimg:g} kimg"
-    return judged(comparison.verdicts, title)
+    return judged(comparison.verdicts, f"{judged_score(comparison)} at {comparison.kimg:g} kimg")
+
+
+def judged_score(comparison: Comparison) -> str:
+    """What verdicts are differences of: the score, or its distance from a target."""
+    info = metric_info(comparison.metric)
+    if info.goal is Goal.NEAR and info.target is not None:
+        return f"|log({info.title} / {info.target:g})|"
+    return info.title
 
 
 def judged(verdicts: Sequence[Verdict], what: str) -> Table:

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from workbench.errors import RequestError
+from workbench.metrics import DRIFT_METRICS, METRICS, title_of
 from workbench.plotting import NEUTRAL, color, kimg_axis, log_axis, points
 from workbench.reports.comparison import AT_KIMG, Comparison
 from workbench.reports.curves import level_frame, mean_curve
 from workbench.reports.groups import Group
 from workbench.reports.statistics import Estimate
-from workbench.tracking.curve import LOWER_IS_BETTER, title_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,8 +26,14 @@ DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))
 """Colours and markers repeat after seven and nine; the line's dashes then differ."""
 
 
-def teacher_levels(groups: Sequence[Group], metric: str = "fid") -> dict[str, float]:
-    """The score of the one teacher of all groups at its most steps; empty if there are several."""
+def teacher_levels(groups: Sequence[Group], metric: str) -> dict[str, float]:
+    """The score of the one teacher of all groups at its most steps; empty if there are several.
+
+    Of the drift from the teacher it is the target.
+    """
+    target = METRICS[metric].target if metric in DRIFT_METRICS else None
+    if target is not None:
+        return {"teacher": target}
     if len({group.teacher for group in groups}) != 1:
         return {}
     levels = level_frame(groups)
@@ -80,7 +86,7 @@ def draw_curves(
     kimg_axis(axes, frame["kimg"])
     drawn = frame[frame["label"].isin(order)]
     finite = drawn[metric][drawn[metric].abs() < math.inf]
-    if LOWER_IS_BETTER[metric]:
+    if METRICS[metric].is_distance:
         log_axis(axes, [*(float(v) for v in finite[finite > 0]), *(v for v in levels if v > 0)])
     for label in reversed(order):
         shade, dash, marker = style_of(styles[label])

@@ -222,7 +222,7 @@ def _score(
     fingerprint = evaluator.fingerprint_of(metric, identity)
     seed = int(fingerprint["id"], 16)
     rows = observations.rows(observer_key(metric.observer), evaluator.samples)
-    score = Score(metric.name, value, metric.lower_is_better, fingerprint)
+    score = Score(metric.name, value, fingerprint)
     if request.bootstrap:
         score = replace(score, interval=interval(metric, rows, value, request.bootstrap, seed))
     if isinstance(metric, FrechetMetric):

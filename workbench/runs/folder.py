@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,6 +86,13 @@ class RunFolder:
             number += 1
         self.path.rename(kept)
         return kept
+
+
+def judged_by(results: Mapping[str, Any]) -> str | None:
+    """The primary metric of a finished run by its results; None where nothing judged it."""
+    earlier = results.get("headline", "fid")  # what results called it before, and held before that
+    name: str | None = results.get("primary_metric", earlier)
+    return name
 
 
 def run_folder(workspace: Workspace, config: RunConfig) -> RunFolder:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.methods import method_type, step_times
+from workbench.metrics import in_order, title_of
 from workbench.runs.student import StudentRecord
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.hub import revision_of
@@ -70,6 +71,7 @@ def model_card(card: Card) -> str:
         _limits(card),
         _adapter(card),
         _scores(card.results),
+        _look(card.results),
         _settings(card),
         _origin(card),
     ]
@@ -237,14 +239,15 @@ def _scores(results: Mapping[str, Any] | None) -> str:
     if results is None:
         return "## Scores\n\nNone: the run has measured none of these weights to its end.\n"
     rows: list[Mapping[str, Any]] = results["table"]
-    names = [key for key in rows[0] if key not in ("fingerprint", "model", "steps", "nfe")]
+    other = ("fingerprint", "model", "steps", "nfe")
+    names = list(dict.fromkeys(key for row in rows for key in row if key not in other))
     head = ["model", "steps", "NFE", *names, "fingerprint"]
     body = [
         [
             str(row["model"]),
             str(row["steps"]),
             str(row["nfe"]),
-            *(f"{row[name]:.4g}" for name in names),
+            *(f"{row[name]:.4g}" if name in row else "" for name in names),
             f"`{row['fingerprint']['id']}`",
         ]
         for row in rows
@@ -254,6 +257,24 @@ def _scores(results: Mapping[str, Any] | None) -> str:
         + _table(head, body)
         + "\nThe fingerprint identifies everything but the weights that decides a score (metrics, "
         "prompts, samples, seed, versions); the scores are of the run, before the export.\n"
+    )
+
+
+def _look(results: Mapping[str, Any] | None) -> str:
+    """How its samples' look and variety differ from the teacher's, where the run measured it."""
+    drift: Mapping[str, Mapping[str, float]] = (results or {}).get("drift") or {}
+    if not drift:
+        return ""
+    told = [
+        f"{title_of(name)} {found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+        for name in in_order(drift)
+        for found in [drift[name]]
+    ]
+    text = ", ".join(told)
+    return (
+        "## Look\n\n"
+        f"{text[0].upper()}{text[1:]} of the teacher's, on the same prompts and noise: 1 is no "
+        "difference; in brackets the 95 % interval over prompts.\n"
     )
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from workbench.metrics import METRICS, primary_of, title_of
 from workbench.tracking import Operation, journal_path, read_operations
-from workbench.tracking.curve import headline_in, title_of
 
 _WIDTH = 12
 _BARS = "▁▂▃▄▅▆▇█"
-_SCORE = "eval/"
 
 
 class RunProgress:
@@ -18,12 +17,12 @@ class RunProgress:
 
     Attributes:
         scores: what judges the run at each evaluation, in order.
-        headline: its name.
+        primary: its name; empty before the first.
     """
 
     def __init__(self, folder: Path, total_nimg: int) -> None:
         self.total_nimg = total_nimg
-        self.headline = ""
+        self.primary = ""
         self.nimg = 0
         self.images_per_s = 0.0
         self.scores: list[float] = []
@@ -41,7 +40,7 @@ class RunProgress:
     @property
     def last_score(self) -> str:
         """The last score with its name, "FID 0.371"; empty before the first."""
-        return f"{title_of(self.headline)} {self.scores[-1]:.3f}" if self.scores else ""
+        return f"{title_of(self.primary)} {self.scores[-1]:.3f}" if self.scores else ""
 
     @property
     def sparkline(self) -> str:
@@ -61,13 +60,15 @@ class RunProgress:
 
     def _hear(self, operation: Operation) -> None:
         values, step = operation.body["values"], int(operation.body["step"])
-        headline = headline_in(values, _SCORE)
-        if headline is not None:
-            self.headline = headline
-            self.scores.append(float(values[_SCORE + headline]))
+        primary = primary_of(values) or ""
+        score = values.get(METRICS[primary].key) if primary else None
+        if score is not None:
+            if primary != self.primary:  # another one judges from the first finite value on
+                self.primary, self.scores = primary, []
+            self.scores.append(float(score))
         if "perf/images_per_s" in values:
             self.images_per_s = float(values["perf/images_per_s"])
-        if "perf/kimg" in values or headline is not None:
+        if "perf/kimg" in values or score is not None:
             self.nimg = max(self.nimg, step)
 
 

@@ -22,7 +22,6 @@ class Score:
 
     name: str
     value: float
-    lower_is_better: bool
     fingerprint: Mapping[str, Any]
     interval: Interval | None = None
     bias: float | None = None

@@ -6,18 +6,19 @@ import json
 from typing import Any
 
 from workbench.errors import RequestError
+from workbench.metrics import DRIFT, EVAL, primary_of, score_of
 from workbench.runs.folder import RunFolder
 from workbench.tracking import Operation, journal_path, read_backwards
-from workbench.tracking.curve import headline_in
 from workbench.training.budget import total_images
 from workbench.workspace import is_held
 
-_PROGRESS = ("eval/", "train/")
+_PROGRESS = (f"{EVAL}/", f"{DRIFT}/", "train/")
 
 
 def summarize(folder: RunFolder) -> dict[str, Any]:
-    """State, progress in kimg, last scores, and the best of the one that judges the run.
+    """State, progress in kimg, last scores by name, and which of them judges the run.
 
+    ``score`` and ``best`` are the last and the best value of that one, ``primary_metric``.
     The state is RUNNING while a process holds the run, INTERRUPTED if one died holding it, else
     the one that the run ended in.
 
@@ -34,8 +35,9 @@ def summarize(folder: RunFolder) -> dict[str, Any]:
         "state": _state(folder, newest.status),
         "kimg": (newest.step or 0) / 1000,
         "total_kimg": _total_images(folder) / 1000,
-        "headline": newest.headline,
-        **dict.fromkeys(("fid", "alignment", "best_fid")),  # there for every run, also a new one
+        "primary_metric": newest.primary,
+        "score": newest.scores.get(newest.primary or ""),
+        "best": newest.best,
         **newest.scores,
         "folder": str(folder.path),
     }
@@ -50,13 +52,14 @@ class _Newest:
 
     def __init__(self) -> None:
         self.step: int | None = None
-        self.headline: str | None = None
+        self.primary: str | None = None
         self.scores: dict[str, float] = {}
+        self.best: float | None = None
         self.status: str | None = None
 
     @property
     def complete(self) -> bool:
-        return self.step is not None and self.headline is not None
+        return self.step is not None and bool(self.scores)
 
     def hear(self, operation: Operation) -> None:
         if operation.kind == "status" and self.status is None:
@@ -66,15 +69,12 @@ class _Newest:
         values = operation.body["values"]
         if self.step is None and any(key.startswith(_PROGRESS) for key in values):
             self.step = int(operation.body["step"])
-        headline = headline_in(values, "eval/")
-        if self.headline is None and headline is not None:
-            # An evaluation is one operation, with the best so far.
-            self.headline = headline
-            for key, value in values.items():
-                if key.startswith("eval/"):
-                    self.scores[key.removeprefix("eval/")] = float(value)
-            if f"best/{headline}" in values:  # there is none before a finite score
-                self.scores[f"best_{headline}"] = float(values[f"best/{headline}"])
+        # An evaluation is one operation, with the best so far.
+        scores = {name: float(v) for key, v in values.items() if (name := score_of(key))}
+        if scores and not self.scores:
+            self.scores, self.primary = scores, primary_of(values)
+            best = values.get(f"best/{self.primary}")  # there is none before a finite score
+            self.best = None if best is None else float(best)
 
 
 def _state(folder: RunFolder, ended: str | None) -> str:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
+from workbench.metrics import score_of
 from workbench.runs.folder import RunFolder
 from workbench.runs.state import OUTCOME, RunState
 from workbench.runs.tags import EVENTS
 from workbench.tracking import (
-    CURVE_TAG,
     KIND,
     LastWords,
     MlflowTracker,
@@ -19,7 +19,7 @@ from workbench.tracking import (
     RunIdentity,
     Tracker,
     curve_of,
-    encode_curve,
+    curve_tags,
     end_later,
     environment_tags,
     load_record,
@@ -45,10 +45,10 @@ class TrackerListener(Listener):
 
     def on_metrics(self, nimg: int, values: Mapping[str, float]) -> None:
         self.tracker.log_metrics(values, nimg)
-        if any(key.startswith("eval/") for key in values):
+        if any(score_of(key) is not None for key in values):
             now = time.time_ns() // 1_000_000
             self.points += [Point(key, nimg, value, now) for key, value in values.items()]
-            self.tracker.set_tags({CURVE_TAG: encode_curve(curve_of(self.points))})
+            self.tracker.set_tags(curve_tags(curve_of(self.points)))
 
     def on_warning(self, nimg: int, message: str) -> None:
         self.warnings += 1

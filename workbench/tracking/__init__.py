@@ -18,7 +18,7 @@ from workbench.tracking.base import (
     Tracker,
 )
 from workbench.tracking.curve import TAG as CURVE_TAG
-from workbench.tracking.curve import Curve, curve_of, decode_curve, encode_curve
+from workbench.tracking.curve import Curve, curve_of, curve_tags, read_curve
 from workbench.tracking.environment import environment_tags, git_tags
 from workbench.tracking.journal import Operation, read_backwards, read_operations
 from workbench.tracking.mlflow_tracker import (
@@ -82,11 +82,10 @@ __all__ = [
     "check_uri",
     "compare_address",
     "curve_of",
-    "decode_curve",
+    "curve_tags",
     "default_artifact_root",
     "default_uri",
     "describe_experiment",
-    "encode_curve",
     "end_later",
     "ensure_store",
     "environment_tags",
@@ -106,6 +105,7 @@ __all__ = [
     "read_artifact",
     "read_artifact_bytes",
     "read_backwards",
+    "read_curve",
     "read_operations",
     "read_points",
     "redact",

@@ -1,7 +1,7 @@
-"""A run's evaluations as one tag, so that a table of many runs costs one question to the store.
+"""A run's evaluations as tags, so that a table of many runs costs one question to the store.
 
-MLflow gives a metric's history one run and one key at a time. The histories stay the truth; the tag
-repeats the evaluations in short, and is written anew at each of them.
+MLflow gives a metric's history one run and one key at a time. The histories stay the truth; the
+tags repeat the evaluations in short, and are written anew at each of them.
 """
 
 from __future__ import annotations
@@ -9,37 +9,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from workbench.metrics import DRIFT_METRICS, METRICS, score_of
 from workbench.tracking.spool import Point
 
 TAG = "curve"
+DRIFT_TAG = "curve.drift"
+"""The drift from the teacher beside the scores: it must not cost them evaluations in their tag."""
+
 SECONDS = "perf/train_seconds"
 EVALUATIONS = "perf/train_evaluations"
-LOWER_IS_BETTER = {"fid": True, "sliced_w2": True, "alignment": False}
-"""The scores of an evaluation, and which way they improve."""
 
-HEADLINES = ("fid", "sliced_w2")
-"""What judges a run: of images, and of points whose true distribution is known."""
-
-IMAGE_SCORES = ("fid", "alignment")
-
-_TITLES = {"fid": "FID", "sliced_w2": "sliced W2"}
-
-
-def title_of(score: str) -> str:
-    """A score's name as people write it."""
-    return _TITLES.get(score, score)
-
-
-def headline_in(metrics: Iterable[str], prefix: str = "") -> str | None:
-    """Which score judges a run, by the names of what it logged; None before an evaluation."""
-    names = set(metrics)
-    return next((name for name in HEADLINES if f"{prefix}{name}" in names), None)
-
-
-_PREFIX = "eval/"
 _COSTS = {SECONDS, EVALUATIONS}
+_DRIFT = frozenset(DRIFT_METRICS)
 _LIMIT = 4900
 """Characters that every MLflow store takes in a tag."""
 
@@ -102,26 +85,73 @@ def between(
 
 
 def _is_distance(name: str) -> bool:
-    return LOWER_IS_BETTER.get(name, False)
+    return name in METRICS and METRICS[name].is_distance
 
 
 def curve_of(points: Iterable[Point]) -> Curve:
     """The curve behind logged points; of two points of one (key, step) the first counts."""
-    steps: dict[int, dict[str, float]] = {}
+    scores: dict[int, dict[str, float]] = {}
+    costs: dict[int, dict[str, float]] = {}
     for point in points:
-        if point.key in _COSTS or point.key.startswith(_PREFIX):
-            steps.setdefault(point.step, {}).setdefault(point.key, point.value)
-    rows = [(step, values) for step, values in sorted(steps.items()) if set(values) - _COSTS]
-    names = sorted({key for _, values in rows for key in values} - _COSTS)
-    nan = float("nan")
+        name = score_of(point.key)
+        if name is not None:
+            scores.setdefault(point.step, {}).setdefault(name, point.value)
+        elif point.key in _COSTS:
+            costs.setdefault(point.step, {}).setdefault(point.key, point.value)
+    return _curve(scores, costs)
+
+
+def curve_tags(curve: Curve) -> dict[str, str]:
+    """A run's tags that hold its curve: :data:`TAG`, and :data:`DRIFT_TAG` where it has drift."""
+    drift = {name: values for name, values in curve.scores.items() if name in _DRIFT}
+    scores = {name: values for name, values in curve.scores.items() if name not in _DRIFT}
+    tags = {TAG: encode_curve(replace(curve, scores=scores))}
+    if drift:
+        tags[DRIFT_TAG] = encode_curve(replace(curve, scores=drift, evaluations=()))
+    return tags
+
+
+def read_curve(tags: Mapping[str, str]) -> Curve | None:
+    """The curve in a run's tags; None before its first evaluation.
+
+    Each tag keeps evaluations of its own where it is too short for all: a score that one lacks
+    is NaN.
+
+    Raises:
+        ValueError: a tag is not a curve's.
+    """
+    parts = [decode_curve(tags[tag]) for tag in (TAG, DRIFT_TAG) if tag in tags]
+    return _joined(parts) if len(parts) > 1 else next(iter(parts), None)
+
+
+def _joined(parts: Sequence[Curve]) -> Curve:
+    scores: dict[int, dict[str, float]] = {}
+    costs: dict[int, dict[str, float]] = {}
+    for part in parts:
+        for place, step in enumerate(part.nimg):
+            scores.setdefault(step, {}).update({n: v[place] for n, v in part.scores.items()})
+            found = {SECONDS: part.seconds[place]}
+            if part.evaluations:
+                found[EVALUATIONS] = part.evaluations[place]
+            costs.setdefault(step, {}).update(found)
+    return _curve(scores, costs)
+
+
+def _curve(
+    scores: Mapping[int, Mapping[str, float]], costs: Mapping[int, Mapping[str, float]]
+) -> Curve:
+    """Scores and costs by the number of images, as columns."""
+    steps = sorted(scores)
+
+    def column(of: Mapping[int, Mapping[str, float]], name: str) -> tuple[float, ...]:
+        return tuple(of.get(step, {}).get(name, math.nan) for step in steps)
+
+    names = sorted({name for values in scores.values() for name in values})
     return Curve(
-        nimg=tuple(step for step, _ in rows),
-        seconds=tuple(values.get(SECONDS, nan) for _, values in rows),
-        scores={
-            name.removeprefix(_PREFIX): tuple(values.get(name, nan) for _, values in rows)
-            for name in names
-        },
-        evaluations=_counted([values.get(EVALUATIONS, nan) for _, values in rows]),
+        nimg=tuple(steps),
+        seconds=column(costs, SECONDS),
+        scores={name: column(scores, name) for name in names},
+        evaluations=_counted(column(costs, EVALUATIONS)),
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from workbench.metrics import best_of, primary_of, score_of
 
 NEWEST_FIRST = "attributes.start_time DESC"
 SYSTEM = "system/"
@@ -35,12 +37,17 @@ class RunRow:
     @property
     def last_scores(self) -> dict[str, float]:
         """The evaluation's last values: {"fid": ...} for the metric "eval/fid"."""
-        return _below("eval/", self.metrics)
+        return _named(self.metrics, score_of)
 
     @property
     def best_scores(self) -> dict[str, float]:
-        """The evaluation's best values: {"fid": ...} for the metric "best/fid"."""
-        return _below("best/", self.metrics)
+        """The best value of what judges the run: {"fid": ...} for the metric "best/fid"."""
+        return _named(self.metrics, best_of)
+
+    @property
+    def primary(self) -> str | None:
+        """Which score judged the run; None before an evaluation."""
+        return primary_of(self.metrics)
 
 
 @dataclass(frozen=True)
@@ -67,5 +74,5 @@ def ended(status: str, end_time: int | None) -> int | None:
     return int(end_time) if end_time and status != "RUNNING" else None
 
 
-def _below(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
-    return {key.removeprefix(prefix): v for key, v in metrics.items() if key.startswith(prefix)}
+def _named(metrics: Mapping[str, float], name_of: Callable[[str], str | None]) -> dict[str, float]:
+    return {name: v for key, v in metrics.items() if (name := name_of(key)) is not None}

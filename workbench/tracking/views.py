@@ -26,17 +26,15 @@ from typing import Any
 from urllib.parse import quote
 
 from workbench.errors import WorkbenchError, unknown_name
+from workbench.metrics import EVAL, METRICS, Goal, metric_in, metric_info, primary_of_most
 from workbench.tracking.artifacts import asked_client
 from workbench.tracking.base import KIND, STUDENT_SAMPLES
-from workbench.tracking.curve import SECONDS, Curve, decode_curve, headline_in
-from workbench.tracking.curve import TAG as CURVE
+from workbench.tracking.curve import SECONDS, Curve, read_curve
 from workbench.tracking.rows import RunRow
 from workbench.tracking.ui import experiment_address
 from workbench.tracking.view_colors import color_runs, distinguishable
 
-_SCORES = "eval/"
-_USUAL = "fid"
-"""What a view waits for while no run was evaluated."""
+_SCORES = f"{EVAL}/"
 
 _KEY = "workbench"
 _TAG = "mlflow.sharedViewState."
@@ -51,8 +49,9 @@ _MARGIN = 0.05
 """Of an axis beyond the values on it, at either end."""
 _CHART = {"deleted": False, "isGenerated": False, "runsCountToCompare": 10}
 _TAGS = ("variant", "seed", "teacher")
-_DISTANCES = ("fid", "fd", "w2")
-_COSTS = (*_DISTANCES, "loss", "norm", "seconds", "ms")
+_COSTS = frozenset({"loss", "norm", "seconds"})
+"""Words in the names of what no registered metric is, and falls as it gets better."""
+
 _ALIAS = "arm"
 _GROUPINGS = (
     ("variant",),
@@ -64,9 +63,9 @@ _GROUPINGS = (
 
 
 def judging_metric(runs: Sequence[RunRow]) -> str:
-    """What judged the runs during training; FID's name while none was evaluated."""
-    keys = (key for run in _of_usual_kind(runs) for key in run.metrics)
-    return _SCORES + (headline_in(keys, _SCORES) or _USUAL)
+    """What judged the runs during training; the first there is while none was evaluated."""
+    name = primary_of_most(run.metrics for run in _of_usual_kind(runs))
+    return metric_info(name or next(iter(METRICS))).key
 
 
 def experiment_view(runs: Sequence[RunRow], metric: str | None = None) -> dict[str, Any]:
@@ -90,7 +89,7 @@ def experiment_view(runs: Sequence[RunRow], metric: str | None = None) -> dict[s
         raise unknown_name("metric", metric, known)
     scores = [metric, *(key for key in known if key.startswith(_SCORES) and key != metric)]
     losses = [key for key in known if key.startswith("train/") and key.endswith("_loss")]
-    curves = [decode_curve(run.tags[CURVE]) for run in runs if CURVE in run.tags]
+    curves = [curve for run in runs if (curve := read_curve(run.tags)) is not None]
     sections = {
         "Scores": [_score(key, curves, key == metric) for key in scores[:6]],
         "Losses": [_line(key) for key in losses[:6] if key != metric],
@@ -106,7 +105,7 @@ def experiment_view(runs: Sequence[RunRow], metric: str | None = None) -> dict[s
     return {
         "searchFilter": "" if kind is None else f"tags.`{KIND}` = '{kind}'",
         "orderByKey": _column("metrics", order),
-        "orderByAsc": _is(metric, _COSTS),
+        "orderByAsc": _falls(metric),
         "selectedColumns": columns,
         "columnOrder": [*_FIXED_COLUMNS, *columns],
         "columnWidths": dict.fromkeys(columns, _COLUMN_WIDTH),
@@ -241,7 +240,8 @@ def _layout(
 
 def _score(metric: str, curves: Iterable[Curve], leads: bool) -> dict[str, Any]:
     """The chart of a score: the leading distance on a log axis, others as far as values reach."""
-    if leads and _is(metric, _DISTANCES):
+    info = metric_in(metric)
+    if leads and info is not None and info.is_distance:
         return _line(metric, log=True)
     name = metric.rpartition("/")[2]
     found = [v for curve in curves for v in curve.scores.get(name, ()) if math.isfinite(v)]
@@ -287,9 +287,12 @@ def _column(kind: str, key: str) -> str:
     return f"{kind}.`{key}`"
 
 
-def _is(metric: str, words: Sequence[str]) -> bool:
-    """Whether one of the words is part of the metric's own name: fid, student_4_fid."""
-    return bool(set(metric.rpartition("/")[2].split("_")) & set(words))
+def _falls(metric: str) -> bool:
+    """Whether the best of a metric's values is the lowest, which a table puts on top."""
+    info = metric_in(metric)
+    if info is not None:
+        return info.goal is Goal.LOWER
+    return not _COSTS.isdisjoint(metric.rpartition("/")[2].split("_"))
 
 
 def _saved(text: str | None) -> dict[str, Any]:
