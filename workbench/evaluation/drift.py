@@ -197,10 +197,12 @@ def _laplacian(luminance: Tensor) -> Tensor:
 
 
 def _nyquist_energy(luminance: Tensor) -> Tensor:
-    """Variance of the luminance at max(|fx|, |fy|) >= 0.45 cycles a pixel, (S,)."""
+    """Variance of the luminance at max(|fx|, |fy|) >= 0.45 cycles a pixel, (S,).
+
+    By Parseval's theorem; the mean itself is at frequency 0.
+    """
     height, width = luminance.shape[1:]
-    centered = luminance - luminance.mean((1, 2), keepdim=True)
-    power = torch.fft.fft2(centered, norm="forward").abs().square()
+    power = torch.fft.fft2(luminance, norm="forward").abs().square()
     rows, columns = (
         torch.fft.fftfreq(size, dtype=torch.float64, device=power.device).abs() >= _NYQUIST_BAND
         for size in (height, width)
