@@ -50,6 +50,9 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable."),
 ]
 TeacherOption = Annotated[str | None, typer.Option(help="Name, folder or hub id.")]
+RecipeOption = Annotated[
+    str | None, typer.Option(help="Recipe of the settings (default: the teacher's own).")
+]
 SeedsOption = Annotated[
     str | None,
     typer.Option(
@@ -79,9 +82,25 @@ def parse_seeds(text: str | None, default: tuple[int, ...] = (0,)) -> tuple[int,
     return seeds
 
 
-def with_teacher(assignments: list[str] | None, teacher: str | None) -> list[str]:
-    """The person's changes as assignments."""
-    return [*(assignments or []), *([] if teacher is None else [f"teacher={teacher}"])]
+def with_selectors(
+    assignments: list[str] | None, teacher: str | None, recipe: str | None = None
+) -> list[str]:
+    """The person's changes as assignments.
+
+    Raises:
+        RequestError: an option and an assignment for the same key.
+    """
+    changes = list(assignments or [])
+    set_ = {text.partition("=")[0].strip() for text in changes}
+    for key, value in (("teacher", teacher), ("recipe", recipe)):
+        if value is None:
+            continue
+        if key in set_:
+            raise RequestError(
+                f"--{key} {value} and --set {key}=... are two sources for one value: give one."
+            )
+        changes.append(f"{key}={value}")
+    return changes
 
 
 def duration(seconds: float) -> str:

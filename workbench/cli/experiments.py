@@ -19,7 +19,7 @@ from workbench.cli.common import (
     print_json,
     print_table,
     say,
-    with_teacher,
+    with_selectors,
 )
 
 if TYPE_CHECKING:
@@ -69,11 +69,14 @@ def show(
 ) -> None:
     """An experiment's question, and the settings that its variants share and differ in."""
     from workbench.registry import get_experiment, make_plan
+    from workbench.registry.plan import resolve_variants
 
     experiment = get_experiment(name)
-    plan = make_plan(experiment, with_teacher(set_, teacher))
+    plan = make_plan(experiment, with_selectors(set_, teacher))
+    resolved = resolve_variants(experiment, plan.experiment, plan.changes)
+    space = experiment.space_on(next(iter(resolved.values())))
     if json_output:
-        print_json({**plan.to_json(), "search_space": sorted(experiment.space)})
+        print_json({**plan.to_json(), "search_space": sorted(space)})
         return
     typer.echo(f"{plan.question}\nExpected: {plan.hypothesis}\n")
     flat = {variant: config.flat() for variant, config in plan.variants.items()}
@@ -88,8 +91,8 @@ def show(
             for variant, values in flat.items()
         ],
     )
-    if experiment.space:
-        rows = [[key, str(dimension)] for key, dimension in experiment.space.items()]
+    if space:
+        rows = [[key, str(dimension)] for key, dimension in space.items()]
         print_table(["searched by `workbench study run`", "in"], rows)
 
 
@@ -114,7 +117,7 @@ def register(
 
     place = open_workspace(workspace)
     uri = tracking_uri or default_uri(place.root)
-    plan = make_plan(get_experiment(name), with_teacher(set_, teacher))
+    plan = make_plan(get_experiment(name), with_selectors(set_, teacher))
     done = register_plan(plan, parse_seeds(seeds), place, uri, new_version=new_version, say=say)
     if json_output:
         print_json({**done.plan.to_json(), "seeds": list(done.seeds), "run_id": done.run_id})

@@ -15,7 +15,7 @@ from workbench.cli.common import (
     WorkspaceOption,
     print_json,
     say,
-    with_teacher,
+    with_selectors,
 )
 
 
@@ -56,7 +56,7 @@ def report(
 
     place = open_workspace(workspace)
     uri = tracking_uri or default_uri(place.root)
-    other_name, changes = read_changes(with_teacher(set_, teacher))
+    other_name, changes = read_changes(with_selectors(set_, teacher))
     name = other_name or name
     request = ReportRequest(name, changes, metric, finished=finished, allow_mixed=allow_mixed)
     path = out or place.root / "reports" / request.file_name

@@ -15,7 +15,7 @@ from workbench.cli.common import (
     print_json,
     print_table,
     say,
-    with_teacher,
+    with_selectors,
 )
 from workbench.errors import RequestError, WorkbenchError
 
@@ -128,7 +128,7 @@ def run(
     uri = tracking_uri or default_uri(place.root)
     launch_from = find_launcher(launcher, slurm or [])
     how = How(Nodes(nodes, node_rank, rendezvous), launch_from, parallel)
-    changes = with_teacher(set_, teacher)
+    changes = with_selectors(set_, teacher)
     plan, configs = _requested(experiment, variant, changes, seeds, new_version, place, uri)
     jobs = [Job(config, place, uri, nproc, fresh) for config in configs]
     check_jobs(jobs, how)

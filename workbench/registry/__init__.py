@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from workbench.registry.files import (
         Found,
         Problem,
-        experiment_folders,
         find_experiments,
         get_experiment,
         write_variant,
@@ -38,7 +37,6 @@ __all__ = [
     "attach_to_plan",
     "check_plan",
     "differences",
-    "experiment_folders",
     "find_experiments",
     "get_experiment",
     "load_plan",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -35,6 +35,9 @@ from workbench.studies.space import (
     space_to_json,
 )
 from workbench.training.config import RunConfig, validated
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 _FORMAT = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -142,6 +145,10 @@ class StudySpec:
     def objective(self) -> Objective | None:
         """The only objective; None with several."""
         return self.objectives[0] if len(self.objectives) == 1 else None
+
+    def scores(self, trial: FrozenTrial) -> dict[str, float]:
+        """A complete trial's scores by objective, as measured."""
+        return {o.name: o.score(trial, place) for place, o in enumerate(self.objectives)}
 
     @property
     def rungs(self) -> Rungs:
