@@ -83,7 +83,7 @@ def parse_seeds(text: str | None, default: tuple[int, ...] = (0,)) -> tuple[int,
 
 
 def with_selectors(
-    assignments: list[str] | None, teacher: str | None, recipe: str | None
+    assignments: list[str] | None, teacher: str | None, recipe: str | None = None
 ) -> list[str]:
     """The person's changes as assignments.
 

@@ -71,11 +71,14 @@ def show(
 ) -> None:
     """An experiment's question, and the settings that its variants share and differ in."""
     from workbench.registry import get_experiment, make_plan
+    from workbench.registry.plan import resolve_variants
 
     experiment = get_experiment(name)
     plan = make_plan(experiment, with_selectors(set_, teacher, recipe))
+    resolved = resolve_variants(experiment, plan.experiment, plan.changes)
+    space = experiment.space_on(next(iter(resolved.values())))
     if json_output:
-        print_json({**plan.to_json(), "search_space": sorted(experiment.space)})
+        print_json({**plan.to_json(), "search_space": sorted(space)})
         return
     typer.echo(f"{plan.question}\nExpected: {plan.hypothesis}\n")
     flat = {variant: config.flat() for variant, config in plan.variants.items()}
@@ -90,8 +93,8 @@ def show(
             for variant, values in flat.items()
         ],
     )
-    if experiment.space:
-        rows = [[key, str(dimension)] for key, dimension in experiment.space.items()]
+    if space:
+        rows = [[key, str(dimension)] for key, dimension in space.items()]
         print_table(["searched by `workbench study run`", "in"], rows)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from workbench.cli import study_results
 from workbench.cli.common import (
     JsonOption,
+    RecipeOption,
     SetOption,
     TeacherOption,
     TrackingOption,
@@ -18,6 +19,16 @@ from workbench.cli.common import (
     print_json,
     say,
     with_selectors,
+)
+from workbench.cli.study_request import (
+    SEARCH,
+    ObjectiveOption,
+    PrunerOption,
+    SamplerOption,
+    SpaceOption,
+    StudyRequest,
+    TrialSeedsOption,
+    make_spec,
 )
 from workbench.cli.study_results import StorageOption, print_trials
 from workbench.errors import RequestError, WorkbenchError
@@ -35,7 +46,6 @@ app = typer.Typer(name="study", no_args_is_help=True, help="Search settings with
 LOOK_SECONDS = 2.0
 """Between two looks at all trials, which would else cost the database more than the workers do."""
 
-SEARCH = "What to search"
 HOW = "How to run it"
 
 NprocOption = Annotated[
@@ -45,7 +55,7 @@ NprocOption = Annotated[
 
 @app.command(epilog="Example:  workbench study run quickstart --trials 40 --workers 2")
 def run(
-    experiment: Annotated[str, typer.Argument(help="An experiment that declares a search space.")],
+    experiment: Annotated[str, typer.Argument(help="Whose settings are searched.")],
     trials: Annotated[
         int, typer.Option(min=1, help="Of the whole study; those it has count.")
     ] = 40,
@@ -61,27 +71,12 @@ def run(
     ] = None,
     set_: SetOption = None,
     teacher: TeacherOption = None,
-    objective: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="fid, alignment or ms_per_image; repeatable, for a Pareto front.",
-            rich_help_panel=SEARCH,
-        ),
-    ] = None,
-    sampler: Annotated[
-        str | None,
-        typer.Option(help="tpe, gp, cmaes, nsgaii or random.", rich_help_panel=SEARCH),
-    ] = None,
-    pruner: Annotated[
-        str | None,
-        typer.Option(help="hyperband, median, wilcoxon or none.", rich_help_panel=SEARCH),
-    ] = None,
-    seeds: Annotated[
-        str | None,
-        typer.Option(
-            metavar="0,1,2", help="One run each a trial, averaged.", rich_help_panel=SEARCH
-        ),
-    ] = None,
+    recipe: RecipeOption = None,
+    space: SpaceOption = None,
+    objective: ObjectiveOption = None,
+    sampler: SamplerOption = None,
+    pruner: PrunerOption = None,
+    seeds: TrialSeedsOption = None,
     sampler_seed: Annotated[
         int | None, typer.Option(min=0, help="Of the sampler.", rich_help_panel=SEARCH)
     ] = None,
@@ -99,7 +94,14 @@ def run(
     tracking_uri: TrackingOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Search for the best settings; each trial is a tracked run. The same command continues."""
+    """Search for the best settings; each trial is a tracked run. The same command continues.
+
+    What is searched stands in the experiment's file, as [space], or in --space. Quote it:
+    'KEY=LOW..HIGH' (of whole numbers where the setting takes those alone), 'KEY=LOW..HIGH:log',
+    'KEY=LOW..HIGH:STEP' and 'KEY=A|B|C'. One that matters only where others have certain values
+    comes after them and says so: 'method.sid_alpha=0.8..1.4 if method.name=sid|sid2a', with
+    further conditions behind ' and '.
+    """
     from workbench.tracking import default_uri
     from workbench.workspace import open_workspace
 
@@ -111,7 +113,9 @@ def run(
         "sampler_seed": sampler_seed,
     }
     place = open_workspace(workspace)
-    spec = _spec(experiment, name, variant, with_selectors(set_, teacher, None), changes)
+    assignments = with_selectors(set_, teacher, recipe)
+    asked = StudyRequest(name or experiment, experiment, variant, assignments, space or [], changes)
+    spec = make_spec(asked)
     _check_processes(spec, nproc)
     queue = _prepare(spec, storage, place, new_version, trials)
     uri = tracking_uri or default_uri(place.root)
@@ -160,30 +164,6 @@ def worker(
         typer.echo(f"No trial of {study} is left; this worker brought {report.ended} to an end.")
 
 
-def _spec(
-    experiment: str,
-    name: str | None,
-    variant: str | None,
-    assignments: list[str],
-    changes: dict[str, Any],
-) -> StudySpec:
-    """What the experiment declares, with the person's changes."""
-    from workbench.registry import get_experiment
-    from workbench.studies import StudySettings, StudySpec
-    from workbench.training.overrides import with_overrides
-
-    chosen = get_experiment(experiment)
-    if not chosen.space:
-        raise RequestError(f"Experiment {experiment!r} declares no search space.")
-    settings = (chosen.study or StudySettings()).with_changes(
-        {key: value for key, value in changes.items() if value is not None}
-    )
-    base = with_overrides(chosen.variant(variant), assignments)
-    spec = StudySpec(name or experiment, experiment, base, chosen.space, settings)
-    spec.check()
-    return spec
-
-
 def _check_processes(spec: StudySpec, nproc: int) -> None:
     """Refuse a space whose extremes no run could share among its processes."""
     from workbench.runs import check_request
@@ -200,7 +180,7 @@ def _prepare(
 ) -> TrialQueue:
     """The study with its tickets, and what all workers need built once, before they start."""
     from workbench.cli.building import find_with_bar
-    from workbench.runs import check_sources
+    from workbench.runs import check_sources, prepare_run
     from workbench.studies.queue import TrialQueue
     from workbench.studies.storage import StudyStorage
     from workbench.studies.study import create_or_continue
@@ -209,6 +189,7 @@ def _prepare(
     opened = StudyStorage(study_results.address(storage, place))
     spec = create_or_continue(opened, spec, new_version=new_version)
     find_with_bar(spec.base.teacher, place.teachers)
+    prepare_run(spec.base, place)
     queue = TrialQueue(opened, spec)
     added, ended = queue.fill(trials), view_of(queue).ended
     if ended or not added:

@@ -50,11 +50,13 @@ class StudyDisplay:
 def render(view: StudyView) -> Group:
     """Counts, the best trial, and the running ones."""
     from workbench.runs.progress import sparkline
+    from workbench.studies.objectives import get_objective
 
     lines: list[Text | Table] = [Text(summary_line(view))]
     if view.history:
         shown = sparkline(list(view.history), _WIDTH)
-        lines.append(Text(f"{next(iter(view.objectives))} by trial  {shown}"))
+        title = get_objective(next(iter(view.objectives))).title
+        lines.append(Text(f"{title} by trial  {shown}"))
     if view.running:
         lines.append(_running(view))
     return Group(*lines)
@@ -74,8 +76,12 @@ def summary_line(view: StudyView) -> str:
 
 
 def score_text(trial: TrialView) -> str:
-    """A complete trial's values by name."""
-    return ", ".join(f"{name} {value:.4g}" for name, value in trial.values.items())
+    """A complete trial's values, each with its title."""
+    from workbench.studies.objectives import get_objective
+
+    return ", ".join(
+        f"{get_objective(name).title} {value:.4g}" for name, value in trial.values.items()
+    )
 
 
 def _running(view: StudyView) -> Table:

@@ -128,7 +128,8 @@ def importance(
         return
     keys = next(iter(found.values()))
     rows = [[key, *(f"{weights[key]:.3f}" for weights in found.values())] for key in keys]
-    print_table(["setting", *found], rows, f"Share of the variance explained, {queue.spec.name}")
+    titles = [objective.title for objective in queue.spec.objectives]
+    print_table(["setting", *titles], rows, f"Share of the variance explained, {queue.spec.name}")
 
 
 def plot(
@@ -233,10 +234,8 @@ def promote(
     queue = _open(study, storage, open_workspace(workspace))
     spec, ticket = queue.spec, _complete(queue, trial)
     config = at_point(spec.base, ticket.trial.params)
-    values = ", ".join(
-        f"{objective.name} {value:.6g}"
-        for objective, value in zip(spec.objectives, ticket.trial.values, strict=True)
-    )
+    scores = spec.scores(ticket.trial)
+    values = ", ".join(f"{o.title} {scores[o.name]:.6g}" for o in spec.objectives)
     seeds = ", ".join(str(seed) for seed in spec.settings.seeds)
     told = f"study {spec.name}, trial {trial}: {values} (seeds {seeds})"
     searched = experiment_folders()
@@ -268,12 +267,17 @@ def address(storage: str | None, place: Workspace) -> str:
 
 def print_trials(view: StudyView, trials: Sequence[TrialView]) -> None:
     """Settings down, trials across."""
+    from workbench.studies.objectives import get_objective
+
     if not trials:
         return
     keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
     rows = [[key, *(_shown(trial.params.get(key, "-")) for trial in trials)] for key in keys]
     names = list(view.objectives)
-    scores = [[name, *(f"{trial.values[name]:.4g}" for trial in trials)] for name in names]
+    scores = [
+        [get_objective(name).title, *(f"{trial.values[name]:.4g}" for trial in trials)]
+        for name in names
+    ]
     kind = "Best" if len(names) == 1 else "Pareto front"
     print_table(
         ["", *(f"trial {trial.number}" for trial in trials)],

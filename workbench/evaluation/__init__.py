@@ -22,7 +22,7 @@ from workbench.evaluation.observations import Observations
 from workbench.evaluation.observers import Observer
 from workbench.evaluation.prompts import apportion, prompt_mix
 from workbench.evaluation.references import Reference, list_references, open_reference
-from workbench.evaluation.setup import build_evaluator, check_evaluation
+from workbench.evaluation.setup import build_evaluator, check_evaluation, prepare_evaluation
 from workbench.evaluation.viewing import Keeper, Peers, Sampler, Viewing
 
 __all__ = [
@@ -58,5 +58,6 @@ __all__ = [
     "list_references",
     "make_metrics",
     "open_reference",
+    "prepare_evaluation",
     "prompt_mix",
 ]

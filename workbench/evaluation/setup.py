@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from workbench.errors import RequestError
+from workbench.evaluation.bundled_judges import JUDGES
 from workbench.evaluation.catalog import Observers, make_metrics
 from workbench.evaluation.evaluator import Evaluator
 from workbench.evaluation.networks import WeightFiles
@@ -64,6 +65,18 @@ def check_evaluation(
     for name in needed_weights(settings.metrics, reference):
         files.find(name, download=download)
     files.refuse_unused()
+
+
+def prepare_evaluation(workspace: Workspace, settings: EvaluationConfig) -> None:
+    """Make once what several processes are about to need: weights, a bundled classifier.
+
+    Raises:
+        RequestError: as :func:`check_evaluation`.
+    """
+    check_evaluation(workspace, settings)
+    reference = find_reference(workspace, settings)
+    if settings.metrics and reference is not None and reference.network in JUDGES:
+        JUDGES[reference.network](workspace.cache)
 
 
 def needed_weights(metrics: Sequence[str], reference: Reference | None) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from workbench.errors import RequestError, unknown_name
-from workbench.studies import SearchSpace, StudySettings
+from workbench.studies import SearchSpace, StudySettings, check_entries
 from workbench.training.config import RunConfig
 from workbench.training.overrides import as_assignments
 from workbench.training.recipes import SET, Layer, Resolved, resolve
@@ -21,10 +21,14 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Part:
-    """Settings of an experiment: for all of its variants, and for each."""
+    """Of an experiment for one task: settings of all variants, and of each, and what is searched.
+
+    A space takes the place of the experiment's general one.
+    """
 
     base: Values = field(default_factory=dict)
     variants: Mapping[str, Values] = field(default_factory=dict)
+    space: SearchSpace = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -35,16 +39,17 @@ class Experiment:
         variants: name -> what it changes. A run's ``experiment`` and ``variant`` are set from the
             names here.
         base: settings of all variants; ``teacher`` among them is used unless another is named.
-        tasks: task -> settings that count where the run has that task alone (durations that suit
-            a small one, say).
-        space: what ``workbench study run`` may change of the first variant.
+        tasks: task -> what counts where the run has that task alone (durations that suit a small
+            one, say). A task's base lies over the experiment's, a variant over both.
+        space: what ``workbench study run`` may change of a variant.
         study: how it searches, where the defaults do not fit.
 
     Example:
         ``Experiment("alpha", "Does it matter?", "No.", {"low": {"method.sid_alpha": 0.8}})``
 
     Raises:
-        RequestError: no variant, or a name that MLflow or a file system would not take.
+        RequestError: no variant, a name that MLflow or a file system would not take, or a search
+            space that no base could have.
     """
 
     name: str
@@ -69,6 +74,8 @@ class Experiment:
             for variant in part.variants:
                 if variant not in self.variants:
                     raise unknown_name(f"variant of {self.name} in {task}", variant, self.variants)
+        for space in (self.space, *(part.space for part in self.tasks.values())):
+            check_entries(space)
 
     def resolve(self, variant: str | None = None, changes: Sequence[str] = ()) -> Resolved:
         """A variant on its teacher's recipe, with a person's changes on top; the first by default.
@@ -80,13 +87,25 @@ class Experiment:
         if chosen not in self.variants:
             raise unknown_name(f"variant of {self.name}", chosen, self.variants)
         origin = f"experiment {self.name}"
-        own = Layer(origin, self._assignments(self.base, self.variants[chosen]))
-        names = (f"experiment={self.name}", f"variant={chosen}")
-        scoped = {
-            task: [Layer(origin, self._assignments(part.base, part.variants.get(chosen, {})))]
-            for task, part in self.tasks.items()
-        }
-        return resolve([own, Layer(SET, (*names, *changes))], scoped)
+
+        def layer(settings: Values, task: str | None = None) -> Layer:
+            return Layer(origin, tuple(as_assignments(settings)), task=task)
+
+        return resolve(
+            [
+                layer(self.base),
+                *(layer(part.base, task) for task, part in self.tasks.items()),
+                layer(self.variants[chosen]),
+                *(layer(part.variants.get(chosen, {}), task) for task, part in self.tasks.items()),
+                Layer(SET, (f"experiment={self.name}", f"variant={chosen}", *changes)),
+            ]
+        )
+
+    def space_on(self, resolved: Resolved) -> SearchSpace:
+        """What may be searched where a variant is resolved: its task's space, else the general."""
+        task = resolved.foundation.task
+        part = self.tasks.get(task.name) if task is not None else None
+        return (part.space if part is not None else {}) or self.space
 
     def variant(self, name: str | None = None) -> RunConfig:
         """A variant's configuration on its own teacher; the first one by default.
@@ -95,6 +114,3 @@ class Experiment:
             RequestError: as :meth:`resolve`.
         """
         return self.resolve(name).config
-
-    def _assignments(self, *settings: Values) -> tuple[str, ...]:
-        return tuple(text for each in settings for text in as_assignments(each))

@@ -2,9 +2,12 @@
 
 A TOML file holds ``name``, ``question``, ``hypothesis``, a table ``[base]`` of settings for all and
 a table ``[variants.NAME]`` for each, over the teacher's recipe; ``[tasks.TASK.base]`` and
-``[tasks.TASK.variants.NAME]`` hold what counts for runs of one task alone. With ``extends`` instead
-of ``name`` it adds its variants to an experiment of another file, over that one's base. A Python
-file defines ``EXPERIMENT = Experiment(...)``, for what a table cannot say.
+``[tasks.TASK.variants.NAME]`` hold what counts for runs of one task alone. ``[space]`` holds what
+``workbench study run`` searches (:mod:`workbench.studies.space_text`), ``[tasks.TASK.space]`` what
+it searches instead for one task, where learning rates have another scale, say, and ``[study]`` how
+(:class:`~workbench.studies.StudySettings`). With ``extends`` instead of ``name`` the file adds its
+variants to an experiment of another file, over that one's base. A Python file defines
+``EXPERIMENT = Experiment(...)``, for what a table cannot say.
 """
 
 from __future__ import annotations
@@ -22,9 +25,11 @@ from workbench.bundled import experiment_folders, load_module
 from workbench.errors import RequestError, unknown_name
 from workbench.registry.experiment import Experiment, Part
 from workbench.settings import FrozenConfig
+from workbench.studies import SearchSpace, StudySettings
+from workbench.studies.space_text import read_table
 from workbench.training.config import RunConfig
 from workbench.training.overrides import flattened
-from workbench.training.recipes import run_config
+from workbench.training.recipes import get_task, run_config
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class _Scoped(FrozenConfig):
 
     base: dict[str, Any] = Field(default_factory=dict)
     variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    space: dict[str, Any] = Field(default_factory=dict)
 
 
 class _Addition(FrozenConfig):
@@ -62,6 +68,8 @@ class _Addition(FrozenConfig):
     base: dict[str, Any] = Field(default_factory=dict)
     variants: dict[str, dict[str, Any]]
     tasks: dict[str, _Scoped] = Field(default_factory=dict)
+    space: dict[str, Any] = Field(default_factory=dict)
+    study: dict[str, Any] = Field(default_factory=dict)
 
 
 def find_experiments() -> Found:
@@ -114,8 +122,8 @@ def write_variant(
 ) -> Path:
     """Save a configuration as a variant of an experiment, in a TOML file of its own.
 
-    It holds every setting that differs from the built-in ones, from its teacher's recipe or from a
-    variant of the experiment, whose base lies under it.
+    It holds every setting that differs from the built-in ones, from its teacher's recipe, from the
+    experiment's base on that teacher or from another variant.
 
     Args:
         provenance: where it comes from, for readers of the file: its first lines, as comments.
@@ -128,9 +136,11 @@ def write_variant(
         raise RequestError(
             f"{experiment} has a variant {variant!r} already; name another with --variant."
         )
+    bare = {**existing.variants, variant: {"teacher": config.teacher}}
     bases = [
         RunConfig().flat(),
         run_config(f"teacher={config.teacher}").flat(),
+        replace(existing, variants=bare).variant(variant).flat(),
         *(existing.variant(name).flat() for name in existing.variants),
     ]
     own = {
@@ -203,14 +213,43 @@ def _read_toml(file: Path) -> Experiment | _Addition:
     if (content.name is None) == (content.extends is None):
         raise RequestError("expected either name = ... or extends = ... .")
     if content.name is None:
+        _check_extension(content)
         return content
-    parts = {task: Part(part.base, part.variants) for task, part in content.tasks.items()}
+    for task in content.tasks:
+        get_task(task)
+    parts = {
+        task: Part(part.base, part.variants, _space(f"tasks.{task}.space", part.space))
+        for task, part in content.tasks.items()
+    }
     experiment = Experiment(
-        content.name, content.question, content.hypothesis, content.variants, content.base, parts
+        content.name,
+        content.question,
+        content.hypothesis,
+        content.variants,
+        content.base,
+        parts,
+        _space("space", content.space),
+        StudySettings().with_changes(content.study) if content.study else None,
     )
     for variant in experiment.variants:
         experiment.resolve(variant)  # what is wrong in the file is told as the file's
     return experiment
+
+
+def _space(where: str, table: Mapping[str, Any]) -> SearchSpace:
+    try:
+        return read_table(table)
+    except RequestError as error:
+        raise RequestError(f"[{where}] {error}") from None
+
+
+def _check_extension(content: _Addition) -> None:
+    for name in ("tasks", "space", "study"):
+        if getattr(content, name):
+            raise RequestError(
+                f"[{name}] is for the file of the experiment {content.extends} itself: one that "
+                "extends it adds variants."
+            )
 
 
 def _extended(experiments: Mapping[str, Experiment], addition: _Addition) -> Experiment:

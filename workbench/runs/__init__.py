@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         check_request,
         check_sources,
         execute,
+        prepare_run,
         recall,
     )
     from workbench.runs.export import Export, ExportRequest, export_student
@@ -52,6 +53,7 @@ __all__ = [
     "find_run",
     "load_model",
     "load_student",
+    "prepare_run",
     "recall",
     "run_folder",
     "run_jobs",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from workbench.errors import MemoryExhaustedError, RequestError, WorkbenchError
-from workbench.evaluation import check_evaluation
+from workbench.evaluation import check_evaluation, prepare_evaluation
 from workbench.methods import method_type
 from workbench.runs.folder import RunFolder, run_folder
 from workbench.runs.session import SessionJob, run_on_ranks
@@ -197,6 +197,16 @@ def check_sources(
                 raise
             missing.append(str(error))
     return list(dict.fromkeys(missing))
+
+
+def prepare_run(config: RunConfig, workspace: Workspace) -> None:
+    """Make once what several runs alike are about to need, besides their teacher.
+
+    Raises:
+        RequestError: as :func:`check_sources`.
+    """
+    if _mixture(config) is None:
+        prepare_evaluation(workspace, config.evaluation)
 
 
 def read_run_prompts(config: RunConfig) -> PromptSet:

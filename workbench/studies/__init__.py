@@ -6,18 +6,17 @@ Optuna and torch.
 
 from __future__ import annotations
 
-from workbench.studies.check import check_space
-from workbench.studies.objectives import OBJECTIVES
+from workbench.studies.check import check_entries, check_space
 from workbench.studies.space import Choice, Integer, Real, SearchSpace
 from workbench.studies.spec import StudySettings, StudySpec
 
 __all__ = [
-    "OBJECTIVES",
     "Choice",
     "Integer",
     "Real",
     "SearchSpace",
     "StudySettings",
     "StudySpec",
+    "check_entries",
     "check_space",
 ]

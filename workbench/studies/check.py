@@ -17,7 +17,8 @@ from workbench.studies.space import (
     matters,
     stored,
 )
-from workbench.training.config import RunConfig
+from workbench.training.config import RunConfig, known_keys
+from workbench.training.setting_types import setting_types
 
 _NAMES = ("experiment", "variant", "seed")
 _MEASURES = ("schedule.", "evaluation.")
@@ -26,26 +27,37 @@ _MEASURES = ("schedule.", "evaluation.")
 def check_space(space: SearchSpace, base: RunConfig) -> None:
     """Refuse a space that has a point which the configuration would refuse.
 
-    Tried are all pairs of probes (ends, and a value between), each with what makes it matter. What
-    is impossible only elsewhere, or only in threes, surfaces in its trial, which fails alone.
+    Beside :func:`check_entries`, tried are all pairs of probes (ends, and a value between), each
+    with what makes it matter. What is impossible only elsewhere, or only in threes, surfaces in its
+    trial, which fails alone.
 
     Raises:
-        RequestError: an unknown key (names the nearest), a key that a study sets by itself, a
-            dimension or condition that is impossible, or a value that the configuration refuses.
+        RequestError: as :func:`check_entries`, an empty space, or a value that the configuration
+            refuses.
     """
     if not space:
         raise RequestError("The search space is empty: nothing to search.")
-    for key, dimension in space.items():
-        _check_key(key)
-        if (problem := dimension.problem()) is not None:
-            raise RequestError(f"The search space's {key}: {problem}.")
-        _check_condition(space, key)
+    check_entries(space)
     for point in corners(space):
         try:
             at_point(base, point)
         except RequestError as error:
             shown = ", ".join(f"{key} = {as_text(value)}" for key, value in point.items())
             raise RequestError(f"The search space reaches {shown}. {error}") from None
+
+
+def check_entries(space: SearchSpace) -> None:
+    """Refuse a space that suits no configuration.
+
+    Raises:
+        RequestError: an unknown key (names the nearest), a key that a study sets by itself, or a
+            dimension or condition that is impossible.
+    """
+    for key, dimension in space.items():
+        _check_key(key)
+        if (problem := dimension.problem()) is not None:
+            raise RequestError(f"The search space's {key}: {problem}.")
+        _check_condition(space, key)
 
 
 def corners(space: SearchSpace) -> Iterator[Point]:
@@ -98,6 +110,8 @@ def _read_value(space: SearchSpace, key: str, text: str) -> Value:
 
 
 def _check_key(key: str) -> None:
+    if not setting_types(key):
+        raise unknown_name("configuration key", key, known_keys())
     if key in _NAMES:
         raise RequestError(f"A study sets {key} of its runs by itself: it cannot be searched.")
     if key.startswith(_MEASURES):

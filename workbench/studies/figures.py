@@ -5,6 +5,7 @@ Each has its numbers (``*_frame``) apart from its drawing, and is saved with the
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,13 @@ from workbench.plotting import (
     NEUTRAL,
     TEXT_WIDTH,
     color,
+    log_axis,
     new_figure,
     paper_style,
     save_figure,
     save_frame,
 )
+from workbench.studies.objectives import Objective
 from workbench.studies.overview import best_tickets
 from workbench.studies.queue import Ticket, TicketState
 from workbench.studies.samplers import calm_optuna
@@ -53,7 +56,7 @@ def draw_study(
     with paper_style():
         for place, objective in enumerate(spec.objectives):
             tail = "" if place == 0 else f"_{objective.name}"
-            history = history_frame(spec, frame, place)
+            history = history_frame(spec, tickets, place)
             drawn[f"history{tail}"] = history, plot_history(spec, history, place)
             if len(frame) >= FEWEST_TRIALS:
                 weights = importance_frame(spec, study, place)
@@ -70,36 +73,39 @@ def draw_study(
 def trials_frame(spec: StudySpec, tickets: Sequence[Ticket]) -> pd.DataFrame:
     """A row a complete trial, in the order of their ends.
 
-    Columns: trial, each objective, each key of the space (None where it did not matter), front
-    (whether no other trial is better in everything).
+    Columns: trial, each objective as measured, each key of the space (None where it did not
+    matter), front (whether no other trial is better in everything).
     """
     import pandas as pd
 
     front = {ticket.number for ticket in best_tickets(spec, tickets)}
-    complete = [ticket for ticket in tickets if ticket.state is TicketState.COMPLETE]
-    complete.sort(key=lambda t: (t.trial.datetime_complete is None, t.trial.datetime_complete))
     rows = [
         {
             "trial": ticket.number,
-            **{o.name: v for o, v in zip(spec.objectives, ticket.trial.values, strict=True)},
+            **spec.scores(ticket.trial),
             **{key: ticket.trial.params.get(key) for key in spec.space},
             "front": ticket.number in front,
         }
-        for ticket in complete
+        for ticket in _complete(tickets)
     ]
     names = [objective.name for objective in spec.objectives]
     return pd.DataFrame(rows, columns=["trial", *names, *spec.space, "front"])
 
 
-def history_frame(spec: StudySpec, frame: pd.DataFrame, place: int) -> pd.DataFrame:
+def history_frame(spec: StudySpec, tickets: Sequence[Ticket], place: int) -> pd.DataFrame:
     """One objective over complete trials. Columns: done (1, 2, ...), trial, value, best."""
     import pandas as pd
 
     objective = spec.objectives[place]
-    values = frame[objective.name]
-    best = values.cummin() if objective.direction == "minimize" else values.cummax()
-    done = range(1, len(frame) + 1)
-    return pd.DataFrame({"done": done, "trial": frame["trial"], "value": values, "best": best})
+    rows: list[dict[str, float]] = []
+    best: Ticket | None = None
+    for done, ticket in enumerate(_complete(tickets), 1):
+        told = ticket.trial.values[place]
+        if best is None or objective.better(told, best.trial.values[place]):
+            best = ticket
+        value, least = (objective.score(t.trial, place) for t in (ticket, best))
+        rows.append({"done": done, "trial": ticket.number, "value": value, "best": least})
+    return pd.DataFrame(rows, columns=["done", "trial", "value", "best"])
 
 
 def importance_frame(spec: StudySpec, study: Study, place: int = 0) -> pd.DataFrame:
@@ -123,7 +129,7 @@ def importance_frame(spec: StudySpec, study: Study, place: int = 0) -> pd.DataFr
     if len({trial.values[place] for trial in many}) == 1:
         raise RequestError(
             f"All complete trials of study {spec.name!r} have the same "
-            f"{spec.objectives[place].name}: nothing to explain."
+            f"{spec.objectives[place].title}: nothing to explain."
         )
     with calm_optuna():
         found = get_param_importances(
@@ -143,9 +149,9 @@ def plot_history(spec: StudySpec, history: pd.DataFrame, place: int) -> Figure:
     axes = figure.add_subplot()
     axes.plot(history["done"], history["value"], "o", color=NEUTRAL, alpha=0.5, label="a trial")
     axes.step(history["done"], history["best"], where="post", color=color(0), label="best so far")
-    axes.set(xlabel="complete trials", ylabel=_heading(objective.name))
-    if _spans_decades(history["value"]):
-        axes.set_yscale("log")
+    axes.set(xlabel="complete trials", ylabel=objective.title)
+    if _is_log(objective, history["value"]):
+        log_axis(axes, list(history["value"]))
     axes.legend()
     return figure
 
@@ -164,16 +170,16 @@ def plot_slices(spec: StudySpec, frame: pd.DataFrame) -> Figure:
     """The first objective over each key, one panel a key; darker is later."""
     rows = -(-len(spec.space) // _SLICES_A_ROW)
     figure = new_figure(TEXT_WIDTH, 0.3 + 1.9 * rows)
-    name = spec.objectives[0].name
-    log = _spans_decades(frame[name])
+    objective = spec.objectives[0]
+    name = objective.name
     for index, (key, dimension) in enumerate(spec.space.items()):
         axes = figure.add_subplot(rows, min(_SLICES_A_ROW, len(spec.space)), index + 1)
         held = frame[frame[key].notna()] if not isinstance(dimension, Choice) else frame
         _slice(axes, held, key, name, dimension)
         axes.set_xlabel(key)
-        axes.set_ylabel(_heading(name) if index % _SLICES_A_ROW == 0 else "")
-        if log:
-            axes.set_yscale("log")
+        axes.set_ylabel(objective.title if index % _SLICES_A_ROW == 0 else "")
+        if _is_log(objective, frame[name]):
+            log_axis(axes, list(frame[name]))
     return figure
 
 
@@ -198,30 +204,34 @@ def _slice(axes: Axes, held: pd.DataFrame, key: str, name: str, dimension: Any) 
 
 def plot_pareto(spec: StudySpec, frame: pd.DataFrame) -> Figure:
     """Trials by pairs of objectives; coloured are those that no other one beats in everything."""
-    names = [objective.name for objective in spec.objectives]
-    pairs = [(a, b) for index, a in enumerate(names) for b in names[index + 1 :]]
+    pairs = list(itertools.combinations(spec.objectives, 2))
     figure = new_figure(COLUMN_WIDTH if len(pairs) == 1 else TEXT_WIDTH, 2.4)
     for index, (across, up) in enumerate(pairs):
         axes = figure.add_subplot(1, len(pairs), index + 1)
         rest, front = frame[~frame["front"]], frame[frame["front"]]
-        axes.plot(rest[across], rest[up], "o", color=NEUTRAL, alpha=0.4, label="beaten")
-        axes.plot(front[across], front[up], "o", color=color(1), label="Pareto front")
+        x, y = across.name, up.name
+        axes.plot(rest[x], rest[y], "o", color=NEUTRAL, alpha=0.4, label="beaten")
+        axes.plot(front[x], front[y], "o", color=color(1), label="Pareto front")
         for row in front.itertuples():
             axes.annotate(
                 str(row.trial),
-                (getattr(row, across), getattr(row, up)),
+                (getattr(row, x), getattr(row, y)),
                 textcoords="offset points",
                 xytext=(3, 3),
                 fontsize=6,
             )
-        axes.set(xlabel=_heading(across), ylabel=_heading(up))
+        axes.set(xlabel=across.title, ylabel=up.title)
     figure.axes[0].legend()
     return figure
 
 
-def _heading(name: str) -> str:
-    return {"fid": "FID", "ms_per_image": "ms per image"}.get(name, name)
+def _complete(tickets: Sequence[Ticket]) -> list[Ticket]:
+    """The complete ones, in the order of their ends."""
+    complete = [ticket for ticket in tickets if ticket.state is TicketState.COMPLETE]
+    return sorted(
+        complete, key=lambda t: (t.trial.datetime_complete is None, t.trial.datetime_complete)
+    )
 
 
-def _spans_decades(values: pd.Series[float]) -> bool:
-    return bool((values > 0).all() and values.max() > 20 * values.min())
+def _is_log(objective: Objective, values: pd.Series[float]) -> bool:
+    return objective.info.is_distance and bool((values > 0).all())

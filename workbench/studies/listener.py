@@ -67,7 +67,6 @@ class TrialListener(Listener):
         self.storage = StudyStorage(address.url)
         self.unsent: dict[int, float] = {}
         self.progress: Progress | None = None
-        self.metric = (address.spec.objective and address.spec.objective.metric) or ""
         self._judged = address.is_judged
         self._trial: Trial | None = None
         self._pulse: Pulse | None = None
@@ -82,9 +81,13 @@ class TrialListener(Listener):
         self.progress = progress
 
     def on_metrics(self, nimg: int, values: Mapping[str, float]) -> None:
+        objective = self.address.spec.objective
         # Before the first step every trial is its teacher.
-        if self._judged and self.metric in values and nimg > 0:
-            self.unsent[self.address.spec.rungs.step(nimg)] = values[self.metric]
+        if not self._judged or nimg == 0 or objective is None or objective.metric is None:
+            return
+        if objective.metric in values:
+            told = objective.told(values[objective.metric])
+            self.unsent[self.address.spec.rungs.step(nimg)] = told
             self._report()
 
     def wants_end(self) -> bool:

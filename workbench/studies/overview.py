@@ -32,8 +32,8 @@ class TrialView:
     """A trial as people see it. Times in seconds; ``left`` is None while no pace is known.
 
     Attributes:
-        values: by objective; empty until it is complete.
-        curve: the reports by which it is judged, in order.
+        values: by objective, as measured; empty until it is complete.
+        curve: the reports by which it is judged, in order, as Optuna was told them.
         silent: seconds since its worker last wrote how far it is; None if it never did.
         error: why it failed; of a waiting one, why the last worker could not run it.
     """
@@ -58,6 +58,7 @@ class StudyView:
     """A study's trials, and what follows from them.
 
     Attributes:
+        objectives: name -> which way it improves.
         best: of one objective the best trial, of several the Pareto front; best first.
         history: the first objective's value of each complete trial, in the order of their ends.
         refused: waiting trials that a worker could not run where it is.
@@ -109,7 +110,7 @@ def view(spec: StudySpec, tickets: Sequence[Ticket]) -> StudyView:
     return StudyView(
         name=spec.name,
         experiment=spec.experiment,
-        objectives={objective.name: objective.direction for objective in spec.objectives},
+        objectives={o.name: o.info.goal.value for o in spec.objectives},
         sampler=spec.settings.sampler,
         pruner=spec.pruner,
         counts={state.value: len(found) for state, found in by_state.items()},
@@ -117,7 +118,7 @@ def view(spec: StudySpec, tickets: Sequence[Ticket]) -> StudyView:
         running=tuple(shown for shown, _ in running),
         failed=tuple(trial_view(spec, ticket, now) for ticket in gone),
         refused=tuple(trial for trial in waiting if trial.error is not None),
-        history=tuple(float(ticket.trial.values[0]) for ticket in complete),
+        history=tuple(spec.objectives[0].score(ticket.trial, 0) for ticket in complete),
         workers=tuple(sorted(worker for worker in workers if worker is not None)),
         left=_left(tickets, max(1, len(workers)), by_state),
     )
@@ -149,7 +150,7 @@ def trial_view(spec: StudySpec, ticket: Ticket, now: float) -> TrialView:
     trial = ticket.trial
     attributes = trial.user_attrs
     progress = attributes.get(PROGRESS, {})
-    values = trial.values if ticket.state is TicketState.COMPLETE else []
+    is_scored = ticket.state is TicketState.COMPLETE
     rate = float(progress.get("images_per_s", 0.0))
     left = silent = None
     if ticket.state is TicketState.RUNNING and progress:
@@ -160,7 +161,7 @@ def trial_view(spec: StudySpec, ticket: Ticket, now: float) -> TrialView:
     return TrialView(
         number=ticket.number,
         state=ticket.state.value,
-        values=dict(zip((o.name for o in spec.objectives), values, strict=False)),
+        values=spec.scores(trial) if is_scored else {},
         params=dict(trial.params),
         attempts=ticket.attempts,
         worker=attributes.get(WORKER),

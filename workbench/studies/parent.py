@@ -244,7 +244,7 @@ def parameters(spec: StudySpec) -> dict[str, str]:
 
 def describe(spec: StudySpec, tickets: list[Ticket]) -> str:
     """The study in Markdown: what it searches, and the best trial so far."""
-    aims = ", ".join(f"{o.direction} {o.name}" for o in spec.objectives)
+    aims = ", ".join(objective.aim for objective in spec.objectives)
     lines = [
         f"**Study {spec.name}** of {spec.experiment} on `{spec.base.teacher}`: {aims}. Sampler "
         f"{spec.settings.sampler}, pruner {spec.pruner}, {len(spec.settings.seeds)} seed(s) a "
@@ -258,7 +258,8 @@ def describe(spec: StudySpec, tickets: list[Ticket]) -> str:
         cell = f" {params.get(key, '-')} |" if tickets else ""
         lines.append(f"| {key} | {str(dimension).replace('|', '/')} |{cell}")
     if best is not None:
-        lines.append(f"\nBest: trial {best.number}, {best.trial.values[0]:.4g}.")
+        (score,) = spec.scores(best.trial).values()
+        lines.append(f"\nBest: trial {best.number}, {score:.4g}.")
     return "\n".join(lines)
 
 
@@ -275,18 +276,20 @@ def _history(
     order: list[int], ended: Mapping[int, Ticket], spec: StudySpec
 ) -> Iterator[tuple[int, int, dict[str, float]]]:
     """(trials ended, ms since 1970, metrics then): each objective's best, and counts."""
-    best: dict[str, float] = {}
+    best: dict[str, tuple[float, float]] = {}  # as told, and as measured
     counts: dict[str, float] = {}
     for step, number in enumerate(order, 1):
         ticket = ended[number]
         counts[f"trials/{ticket.state}"] = counts.get(f"trials/{ticket.state}", 0) + 1
         values: dict[str, float] = {}
         if ticket.state is TicketState.COMPLETE:
-            for objective, value in zip(spec.objectives, ticket.trial.values, strict=True):
-                values[f"trial/{objective.name}"] = value
-                if objective.name not in best or objective.better(value, best[objective.name]):
-                    best[objective.name] = value
-        bests = {f"best/{name}": value for name, value in best.items()}
+            measured = spec.scores(ticket.trial)
+            for objective, told in zip(spec.objectives, ticket.trial.values, strict=True):
+                name = objective.name
+                values[f"trial/{name}"] = measured[name]
+                if name not in best or objective.better(told, best[name][0]):
+                    best[name] = told, measured[name]
+        bests = {f"best/{name}": score for name, (_, score) in best.items()}
         yield step, _ended_at(ticket.trial), {**values, **bests, **counts}
 
 

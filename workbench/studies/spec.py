@@ -5,14 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from workbench.errors import RequestError, WorkbenchError, unknown_name
 from workbench.settings import FrozenConfig
 from workbench.studies.check import check_space
-from workbench.studies.objectives import Objective, get_objective
+from workbench.studies.objectives import (
+    Objective,
+    check_measured,
+    default_objective,
+    get_objective,
+)
 from workbench.studies.samplers import (
     NO_PRUNER,
     OVER_SEEDS,
@@ -30,6 +35,9 @@ from workbench.studies.space import (
     space_to_json,
 )
 from workbench.training.config import RunConfig, validated
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 _FORMAT = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -49,7 +57,9 @@ class StudySettings(FrozenConfig):
     """
 
     objectives: tuple[str, ...] = Field(
-        ("fid",), min_length=1, description="fid, alignment, ms_per_image; several: a Pareto front"
+        (),
+        description="metrics to improve, each in its own direction; several: a Pareto front; [] = "
+        "the metric that judges the runs",
     )
     sampler: str = Field("tpe", description="tpe, gp, cmaes, nsgaii or random")
     pruner: str | None = Field(
@@ -87,8 +97,11 @@ class StudySettings(FrozenConfig):
         """These settings with some replaced.
 
         Raises:
-            RequestError: a refused value.
+            RequestError: an unknown setting (names the nearest), or a refused value.
         """
+        for name in changes:
+            if name not in StudySettings.model_fields:
+                raise unknown_name("study setting", name, StudySettings.model_fields)
         try:
             return StudySettings.model_validate({**self.model_dump(), **changes})
         except ValidationError as error:
@@ -107,6 +120,10 @@ class StudySpec:
     Attributes:
         experiment: whose space and base these are; a promoted trial becomes its variant.
         base: its ``experiment``, ``variant`` and ``seed`` play no part.
+        settings: where they name no objective, the metric that judges the base's runs is put in.
+
+    Raises:
+        RequestError: no objective is named, and the base measures nothing.
     """
 
     name: str
@@ -114,6 +131,11 @@ class StudySpec:
     base: RunConfig
     space: SearchSpace
     settings: StudySettings = field(default_factory=StudySettings)
+
+    def __post_init__(self) -> None:
+        if not self.settings.objectives:
+            named = {"objectives": (default_objective(self.base),)}
+            object.__setattr__(self, "settings", self.settings.with_changes(named))
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -123,6 +145,10 @@ class StudySpec:
     def objective(self) -> Objective | None:
         """The only objective; None with several."""
         return self.objectives[0] if len(self.objectives) == 1 else None
+
+    def scores(self, trial: FrozenTrial) -> dict[str, float]:
+        """A complete trial's scores by objective, as measured."""
+        return {o.name: o.score(trial, place) for place, o in enumerate(self.objectives)}
 
     @property
     def rungs(self) -> Rungs:
@@ -167,6 +193,7 @@ class StudySpec:
             raise RequestError(f"{self.name!r} is a version's name: --new-version makes those.")
         if self.base.seed != 0:
             raise RequestError("A study's runs take their seeds from --seeds, not from seed=... .")
+        check_measured(self.objectives, self.base)
         check_space(self.space, self.base)
         self._check_pruner()
         self._check_sampler()

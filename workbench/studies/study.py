@@ -50,7 +50,7 @@ def create_or_continue(
         study = optuna.create_study(
             study_name=name, storage=rdb, directions=[o.direction for o in spec.objectives]
         )
-        study.set_metric_names([objective.name for objective in spec.objectives])
+        study.set_metric_names([objective.title for objective in spec.objectives])
         study.set_user_attr(SPEC, wanted.to_json())
     return wanted
 

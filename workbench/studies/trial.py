@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.errors import PrunedRunError, RequestError, SettingsError, WorkbenchError
 from workbench.runs import RunRequest, check_request, execute, run_folder
 from workbench.studies.listener import TrialAddress, open_listener
-from workbench.studies.objectives import OBJECTIVES, student_scores
+from workbench.studies.objectives import student_scores
 from workbench.studies.queue import Claim
 from workbench.studies.samplers import SAMPLERS, calm_optuna, trial_seed
 from workbench.studies.space import Point, at_point, suggest
@@ -29,6 +29,19 @@ RUNS = "runs"
 
 class BusyRunError(WorkbenchError):
     """Another process is still at this trial's run."""
+
+
+@dataclass(frozen=True)
+class TrialScores:
+    """What a trial's runs measured.
+
+    Attributes:
+        told: what Optuna compares, an objective each, in their order: the mean over seeds.
+        measured: every metric that all runs measured, by name: the mean over seeds.
+    """
+
+    told: tuple[float, ...]
+    measured: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -81,8 +94,8 @@ class TrialRunner:
             }
         )
 
-    def run(self, trial: Trial, point: Point, claim: Claim) -> dict[str, float]:
-        """The trial's scores by objective, each the mean over seeds.
+    def run(self, trial: Trial, point: Point, claim: Claim) -> TrialScores:
+        """The trial's scores, once its runs are done.
 
         Raises:
             PrunedRunError: it is not worth finishing.
@@ -99,16 +112,22 @@ class TrialRunner:
                 worse = self._is_worse(trial, claim, place, scores[-1])
                 if worse and place + 1 < len(seeds):
                     raise PrunedRunError(f"Worse than the best trial after {place + 1} seeds.")
-        known = [name for name in OBJECTIVES if all(name in score for score in scores)]
-        return {name: statistics.fmean(score[name] for score in scores) for name in known}
+        known = [name for name in scores[0] if all(name in score for score in scores)]
+        return TrialScores(
+            tuple(
+                statistics.fmean(objective.told(score[objective.name]) for score in scores)
+                for objective in self.spec.objectives
+            ),
+            {name: statistics.fmean(score[name] for score in scores) for name in known},
+        )
 
-    def record(self, trial: Trial, point: Point, claim: Claim, scores: Mapping[str, float]) -> None:
+    def record(self, trial: Trial, point: Point, claim: Claim, scores: TrialScores) -> None:
         """Keep beside the trial what its values do not say: all scores, and where its runs are."""
         folders = [
             run_folder(self.request.workspace, self.config(point, claim, seed)).name
             for seed in self.spec.settings.seeds
         ]
-        attributes: dict[str, Any] = {**scores, RUNS: folders}
+        attributes: dict[str, Any] = {**scores.measured, RUNS: folders}
         for name, value in attributes.items():
             trial.set_user_attr(name, value)
 
@@ -131,9 +150,7 @@ class TrialRunner:
             if is_held(lock):
                 raise busy from None
             raise
-        return student_scores(
-            outcome.results["table"], config.generator.steps, self.spec.objectives
-        )
+        return student_scores(outcome.results, config.generator.steps, self.spec.objectives)
 
     def _is_worse(
         self, trial: Trial, claim: Claim, place: int, scores: Mapping[str, float]
@@ -144,7 +161,7 @@ class TrialRunner:
         def ask() -> bool:
             known = self.storage.rdb.get_trial(claim.trial_id).intermediate_values
             if place not in known:
-                trial.report(scores[objective.name], place)
+                trial.report(objective.told(scores[objective.name]), place)
             with calm_optuna():
                 return trial.should_prune()
 

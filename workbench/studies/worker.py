@@ -195,10 +195,9 @@ class _Worker:
                 raise
             return
         patiently(lambda: runner.record(trial, point, claim, scores), stop)
-        values = tuple(scores[objective.name] for objective in spec.objectives)
-        text = ", ".join(f"{o.name} {scores[o.name]:.4g}" for o in spec.objectives)
+        text = ", ".join(f"{o.title} {scores.measured[o.name]:.4g}" for o in spec.objectives)
         text += f" in {time.monotonic() - began:.0f} s"
-        self._finish(claim, stop, Outcome(text, values))
+        self._finish(claim, stop, Outcome(text, scores.told))
 
     def _draw(
         self, runner: TrialRunner, claim: Claim, stop: StopFlag

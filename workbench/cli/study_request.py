@@ -1,0 +1,103 @@
+"""What a person asks of `workbench study run`, and the study that it means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from workbench.errors import RequestError
+
+if TYPE_CHECKING:
+    from workbench.studies import SearchSpace, StudySpec
+
+SEARCH = "What to search"
+
+SpaceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=LOW..HIGH|KEY=A|B",
+        help="A setting to search, instead of the experiment's space; repeatable. See above.",
+        rich_help_panel=SEARCH,
+    ),
+]
+ObjectiveOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="METRIC",
+        help="A metric to improve, in its own direction (default: the one that judges the runs); "
+        "repeatable, for a Pareto front.",
+        rich_help_panel=SEARCH,
+    ),
+]
+SamplerOption = Annotated[
+    str | None, typer.Option(help="tpe, gp, cmaes, nsgaii or random.", rich_help_panel=SEARCH)
+]
+PrunerOption = Annotated[
+    str | None, typer.Option(help="hyperband, median, wilcoxon or none.", rich_help_panel=SEARCH)
+]
+TrialSeedsOption = Annotated[
+    str | None,
+    typer.Option(metavar="0,1,2", help="One run each a trial, averaged.", rich_help_panel=SEARCH),
+]
+
+
+@dataclass(frozen=True)
+class StudyRequest:
+    """A study as it is asked for.
+
+    Attributes:
+        variant: to start from; None for the first.
+        assignments: the person's changes of the base.
+        space: ``--space`` options; none for the experiment's own.
+        settings: of the study; None where the experiment's count.
+    """
+
+    name: str
+    experiment: str
+    variant: str | None
+    assignments: Sequence[str]
+    space: Sequence[str]
+    settings: Mapping[str, Any]
+
+
+def make_spec(asked: StudyRequest) -> StudySpec:
+    """What the experiment declares, with the person's changes; checked.
+
+    Raises:
+        RequestError: nothing to search, a setting both searched and set, or as
+            :meth:`StudySpec.check`.
+    """
+    from workbench.registry import get_experiment
+    from workbench.studies import StudySettings, StudySpec
+    from workbench.studies.space_text import read_options
+
+    experiment = get_experiment(asked.experiment)
+    settings = (experiment.study or StudySettings()).with_changes(
+        {key: value for key, value in asked.settings.items() if value is not None}
+    )
+    resolved = experiment.resolve(asked.variant, asked.assignments)
+    space = read_options(asked.space) if asked.space else experiment.space_on(resolved)
+    if not space:
+        raise RequestError(
+            f"Experiment {asked.experiment!r} declares no search space. Say what to search by "
+            "--space generator.steps=1..8, or in the experiment's file: "
+            '[space] "generator.steps" = { low = 1, high = 8 }.'
+        )
+    _check_free(space, asked.assignments)
+    spec = StudySpec(asked.name, asked.experiment, resolved.config, space, settings)
+    spec.check()
+    return spec
+
+
+def _check_free(space: SearchSpace, assignments: Sequence[str]) -> None:
+    """Refuse a value for what every trial draws."""
+    for assignment in assignments:
+        key = assignment.partition("=")[0].strip()
+        if key in space and not space[key].when:
+            raise RequestError(
+                f"--set {assignment} has no effect: the study searches {key}. Leave one of them "
+                "out; with --space only what it names is searched."
+            )
