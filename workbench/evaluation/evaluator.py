@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from workbench.errors import RequestError, WorkbenchError
@@ -17,6 +18,7 @@ from workbench.evaluation.hashing import short_hash
 from workbench.evaluation.metrics import Metric
 from workbench.evaluation.observations import Observations
 from workbench.evaluation.observers import check_prompts, observer_key
+from workbench.evaluation.scratch import scratch_cache
 from workbench.evaluation.viewing import (
     Check,
     Gather,
@@ -31,6 +33,8 @@ from workbench.flow.noise import NoiseSource
 from workbench.metrics import metric_info
 
 _VERSIONED = ("torch", "numpy", "scipy", "diffusers")
+_FULL_PRECISION = "fp32"
+"""What samples were drawn in before it was a setting: protocols of then do not name it."""
 _ON_THE_WAY = ("pillow", "transformers")
 """Resizes what networks see, and encodes text; only single scores name them, so that runs that
 were tracked before still compare."""
@@ -68,6 +72,11 @@ class Evaluator:
 
     The first metric is the headline: the one that tells the best moment of a run.
 
+    Attributes:
+        batch_size: samples drawn at once; no part of the protocol.
+        precision: of the networks that draw, "fp32" or "bf16"; whoever makes the sampler sees to
+            it.
+
     Raises:
         RequestError: fewer prompts than a metric needs samples, prompts that one cannot judge by,
             no metric, two metrics of one name, or a batch size below 1.
@@ -78,6 +87,7 @@ class Evaluator:
     seed: int = 0
     batch_size: int = 250
     check: Check = check_images
+    precision: str = _FULL_PRECISION
 
     def __post_init__(self) -> None:
         names = [metric.name for metric in self.metrics]
@@ -120,20 +130,30 @@ class Evaluator:
         rank: int = 0,
         world: int = 1,
         gather: Gather = lambda value: [value],
+        show: Show = lambda done, total: None,
+        scratch: Path | None = None,
     ) -> Scores:
         """Draw every sample once and score them; all ranks return the same scores.
+
+        Memory does not grow with the samples: what observers see of them goes through files.
 
         Args:
             sampler: what is scored.
             rank, world: this process among its peers.
             gather: every rank's object, in rank order, on every rank.
+            show: told on rank 0 how far it is.
+            scratch: as :func:`scratch_cache`'s folder, for the length of the call.
 
         Raises:
-            WorkbenchError: as :meth:`Viewing.view`, or a score is not finite.
+            WorkbenchError: as :meth:`Viewing.view`, a score is not finite, or no room for files.
         """
-        began = time.perf_counter()
         peers = Peers(rank, world, gather)
-        viewed = self.viewing().view(sampler, peers)
+        with scratch_cache(scratch, peers) as cache:
+            return self._evaluate(sampler, peers, self.viewing(cache, show))
+
+    def _evaluate(self, sampler: Sampler, peers: Peers, viewing: Viewing) -> Scores:
+        began = time.perf_counter()
+        viewed = viewing.view(sampler, peers)
         return Scores(
             values=self.scores(viewed.observations, peers),
             fingerprint=self.fingerprint(sampler.steps),
@@ -144,7 +164,7 @@ class Evaluator:
 
     def viewing(
         self,
-        cache: FeatureCache | None = None,
+        cache: FeatureCache,
         show: Show = lambda done, total: None,
         keeper: Keeper | None = None,
     ) -> Viewing:
@@ -202,12 +222,14 @@ class Evaluator:
 
     @property
     def _ingredients(self) -> dict[str, Any]:
+        own = {} if self.precision == _FULL_PRECISION else {"precision": self.precision}
         return {
             "metrics": {metric.name: dict(metric.ingredients) for metric in self.metrics},
             "samples": self.samples,
             "prompts": self._prompts_hash,
             "seed": self.seed,
             "versions": {name: _version(name) for name in _VERSIONED},
+            **own,
         }
 
     @property

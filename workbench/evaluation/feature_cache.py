@@ -1,4 +1,4 @@
-"""Observed rows on disk, batch by batch: to resume, and to draw nothing for another metric."""
+"""Observed rows on disk, batch by batch: what ranks exchange, and what an evaluation resumes from."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from workbench.errors import WorkbenchError
+from workbench.evaluation.grids import NotFiniteError
 from workbench.evaluation.hashing import short_hash
-from workbench.evaluation.observations import Observations
+from workbench.evaluation.observations import ROWS, Batch, Observations, Rows
 from workbench.workspace import written_aside
 
 LOG = logging.getLogger(__name__)
@@ -36,7 +38,8 @@ class FeatureCache:
     """Rows of finished batches of one sampler.
 
     A file is one batch as one observer saw it. Its name holds its first sample and a hash of its
-    prompts, so that the same sampler with more samples continues where fewer ended.
+    prompts, so that the same sampler with more samples continues where fewer ended. Ranks must
+    share the folder.
 
     Args:
         folder: of all caches.
@@ -63,13 +66,14 @@ class FeatureCache:
             for file in sorted(self._place(observer).glob("*.safetensors")):
                 try:
                     with safe_open(file, framework="np") as content:
-                        rows = content.get_tensor("rows")
+                        rows = content.get_tensor(ROWS)
                         known = json.loads(content.metadata()["batch"])
                     start, end = int(known["start"]), int(known["start"]) + len(rows)
                     if end <= len(prompts) and known["prompts"] == short_hash(prompts[start:end]):
                         nfe = float(known["nfe"]) if counted else None
                         timing = Timing(float(known["seconds"]), len(rows), nfe)
-                        observations.update(start, {observer: rows})
+                        _finite(observer, start, rows)
+                        observations.add(observer, start, Batch(file, len(rows)))
                         timings[start] = timing
                 except (SafetensorError, OSError, *_NOT_ONE, WorkbenchError) as error:
                     LOG.warning("%s is damaged (%s); its batch is drawn again.", file, error)
@@ -78,24 +82,51 @@ class FeatureCache:
 
     def save(
         self, start: int, prompts: Sequence[str], rows: Mapping[str, Tensor], timing: Timing
-    ) -> None:
-        """Keep one batch, each file written aside and renamed.
+    ) -> Observations:
+        """Keep one batch, rows (B, D) by observer; each file is written aside and renamed.
+
+        Returns:
+            Where the rows are.
 
         Raises:
+            ValueError: not rows.
+            NotFiniteError: a row is not finite; nothing of the batch is kept then.
             WorkbenchError: no room on the disk.
         """
-        from safetensors.torch import save_file
+        from safetensors.numpy import save_file
 
         known: dict[str, Any] = {"start": start, "prompts": short_hash(prompts)}
         known |= {"seconds": timing.seconds, "nfe": timing.nfe}
-        for observer, values in rows.items():
+        on_cpu = {key: values.detach().float().cpu().numpy() for key, values in rows.items()}
+        arrays = {key: _finite(key, start, values) for key, values in on_cpu.items()}
+        kept = Observations()
+        for observer, values in arrays.items():
             file = self._place(observer) / f"{start:07d}-{known['prompts']}.safetensors"
-            content = values.detach().to("cpu", torch.float32).contiguous()
             try:
                 with written_aside(file) as partial:
-                    save_file({"rows": content}, partial, metadata={"batch": json.dumps(known)})
+                    save_file({ROWS: values}, partial, metadata={"batch": json.dumps(known)})
             except OSError as error:
                 raise WorkbenchError(f"Could not keep {file}: {error}.") from error
+            kept.add(observer, start, Batch(file, len(values)))
+        return kept
 
     def _place(self, observer: str) -> Path:
         return self.folder / f"{observer.partition('/')[0]}-{short_hash(observer)}"
+
+
+def _finite(observer: str, start: int, given: NDArray[Any]) -> Rows:
+    """Rows (B, D) of samples ``start .. start + B``, float32.
+
+    Raises:
+        ValueError: not rows.
+        NotFiniteError: a row is not finite; names the first.
+    """
+    rows: Rows = np.ascontiguousarray(given, dtype=np.float32)
+    if rows.ndim != 2:
+        raise ValueError(f"{observer} must give rows (B, D), not of shape {rows.shape}")
+    if not np.isfinite(rows).all():
+        first = start + int(np.argmin(np.isfinite(rows).all(axis=1)))
+        raise NotFiniteError(
+            f"What {observer.partition('/')[0]} sees in sample {first} is not finite: no score."
+        )
+    return rows

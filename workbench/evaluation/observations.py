@@ -1,77 +1,142 @@
-"""Rows of observations in sample order: what batches and ranks saw, put back together."""
+"""Rows of observations in sample order: what batches and ranks saw, put back together on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import mmap
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from workbench.errors import WorkbenchError
-from workbench.evaluation.grids import NotFiniteError
 
 Rows = NDArray[np.float32]
+"""(N, D), one row a sample. Those of an evaluation are a mapped file: read them in blocks."""
+
+Array = NDArray[np.float64]
+BLOCK = 1024
+"""Rows in memory at a time. Sums over blocks depend on it in their last bits, so it is fixed."""
+
+ROWS = "rows"
+"""Name of the tensor in a batch's file."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rows of ``count`` consecutive samples in a safetensors file."""
+
+    file: Path
+    count: int
+
+    def read(self) -> Rows:
+        """Its rows (count, D).
+
+        Raises:
+            WorkbenchError: the file is gone or damaged.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.file, framework="np") as content:
+                rows: Rows = content.get_tensor(ROWS)
+        except (OSError, SafetensorError) as error:
+            raise WorkbenchError(
+                f"{self.file} cannot be read ({error}): no score. All ranks must share its folder."
+            ) from error
+        return rows
 
 
 class Observations:
-    """Rows by observer and sample index.
+    """Where the rows of each sample are, by observer.
 
-    Nothing is summed on the way, so neither batches nor ranks can change a bit of a score.
+    Rows themselves stay on disk and nothing is summed on the way, so that memory does not grow
+    with the samples, and neither batches nor ranks can change a bit of a score.
     """
 
     def __init__(self) -> None:
-        self._blocks: dict[str, dict[int, Rows]] = {}
+        self._batches: dict[str, dict[int, Batch]] = {}
+        self._mapped: dict[tuple[str, int], Rows] = {}
 
-    def update(self, start: int, rows: Mapping[str, Tensor | NDArray[Any]]) -> None:
-        """Add the rows (B, D) of samples ``start .. start + B``, by observer.
-
-        Raises:
-            ValueError: not rows.
-            NotFiniteError: a row is not finite.
-        """
-        for observer, given in rows.items():
-            values = given.detach().cpu().numpy() if isinstance(given, Tensor) else given
-            block: Rows = np.ascontiguousarray(values, dtype=np.float32)
-            if block.ndim != 2:
-                raise ValueError(f"{observer} must give rows (B, D), not of shape {block.shape}")
-            if not np.isfinite(block).all():
-                first = start + int(np.argmin(np.isfinite(block).all(axis=1)))
-                raise NotFiniteError(
-                    f"What {observer.partition('/')[0]} sees in sample {first} is not finite: "
-                    "no score."
-                )
-            self._blocks.setdefault(observer, {})[start] = block
+    def add(self, observer: str, start: int, batch: Batch) -> None:
+        """Add the rows of samples ``start .. start + batch.count``."""
+        self._batches.setdefault(observer, {})[start] = batch
 
     def merge(self, other: Observations) -> None:
         """Add what another rank has seen."""
-        for observer, blocks in other._blocks.items():
-            self._blocks.setdefault(observer, {}).update(blocks)
+        for observer, batches in other._batches.items():
+            self._batches.setdefault(observer, {}).update(batches)
 
     def covers(self, observer: str, start: int, count: int) -> bool:
         """Whether every sample of ``start .. start + count`` has its row."""
         reached = start
-        for first, block in sorted(self._blocks.get(observer, {}).items()):
+        for first, batch in sorted(self._batches.get(observer, {}).items()):
             if first > reached:
                 break
-            reached = max(reached, first + len(block))
+            reached = max(reached, first + batch.count)
         return reached >= start + count
 
     def rows(self, observer: str, samples: int) -> Rows:
-        """The rows (samples, D) in sample order.
+        """The rows (samples, D) in sample order, mapped read-only from a file without a name.
 
         Raises:
             WorkbenchError: a sample is missing: part of the samples give no score.
         """
-        blocks = sorted(self._blocks.get(observer, {}).items())
+        batches = sorted(self._batches.get(observer, {}).items())
         if not self.covers(observer, 0, samples):
-            seen = sum(len(block) for _, block in blocks)
+            seen = sum(batch.count for _, batch in batches)
             raise WorkbenchError(
                 f"Only {seen} of {samples} samples were seen by {observer.partition('/')[0]}: "
                 "no score."
             )
-        whole = np.empty((samples, blocks[0][1].shape[1]), np.float32)
-        for first, block in blocks:
-            whole[first : first + len(block)] = block[: max(0, samples - first)]
-        return whole
+        if (observer, samples) not in self._mapped:
+            parts = ((start, batch.read()[: max(0, samples - start)]) for start, batch in batches)
+            self._mapped[observer, samples] = mapped(parts, samples, batches[0][1].file.parent)
+        return self._mapped[observer, samples]
+
+
+def mapped(parts: Iterable[tuple[int, Rows]], count: int, folder: Path | None = None) -> Rows:
+    """Rows (count, D) as a file that ends with the array; memory holds one part at a time.
+
+    Args:
+        parts: (place of the first row, rows (B, D)), which cover 0 .. count.
+        folder: on whose disk the file is; None = the system's folder for temporary files.
+
+    Raises:
+        WorkbenchError: no room on the disk.
+    """
+    width = 0
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            for start, rows in parts:
+                width = rows.shape[1]
+                file.seek(start * width * rows.itemsize)
+                file.write(np.ascontiguousarray(rows, np.float32).tobytes())
+            file.flush()
+            return np.memmap(file, np.float32, "r", shape=(count, width))
+    except OSError as error:
+        raise WorkbenchError(f"Could not put {count} rows of features in order: {error}.") from error
+
+
+def chosen(rows: Rows, places: NDArray[np.int64]) -> Rows:
+    """``rows[places]`` as :func:`mapped` rows."""
+    starts = range(0, len(places), BLOCK)
+    return mapped(((start, rows[places[start : start + BLOCK]]) for start in starts), len(places))
+
+
+def blocks(rows: NDArray[Any], size: int = BLOCK) -> Iterator[tuple[int, Array]]:
+    """(place of the first row, up to ``size`` rows in float64), in order; each block is a copy."""
+    for start in range(0, len(rows), size):
+        block = rows[start : start + size].astype(np.float64, subok=False)
+        _let_go(rows)
+        yield start, block
+
+
+def _let_go(rows: NDArray[Any]) -> None:
+    """Pages of a mapped file that were read count as this process's memory until it says no."""
+    pages = getattr(rows, "_mmap", None)
+    if isinstance(pages, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        pages.madvise(mmap.MADV_DONTNEED)

@@ -98,7 +98,8 @@ class Peers:
 
 @dataclass
 class _Share:
-    """What one rank has seen; this is all that travels between ranks."""
+    """What one rank has done; this is all that travels between ranks: no rows, but where they are.
+    """
 
     observations: Observations = field(default_factory=Observations)
     problem: tuple[int, WorkbenchError] | None = None
@@ -107,7 +108,10 @@ class _Share:
 
 @dataclass(frozen=True)
 class Viewed:
-    """Rows of every sample; the time that drawing one took on one device, and its evaluations."""
+    """Rows of every sample; the time that drawing one took on one device, and its evaluations.
+
+    The rows are there as long as the cache that they are in.
+    """
 
     observations: Observations
     ms_per_image: float
@@ -120,7 +124,7 @@ class Viewing:
 
     Attributes:
         observers: by the key under which their rows are filed.
-        cache: keeps finished batches, and gives back those it has.
+        cache: holds the rows of finished batches for all ranks, and gives back those it has.
         show: told on rank 0 how far it is.
         check: whether samples can be scored at all.
         keeper: keeps the images; a batch whose images it lacks is drawn, seen before or not.
@@ -129,7 +133,7 @@ class Viewing:
     observers: Mapping[str, Observer]
     prompts: Sequence[str]
     batch_size: int
-    cache: FeatureCache | None = None
+    cache: FeatureCache
     show: Show = lambda done, total: None
     check: Check = check_images
     keeper: Keeper | None = None
@@ -147,10 +151,7 @@ class Viewing:
             WorkbenchError: an observer cannot judge an image; its own error. All ranks raise the
                 first sample's. One process alone stops there.
         """
-        kept, timings = Observations(), list[Timing]()
-        if self.cache is not None:
-            counted = callable(sampler.nfe)
-            kept, timings = self.cache.load(self.observers, self.prompts, counted)
+        kept, timings = self.cache.load(self.observers, self.prompts, callable(sampler.nfe))
         # Rank 0 decides, after all have looked: a file that a fast rank writes moves no batch.
         pending: list[int] = peers.gather(self._pending(kept))[0]
         shares: list[_Share] = peers.gather(self._share(sampler, peers, kept, pending))
@@ -219,11 +220,9 @@ class Viewing:
             return unfit[0], NotFiniteError(unfit[1])
         try:
             rows = {key: seen.observe(images, prompts) for key, seen in observers.items()}
-            share.observations.update(start, rows)
+            share.observations.merge(self.cache.save(start, prompts, rows, share.timings[-1]))
         except WorkbenchError as error:
             return start, error
-        if self.cache is not None:
-            self.cache.save(start, prompts, rows, share.timings[-1])
         if self.keeper is not None:
             self.keeper.keep(images, prompts, start)
         return None

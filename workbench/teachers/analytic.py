@@ -84,6 +84,8 @@ class MixtureTeacher:
         latent_shape: of one sample, which is its own latent.
     """
 
+    resolution = None
+
     def __init__(
         self, name: str, recipe: MixtureRecipe, start: VelocityNetwork, folder: Path
     ) -> None:

@@ -29,6 +29,11 @@ class Distillable(Protocol):
     latent_shape: tuple[int, ...]
 
     @property
+    def resolution(self) -> int | None:
+        """Height and width of its images in pixels; None for points."""
+        ...
+
+    @property
     def fingerprint(self) -> str:
         """Short hash of all that it was loaded from."""
         ...

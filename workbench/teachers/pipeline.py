@@ -15,6 +15,7 @@ from workbench.errors import RequestError, WorkbenchError
 from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.analytic import refuse_analytic
 from workbench.teachers.base import Conditioning, VelocityNetwork
+from workbench.teachers.chunks import chunk_memory, decode_batch_size
 from workbench.teachers.family import CallArguments, Family
 from workbench.teachers.folder import (
     TeacherNotes,
@@ -113,8 +114,14 @@ class PipelineTeacher:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, *latent_shape) to images, float32 (B, 3, H, W) in [0, 1]."""
-        return self.family.decode(self.pipeline, latents)
+        """Latents (B, *latent_shape) to images, float32 (B, 3, H, W) in [0, 1].
+
+        Decoded in parts that the device has room for: a decoder's activations are forty times as
+        large as its images.
+        """
+        together = decode_batch_size(chunk_memory(latents.device), self.resolution)
+        parts = latents.split(together)
+        return torch.cat([self.family.decode(self.pipeline, part) for part in parts])
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
