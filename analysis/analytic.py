@@ -144,7 +144,7 @@ def variant_labels(configs: Sequence[RunConfig]) -> dict[str, str]:
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key != "fingerprint"}
+    return {key: value for key, value in row.items() if key not in ("fingerprint", "how")}
 
 
 def read_samples(file: Path) -> dict[str, NDArray[np.float32]]:

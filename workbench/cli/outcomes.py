@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from workbench.runs import RunOutcome
     from workbench.workspace import Workspace
 
-_NO_SCORES = ("model", "steps", "nfe", "ms_per_image", "fingerprint")
+_NO_SCORES = ("model", "steps", "nfe", "ms_per_image", "fingerprint", "how")
 
 
 def show_outcomes(
@@ -43,15 +43,19 @@ def show_outcomes(
 
 
 def print_results(table: list[dict[str, Any]], title: str) -> None:
-    """The table of teacher and student by steps."""
+    """The table of teacher and student by steps, each with its schedule, shift and guidance."""
     from workbench.metrics import title_of
 
+    if not table:
+        say(f"{title}: nothing was scored; evaluation.metrics is empty.")
+        return
     scores = _scores(table)
     print_table(
-        ["model", "steps", "NFE", *(title_of(score) for score in scores), "ms/image"],
+        ["model", "sampler", "steps", "NFE", *(title_of(score) for score in scores), "ms/image"],
         [
             [
                 str(row["model"]),
+                str(row.get("how", "")),
                 str(row["steps"]),
                 str(row["nfe"]),
                 *(_cell(row, score) for score in scores),

@@ -40,7 +40,13 @@ def build_evaluator(
     observers = Observers(workspace.cache, weight_files(workspace, settings), device)
     first = settings.primary_metric
     names = sorted(settings.metrics, key=lambda name: name != first)
-    return Evaluator(make_metrics(names, reference, observers), prompts, settings.seed, batch_size)
+    return Evaluator(
+        make_metrics(names, reference, observers),
+        prompts,
+        settings.seed,
+        batch_size,
+        precision=settings.precision,
+    )
 
 
 def check_evaluation(

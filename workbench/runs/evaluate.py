@@ -140,7 +140,14 @@ def _on_ranks(request: EvaluateRequest) -> Any:
         metrics = metrics or chosen.make_metrics(observers)
         weights.refuse_unused()
         batch_size = request.batch_size or source.batch_size(ranks.device)
-        evaluator = Evaluator(metrics, chosen.prompts, request.source.seed, batch_size)
+        batch_size = ranks.from_main(batch_size)
+        evaluator = Evaluator(
+            metrics,
+            chosen.prompts,
+            request.source.seed,
+            batch_size,
+            precision=source.precision,
+        )
         prompts = chosen.prompts
         _check_certainty(request, evaluator)
         # All of them before the first draws: a wrong one must not end hours of work.

@@ -46,6 +46,7 @@ class PipelineSource:
     """
 
     run = None
+    precision = "fp32"
 
     def __init__(
         self,

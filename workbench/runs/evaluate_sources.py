@@ -69,6 +69,11 @@ class Source(Protocol):
     def settings(self) -> EvaluationConfig | None: ...
 
     @property
+    def precision(self) -> str:
+        """Of the networks that draw."""
+        ...
+
+    @property
     def default_steps(self) -> tuple[int, ...] | None: ...
 
     @property
@@ -178,6 +183,10 @@ class ModelSource:
     def count(self) -> int | None:
         return None
 
+    @property
+    def precision(self) -> str:
+        return self._drawing.precision
+
     def how(self, steps: int) -> str:
         return self.model.at(steps, self._samplers).how
 
@@ -243,6 +252,7 @@ class ImageSource:
     run = None
     default_steps = None
     settings = None
+    precision = "fp32"
 
     def __init__(self, folder: Path) -> None:
         self.name = folder.resolve().name

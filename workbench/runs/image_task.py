@@ -47,7 +47,8 @@ class ImageTask:
         self.teacher, self.encoded = load_with_encodings(config, folder, everything, job)
         self.patch: int | None = self.teacher.pixels_per_patch
         device = job.ranks.device
-        batch_size = batch_size_of(settings, self.teacher, device)
+        self.batch_size: int = job.ranks.from_main(batch_size_of(settings, self.teacher, device))
+        batch_size = self.batch_size
         # Rank 0 first: it trains a bundled classifier and pins weights for all.
         first = build_evaluator(place, settings, device, batch_size) if job.ranks.is_main else None
         job.ranks.any(False)

@@ -34,8 +34,8 @@ class LookMeasurement:
     """Draws the shown prompts and measures their look, shared among the ranks.
 
     Args:
-        patch: pixels of the teacher's patch, whose grid is looked for.
-        batch_size: images at once; whole prompts.
+        task: its prompts, its teacher's patch, whose grid is looked for, and images at once, in
+            whole prompts.
     """
 
     def __init__(
@@ -44,14 +44,13 @@ class LookMeasurement:
         samplers: Samplers,
         settings: EvaluationConfig,
         ranks: Ranks,
-        batch_size: int,
     ) -> None:
         assert task.patch is not None
         self.shown: Sequence[str] = task.shown
         self.encoded: Encodings = task.encoded
         self.patch, self.seeds = task.patch, settings.seeds_per_prompt
         self.samplers, self.ranks = samplers, ranks
-        self.at_once = max(1, batch_size // self.seeds)
+        self.at_once = max(1, task.batch_size // self.seeds)
         self._teacher: Look | None = None
 
     def measure(self, model: SampledModel) -> Looked:

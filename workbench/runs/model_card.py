@@ -239,12 +239,15 @@ def _scores(results: Mapping[str, Any] | None) -> str:
     if results is None:
         return "## Scores\n\nNone: the run has measured none of these weights to its end.\n"
     rows: list[Mapping[str, Any]] = results["table"]
-    other = ("fingerprint", "model", "steps", "nfe")
+    other = ("fingerprint", "model", "steps", "nfe", "how")
     names = list(dict.fromkeys(key for row in rows for key in row if key not in other))
-    head = ["model", "steps", "NFE", *names, "fingerprint"]
+    if not names:
+        return "## Scores\n\nNone: the run was asked to measure none.\n"
+    head = ["model", "sampler", "steps", "NFE", *names, "fingerprint"]
     body = [
         [
             str(row["model"]),
+            str(row.get("how", "")),
             str(row["steps"]),
             str(row["nfe"]),
             *(f"{row[name]:.4g}" if name in row else "" for name in names),
@@ -262,11 +265,12 @@ def _scores(results: Mapping[str, Any] | None) -> str:
 
 def _look(results: Mapping[str, Any] | None) -> str:
     """How its samples' look and variety differ from the teacher's, where the run measured it."""
-    drift: Mapping[str, Mapping[str, float]] = (results or {}).get("drift") or {}
+    drift: Mapping[str, Mapping[str, Any]] = (results or {}).get("drift") or {}
     if not drift:
         return ""
     told = [
-        f"{title_of(name)} {found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+        f"{title_of(name)} {found['value']:.2f}"
+        + ("" if found["low"] is None else f" ({found['low']:.2f} to {found['high']:.2f})")
         for name in in_order(drift)
         for found in [drift[name]]
     ]

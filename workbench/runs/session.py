@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from workbench.evaluation.grids import NotFiniteError
 from workbench.methods import method_type
 from workbench.metrics import metric_info
 from workbench.runs.baselines import BaselineCache
-from workbench.runs.chunks import batch_size_of
 from workbench.runs.figures import draw_samples
 from workbench.runs.folder import RunFolder
 from workbench.runs.looks import LookMeasurement
@@ -88,8 +87,7 @@ class Session:
             self.measurement = Measurement(self.task.evaluator, self.samplers, encoded, ranks)
         self.looks: LookMeasurement | None = None
         if self.task.patch is not None:
-            batch_size = batch_size_of(settings, self.teacher, ranks.device)
-            self.looks = LookMeasurement(self.task, self.samplers, settings, ranks, batch_size)
+            self.looks = LookMeasurement(self.task, self.samplers, settings, ranks)
         self.baselines = BaselineCache(job.workspace.cache, self.config, self.teacher, ranks)
         self.drift: Mapping[str, Ratio] = {}
         self.last_row: Row | None = None
@@ -191,7 +189,7 @@ class Session:
             "training_seconds": state.seconds,
             "primary_metric": self.primary,
             "best": {**self._best(state.best), "nimg": state.best_nimg},
-            "drift": {name: ratio.as_dict() for name, ratio in self.drift.items()},
+            "drift": {name: asdict(ratio) for name, ratio in self.drift.items()},
             "skipped_updates": state.skipped,
             "events": state.stability.events,
             "table": [row.as_dict() for row in rows],

@@ -1,0 +1,100 @@
+"""Configurations of earlier formats load as what they were, and keep their fingerprints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workbench.registry import get_experiment, make_plan
+from workbench.training import formats
+from workbench.training.config import RunConfig, load_config, validated
+from workbench.training.recipes import run_config
+
+KEPT: dict[str, dict[str, Any]] = json.loads(
+    Path(__file__).with_name("format_1_configs.json").read_text()
+)
+"""EXPERIMENT/VARIANT -> configuration and fingerprints, written by the last version of format 1."""
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_an_earlier_configuration_keeps_its_fingerprints(name: str) -> None:
+    kept = KEPT[name]
+    config = validated(kept["config"])
+    assert config.fingerprint() == kept["fingerprint"]
+    assert config.variant_fingerprint() == kept["variant"]
+    assert config.recipe_fingerprint() == kept["recipe"]
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_today_s_experiment_is_the_same_run(name: str) -> None:
+    """Recipes and tasks give what the built-in settings of format 1 were."""
+    experiment, variant = name.split("/")
+    config = make_plan(get_experiment(experiment)).config(variant, 0)
+    assert config.fingerprint() == KEPT[name]["fingerprint"]
+
+
+def test_what_format_1_left_unsaid_is_what_it_did(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(KEPT["t_range/0.25-1"]["config"]))
+    images = load_config(tmp_path / "config.json").evaluation
+    assert (images.reference, images.metrics) == ("digits", ("fid", "alignment"))
+    assert len(images.shown) == 10
+    assert (images.precision, images.stock_steps) == ("fp32", ())
+    points = validated(KEPT["analytic/sid"]["config"])
+    assert points.evaluation.reference == "truth"
+    assert points.evaluation.primary_metric == "sliced_w2"
+    assert points.prompts.source is None
+
+
+def test_other_values_of_new_settings_are_other_runs() -> None:
+    plain = run_config()
+    for change in (
+        "evaluation.primary=alignment",
+        'evaluation.metrics=["fid"]',
+        "evaluation.stock_steps=[20]",
+        "evaluation.precision=bf16",
+        'evaluation.shown=["the digit 1"]',
+        "training.stability.rollback=true",
+    ):
+        assert run_config(change).fingerprint() != plain.fingerprint(), change
+
+
+def test_every_setting_is_format_1_s_or_says_what_its_absence_meant() -> None:
+    """A new setting that is in neither would orphan every earlier run."""
+    old = set(validated(KEPT["quickstart/default"]["config"]).flat())
+    first = KEPT["quickstart/default"]["config"]
+    written = {key for key, _ in _leaves(first)}
+    values = RunConfig().model_dump(mode="json")
+    kept = {key for key, _ in _leaves(formats.as_format_1(values))}
+    changed = {"evaluation.reference", "evaluation.metrics", "evaluation.shown"}
+    assert kept - changed <= written
+    assert old >= written - {"training.optimizers"}
+
+
+def _leaves(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(node, dict) or not node:
+        return [(prefix, node)]
+    return [
+        leaf
+        for key, child in node.items()
+        for leaf in _leaves(child, f"{prefix}.{key}" if prefix else key)
+    ]
+
+
+def test_a_dry_run_s_document_can_be_run(tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    config = run_config("training.kimg=2")
+    file.write_text(json.dumps({**config.model_dump(mode="json"), "origins": {"a": "b"}}))
+    assert load_config(file) == config
+
+
+def test_roll_backs_are_decided_by_the_primary_metric() -> None:
+    """Another judge goes back to another checkpoint: its checkpoints are of another recipe."""
+    watched = run_config("training.stability.rollback=true")
+    other = run_config("training.stability.rollback=true", "evaluation.primary=alignment")
+    assert watched.recipe_fingerprint() != other.recipe_fingerprint()
+    assert run_config().recipe_fingerprint() == run_config(
+        "evaluation.primary=alignment"
+    ).recipe_fingerprint()
