@@ -27,7 +27,7 @@ def bundled_folder(name: str) -> Path:
 
 
 def experiment_folders() -> list[Path]:
-    """Where experiments, recipes and tasks are: the bundled ones, then $WORKBENCH_EXPERIMENTS.
+    """Where experiments, recipes, tasks and prompts are: bundled, then $WORKBENCH_EXPERIMENTS.
 
     Raises:
         RequestError: a folder of the variable does not exist.
@@ -38,6 +38,20 @@ def experiment_folders() -> list[Path]:
         if not folder.is_dir():
             raise RequestError(f"{EXPERIMENTS_VARIABLE} names {folder}, which is no folder.")
     return [bundled_folder("experiments"), *own]
+
+
+def experiment_files(kind: str, ending: str) -> dict[str, Path]:
+    """Name -> file of a kind; a person's own counts where the bundled ones have one of its name.
+
+    Args:
+        kind: the folder below each of :func:`experiment_folders`; recipes, for example.
+        ending: of the files' names, with its dot.
+    """
+    return {
+        file.stem: file
+        for folder in experiment_folders()
+        for file in sorted((folder / kind).glob(f"*{ending}"))
+    }
 
 
 def load_module(file: Path) -> ModuleType:

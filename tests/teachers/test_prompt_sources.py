@@ -96,10 +96,9 @@ def test_every_source_gives_the_same_prompts(
     assert read_prompts(config.model_copy(update={"limit": 99})).prompts == KEPT
 
 
-def test_the_embedded_prompts_are_the_default() -> None:
-    found = read_prompts(PromptsConfig())
-    assert found.prompts == PROMPTS
-    assert read_prompts(PromptsConfig(limit=7)).prompts == PROMPTS[:7]
+def test_the_embedded_prompts_are_a_source() -> None:
+    assert read_prompts(PromptsConfig(source="digits")).prompts == PROMPTS
+    assert read_prompts(PromptsConfig(source="digits", limit=7)).prompts == PROMPTS[:7]
 
 
 def test_the_fingerprint_tells_order_and_borders() -> None:
@@ -191,12 +190,41 @@ def test_a_dataset_s_split_and_column_are_checked(tmp_path: Path) -> None:
     [
         ({"source": "p.txt", "split": "train"}, "split applies to hf: sources only"),
         ({"source": "p.jsonl", "revision": "main"}, "revision applies to hf: sources only"),
-        ({"streaming": True}, "streaming applies to hf: sources only"),
+        ({"source": "p.txt", "streaming": True}, "streaming applies to hf: sources only"),
         ({"source": "p.TXT", "column": "prompt"}, "has no columns"),
-        ({"column": "prompt"}, "'digits' has no columns"),
+        ({"column": "prompt"}, "options of prompts without a source"),
         ({"limit": 0}, "greater than or equal to 1"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(settings: dict[str, object], told: str) -> None:
     with pytest.raises(ValidationError, match=told):
         PromptsConfig.model_validate(settings)
+
+
+def test_two_hundred_varied_prompts_are_bundled() -> None:
+    prompts = read_prompts(PromptsConfig(source="varied")).prompts
+    assert len(prompts) == len(set(prompts)) == 200
+    lengths = sorted(len(prompt.split()) for prompt in prompts)
+    assert lengths[0] >= 3
+    assert lengths[20] <= 7
+    assert 50 < lengths[-1] <= 60
+    assert all(prompt == " ".join(prompt.split()) for prompt in prompts)
+
+
+def test_a_person_s_prompts_are_a_source_by_name_and_count_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "prompts").mkdir()
+    monkeypatch.setenv("WORKBENCH_EXPERIMENTS", str(tmp_path))
+    for name in ("mine", "varied"):
+        (tmp_path / "prompts" / f"{name}.txt").write_text(f"a fox of {name}\n")
+        found = read_prompts(PromptsConfig(source=name))
+        assert (found.source, found.prompts) == (name, (f"a fox of {name}",))
+    told = refusal(PromptsConfig(source="mne"))
+    assert "Unknown prompt source 'mne'. Did you mean 'mine'?" in told
+    assert "mine, varied" in told
+    assert "'mine' have no columns" in refusal(PromptsConfig(source="mine", column="text"))
+
+
+def test_prompts_without_a_source_are_refused() -> None:
+    assert "set prompts.source" in refusal(PromptsConfig())

@@ -95,6 +95,7 @@ def test_roll_backs_are_decided_by_the_primary_metric() -> None:
     watched = run_config("training.stability.rollback=true")
     other = run_config("training.stability.rollback=true", "evaluation.primary=alignment")
     assert watched.recipe_fingerprint() != other.recipe_fingerprint()
-    assert run_config().recipe_fingerprint() == run_config(
-        "evaluation.primary=alignment"
-    ).recipe_fingerprint()
+    assert (
+        run_config().recipe_fingerprint()
+        == run_config("evaluation.primary=alignment").recipe_fingerprint()
+    )

@@ -15,6 +15,7 @@ from workbench.cli import (
     export,
     external,
     figures,
+    recipes,
     references,
     report,
     run,
@@ -55,7 +56,7 @@ def root(
 
 for _module in (run, compare, report, figures, evaluate, sample, export):
     _module.register(app)
-for _module in (teachers, references, runs, experiments, external, study):
+for _module in (teachers, recipes, references, runs, experiments, external, study):
     app.add_typer(_module.app)
 system.register(app)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from workbench.bundled import experiment_files
 from workbench.errors import RequestError, unknown_name
 from workbench.settings import FrozenConfig
 from workbench.teachers.bundled_data import BUNDLED
@@ -67,6 +68,17 @@ class PromptsConfig(FrozenConfig):
             raise ValueError(f"the source {self.source!r} has no columns")
         return self
 
+    @property
+    def named_source(self) -> str:
+        """The source.
+
+        Raises:
+            RequestError: none is said.
+        """
+        if self.source is None:
+            raise RequestError("There are no prompts to learn from: set prompts.source.")
+        return self.source
+
 
 @dataclass(frozen=True)
 class PromptSet:
@@ -115,29 +127,30 @@ def read_prompts(config: PromptsConfig) -> PromptSet:
             dropped += 1
     if not prompts:
         found = f"only {dropped} empty ones" if dropped else "nothing"
-        raise RequestError(f"The prompt source {config.source!r} holds no prompts: {found}.")
-    return PromptSet(str(config.source), tuple(prompts), dropped)
+        raise RequestError(f"The prompt source {config.named_source!r} holds no prompts: {found}.")
+    return PromptSet(config.named_source, tuple(prompts), dropped)
 
 
 def _rows(config: PromptsConfig) -> Iterator[Row]:
-    if config.source is None:
-        raise RequestError("There are no prompts to learn from: set prompts.source.")
-    if config.source in BUNDLED:
-        prompts = BUNDLED[config.source].prompts
-        return ((f"prompt {number}", prompt) for number, prompt in enumerate(prompts, 1))
-    if config.source.startswith(HUB):
+    source = config.named_source
+    if source in BUNDLED:
+        return ((f"prompt {number}", p) for number, p in enumerate(BUNDLED[source].prompts, 1))
+    if source.startswith(HUB):
         return _dataset_rows(config)
-    path = Path(config.source).expanduser()
+    bundled = experiment_files("prompts", ".txt")
+    path = bundled.get(source) or Path(source).expanduser()
     kind = path.suffix.lower()
+    if config.column is not None and source in bundled:
+        raise RequestError(f"The prompts {source!r} have no columns.")
     if path.is_dir():
         raise RequestError(
-            f"The prompt source {config.source!r} is a folder. For a Hugging Face dataset in it "
-            f"write prompts.source={HUB}{config.source}."
+            f"The prompt source {source!r} is a folder. For a Hugging Face dataset in it "
+            f"write prompts.source={HUB}{source}."
         )
     if not path.is_file():
-        if kind not in _READERS and "/" not in config.source:
-            raise unknown_name("prompt source", config.source, _KNOWN_SOURCES)
-        raise RequestError(f"There is no prompt file {config.source!r}.")
+        if kind not in _READERS and "/" not in source:
+            raise unknown_name("prompt source", source, (*_KNOWN_SOURCES, *bundled))
+        raise RequestError(f"There is no prompt file {source!r}.")
     if kind not in _READERS:
         raise unknown_name("type of prompt file", kind or path.name, _READERS)
     return _READERS[kind](path, config.column)
@@ -187,7 +200,7 @@ def _parquet_rows(path: Path, column: str | None) -> Iterator[Row]:
 
 def _dataset_rows(config: PromptsConfig) -> Iterator[Row]:
     """A Hugging Face dataset: on the hub, saved with save_to_disk, or a folder of data files."""
-    name = str(config.source).removeprefix(HUB)
+    name = config.named_source.removeprefix(HUB)
     address = DatasetAddress(name, "prompts", config.split, config.revision, config.streaming)
     with dataset_errors(name):
         dataset = open_dataset(address)

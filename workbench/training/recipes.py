@@ -1,42 +1,53 @@
 """Recipes and tasks: settings with their sources, laid under an experiment's own.
 
-A *recipe* holds how a teacher is distilled: optimizers, batch, guidance, durations, how the teacher
-itself is measured. A *task* holds what is learnt and what judges it: prompts, real images, metrics.
-Both are TOML files, in ``experiments/recipes`` and ``experiments/tasks``, or in folders of those
-names below one that ``WORKBENCH_EXPERIMENTS`` names::
-
-    description = "SANA 0.6B at 512 px, all weights"
-    extends = "sid-dit"              # settings of another recipe come first
-    teachers = ["sana-0.6b-512"]     # whose runs use it unless told
-    pipeline = "SanaPipeline"        # other families are refused
-    task = "coco"
-
-    [[settings]]
-    source = "launch script of ml-sid-dit"
-    training.batch_size = 256
+A *recipe* holds how a teacher is distilled (optimizers, batch, guidance, durations, how the teacher
+itself is measured). A *task* holds what is learnt and what judges it: prompts, real images,
+metrics. Both are data (:mod:`workbench.training.recipe_files`).
 
 The order: built-in, task, recipe, experiment, ``--set``; the last one to name a setting decides.
+What a task or a recipe says that a run's method has no use for is left out.
 """
 
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Literal, TypeVar
 
-from pydantic import Field, ValidationError
-
-from workbench.bundled import experiment_folders
 from workbench.errors import RequestError, unknown_name
-from workbench.methods import method_type
-from workbench.settings import FrozenConfig
+from workbench.methods import METHODS, method_type
 from workbench.teachers.catalog import teacher_kind
 from workbench.teachers.embedded import default_teacher
 from workbench.training.config import RunConfig
-from workbench.training.overrides import as_assignments, concerns, method_after, with_overrides
+from workbench.training.overrides import concerns, method_after, with_overrides
+from workbench.training.recipe_files import (
+    Recipe,
+    Task,
+    all_recipes,
+    all_tasks,
+    get_recipe,
+    get_task,
+)
+
+__all__ = [
+    "BUILT_IN",
+    "GENERAL",
+    "SET",
+    "Foundation",
+    "Layer",
+    "Recipe",
+    "Resolved",
+    "Task",
+    "all_recipes",
+    "all_tasks",
+    "find_foundation",
+    "get_recipe",
+    "get_task",
+    "nearest_recipe",
+    "recipe_for",
+    "resolve",
+    "run_config",
+]
 
 BUILT_IN, SET = "built-in", "--set"
 
@@ -47,44 +58,6 @@ SELECTORS = ("teacher", "recipe", "task")
 """Assignments that choose what is laid under the others; only the first is a setting of a run."""
 
 
-class Settings(FrozenConfig, extra="allow"):
-    """Settings of one source: ``source`` and, beside it, dotted keys as TOML nests them."""
-
-    source: str
-
-    @property
-    def assignments(self) -> tuple[str, ...]:
-        return tuple(as_assignments(self.model_extra or {}))
-
-
-class Task(FrozenConfig):
-    """What is learnt and what judges it."""
-
-    name: str
-    description: str
-    settings: tuple[Settings, ...] = ()
-
-
-class Recipe(FrozenConfig):
-    """How teachers are distilled.
-
-    Attributes:
-        teachers: whose runs use it unless told.
-        pipeline: the diffusers class that it is for; None for any.
-        card_gib: memory of the one GPU that it was made to fit; None for a full recipe.
-        settings: with those of the recipes that it extends in front.
-    """
-
-    name: str
-    description: str
-    extends: str | None = None
-    teachers: tuple[str, ...] = ()
-    pipeline: str | None = None
-    task: str | None = None
-    card_gib: int | None = Field(None, gt=0)
-    settings: tuple[Settings, ...] = ()
-
-
 @dataclass(frozen=True)
 class Layer:
     """Settings of one origin, in words.
@@ -92,12 +65,23 @@ class Layer:
     Attributes:
         optional: what the run's method has no use for is left out instead of refused.
         task: the settings count for runs of this task alone; None for all.
+        methods: whose runs have them; () for all.
     """
 
     origin: str
     assignments: tuple[str, ...]
     optional: bool = False
     task: str | None = None
+    methods: tuple[str, ...] = ()
+
+    def used_by(self, method: str) -> Layer:
+        """The layer as a run of that method has it."""
+        kept = self.assignments
+        if self.methods and method not in self.methods:
+            kept = ()
+        elif self.optional:
+            kept = tuple(text for text in kept if concerns(method, text))
+        return replace(self, assignments=kept)
 
 
 @dataclass(frozen=True)
@@ -115,17 +99,33 @@ class Foundation:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        found = []
-        if self.task is not None:
-            found += [
-                Layer(f"task {self.task.name} ({part.source})", part.assignments, optional=True)
-                for part in self.task.settings
-            ]
-        found += [
-            Layer(f"recipe {self.recipe.name} ({part.source})", part.assignments, optional=True)
-            for part in self.recipe.settings
-        ]
-        return tuple(found)
+        named = [("task", self.task)] if self.task is not None else []
+        return tuple(
+            Layer(
+                f"{kind} {part.name} ({group.source})",
+                group.assignments,
+                optional=True,
+                methods=group.methods,
+            )
+            for kind, part in (*named, ("recipe", self.recipe))
+            for group in part.settings
+        )
+
+    def settings(self, method: str) -> dict[str, tuple[str, str]]:
+        """Dotted key -> (value as text, who named it last), as runs of that method have them.
+
+        Raises:
+            RequestError: no such method.
+        """
+        if method not in METHODS:
+            raise unknown_name("method", method, METHODS)
+        found: dict[str, tuple[str, str]] = {}
+        for layer in self.layers:
+            for assignment in layer.used_by(method).assignments:
+                key, _, value = assignment.partition("=")
+                found.pop(key, None)  # what one source says stays together
+                found[key] = (value, layer.origin)
+        return found
 
 
 @dataclass(frozen=True)
@@ -238,10 +238,18 @@ def recipe_for(teacher: str) -> Recipe:
 
 
 def nearest_recipe(teacher: str) -> Recipe | None:
-    """The recipe for the nearest known teacher of the same family; None where that is not known."""
+    """The recipe for the nearest known teacher of the same family; None where that is not known.
+
+    Its own before others as near; recipes for one GPU are nobody's nearest.
+    """
     kind = teacher_kind(teacher)
+
+    def distance(known: str) -> tuple[float, bool]:
+        sizes = (kind.parameters or 1, teacher_kind(known).parameters or 1)
+        return abs(math.log(sizes[0] / sizes[1])), known != kind.name
+
     near = [
-        (abs(math.log((kind.parameters or 1) / (teacher_kind(known).parameters or 1))), recipe)
+        (distance(known), recipe)
         for recipe in all_recipes().values()
         if recipe.pipeline is not None
         and recipe.pipeline == kind.pipeline
@@ -249,91 +257,6 @@ def nearest_recipe(teacher: str) -> Recipe | None:
         for known in recipe.teachers
     ]
     return min(near, key=lambda pair: pair[0])[1] if near else None
-
-
-def get_recipe(name: str) -> Recipe:
-    """A recipe by name.
-
-    Raises:
-        RequestError: unknown (names the nearest), or a file that cannot be read.
-    """
-    recipes = all_recipes()
-    if name not in recipes:
-        raise unknown_name("recipe", name, recipes)
-    return recipes[name]
-
-
-def get_task(name: str) -> Task:
-    """A task by name.
-
-    Raises:
-        RequestError: unknown (names the nearest), or a file that cannot be read.
-    """
-    tasks = all_tasks()
-    if name not in tasks:
-        raise unknown_name("task", name, tasks)
-    return tasks[name]
-
-
-def all_recipes() -> dict[str, Recipe]:
-    """Every recipe by name, with the settings of those that it extends in front.
-
-    Raises:
-        RequestError: a file that cannot be read, that extends nothing there is, or extends itself.
-    """
-    files = _files("recipes")
-    read = {name: _read(file, Recipe) for name, file in files.items()}
-
-    def whole(name: str, path: tuple[str, ...] = ()) -> tuple[tuple[Settings, ...], str | None]:
-        recipe = read[name]
-        if recipe.extends is None:
-            return recipe.settings, recipe.task
-        if recipe.extends not in read or recipe.extends in (*path, name):
-            raise RequestError(
-                f"{files[name]} extends {recipe.extends!r}, which is itself or no recipe. "
-                f"Known: {', '.join(sorted(read))}."
-            )
-        below, task = whole(recipe.extends, (*path, name))
-        return (*below, *recipe.settings), recipe.task or task
-
-    found = {}
-    for name, recipe in read.items():
-        settings, task = whole(name)
-        found[name] = recipe.model_copy(update={"settings": settings, "task": task})
-    return found
-
-
-def all_tasks() -> dict[str, Task]:
-    """Every task by name.
-
-    Raises:
-        RequestError: a file that cannot be read.
-    """
-    return {name: _read(file, Task) for name, file in _files("tasks").items()}
-
-
-def _files(kind: Literal["recipes", "tasks"]) -> dict[str, Path]:
-    """Name -> file; a person's own file counts where the bundled ones have one of that name."""
-    return {
-        file.stem: file
-        for folder in experiment_folders()
-        for file in sorted((folder / kind).glob("*.toml"))
-    }
-
-
-_Read = TypeVar("_Read", Recipe, Task)
-
-
-def _read(file: Path, kind: type[_Read]) -> _Read:
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-        return kind.model_validate({"name": file.stem, **content})
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RequestError(f"Cannot read {file}: {error}.") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RequestError(f"{file}: {where}: {first['msg']}.") from None
 
 
 def _check_family(recipe: Recipe, teacher: str) -> None:
@@ -369,11 +292,6 @@ def _without_selectors(layer: Layer) -> Layer:
 def _laid(foundation: Foundation, stack: Sequence[Layer]) -> Resolved:
     base = RunConfig(teacher=foundation.teacher)
     method = method_after(base, [text for layer in stack for text in layer.assignments])
-    used = []
-    for layer in stack:
-        kept = layer.assignments
-        if layer.optional:
-            kept = tuple(text for text in kept if concerns(method, text))
-        used.append(replace(layer, assignments=kept))
+    used = [layer.used_by(method) for layer in stack]
     config = with_overrides(base, [text for layer in used for text in layer.assignments])
     return Resolved(config, foundation, tuple(used))
