@@ -57,15 +57,14 @@ def write(own: Path, name: str, text: str) -> None:
     (own / "recipes" / f"{name}.toml").write_text(f'description = "mine"\n{text}')
 
 
-def mine(*layers: Layer, scoped: dict[str, list[Layer]] | None = None) -> Resolved:
+def mine(*layers: Layer) -> Resolved:
     chosen = Layer(SET, (f"teacher={TEACHER}", "recipe=mine"))
-    return resolve([*layers, chosen], scoped)
+    return resolve([*layers, chosen])
 
 
 def test_the_last_to_name_a_setting_decides_and_is_its_origin(own: Path) -> None:
     experiment = Layer("experiment e", ("training.batch_size=3", "training.ema_halflife_kimg=3"))
-    # Given out of order: --set is above an experiment wherever it stands.
-    found = mine(Layer(SET, ("training.ema_halflife_kimg=4",)), experiment)
+    found = mine(experiment, Layer(SET, ("training.ema_halflife_kimg=4",)))
     training, origins = found.config.training, found.origins
     assert found.config.schedule.log_kimg == 1
     assert (training.kimg, training.batch_size, training.ema_halflife_kimg) == (2, 3, 4)
@@ -83,13 +82,13 @@ def test_a_group_that_is_named_whole_is_the_origin_of_its_parts(own: Path) -> No
     assert origins["method.loss_scale"] == BUILT_IN
 
 
-def test_scoped_settings_count_for_their_task_alone_and_below_a_person_s(own: Path) -> None:
-    scoped = {
-        "mine": [Layer("experiment e", ("training.kimg=5", "training.batch_size=5"))],
-        "coco": [Layer("experiment e", ("training.ema_halflife_kimg=5",))],
-    }
-    base = Layer("experiment e", ("training.kimg=3",))
-    found = mine(base, Layer(SET, ("training.batch_size=6",)), scoped=scoped).config.training
+def test_settings_of_a_task_count_for_its_runs_alone_and_below_a_person_s(own: Path) -> None:
+    found = mine(
+        Layer("experiment e", ("training.kimg=3",)),
+        Layer("experiment e", ("training.kimg=5", "training.batch_size=5"), task="mine"),
+        Layer("experiment e", ("training.ema_halflife_kimg=5",), task="coco"),
+        Layer(SET, ("training.batch_size=6",)),
+    ).config.training
     assert (found.kimg, found.batch_size, found.ema_halflife_kimg) == (5, 6, 2)
 
 
@@ -149,7 +148,7 @@ def test_what_is_shown_is_what_a_run_gets(own: Path) -> None:
                 assert float(flat[key]) == float(value), key
     shown = find_foundation(TEACHER).settings("sid")
     assert shown["training.batch_size"] == ("256", f"recipe {TEACHER} (ml-sid-dit, launch script)")
-    with pytest.raises(RequestError, match="Unknown method 'sd'. Did you mean 'sid'"):
+    with pytest.raises(RequestError, match=r"Unknown method 'sd'. Did you mean 'sid'"):
         find_foundation(TEACHER).settings("sd")
 
 
@@ -205,7 +204,7 @@ def test_a_wrong_file_is_named_with_what_is_wrong(own: Path, text: str, told: st
 
 def test_an_unknown_setting_of_a_recipe_is_refused(own: Path) -> None:
     write(own, "mine", '[[settings]]\nsource = "x"\ntraining.bach_size = 3\n')
-    with pytest.raises(RequestError, match="'training.bach_size'. Did you mean 'training.batch_s"):
+    with pytest.raises(RequestError, match=r"'training.bach_size'. Did you mean 'training.batch_s"):
         mine()
 
 
@@ -229,3 +228,15 @@ def test_recipe_and_task_may_be_asked_for_and_are_no_settings() -> None:
 def test_an_unknown_name_is_told_the_nearest(asked: str, told: str) -> None:
     with pytest.raises(RequestError, match=told):
         run_config(f"teacher={TEACHER}", asked)
+
+
+def test_what_a_recipe_says_of_a_source_goes_with_it(tmp_path: Path) -> None:
+    """A column, a limit and streaming describe the recipe's own prompts, not a person's file."""
+    file = tmp_path / "mine.txt"
+    file.write_text("a cat\n")
+    theirs = run_config("teacher=sana-0.6b-512").prompts
+    assert (theirs.column, theirs.streaming) == ("llava", True)
+    mine = run_config("teacher=sana-0.6b-512", f"prompts.source={file}").prompts
+    assert (mine.source, mine.column, mine.streaming, mine.limit) == (str(file), None, False, None)
+    fewer = run_config("teacher=sana-0.6b-512", "prompts.limit=5").prompts
+    assert (fewer.source, fewer.column, fewer.limit) == (theirs.source, "llava", 5)

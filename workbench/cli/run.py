@@ -265,7 +265,7 @@ def _show_plan(
         return
     flat = [config.flat() for config in configs]
     keys = [key for key in flat[0] if all(f.get(key) == flat[0][key] for f in flat)]
-    shown = [key for key in keys if key not in ("format", "experiment")]
+    shown = [key for key in keys if key not in ("format", "experiment", "variant", "seed")]
     rows = [[key, flat[0][key], _origin(key, origins)] for key in shown]
     print_table(["setting", "value", "from"], rows)
     for config, settings in zip(configs, flat, strict=True):

@@ -97,7 +97,8 @@ class Experiment:
                 *(layer(part.base, task) for task, part in self.tasks.items()),
                 layer(self.variants[chosen]),
                 *(layer(part.variants.get(chosen, {}), task) for task, part in self.tasks.items()),
-                Layer(SET, (f"experiment={self.name}", f"variant={chosen}", *changes)),
+                Layer(origin, (f"experiment={self.name}", f"variant={chosen}", "seed=0")),
+                Layer(SET, tuple(changes)),
             ]
         )
 

@@ -140,8 +140,7 @@ def resolve_variants(
             variant,
             [
                 *(c for c in changes if c in nobodys or concerns(method, c)),
-                f"experiment={name}",
-                "seed=0",
+                *([] if name == experiment.name else [f"experiment={name}"]),
             ],
         )
         for variant, method in methods.items()

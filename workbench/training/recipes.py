@@ -58,6 +58,10 @@ SELECTORS = ("teacher", "recipe", "task")
 """Assignments that choose what is laid under the others; only the first is a setting of a run."""
 
 
+_SOURCES = ("prompts", "data", "evaluation.prompts")
+"""Groups of settings that describe what their ``source`` names."""
+
+
 @dataclass(frozen=True)
 class Layer:
     """Settings of one origin, in words.
@@ -289,9 +293,18 @@ def _without_selectors(layer: Layer) -> Layer:
     return replace(layer, assignments=tuple(kept))
 
 
+def _of_its_sources(layer: Layer, above: Sequence[Layer]) -> Layer:
+    """The layer without what it says of a source that a layer above replaces: its column, say."""
+    keys = {text.partition("=")[0].strip() for other in above for text in other.assignments}
+    replaced = tuple(f"{group}." for group in _SOURCES if f"{group}.source" in keys)
+    kept = [text for text in layer.assignments if not text.strip().startswith(replaced)]
+    return replace(layer, assignments=tuple(kept)) if replaced else layer
+
+
 def _laid(foundation: Foundation, stack: Sequence[Layer]) -> Resolved:
     base = RunConfig(teacher=foundation.teacher)
     method = method_after(base, [text for layer in stack for text in layer.assignments])
-    used = [layer.used_by(method) for layer in stack]
+    used = [_of_its_sources(layer, stack[place + 1 :]) for place, layer in enumerate(stack)]
+    used = [layer.used_by(method) for layer in used]
     config = with_overrides(base, [text for layer in used for text in layer.assignments])
     return Resolved(config, foundation, tuple(used))
