@@ -207,8 +207,8 @@ def _nyquist_energy(luminance: Tensor) -> Tensor:
         torch.fft.fftfreq(size, dtype=torch.float64, device=power.device).abs() >= _NYQUIST_BAND
         for size in (height, width)
     )
-    near: Tensor = rows[:, None] | columns
-    return power.mul(near).sum((1, 2))
+    energy: Tensor = (power * (rows[:, None] | columns)).sum((1, 2))
+    return energy
 
 
 def _grid_energy(luminance: Tensor, patch: int) -> Tensor:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -134,9 +134,7 @@ class VelocityNetwork(nn.Module, ABC):
         self.evaluations += x_t.shape[0]
         with (
             _inputs_of(self.feature_layer() if with_features else None) as seen,
-            torch.autocast(
-                x_t.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
-            ),
+            self._mixed_precision(x_t),
         ):
             velocity = self.predict(x_t, t, cond).float()
         # FSDP2 hangs its backward hook on the output, which an in-place change of a view drops.
@@ -148,6 +146,27 @@ class VelocityNetwork(nn.Module, ABC):
         features = features.flatten(1, -2) if features.ndim > 2 else features[:, None]
         self._count_backward(len(x_t), velocity, features)
         return velocity, features
+
+    def call_module(self, hidden_states: Tensor, **arguments: Any) -> tuple[Tensor, ...]:
+        """The module in its own terms, as a stock pipeline calls it.
+
+        Counted, in mixed precision and sharded as :meth:`forward` is; whoever wraps one wraps both.
+
+        Args:
+            hidden_states: the module's own input (B, ...).
+            arguments: the module's others, by name; ``return_dict=False`` among them.
+
+        Returns:
+            What the module returns, in the precision of the weights.
+        """
+        self.evaluations += len(hidden_states)
+        with self._mixed_precision(hidden_states):
+            outputs = self.module(hidden_states, **arguments)
+        return tuple(output.to(self.weights_dtype) for output in outputs)
+
+    def _mixed_precision(self, inputs: Tensor) -> torch.autocast:
+        dtype = self.autocast_dtype
+        return torch.autocast(inputs.device.type, dtype, enabled=dtype is not None)
 
     def feature_layer(self) -> nn.Linear:
         """The output layer, whose input are the last features.

@@ -35,6 +35,8 @@ class Family(ABC):
         student_class: the diffusers class that a few-step student is exported as.
         gives_sigmas: whether that class's call gives the scheduler 1, 1 - 1/N, ..., 1/N itself.
         gives_generator: whether that class's call gives the scheduler its ``generator``.
+        cfg_argument: the argument of the pipeline's call that is the scale of classifier-free
+            guidance, on above 1; None where it has none.
     """
 
     pipeline_class: str
@@ -44,6 +46,7 @@ class Family(ABC):
     student_class: str
     gives_sigmas: bool = False
     gives_generator: bool = False
+    cfg_argument: str | None = "guidance_scale"
 
     def pipeline_type(self) -> Any:
         """The diffusers class."""
@@ -168,6 +171,30 @@ class Family(ABC):
         ``network`` is the teacher's, fed with the student's ``distilled_guidance``.
         """
         return state
+
+    @abstractmethod
+    def stock_inputs(
+        self,
+        cond: Conditioning,
+        uncond: Conditioning | None,
+        noise: Tensor,
+        arguments: CallArguments,
+    ) -> dict[str, Any]:
+        """What of the stock call's arguments gives it encodings and noise instead of prompts.
+
+        Args:
+            cond: B rows.
+            uncond: B rows of the empty prompt; None where the call does not evaluate it.
+            noise: standard normal (B, *latent_shape).
+            arguments: of the call, the number of steps among them.
+
+        Raises:
+            RequestError: arguments that contradict each other.
+        """
+
+    def from_stock(self, latents: Tensor, latent_shape: tuple[int, ...]) -> Tensor:
+        """Latents (B, *latent_shape) from those that the stock call returns."""
+        return latents
 
     def scheduler_noise(self, latent_shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Noise of one sample (1, C, H, W) in the order in which a scheduler draws it."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.errors import RequestError
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.family import CallArguments, Family
 
@@ -64,6 +65,7 @@ class FluxFamily(Family):
     encoding_arguments = ("max_sequence_length",)
     student_class = "FluxPipeline"
     gives_sigmas = True
+    cfg_argument = "true_cfg_scale"
 
     def network(self, pipeline: Any, arguments: CallArguments) -> VelocityNetwork:
         transformer = pipeline.transformer
@@ -100,6 +102,35 @@ class FluxFamily(Family):
 
     def uncond(self, pipeline: Any, arguments: CallArguments) -> Conditioning:
         return self.encode(pipeline, [""], arguments)
+
+    def stock_inputs(
+        self,
+        cond: Conditioning,
+        uncond: Conditioning | None,
+        noise: Tensor,
+        arguments: CallArguments,
+    ) -> dict[str, Any]:
+        given = {
+            "prompt_embeds": cond["embeds"],
+            "pooled_prompt_embeds": cond["pooled"],
+            "latents": pack(noise),
+        }
+        if uncond is None:
+            return given
+        if arguments["negative_prompt"] is None:
+            raise RequestError(
+                f"true_cfg_scale {arguments['true_cfg_scale']:g} does nothing in a FluxPipeline "
+                'without a negative_prompt: set negative_prompt="" beside it, or leave it at 1.'
+            )
+        return {
+            **given,
+            "negative_prompt": None,
+            "negative_prompt_embeds": uncond["embeds"],
+            "negative_pooled_prompt_embeds": uncond["pooled"],
+        }
+
+    def from_stock(self, latents: Tensor, latent_shape: tuple[int, ...]) -> Tensor:
+        return unpack(latents, *latent_shape[1:])
 
     def scheduler_noise(self, latent_shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         _, height, width = latent_shape

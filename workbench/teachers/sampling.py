@@ -10,6 +10,11 @@ from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.guidance import guided_velocity
 
 
+def describe_euler(cfg_scale: float, flow_shift: float) -> str:
+    """How :func:`sample_teacher` samples, for tables: ``Euler, shift 1, guidance 1``."""
+    return f"Euler, shift {flow_shift:g}, guidance {cfg_scale:g}"
+
+
 @torch.no_grad()
 def sample_teacher(
     network: VelocityNetwork,

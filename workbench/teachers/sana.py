@@ -103,6 +103,27 @@ class SanaFamily(Family):
     def _encoding(self, arguments: CallArguments) -> dict[str, Any]:
         return {name: arguments[name] for name in self.encoding_arguments}
 
+    def stock_inputs(
+        self,
+        cond: Conditioning,
+        uncond: Conditioning | None,
+        noise: Tensor,
+        arguments: CallArguments,
+    ) -> dict[str, Any]:
+        given = {
+            "prompt_embeds": cond["embeds"],
+            "prompt_attention_mask": cond["mask"],
+            "latents": noise,
+        }
+        if uncond is None:
+            return given
+        return {
+            **given,
+            "negative_prompt": None,  # by default "", which excludes an encoding
+            "negative_prompt_embeds": uncond["embeds"],
+            "negative_prompt_attention_mask": uncond["mask"],
+        }
+
     def uncond(self, pipeline: Any, arguments: CallArguments) -> Conditioning:
         # The stock pipeline encodes its negative prompt without the instruction.
         return self.encode(pipeline, [""], {**arguments, "complex_human_instruction": None})
@@ -112,6 +133,7 @@ class SprintFamily(SanaFamily):
     """Teachers saved as a SanaSprintPipeline: unscaled time, guidance as an input."""
 
     pipeline_class = "SanaSprintPipeline"
+    cfg_argument = None
 
     def network(self, pipeline: Any, arguments: CallArguments) -> VelocityNetwork:
         return SanaVelocity(pipeline.transformer, 1.0, arguments["guidance_scale"])
@@ -121,6 +143,18 @@ class SprintFamily(SanaFamily):
     ) -> Conditioning:
         embeds, mask = pipeline.encode_prompt(list(prompts), **self._encoding(arguments))
         return Conditioning({"embeds": embeds, "mask": mask})
+
+    def stock_inputs(
+        self,
+        cond: Conditioning,
+        uncond: Conditioning | None,
+        noise: Tensor,
+        arguments: CallArguments,
+    ) -> dict[str, Any]:
+        given = super().stock_inputs(cond, uncond, noise, arguments)
+        if arguments["num_inference_steps"] != 2:
+            given["intermediate_timesteps"] = None  # the call refuses its own default then
+        return given
 
     def student_transformer(self, network: VelocityNetwork) -> Any:
         """Without the guidance embedding, whose constant moves into the time embedding's bias.

@@ -78,6 +78,21 @@ class SD3Family(Family):
         )
         return Conditioning({"embeds": embeds, "pooled": pooled})
 
+    def stock_inputs(
+        self,
+        cond: Conditioning,
+        uncond: Conditioning | None,
+        noise: Tensor,
+        arguments: CallArguments,
+    ) -> dict[str, Any]:
+        return {
+            "prompt_embeds": cond["embeds"],
+            "pooled_prompt_embeds": cond["pooled"],
+            "negative_prompt_embeds": None if uncond is None else uncond["embeds"],
+            "negative_pooled_prompt_embeds": None if uncond is None else uncond["pooled"],
+            "latents": noise,
+        }
+
     def uncond(self, pipeline: Any, arguments: CallArguments) -> Conditioning:
         # The stock pipeline encodes its negative prompt without skipping CLIP's last layers.
         return self.encode(pipeline, [""], {**arguments, "clip_skip": None})

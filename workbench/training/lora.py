@@ -53,9 +53,9 @@ class AdapterBase(nn.Module):
         self.requires_grad_(False)
         self.train(False)  # dropout would make phi and psi differ where they are equal
 
-    def forward(self, call: Callable[..., Any], *inputs: Any) -> Any:
+    def forward(self, call: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
         """Run a network's own forward. Sharding hangs its hooks here, once for all networks."""
-        return call(*inputs)
+        return call(*inputs, **named)
 
     def convert(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move and convert the base; adapters move too and stay float32."""
@@ -153,6 +153,11 @@ class AdapterNetwork(VelocityNetwork):
                 super().forward, x_t, t, cond, with_features
             )
         return output
+
+    def call_module(self, hidden_states: Tensor, **arguments: Any) -> tuple[Tensor, ...]:
+        with self.base.active(self.adapter_name):
+            outputs: tuple[Tensor, ...] = self.base(super().call_module, hidden_states, **arguments)
+        return outputs
 
     def enable_gradient_checkpointing(self) -> None:
         self.base.enable_gradient_checkpointing()

@@ -25,7 +25,7 @@ from torch.distributed import (  # type: ignore[attr-defined]  # public, but not
     TCPStore,
 )
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from workbench.errors import (
@@ -37,6 +37,7 @@ from workbench.errors import (
     SettingsError,
     WorkbenchError,
 )
+from workbench.teachers.base import VelocityNetwork
 from workbench.training.nodes import ALONE, Nodes
 
 ResultT = TypeVar("ResultT")
@@ -129,6 +130,8 @@ class Ranks:
         # The root too: otherwise it stays unsharded after the many forwards that have no
         # backward, and EMA and requires_grad flags would see other tensors than the optimiser.
         fully_shard(root, reshard_after_forward=True)
+        if isinstance(root, VelocityNetwork):
+            register_fsdp_forward_method(root, VelocityNetwork.call_module.__name__)
 
 
 def whole_state(network: nn.Module) -> dict[str, Any]:
