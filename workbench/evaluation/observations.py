@@ -18,7 +18,7 @@ Rows = NDArray[np.float32]
 """(N, D), one row a sample. Those of an evaluation are a mapped file: read them in blocks."""
 
 Array = NDArray[np.float64]
-BLOCK = 1024
+BLOCK = 256
 """Rows in memory at a time. Sums over blocks depend on it in their last bits, so it is fixed."""
 
 ROWS = "rows"
@@ -118,7 +118,9 @@ def mapped(parts: Iterable[tuple[int, Rows]], count: int, folder: Path | None = 
             file.flush()
             return np.memmap(file, np.float32, "r", shape=(count, width))
     except OSError as error:
-        raise WorkbenchError(f"Could not put {count} rows of features in order: {error}.") from error
+        raise WorkbenchError(
+            f"Could not put {count} rows of features in order: {error}."
+        ) from error
 
 
 def chosen(rows: Rows, places: NDArray[np.int64]) -> Rows:

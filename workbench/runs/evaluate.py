@@ -139,7 +139,13 @@ def _on_ranks(request: EvaluateRequest) -> Any:
         ranks.any(False)
         metrics = metrics or make_metrics(names, reference, observers)
         weights.refuse_unused()
-        evaluator = Evaluator(metrics, prompts, request.source.seed, request.batch_size)
+        evaluator = Evaluator(
+            metrics,
+            prompts,
+            request.source.seed,
+            request.batch_size,
+            precision=source.precision,
+        )
         _check_certainty(request, evaluator)
         # All of them before the first draws: a wrong one must not end hours of work.
         samplers = [source.sampler(steps, prompts) for steps in _step_counts(request, source)]

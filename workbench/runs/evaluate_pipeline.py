@@ -43,6 +43,7 @@ class PipelineSource:
     """
 
     run = None
+    precision = "fp32"
 
     def __init__(
         self, folder: Path, seed: int, call: Mapping[str, Any] | None, device: torch.device

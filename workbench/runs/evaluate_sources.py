@@ -48,9 +48,13 @@ class Source(Protocol):
         name: for people and files.
         default_steps: the step counts unless told; None where steps do not apply.
         run: the run that its scores belong to and the images that it was trained on; or None.
+        precision: of the network that draws; part of the protocol.
     """
 
     name: str
+
+    @property
+    def precision(self) -> str: ...
 
     @property
     def default_steps(self) -> tuple[int, ...] | None: ...
@@ -124,7 +128,10 @@ class ModelSource:
         self.elsewhere = own.path if own and not own.path.resolve().is_relative_to(runs) else None
         # Two workspaces may have runs of one name: their scores must not be kept as one's.
         self.name = model.name if self.elsewhere is None else str(self.elsewhere)
-        self.settings = EvaluationConfig(seed=asked.seed, cfg_scale=asked.cfg_scale)
+        self.precision = model.precision
+        self.settings = EvaluationConfig(
+            seed=asked.seed, cfg_scale=asked.cfg_scale, precision=self.precision
+        )
         self._samplers = Samplers(model.teacher, self.settings, device)
         self._encoded: dict[tuple[str, ...], Encodings] = {}
 
@@ -148,6 +155,7 @@ class ModelSource:
 
     def identity(self, steps: int) -> dict[str, object]:
         settings = self.settings
+        own = {} if self.precision == "fp32" else {"precision": self.precision}
         return {
             "kind": self.kind(),
             "weights": self.model.weights,
@@ -159,6 +167,7 @@ class ModelSource:
             "steps": steps,
             "seed": settings.seed,
             "device": self._device.type,
+            **own,
         }
 
     def sampler(self, steps: int, prompts: Sequence[str]) -> Sampler:
@@ -201,6 +210,7 @@ class ImageSource:
 
     run = None
     default_steps = None
+    precision = "fp32"
 
     def __init__(self, folder: Path) -> None:
         self.name = folder.resolve().name

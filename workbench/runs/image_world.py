@@ -32,9 +32,7 @@ class ImageWorld:
         self, config: RunConfig, folder: Path, prompts: Sequence[str], job: TextJob
     ) -> None:
         settings = config.evaluation
-        self.evaluator = digits_evaluator(
-            job.workspace.cache, settings.samples, settings.seed, settings.batch_size
-        )
+        self.evaluator = digits_evaluator(job.workspace.cache, settings.samples, settings.seed)
         self.shown: Sequence[str] = one_prompt_per_digit()
         self._config, self._job = config, job
         self._listing = read_pairs(config.data) if config.data else None

@@ -108,9 +108,7 @@ class MixtureWorld:
         self.mixture, settings = self.recipe.mixture, config.evaluation
         self.shown: Sequence[str] = self._prompts(settings.samples, settings.seed)
         label = mode_labels if self.recipe.prompted else None
-        self.evaluator = truth_evaluator(
-            self.mixture, self.shown, label, settings.seed, settings.batch_size
-        )
+        self.evaluator = truth_evaluator(self.mixture, self.shown, label, settings.seed)
 
     def _prompts(self, samples: int, seed: int) -> tuple[str, ...]:
         """Every mode equally often, as the mixture has them; empty for a teacher without."""

@@ -79,7 +79,10 @@ class Session:
         )
         self.teacher, encoded = self.world.teacher, self.world.encoded
         self.samplers = Samplers(self.teacher, settings, ranks.device, encoded.uncond())
-        self.measurement = Measurement(self.world.evaluator, self.samplers, encoded, ranks)
+        scratch, tell = job.folder.path, self.listeners.on_evaluation
+        self.measurement = Measurement(
+            self.world.evaluator, self.samplers, encoded, ranks, scratch, tell
+        )
         self.teacher_rows = TeacherRows(
             job.workspace.cache, self.config, self.teacher, self.measurement
         )
@@ -139,7 +142,8 @@ class Session:
         """Tell the tracker what goes into the run."""
         prompts = self.job.prompts
         world = self.world
-        self.tracker.set_tags({EVALUATION: world.evaluator.protocol, REFERENCE: world.reference})
+        protocol = self.measurement.evaluator.protocol
+        self.tracker.set_tags({EVALUATION: protocol, REFERENCE: world.reference})
         self.tracker.log_artifact(self.job.folder.config_file)
         if self._learns_from_prompts:
             inputs = InputData.of_prompts("prompts", prompts.prompts, prompts.source)

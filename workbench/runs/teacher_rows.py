@@ -35,7 +35,8 @@ class TeacherRows:
         self.identity: Mapping[str, object] = {
             "teacher": teacher.fingerprint,
             "call": config.teacher_call,
-            "precision": config.training.precision,
+            # Of the weights; the one that they draw in is part of the protocol.
+            "precision": "bf16" if config.training.precision == "bf16" else "fp32",
             "cfg_scale": settings.cfg_scale,
             "flow_shift": settings.teacher_flow_shift,
             "device": measurement.ranks.device.type,
