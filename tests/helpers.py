@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -60,9 +61,9 @@ def digits_evaluator(
         {"reference": "digits", "metrics": tuple(metrics), "samples": samples, "seed": seed}
     )
     place = Workspace(cache_dir.parent)
-    found = build_evaluator(place, settings, torch.device("cpu"), batch_size)
+    found = build_evaluator(place, settings, torch.device("cpu"))
     assert found is not None
-    return found
+    return replace(found, batch_size=batch_size)
 
 
 EMPTY = Conditioning({"label": torch.zeros(1, dtype=torch.int64)})

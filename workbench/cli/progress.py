@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -19,6 +21,8 @@ from rich.progress import (
 from workbench.training.events import Listener
 from workbench.training.events import Progress as RunProgress
 
+_LINE_SECONDS = 30.0  # between lines about one evaluation where there is no terminal
+
 
 class TerminalListener(Listener):
     """Shows a run on stderr."""
@@ -26,16 +30,17 @@ class TerminalListener(Listener):
     def __init__(self) -> None:
         self.console = Console(stderr=True, soft_wrap=True)
         self.bar = Progress(
-            TextColumn("distilling"),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("images  {task.fields[rate]:.0f}/s  {task.fields[note]}"),
+            TextColumn("images  {task.fields[rate]:.3g}/s  {task.fields[note]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self.console,
         )
-        self.task = self.bar.add_task("", total=None, rate=0.0, note="")
+        self.task = self.bar.add_task("distilling", total=None, rate=0.0, note="")
         self.progress: RunProgress | None = None
+        self.evaluation: _Evaluation | None = None
 
     def on_start(self, progress: RunProgress) -> None:
         if progress.nimg:
@@ -53,7 +58,26 @@ class TerminalListener(Listener):
             rate=progress.images_per_s,
         )
 
+    def on_evaluation(self, what: str, done: int, total: int) -> None:
+        if self.evaluation is None or self.evaluation.what != what:
+            self._end_evaluation()
+            task = self.bar.add_task(f"evaluating {what}", total=total, rate=0.0, note="")
+            self.evaluation = _Evaluation(what, task, done)
+        line = self.evaluation.line(done, total)
+        rate = self.evaluation.rate(done)
+        self.bar.update(self.evaluation.task, completed=done, total=total, rate=rate)
+        if line and not sys.stderr.isatty():
+            self.console.print(line, highlight=False)
+        if done >= total:
+            self._end_evaluation()
+
+    def _end_evaluation(self) -> None:
+        if self.evaluation is not None:
+            self.bar.remove_task(self.evaluation.task)
+            self.evaluation = None
+
     def on_end(self) -> None:
+        self._end_evaluation()
         self.bar.stop()
 
     def on_metrics(self, nimg: int, values: Mapping[str, float]) -> None:
@@ -76,3 +100,26 @@ class TerminalListener(Listener):
             return ""
         seconds = (p.total_nimg - p.nimg) / p.images_per_s
         return f"  {p.images_per_s:.0f} images/s, about {seconds:.0f} s of training left"
+
+
+class _Evaluation:
+    """The pace of one evaluation; what was done before it was first heard of is not its own."""
+
+    def __init__(self, what: str, task: TaskID, done: int) -> None:
+        self.what, self.task, self._first = what, task, done
+        self._began = self._said = time.monotonic()
+
+    def rate(self, done: int) -> float:
+        """Images a second; 0 before the first is done."""
+        return (done - self._first) / max(time.monotonic() - self._began, 1e-9)
+
+    def line(self, done: int, total: int) -> str | None:
+        """Where it stands, in words, now and then."""
+        now, rate = time.monotonic(), self.rate(done)
+        if now - self._said < _LINE_SECONDS or not rate or done >= total:
+            return None
+        self._said = now
+        return (
+            f"Evaluating {self.what}: {done} of {total} images, {rate:.3g}/s, about "
+            f"{(total - done) / rate:.0f} s left"
+        )

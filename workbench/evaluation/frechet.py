@@ -1,4 +1,8 @@
-"""The Frechet distance between feature distributions, in float64."""
+"""The Frechet distance between feature distributions, in float64.
+
+Samples may be many: they are read in blocks and centred before anything is multiplied, so that
+memory is that of D x D matrices and large features lose no digits.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +12,24 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation.grids import NotFiniteError
+from workbench.evaluation.observations import blocks
 
 Array = NDArray[np.float64]
 
-_BLOCK = 4096  # rows in float64 at a time
+_REFERENCE_BLOCK = 4096
+"""Rows of a reference in float64 at a time. Its statistics' bits are part of every protocol."""
+_FAR = 1e3
+"""Mean over standard deviation from which on a sum of squares loses digits that matter."""
+_PANEL = 64  # columns that LAPACK eliminates together
 
 
 class Gaussian(Protocol):
-    """A normal distribution over D features as its mean and any root of its covariance."""
+    """A normal distribution over D features, which may not know its covariance (D, D)."""
 
     @property
     def mean(self) -> Array:
@@ -29,13 +37,12 @@ class Gaussian(Protocol):
         ...
 
     @property
-    def factor(self) -> Array:
-        """L (D, any number of columns) with L L^T = covariance."""
-        ...
-
-    @property
     def trace(self) -> float:
         """Of the covariance."""
+        ...
+
+    def overlap(self, factor: Array) -> Array:
+        """A matrix with the singular values of L^T factor, L L^T = covariance; factor (D, R)."""
         ...
 
 
@@ -55,21 +62,25 @@ class FeatureStatistics:
     def from_features(cls, features: Tensor | NDArray[Any]) -> FeatureStatistics:
         """Statistics of feature rows (N, D), N >= 2, summed in blocks.
 
+        Rows that are far from zero for their spread are summed a second time around their mean.
+        All others keep the bits, and so the fingerprint, that they always had.
+
         Raises:
             RequestError: fewer than two rows.
             WorkbenchError: a feature is not finite.
         """
         rows = _checked(features)
-        total = np.zeros(rows.shape[1])
-        outer = np.zeros((rows.shape[1], rows.shape[1]))
-        for start in range(0, len(rows), _BLOCK):
-            block = rows[start : start + _BLOCK].astype(np.float64)
-            total += block.sum(axis=0)
-            outer += block.T @ block
+        shift = np.zeros(rows.shape[1])
+        total, outer = _moments(rows, shift)
         mean = total / len(rows)
+        variance = np.diag(outer) / len(rows) - mean**2
+        if (mean**2).max() > _FAR**2 * variance.max():
+            shift = mean
+            total, outer = _moments(rows, shift)
+            mean = total / len(rows)
         scatter = outer - np.outer(total, mean)
         scatter = (scatter + scatter.T) / 2.0
-        return cls(mean, scatter / (len(rows) - 1), len(rows))
+        return cls(shift + mean, scatter / (len(rows) - 1), len(rows))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -94,37 +105,88 @@ class FeatureStatistics:
     def trace(self) -> float:
         return float(np.trace(self.covariance))
 
+    def overlap(self, factor: Array) -> Array:
+        return self.factor.T @ factor
+
 
 class CentredRows:
-    """The Gaussian of fewer rows than features: the centred rows are a root of the covariance.
+    """The Gaussian of feature rows (N, D): centred, they are a root of the covariance themselves.
 
-    No covariance (D, D) is ever made, and nothing is decomposed.
-    """
-
-    def __init__(self, features: Tensor | NDArray[Any]) -> None:
-        rows = _checked(features).astype(np.float64)
-        self.mean: Array = rows.mean(axis=0)
-        self.factor: Array = (rows - self.mean).T / np.sqrt(len(rows) - 1)
-
-    @property
-    def trace(self) -> float:
-        return float((self.factor**2).sum())
-
-
-def gaussian_of(features: Tensor | NDArray[Any]) -> Gaussian:
-    """The cheaper form of feature rows (N, D): the rows themselves where N <= D.
+    The rows stay where they are and are read in blocks. No covariance is ever made.
 
     Raises:
         RequestError: fewer than two rows.
         WorkbenchError: a feature is not finite.
     """
-    count, dimension = features.shape
-    return (
-        CentredRows(features) if count <= dimension else FeatureStatistics.from_features(features)
-    )
+
+    def __init__(self, features: Tensor | NDArray[Any]) -> None:
+        self._rows = _checked(features)
+        self.mean = _mean(self._rows)
+
+    @cached_property
+    def trace(self) -> float:
+        squares = sum(float(((x - self.mean) ** 2).sum()) for _, x in blocks(self._rows))
+        return squares / (len(self._rows) - 1)
+
+    def overlap(self, factor: Array) -> Array:
+        """M = X factor / sqrt(N - 1) of centred rows X, (N, R); R of its QR where N is larger."""
+        count, columns = len(self._rows), factor.shape[1]
+        if count > columns:
+            return self._reduced(factor)
+        whole = np.empty((count, columns))
+        for start, block in blocks(self._rows):
+            whole[start : start + len(block)] = self._seen(block, factor)
+        return whole
+
+    def gram(self, factor: Array) -> Array:
+        """The upper triangle of M^T M, (R, R)."""
+        from scipy.linalg.blas import dsyrk
+
+        columns = factor.shape[1]
+        total: Array = np.zeros((columns, columns), order="F")
+        for _, block in blocks(self._rows):
+            part = self._seen(block, factor)
+            total = dsyrk(1.0, part.T, beta=1.0, c=total, overwrite_c=True)
+        return total
+
+    def squares(self, factor: Array, weights: Array) -> Array:
+        """The weighted sum of squares of each row of M, (N,); weights (R,)."""
+        sums = np.empty(len(self._rows))
+        for start, block in blocks(self._rows):
+            sums[start : start + len(block)] = self._seen(block, factor) ** 2 @ weights
+        return sums
+
+    def _reduced(self, factor: Array) -> Array:
+        """Block by block, in the place of the triangle: no singular value is squared."""
+        from scipy.linalg.lapack import dtpqrt
+
+        columns = factor.shape[1]
+        triangle = np.zeros((columns, columns), order="F")
+        for _, block in blocks(self._rows):
+            part = np.asfortranarray(self._seen(block, factor))
+            triangle, *_ = dtpqrt(
+                0, min(_PANEL, columns), triangle, part, overwrite_a=True, overwrite_b=True
+            )
+        return triangle
+
+    def _seen(self, block: Array, factor: Array) -> Array:
+        block -= self.mean
+        seen: Array = block @ factor
+        seen /= np.sqrt(len(self._rows) - 1)
+        return seen
 
 
-def frechet_distance(a: Gaussian, b: Gaussian) -> float:
+def gaussian_of(features: Tensor | NDArray[Any]) -> Gaussian:
+    """Feature rows (N, D) as a normal distribution that a distance can be told of.
+
+    Raises:
+        RequestError: fewer than two rows.
+        WorkbenchError: a feature is not finite.
+    """
+    return CentredRows(features)
+
+
+def frechet_distance(a: Gaussian, b: FeatureStatistics) -> float:
     """|m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Dowson & Landau 1982; FID: Heusel et al. 2017).
 
     The trace of the root is the sum of the roots of the eigenvalues of S1^(1/2) S2 S1^(1/2). With
@@ -144,12 +206,18 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     if not all(np.isfinite(side.mean).all() and np.isfinite(side.trace) for side in (a, b)):
         raise WorkbenchError("Feature statistics are not finite: no Frechet distance.")
     difference = a.mean - b.mean
-    overlap = a.factor.T @ b.factor
-    root = torch.linalg.svdvals(torch.from_numpy(overlap)).sum().item() if overlap.size else 0.0
+    root = _nuclear_norm(a.overlap(b.factor))
     return max(0.0, float(difference @ difference + a.trace + b.trace - 2.0 * root))
 
 
-def frechet_influence(features: NDArray[Any], reference: Gaussian) -> Array:
+def _nuclear_norm(matrix: Array) -> float:
+    """The sum of the singular values; the matrix is overwritten."""
+    from scipy.linalg import svdvals
+
+    return float(svdvals(matrix, overwrite_a=True).sum()) if matrix.size else 0.0
+
+
+def frechet_influence(features: NDArray[Any], reference: FeatureStatistics) -> Array:
     """How much each row moves the distance to the reference, (N,), to first order.
 
     With weights w_i (summing to N) on the rows, the distance is d(w) = d(1) + mean_i (w_i - 1)
@@ -161,36 +229,65 @@ def frechet_influence(features: NDArray[Any], reference: Gaussian) -> Array:
         RequestError: fewer than two rows.
         WorkbenchError: a feature is not finite.
     """
-    rows = _checked(features).astype(np.float64)
-    count = len(rows)
-    centred = rows - rows.mean(axis=0)
-    shift = rows.mean(axis=0) - reference.mean
-    overlap = centred @ reference.factor / np.sqrt(count - 1)
-    if overlap.shape[1] < count:
-        values, vectors = np.linalg.eigh(overlap.T @ overlap)
-        values = np.sqrt(np.clip(values, 0.0, None))
-        safe = np.where(values > values[-1] * 1e-7, values, np.inf)
-        diagonal = (((overlap @ vectors) ** 2) / safe).sum(axis=1)
-    else:
-        values, vectors = np.linalg.eigh(overlap @ overlap.T)
-        diagonal = (vectors**2) @ np.sqrt(np.clip(values, 0.0, None))
-    trace = (centred**2).sum(axis=1) / (count - 1)
-    influence: Array = 2.0 * (centred @ shift) + count * (trace - diagonal)
+    rows = _checked(features)
+    count, centred = len(rows), CentredRows(rows)
+    shift = centred.mean - reference.mean
+    diagonal = _root_diagonal(centred, reference.factor, count)
+    moved, trace = np.empty(count), np.empty(count)
+    for start, block in blocks(rows):
+        block -= centred.mean
+        moved[start : start + len(block)] = block @ shift
+        trace[start : start + len(block)] = (block**2).sum(axis=1) / (count - 1)
+    influence: Array = 2.0 * moved + count * (trace - diagonal)
     influence -= influence.mean()
     return influence
+
+
+def _root_diagonal(rows: CentredRows, factor: Array, count: int) -> Array:
+    """Diagonal of (M M^T)^(1/2), (N,), M of :meth:`CentredRows.overlap`."""
+    from scipy.linalg import eigh
+
+    if factor.shape[1] >= count:
+        overlap = rows.overlap(factor)
+        values, vectors = np.linalg.eigh(overlap @ overlap.T)
+        few: Array = (vectors**2) @ np.sqrt(np.clip(values, 0.0, None))
+        return few
+    # "evr" works in the matrix's own memory; numpy's solver takes three times as much besides.
+    values, vectors = eigh(rows.gram(factor), lower=False, driver="evr", overwrite_a=True)
+    values = np.sqrt(np.clip(values, 0.0, None))
+    safe = np.where(values > values[-1] * 1e-7, values, np.inf)
+    return rows.squares(factor @ vectors, 1.0 / safe)
+
+
+def _mean(rows: NDArray[Any]) -> Array:
+    total = np.zeros(rows.shape[1])
+    for _, block in blocks(rows):
+        total += block.sum(axis=0)
+    return total / len(rows)
+
+
+def _moments(rows: NDArray[Any], shift: Array) -> tuple[Array, Array]:
+    """Sums of rows minus a shift (D,), and of their outer products (D, D)."""
+    total = np.zeros(rows.shape[1])
+    outer = np.zeros((rows.shape[1], rows.shape[1]))
+    for _, block in blocks(rows, _REFERENCE_BLOCK):
+        block -= shift
+        total += block.sum(axis=0)
+        outer += block.T @ block
+    return total, outer
 
 
 def _checked(features: Tensor | NDArray[Any]) -> NDArray[Any]:
     """Rows (N >= 2, D) of any float type, finite."""
     if isinstance(features, Tensor):
         features = features.detach().cpu().numpy()
-    rows = np.asarray(features)
+    rows = np.asanyarray(features)
     if rows.ndim != 2:
         raise ValueError(f"Features must be rows (N, D), not of shape {rows.shape}")
     if len(rows) < 2:
         raise RequestError(
             f"Feature statistics need at least 2 samples, not {len(rows)}: one has no covariance."
         )
-    if not np.isfinite(rows).all():
+    if not all(np.isfinite(block).all() for _, block in blocks(rows)):
         raise NotFiniteError("The features of some images are not finite: no score.")
     return rows

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from workbench.errors import RequestError
 from workbench.evaluation.metrics import FrechetMetric, Metric, Picks
-from workbench.evaluation.observations import Rows
+from workbench.evaluation.observations import Rows, chosen
 from workbench.metrics import metric_info
 
 LEVEL = 0.95
@@ -165,5 +165,5 @@ def _mean_over_parts(
     metric: FrechetMetric, rows: Rows, order: NDArray[np.int64], parts: int
 ) -> float:
     size = len(rows) // parts
-    chosen = (order[part * size : (part + 1) * size] for part in range(parts))
-    return float(np.mean([metric.compute(rows[places]) for places in chosen]))
+    split = (order[part * size : (part + 1) * size] for part in range(parts))
+    return float(np.mean([metric.compute(chosen(rows, places)) for places in split]))

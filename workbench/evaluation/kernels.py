@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from workbench.evaluation.observations import blocks
+
 Array = NDArray[np.float64]
 Kernel = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
 """Rows (N, D), (M, D) -> values (N, M)."""
@@ -16,7 +18,7 @@ SUBSETS = 100
 SUBSET_SIZE = 1000
 CMMD_SIGMA = 10.0
 CMMD_SCALE = 1000.0
-_BLOCK = 1024  # rows of a kernel matrix that are in memory at once
+_BLOCK = 1024  # rows and columns of a kernel matrix that are in memory at once
 
 
 def cubic(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
@@ -103,13 +105,12 @@ def squared_mmd(samples: NDArray[Any], reference: NDArray[Any], kernel: Kernel) 
 
 
 def kernel_means(x: NDArray[Any], y: NDArray[Any], kernel: Kernel) -> Array:
-    """mean_j k(x_i, y_j), float64 (N,), in blocks of rows."""
-    y = y.astype(np.float64)
-    means = np.empty(len(x))
-    for start in range(0, len(x), _BLOCK):
-        block = x[start : start + _BLOCK].astype(np.float64)
-        means[start : start + _BLOCK] = kernel(block, y).mean(axis=1)
-    return means
+    """mean_j k(x_i, y_j), float64 (N,), in blocks of rows on both sides."""
+    sums = np.zeros(len(x))
+    for start, block in blocks(x, _BLOCK):
+        for _, other in blocks(y, _BLOCK):
+            sums[start : start + len(block)] += kernel(block, other).sum(axis=1)
+    return sums / len(y)
 
 
 def mmd_influence(samples: NDArray[Any], reference: NDArray[Any], kernel: Kernel) -> Array:

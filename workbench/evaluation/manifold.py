@@ -7,10 +7,13 @@ share of the reference inside the samples'.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from workbench.evaluation.observations import blocks
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -81,13 +84,15 @@ def _nearest(rows: NDArray[Any], count: int) -> tuple[NDArray[np.int64], Array]:
     return places, gaps
 
 
-def _blocks(rows: NDArray[Any], others: NDArray[Any]) -> Any:
+def _blocks(rows: NDArray[Any], others: NDArray[Any]) -> Iterator[tuple[int, Array]]:
     """(first row, squared distances (block, M)) for blocks of rows; float64."""
-    others = others.astype(np.float64)
-    squares = (others**2).sum(axis=1)
-    for start in range(0, len(rows), _BLOCK):
-        block = rows[start : start + _BLOCK].astype(np.float64)
-        distances = (block**2).sum(axis=1)[:, None] + squares[None] - 2.0 * (block @ others.T)
+    squares = np.concatenate([(other**2).sum(axis=1) for _, other in blocks(others, _BLOCK)])
+    for start, block in blocks(rows, _BLOCK):
+        distances = np.empty((len(block), len(others)))
+        for place, other in blocks(others, _BLOCK):
+            np.matmul(block, other.T, out=distances[:, place : place + len(other)])
+        distances *= -2.0
+        distances += (block**2).sum(axis=1)[:, None] + squares[None]
         yield start, np.maximum(distances, 0.0, out=distances)
 
 

@@ -18,7 +18,7 @@ Rows = NDArray[np.float32]
 """(N, D), one row a sample. Those of an evaluation are a mapped file: read them in blocks."""
 
 Array = NDArray[np.float64]
-BLOCK = 1024
+BLOCK = 256
 """Rows in memory at a time. Sums over blocks depend on it in their last bits, so it is fixed."""
 
 ROWS = "rows"

@@ -21,14 +21,12 @@ from workbench.workspace import Workspace
 
 
 def build_evaluator(
-    workspace: Workspace, settings: EvaluationConfig, device: torch.device, batch_size: int
+    workspace: Workspace, settings: EvaluationConfig, device: torch.device
 ) -> Evaluator | None:
     """The protocol of a run's evaluations; None where its settings measure nothing.
 
-    The primary metric comes first. Networks are loaded, on ``device``.
-
-    Args:
-        batch_size: images drawn at once, which no score depends on.
+    The primary metric comes first. Networks are loaded, on ``device``. How many samples are drawn
+    at once is the sampler's business.
 
     Raises:
         RequestError: as :func:`check_evaluation`, or weights that cannot be read.
@@ -40,13 +38,8 @@ def build_evaluator(
     observers = Observers(workspace.cache, weight_files(workspace, settings), device)
     first = settings.primary_metric
     names = sorted(settings.metrics, key=lambda name: name != first)
-    return Evaluator(
-        make_metrics(names, reference, observers),
-        prompts,
-        settings.seed,
-        batch_size,
-        precision=settings.precision,
-    )
+    metrics = make_metrics(names, reference, observers)
+    return Evaluator(metrics, prompts, settings.seed, precision=settings.precision)
 
 
 def check_evaluation(

@@ -33,7 +33,8 @@ class BaselineCache:
         self.identity: Mapping[str, object] = {
             "teacher": teacher.fingerprint,
             "call": config.teacher_call,
-            "precision": config.evaluation.precision,
+            # Of the weights; the one that they draw in is part of the protocol.
+            "precision": "bf16" if config.training.precision == "bf16" else "fp32",
             "device": ranks.device.type,
         }
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from workbench.errors import RequestError
 from workbench.evaluation import Sampler
 from workbench.evaluation.images import check_equal_sizes, hash_files, read_images
-from workbench.runs.chunks import batch_size_of
 from workbench.runs.evaluate_pipeline import PipelineSource, class_name
 from workbench.runs.folder import RunFolder
 from workbench.runs.measure import EncodedPrompts, Encodings, Samplers
@@ -158,9 +157,14 @@ class ModelSource:
         # Two workspaces may have runs of one name: their scores must not be kept as one's.
         self.name = model.name if self.elsewhere is None else str(self.elsewhere)
         self.settings = own_settings(asked.reference, model)
-        precision = asked.precision or (self.settings.precision if self.settings else "fp32")
+        told = self.settings.precision if self.settings else model.precision
         self._drawing = EvaluationConfig.model_validate(
-            {"seed": asked.seed, "cfg_scale": asked.cfg_scale, "precision": precision}
+            {
+                "seed": asked.seed,
+                "cfg_scale": asked.cfg_scale,
+                "precision": asked.precision or told,
+                "batch_size": self.settings.batch_size if self.settings else "auto",
+            }
         )
         self._samplers = Samplers(model.teacher, self._drawing, device)
         self._encoded: dict[tuple[str, ...], Encodings] = {}
@@ -191,8 +195,7 @@ class ModelSource:
         return self.model.at(steps, self._samplers).how
 
     def batch_size(self, device: torch.device) -> int:
-        settings = self.settings or EvaluationConfig(batch_size="auto")
-        return batch_size_of(settings, self.model.teacher, device)
+        return self._samplers.batch_size
 
     def identity(self, steps: int) -> dict[str, object]:
         settings = self._drawing

@@ -152,7 +152,9 @@ def _check_images(
     """
     device, seeds = pipeline.device, (0, 1)
     stock = torch.cat([_plain_call(pipeline, call, prompt, seed) for seed in seeds])
-    drawing = Drawing([prompt] * len(seeds), int(call["num_inference_steps"]), seeds[0])
+    steps = int(call["num_inference_steps"])
+    # As the plain call draws: weights and sampler are what is compared.
+    drawing = Drawing([prompt] * len(seeds), steps, seeds[0], precision="fp32")
     own = sample_model(model, drawing, device.type)
     difference = (stock - own).abs().max().item()
     if not difference <= _TOLERANCE:

@@ -11,7 +11,6 @@ from torch import Tensor
 from workbench.evaluation import build_evaluator
 from workbench.evaluation.references import BuiltReference, BundledReference, Reference
 from workbench.evaluation.setup import evaluation_prompts, find_reference
-from workbench.runs.chunks import batch_size_of
 from workbench.runs.figures import draw_curve
 from workbench.runs.folder import RunFolder
 from workbench.runs.measure import SampledModel
@@ -47,12 +46,10 @@ class ImageTask:
         self.teacher, self.encoded = load_with_encodings(config, folder, everything, job)
         self.patch: int | None = self.teacher.pixels_per_patch
         device = job.ranks.device
-        self.batch_size: int = job.ranks.from_main(batch_size_of(settings, self.teacher, device))
-        batch_size = self.batch_size
         # Rank 0 first: it trains a bundled classifier and pins weights for all.
-        first = build_evaluator(place, settings, device, batch_size) if job.ranks.is_main else None
+        first = build_evaluator(place, settings, device) if job.ranks.is_main else None
         job.ranks.any(False)
-        self.evaluator = first or build_evaluator(place, settings, device, batch_size)
+        self.evaluator = first or build_evaluator(place, settings, device)
 
     def pairs(self) -> EncodedPairs | None:
         """The pairs of ``data.source``, encoded; every rank calls this."""

@@ -27,7 +27,8 @@ def sample_model(model: LoadedModel, drawing: Drawing, device: str = "cpu") -> T
     Raises:
         RequestError: as :meth:`LoadedModel.at`.
     """
-    settings = EvaluationConfig(cfg_scale=drawing.cfg_scale)
+    precision = drawing.precision or model.precision
+    settings = EvaluationConfig(cfg_scale=drawing.cfg_scale, precision=precision)
     samplers = Samplers(model.teacher, settings, next(model.network.parameters()).device)
     sampled = model.at(drawing.steps, samplers, drawing.noise)
     images = []

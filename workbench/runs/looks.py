@@ -34,8 +34,7 @@ class LookMeasurement:
     """Draws the shown prompts and measures their look, shared among the ranks.
 
     Args:
-        task: its prompts, its teacher's patch, whose grid is looked for, and images at once, in
-            whole prompts.
+        task: its prompts, and its teacher's patch, whose grid is looked for.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class LookMeasurement:
         self.encoded: Encodings = task.encoded
         self.patch, self.seeds = task.patch, settings.seeds_per_prompt
         self.samplers, self.ranks = samplers, ranks
-        self.at_once = max(1, task.batch_size // self.seeds)
+        self.at_once = max(1, min(ranks.gather(samplers.batch_size)) // self.seeds)
         self._teacher: Look | None = None
 
     def measure(self, model: SampledModel) -> Looked:
@@ -91,7 +90,9 @@ class LookMeasurement:
         """The student's look over the teacher's, which that model draws once for all runs."""
         if self._teacher is None:
             model = make_model()
-            what = short_hash([list(self.shown), self.seeds, self.patch, self.samplers.noise.seed])
+            settings = self.samplers.settings
+            drawn = [list(self.shown), self.seeds, settings.seed, settings.precision]
+            what = short_hash([*drawn, self.patch])
             self._teacher = kept.kept(
                 model,
                 {"look": what},

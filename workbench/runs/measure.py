@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +19,7 @@ from workbench.methods import DrawNoise, FewStepSampler, GeneratorConfig
 from workbench.runs.cost import evaluations_a_step
 from workbench.teachers import PipelineTeacher, sample_teacher
 from workbench.teachers.base import Conditioning, VelocityNetwork
+from workbench.teachers.chunks import auto_batch_size, chunk_memory
 from workbench.teachers.distillable import Distillable
 from workbench.teachers.sampling import describe_euler
 from workbench.teachers.stock import stock_call
@@ -27,10 +31,41 @@ SampleLatents = Callable[[Conditioning | None, DrawNoise], Tensor]
 """(B conditioning rows or None without prompts, step index -> noise (B, *latent_shape)) -> latents
 of that shape."""
 
+Told = Callable[[str, int, int], None]
+"""(what is evaluated, samples that are done, all samples); called on rank 0 alone."""
+
 _NOISE = "evaluation"
 
 TEACHER, STOCK, STUDENT = "teacher", "stock", "student"
 """Rows of results: the teacher by Euler steps, by its pipeline's own call, and the student."""
+
+
+def _nobody(what: str, done: int, total: int) -> None:
+    """Tells nobody."""
+
+
+@contextmanager
+def drawing(network: VelocityNetwork, precision: str) -> Iterator[None]:
+    """The network as it draws samples, "fp32" or "bf16" (autocast), whatever it trains in.
+
+    Weights that a run holds in bfloat16 (``training.precision=bf16``) can draw in nothing finer:
+    with "fp32" they draw as they train.
+    """
+    before = network.autocast_dtype
+    if precision == "bf16":
+        network.autocast_dtype = torch.bfloat16
+    elif _weights(network) != torch.bfloat16:
+        network.autocast_dtype = None
+    try:
+        yield
+    finally:
+        network.autocast_dtype = before
+
+
+def _weights(network: VelocityNetwork) -> torch.dtype | None:
+    """The type of the network's weights; None of a closed form."""
+    first = next(network.module.parameters(), None)
+    return None if first is None else first.dtype
 
 
 @dataclass(frozen=True)
@@ -112,12 +147,24 @@ class Samplers:
         row = uncond if uncond is not None else teacher.uncond()
         self.uncond = row.to(device) if row is not None else None
 
+    @property
+    def batch_size(self) -> int:
+        """Samples to draw at once: as set, else as many as the device has room for now."""
+        if self.settings.batch_size != "auto":
+            return self.settings.batch_size
+        teacher = self.teacher
+        parameters = sum(parameter.numel() for parameter in teacher.network.parameters())
+        memory = chunk_memory(self.device)
+        return auto_batch_size(memory, teacher.latent_shape, parameters, teacher.resolution)
+
     def of_teacher(self, network: VelocityNetwork, steps: int) -> SampledModel:
         """Euler from pure noise."""
         scale, shift = self.settings.cfg_scale, self.settings.teacher_flow_shift
+        precision = self.settings.precision
 
         def sample(cond: Conditioning | None, draw: DrawNoise) -> Tensor:
-            return sample_teacher(network, cond, self.uncond, draw(0), steps, scale, shift)
+            with drawing(network, precision):
+                return sample_teacher(network, cond, self.uncond, draw(0), steps, scale, shift)
 
         return SampledModel(
             TEACHER,
@@ -138,13 +185,15 @@ class Samplers:
         if not isinstance(teacher, PipelineTeacher):
             raise RequestError(f"{teacher.name} is no pipeline: it has no call of its own.")
 
-        call = stock_call(teacher, steps, guidance)
+        call, precision = stock_call(teacher, steps, guidance), self.settings.precision
 
+        @torch.no_grad()
         def sample(cond: Conditioning | None, draw: DrawNoise) -> Tensor:
             assert cond is not None
             noise = draw(0)
             generators = [_generator(each) for each in noise]
-            return call.latents(network, cond, self.uncond, noise, generators)
+            with drawing(network, precision):
+                return call.latents(network, cond, self.uncond, noise, generators)
 
         identity = {"sampler": "stock", **call.identity}
         return SampledModel(STOCK, steps, call.nfe, sample, call.description, identity)
@@ -154,10 +203,12 @@ class Samplers:
     ) -> SampledModel:
         """The first ``steps`` of the generator's own K."""
         sampler = FewStepSampler(generator)
+        precision = self.settings.precision
 
         @torch.no_grad()
         def sample(cond: Conditioning | None, draw: DrawNoise) -> Tensor:
-            return sampler.sample_from(network, cond, draw, steps)
+            with drawing(network, precision):
+                return sampler.sample_from(network, cond, draw, steps)
 
         how = f"{generator.noise} noise, shift {generator.flow_shift:g}"
         return SampledModel(STUDENT, steps, steps, sample, how, {"sampler": generator.noise})
@@ -213,23 +264,46 @@ def _generator(noise: Tensor) -> torch.Generator:
 
 
 class Measurement:
-    """An evaluator bound to a teacher: samples in, table rows out, sharded over ranks."""
+    """An evaluator bound to a teacher: samples in, table rows out, sharded over ranks.
+
+    Args:
+        evaluator: what is measured; how samples are drawn, its precision and its batch size, are
+            the samplers' settings.
+        scratch: a folder that all ranks share and no other evaluation uses, for what observers see.
+        tell: hears on rank 0 how far an evaluation is.
+    """
 
     def __init__(
-        self, evaluator: Evaluator, samplers: Samplers, encoded: Encodings, ranks: Ranks
+        self,
+        evaluator: Evaluator,
+        samplers: Samplers,
+        encoded: Encodings,
+        ranks: Ranks,
+        scratch: Path | None = None,
+        tell: Told = _nobody,
     ) -> None:
-        self.evaluator, self.samplers = evaluator, samplers
-        self.encoded, self.ranks = encoded, ranks
+        self.evaluator = replace(evaluator, precision=samplers.settings.precision)
+        self.samplers, self.encoded, self.ranks = samplers, encoded, ranks
+        self.scratch, self.tell = scratch, tell
+
+    @cached_property
+    def _sized(self) -> Evaluator:
+        """With a batch size that every rank has room for, the same from the first row on."""
+        return replace(self.evaluator, batch_size=min(self.ranks.gather(self.samplers.batch_size)))
 
     def row(self, model: SampledModel) -> Row:
+        """The model's samples, scored; every rank calls this and gets the same row."""
+
         def draw(prompts: Sequence[str], start: int, count: int) -> Tensor:
             return self.samplers.images(model, self.encoded.rows(prompts), start, count)
 
-        scores = self.evaluator.evaluate(
+        scores = self._sized.evaluate(
             Sampler(draw, model.steps, model.nfe),
             rank=self.ranks.rank,
             world=self.ranks.world,
             gather=self.ranks.gather,
+            show=partial(self.tell, f"{model.name}, {model.steps} steps"),
+            scratch=self.scratch,
         )
         return Row(
             model.name,

@@ -109,13 +109,9 @@ class MixtureTask:
         self._check_settings()
         self.shown: Sequence[str] = self._scored(settings.samples, settings.seed)
         label = mode_labels if self.recipe.prompted else None
-        auto = settings.batch_size == "auto"
-        self.batch_size = settings.samples if auto else settings.batch_size
         first = settings.primary_metric
         names = sorted(settings.metrics, key=lambda name: name != first)
-        self.evaluator = truth_evaluator(
-            self.mixture, self.shown, names, label, settings.seed, self.batch_size
-        )
+        self.evaluator = truth_evaluator(self.mixture, self.shown, names, label, settings.seed)
 
     def _check_settings(self) -> None:
         """Points have a truth, which judges them, and no look, no network of features, no file.

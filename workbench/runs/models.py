@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from workbench.training.config import RunConfig
     from workbench.workspace import Workspace
 
+Precision = Literal["fp32", "bf16"]
+"""What a network draws in."""
+
 _AT_KIMG = re.compile(r"(?P<run>.+)@(?P<kimg>\d+(\.\d+)?)")
 
 
@@ -50,7 +53,7 @@ class Drawing:
     """Which images: one for each prompt, image i from seed + i.
 
     ``noise`` replaces the student's own noise type; ``cfg_scale`` is a teacher's guidance.
-    ``batch_size`` changes memory and speed alone.
+    ``batch_size`` changes memory and speed alone. ``precision`` of the network: None = its own.
     """
 
     prompts: Sequence[str]
@@ -59,6 +62,7 @@ class Drawing:
     noise: str | None = None
     cfg_scale: float = 1.0
     batch_size: int = 8
+    precision: Precision | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,11 @@ class LoadedModel:
     def noise(self) -> str | None:
         """The student's own noise type; None for a teacher."""
         return None
+
+    @property
+    def precision(self) -> Precision:
+        """What it draws in: a student as its run scored it, a teacher in fp32."""
+        return "fp32"
 
     @cached_property
     def weights(self) -> str:
@@ -144,15 +153,21 @@ class LoadedStudent(LoadedModel):
         return self.config.generator.noise
 
     @property
+    def precision(self) -> Precision:
+        return self.config.evaluation.precision
+
+    @property
     def taught_by(self) -> TeacherReference:
         return self.record.teacher if self.record else super().taught_by
 
     def facts(self, drawing: Drawing) -> dict[str, str]:
         own, wanted = self.config.generator.noise, drawing.noise
+        precision = drawing.precision or self.precision
         return {
             "run": self.record.run if self.record else self.name,
             "kimg": f"{self.nimg / 1000:g}",
             "noise": own if wanted in (None, own) else f"{wanted} (trained with {own})",
+            **({} if precision == "fp32" else {"precision": precision}),
         }
 
     def at(self, steps: int, samplers: Samplers, noise: str | None = None) -> SampledModel:

@@ -84,7 +84,10 @@ class Session:
         self.samplers = Samplers(self.teacher, settings, ranks.device, encoded.uncond())
         self.measurement: Measurement | None = None
         if self.task.evaluator is not None:
-            self.measurement = Measurement(self.task.evaluator, self.samplers, encoded, ranks)
+            scratch, tell = job.folder.path, self.listeners.on_evaluation
+            self.measurement = Measurement(
+                self.task.evaluator, self.samplers, encoded, ranks, scratch, tell
+            )
         self.looks: LookMeasurement | None = None
         if self.task.patch is not None:
             self.looks = LookMeasurement(self.task, self.samplers, settings, ranks)
@@ -148,9 +151,9 @@ class Session:
     def _report_inputs(self) -> None:
         """Tell the tracker what goes into the run."""
         prompts = self.job.prompts
-        evaluator, reference = self.task.evaluator, self.task.reference
-        if evaluator is not None:
-            self.tracker.set_tags({EVALUATION: evaluator.protocol})
+        reference = self.task.reference
+        if self.measurement is not None:
+            self.tracker.set_tags({EVALUATION: self.measurement.evaluator.protocol})
         if reference is not None:
             self.tracker.set_tags({REFERENCE: reference})
         if self.looks is not None:

@@ -61,7 +61,6 @@ class RunTask(Protocol):
         reference: name of what they are compared with; None without.
         shown: prompts of the samples that are shown.
         patch: pixels a patch of the teacher; None where samples are no images, which have no look.
-        batch_size: samples drawn at once.
     """
 
     @property
@@ -74,7 +73,6 @@ class RunTask(Protocol):
     reference: str | None
     shown: Sequence[str]
     patch: int | None
-    batch_size: int
 
     def pairs(self) -> RunPairs | None:
         """The data that the run's method learns from; None for a method without data."""

@@ -214,10 +214,11 @@ def _run(
     """
     family = teacher.family
     cond, uncond = rows
-    guided = family.cfg_argument is not None and arguments[family.cfg_argument] > 1
+    scale = arguments[family.cfg_argument] if family.cfg_argument is not None else 1.0
+    guided = scale > 1
     if guided and uncond is None:
         raise RequestError(
-            f"{family.cfg_argument} {arguments[family.cfg_argument]:g} needs the encoding of the "
+            f"{family.cfg_argument} {scale:g} needs the encoding of the "
             "empty prompt, and there is none. Use 1 (off)."
         )
     assert cond is not None

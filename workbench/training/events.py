@@ -69,6 +69,12 @@ class Listener:
 
     def on_metrics(self, nimg: int, values: Mapping[str, float]) -> None: ...
 
+    def on_evaluation(self, what: str, done: int, total: int) -> None:
+        """So many samples of what is evaluated are drawn and seen; ``done == total`` is the last.
+
+        Also called outside the training loop, for the table at its end.
+        """
+
     def on_checkpoint(self, nimg: int, path: Path) -> None: ...
 
     def on_warning(self, nimg: int, message: str) -> None: ...
@@ -101,6 +107,10 @@ class Listeners(Listener):
     def on_metrics(self, nimg: int, values: Mapping[str, float]) -> None:
         for member in self.members:
             member.on_metrics(nimg, values)
+
+    def on_evaluation(self, what: str, done: int, total: int) -> None:
+        for member in self.members:
+            member.on_evaluation(what, done, total)
 
     def on_checkpoint(self, nimg: int, path: Path) -> None:
         for member in self.members:

@@ -103,7 +103,9 @@ class Foundation:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        named = [("task", self.task)] if self.task is not None else []
+        parts: list[tuple[str, Task | Recipe]] = [("recipe", self.recipe)]
+        if self.task is not None:
+            parts.insert(0, ("task", self.task))
         return tuple(
             Layer(
                 f"{kind} {part.name} ({group.source})",
@@ -111,7 +113,7 @@ class Foundation:
                 optional=True,
                 methods=group.methods,
             )
-            for kind, part in (*named, ("recipe", self.recipe))
+            for kind, part in parts
             for group in part.settings
         )
 
