@@ -102,7 +102,7 @@ def test_a_run_is_measured_by_its_own_yardstick(trained: InsideWorkbench, family
 
 
 def test_the_figure_shows_both_scores(trained: InsideWorkbench, tmp_path: Path) -> None:
-    run = next(trained.workspace.glob("runs/shades/*"))
+    run = next(trained.workspace.glob("runs/shades/*/results.json")).parent
     drawn = (run / "figures" / "fid_against_kimg.svg").read_text()
     assert re.search(r'id="fid-\d+"', drawn)
     assert re.search(r'id="clip-\d+"', drawn)
@@ -129,7 +129,7 @@ def test_compare_and_report_follow_any_metric_in_its_own_direction(
 
 
 def test_evaluate_measures_a_student_as_its_run_did(trained: InsideWorkbench) -> None:
-    run = next(trained.workspace.glob("runs/shades/low*"))
+    run = next(trained.workspace.glob("runs/shades/low*/results.json")).parent
     (row,) = trained.json("evaluate", f"shades/{run.name}", "--bootstrap", "0")["table"]
     stored = json.loads((run / "results.json").read_text())["table"]
     student = next(each for each in stored if each["model"] == "student")
@@ -140,7 +140,7 @@ def test_evaluate_measures_a_student_as_its_run_did(trained: InsideWorkbench) ->
 
 
 def test_an_export_says_what_it_was_scored_by(trained: InsideWorkbench, tmp_path: Path) -> None:
-    run = next(trained.workspace.glob("runs/shades/low*"))
+    run = next(trained.workspace.glob("runs/shades/low*/results.json")).parent
     trained("export", f"shades/{run.name}", str(tmp_path / "student"))
     card = (tmp_path / "student" / "README.md").read_text()
     assert "clip" in card
@@ -165,7 +165,9 @@ def test_a_study_that_maximises_clip_promotes_the_highest(
 ) -> None:
     which = ("--teacher", str(place / "sana"), "--recipe", "colors")
     told = own.json("study", "run", "shades", *which, "--objective", "clip", "--trials", "3")
-    own("study", "promote", "shades", "--variant", "found", "--folder", str(tmp_path))
+    number = str(told["best"][0]["number"])
+    which = ("--trial", number, "--variant", "found", "--folder", str(tmp_path))
+    own("study", "promote", "shades", *which)
     promoted = (tmp_path / "shades.found.toml").read_text()
     best = max(told["history"])
     assert told["best"][0]["values"]["clip"] == best
