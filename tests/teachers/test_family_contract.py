@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from workbench.errors import RequestError
 from workbench.flow import NoiseSource, TrigFlow, uniform_times
@@ -253,10 +253,23 @@ def test_an_instruction_prefixes_prompts_but_not_the_empty_one(
     torch.testing.assert_close(ours(instructed, noise, 4.5), theirs, atol=1e-5, rtol=0)
 
 
+def test_a_patch_is_the_grid_of_the_transformers_tokens(teacher: PipelineTeacher) -> None:
+    tokens: list[int] = []
+
+    def seen(block: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        tokens.append((inputs[0] if inputs else named["hidden_states"]).shape[1])
+
+    network = copy.deepcopy(teacher.network)
+    next(network.blocks()).register_forward_pre_hook(seen, with_kwargs=True)
+    network(noise_for(teacher, 3), torch.rand(3), teacher.encode(PROMPTS))
+    patch = teacher.family.pixels_per_patch(teacher.pipeline)
+    assert tokens == [(teacher.resolution // patch) ** 2]
+
+
 def test_another_resolution_is_a_setting(teacher: PipelineTeacher) -> None:
     """Sizes that patches do not divide, or beyond the known positions, name the nearest."""
     native, folder = teacher.resolution, teacher.folder
-    step = teacher.family.pixels_per_patch(teacher.pipeline)
+    step = teacher.family.size_multiple(teacher.pipeline)
     with pytest.raises(RequestError, match=rf"need a multiple of {step}\. Nearest: {native}\."):
         load_pipeline_teacher("x", folder, call={"height": native + 1, "width": native + 1})
     with pytest.raises(RequestError, match="only square ones"):

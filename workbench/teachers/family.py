@@ -74,7 +74,7 @@ class Family(ABC):
                 f"Images of {arguments['height']} x {arguments['width']} pixels are asked for; "
                 "only square ones are distilled."
             )
-        multiple = self.pixels_per_patch(pipeline)
+        multiple = self.size_multiple(pipeline)
         if arguments["height"] % multiple:
             nearest = max(1, round(arguments["height"] / multiple)) * multiple
             raise RequestError(
@@ -98,14 +98,14 @@ class Family(ABC):
         size: int = pipeline.transformer.config.sample_size * pipeline.vae_scale_factor
         return size
 
-    def patch_pixels(self, pipeline: Any) -> int:
-        """Pixels of one token along a side: the VAE's factor times the patch size."""
+    def pixels_per_patch(self, pipeline: Any) -> int:
+        """Along a side of one of the transformer's patches: the VAE's factor times their size."""
         pixels: int = pipeline.vae_scale_factor * pipeline.transformer.config.patch_size
         return pixels
 
-    def pixels_per_patch(self, pipeline: Any) -> int:
-        """Image sizes must be multiples of this."""
-        return self.patch_pixels(pipeline)
+    def size_multiple(self, pipeline: Any) -> int:
+        """Pixels that height and width must be a multiple of."""
+        return self.pixels_per_patch(pipeline)
 
     @abstractmethod
     def network(self, pipeline: Any, arguments: CallArguments) -> VelocityNetwork:

@@ -76,7 +76,7 @@ class FluxFamily(Family):
         size: int = pipeline.default_sample_size * pipeline.vae_scale_factor
         return size
 
-    def patch_pixels(self, pipeline: Any) -> int:
+    def pixels_per_patch(self, pipeline: Any) -> int:
         pixels: int = pipeline.vae_scale_factor * _PATCH
         return pixels
 

@@ -136,7 +136,7 @@ class PipelineTeacher:
     @property
     def pixels_per_patch(self) -> int:
         """Pixels that one token of the network covers, along a side."""
-        return self.family.patch_pixels(self.pipeline)
+        return self.family.pixels_per_patch(self.pipeline)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -66,8 +66,8 @@ class SanaFamily(Family):
         transformer = pipeline.transformer
         return SanaVelocity(transformer, _STEPS * transformer.config.timestep_scale)
 
-    def pixels_per_patch(self, pipeline: Any) -> int:
-        return math.lcm(_STOCK_MULTIPLE, super().pixels_per_patch(pipeline))
+    def size_multiple(self, pipeline: Any) -> int:
+        return math.lcm(_STOCK_MULTIPLE, self.pixels_per_patch(pipeline))
 
     def call_arguments(self, pipeline: Any, stored: CallArguments) -> CallArguments:
         arguments = super().call_arguments(pipeline, stored)

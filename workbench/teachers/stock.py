@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from workbench.errors import RequestError
 from workbench.teachers.base import Conditioning, VelocityNetwork
-from workbench.teachers.family import CallArguments
+from workbench.teachers.family import CallArguments, Family
 from workbench.teachers.folder import quiet_libraries
 from workbench.teachers.pipeline import PipelineTeacher
 
@@ -84,11 +84,8 @@ class StockCall:
         device, dtype = noise.device, network.weights_dtype
         config = self.teacher.pipeline.transformer.config
         stand_in = _StandIn(network.call_module, config, dtype, device)
-        rows = [
-            None if row is None else row.map(lambda x: x.to(dtype) if x.is_floating_point() else x)
-            for row in (cond, uncond)
-        ]
-        return _run(self.teacher, self._arguments, stand_in, rows, noise, generators)
+        texts = _as(dtype, cond), None if uncond is None else _as(dtype, uncond)
+        return _run(self.teacher, self._arguments, stand_in, texts, noise, generators)
 
     @property
     def description(self) -> str:
@@ -139,7 +136,7 @@ def stock_guidance_default(teacher: PipelineTeacher) -> float:
 def stock_call(
     teacher: PipelineTeacher, steps: int | None = None, guidance: float | None = None
 ) -> StockCall:
-    """The teacher's stock call, tried out on one sample with a network that answers 0.
+    """The teacher's stock call, tried out on one sample without evaluating the network.
 
     Args:
         steps: of the call; the teacher's own unless told.
@@ -153,20 +150,33 @@ def stock_call(
         raise RequestError(f"The stock call needs at least 1 step, not {steps}.")
     guidance = stock_guidance_default(teacher) if guidance is None else float(guidance)
     _check_guidance(teacher, guidance)
-    arguments = _call_arguments(teacher, steps, guidance)
     _check_told(teacher)
-    device = teacher.pipeline.vae.device
-    config = teacher.pipeline.transformer.config
-    stand_in = _StandIn(_answer_zero(config), config, torch.float32, device)
+    arguments = _call_arguments(teacher, steps, guidance)
+    try:
+        evaluations, drawn = _tried_out(teacher, arguments)
+    except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
+        # How diffusers refuses: pipelines and schedulers say what they can do only by their code.
+        reason = " ".join(str(error).split())[:300]
+        kind, scheduler = teacher.family.pipeline_class, teacher.pipeline.scheduler
+        raise RequestError(f"{kind} cannot use its {type(scheduler).__name__}: {reason}") from error
+    return StockCall(teacher, steps, guidance, evaluations, drawn)
+
+
+def _tried_out(teacher: PipelineTeacher, arguments: CallArguments) -> tuple[int, bool]:
+    """A sample's evaluations, and whether the scheduler draws noise, of a network that answers 0.
+
+    Raises:
+        RequestError: as :func:`_run`; what diffusers refuses is raised as it is.
+    """
+    config, device = teacher.pipeline.transformer.config, teacher.pipeline.vae.device
     shapes = teacher.family.encoding_shapes(teacher.folder, config, teacher.call_arguments)
     row = Conditioning({n: torch.zeros(1, *shape, device=device) for n, shape in shapes.items()})
     noise, generator = torch.zeros(1, *teacher.latent_shape, device=device), torch.Generator()
+    stand_in = _StandIn(_answer_zero(config), config, torch.float32, device)
     before = generator.get_state()
-    cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        _run(teacher, arguments, stand_in, [row, row], noise, [generator])
-    drawn = not torch.equal(before, generator.get_state())
-    return StockCall(teacher, steps, guidance, stand_in.evaluations, drawn)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        _run(teacher, arguments, stand_in, (row, row), noise, [generator])
+    return stand_in.evaluations, not torch.equal(before, generator.get_state())
 
 
 class _StandIn(nn.Module):
@@ -188,6 +198,11 @@ class _StandIn(nn.Module):
         return nullcontext()
 
 
+def _as(dtype: torch.dtype, cond: Conditioning) -> Conditioning:
+    """An encoding in the precision of the weights; masks stay what they are."""
+    return cond.map(lambda x: x.to(dtype) if x.is_floating_point() else x)
+
+
 def _answer_zero(config: Any) -> _RunModule:
     """A transformer whose velocity is 0: of latents (B, C, H, W), or tokens (B, tokens, C)."""
 
@@ -203,39 +218,31 @@ def _run(
     teacher: PipelineTeacher,
     arguments: CallArguments,
     transformer: _StandIn,
-    rows: Sequence[Conditioning | None],
+    texts: tuple[Conditioning, Conditioning | None],
     noise: Tensor,
     generators: Sequence[torch.Generator] | None,
 ) -> Tensor:
     """The call itself, on a pipeline of its own: the teacher's stays as it is.
 
     Raises:
-        RequestError: diffusers refuses, or its scheduler's noise belongs to no sample.
+        RequestError: guidance without an unconditional encoding, or noise of no one sample.
     """
-    family = teacher.family
-    cond, uncond = rows
-    scale = arguments[family.cfg_argument] if family.cfg_argument is not None else 1.0
-    guided = scale > 1
-    if guided and uncond is None:
+    family, (cond, uncond) = teacher.family, texts
+    scale = _cfg_scale(family, arguments)
+    if scale > 1 and uncond is None:
         raise RequestError(
-            f"{family.cfg_argument} {scale:g} needs the encoding of the "
-            "empty prompt, and there is none. Use 1 (off)."
+            f"{family.cfg_argument} {scale:g} needs the encoding of the empty prompt, and there is "
+            "none. Use 1 (off)."
         )
-    assert cond is not None
-    empty = uncond.expand(len(noise)) if guided and uncond is not None else None
+    empty = uncond.expand(len(noise)) if uncond is not None and scale > 1 else None
     pipeline = copy.copy(teacher.pipeline)
     pipeline.transformer = transformer
     pipeline.scheduler = copy.deepcopy(teacher.pipeline.scheduler)
     inputs = family.stock_inputs(cond, empty, noise, arguments)
     fixed = {"generator": None if generators is None else list(generators), "output_type": "latent"}
     before = _global_state(noise.device)
-    try:
-        with quiet_libraries():
-            output = pipeline(**{**arguments, **inputs, **fixed}).images
-    except (TypeError, ValueError) as error:  # how diffusers refuses
-        reason = " ".join(str(error).split())[:300]
-        kind = type(pipeline.scheduler).__name__
-        raise RequestError(f"{family.pipeline_class} cannot use its {kind}: {reason}") from error
+    with quiet_libraries():
+        output = pipeline(**{**arguments, **inputs, **fixed}).images
     if _global_state(noise.device) != before:
         raise _homeless_noise(teacher, generators is not None)
     latents: Tensor = family.from_stock(output, teacher.latent_shape).float()
@@ -265,6 +272,12 @@ def _call_arguments(teacher: PipelineTeacher, steps: int, guidance: float) -> Ca
         "num_inference_steps": steps,
         "guidance_scale": guidance,
     }
+
+
+def _cfg_scale(family: Family, arguments: CallArguments) -> float:
+    """Of the call's classifier-free guidance, which is on above 1."""
+    scale: float = 1.0 if family.cfg_argument is None else arguments[family.cfg_argument]
+    return scale
 
 
 def _check_guidance(teacher: PipelineTeacher, guidance: float) -> None:
@@ -310,9 +323,9 @@ def _guidances(teacher: PipelineTeacher, arguments: CallArguments) -> list[str]:
     parts = []
     if teacher.network.distilled_guidance is not None:
         parts.append(f"embedded guidance {arguments['guidance_scale']:g}")
-    name = teacher.family.cfg_argument
-    if name is not None and (name == "guidance_scale" or arguments[name] > 1):
-        parts.append(f"guidance {arguments[name]:g}")
+    scale = _cfg_scale(teacher.family, arguments)
+    if scale > 1 or teacher.family.cfg_argument == "guidance_scale":
+        parts.append(f"guidance {scale:g}")
     if arguments.get("skip_guidance_layers"):
         parts.append(f"skip-layer guidance {arguments['skip_layer_guidance_scale']:g}")
     return parts or ["no guidance"]
