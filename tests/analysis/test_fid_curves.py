@@ -228,7 +228,7 @@ def test_bad_requests_are_one_clear_line(fid_curves, tmp_path, capsys):
     assert stopped.value.code == 2
     assert "holds no evaluation yet" in capsys.readouterr().err
     frame = fid_curves.collect_points({"run": [Point("eval/fid", 0, math.nan, 1)]})
-    with pytest.raises(RequestError, match="no finite FID"):
+    with pytest.raises(RequestError, match="no distance, such as FID, to draw; their scores: none"):
         fid_curves.plot(frame)
 
 
@@ -272,7 +272,8 @@ def jumps(fid):
 def test_a_spike_is_found_with_its_place_and_height():
     fid = [*DESCENT[:6], 33.0, 25.0, *DESCENT[8:]]
     (found,) = jumps(fid).to_dict("records")
-    assert (found["kimg"], found["fid"], found["best"]) == (300.0, 33.0, 16.5)
+    assert (found["kimg"], found["value"], found["best"]) == (300.0, 33.0, 16.5)
+    assert found["score"] == "fid"
     assert found["height"] == pytest.approx(2.0)
     assert found["recovered"]
     two = jumps([*DESCENT[:4], 60.0, *DESCENT[5:-1], 40.0])
@@ -333,7 +334,7 @@ def test_the_second_axis_is_what_the_runs_have(fid_curves):
     right = fid_curves.plot(with_clip).axes[1]
     assert right.get_ylabel().startswith("CLIP score")
     assert right.get_ylim()[1] < 0.4
-    with pytest.raises(RequestError, match=r"no CLIP score \(clip\); they have: alignment"):
+    with pytest.raises(RequestError, match=r"right axis 'clip'.* Known: alignment"):
         fid_curves.second_metric(frame, "clip")
 
 

@@ -17,28 +17,26 @@ from tests.populate import Shape, populate
 from tests.services import MlflowServer
 from workbench.evaluation import Interval
 from workbench.evaluation.hashing import short_hash
-from workbench.registry import Experiment, make_plan, register
+from workbench.registry import Experiment, Plan, make_plan, register
 from workbench.runs.kept_scores import ARTIFACTS
 from workbench.runs.scored_rows import Score, ScoredRow, keep_row
 from workbench.tracking import add_artifact, default_uri, list_runs
 from workbench.tracking.store import open_store
 from workbench.training.config import RunConfig
-from workbench.training.overrides import with_overrides
 from workbench.workspace import Workspace, open_workspace
 
 VARIANTS = ("wide", "narrow")
 SHAPES = {"narrow": Shape(floor=0.9)}
 
 
+def planned(experiment: str) -> Plan:
+    variants = {name: {"training.kimg": 12.8} for name in VARIANTS}
+    return make_plan(Experiment(experiment, "Which?", "Wide.", variants))
+
+
 def configs(experiment: str) -> list[RunConfig]:
-    return [
-        with_overrides(
-            RunConfig(),
-            [f"experiment={experiment}", f"variant={v}", f"seed={s}", "training.kimg=12.8"],
-        )
-        for v in VARIANTS
-        for s in (0, 1)
-    ]
+    plan = planned(experiment)
+    return [plan.config(name, seed) for name in VARIANTS for seed in (0, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +45,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path) -> Works
     place = open_workspace(tmp_path_factory.mktemp("compared") / "workspace")
     shutil.copy(fresh_store, place.root)
     uri = default_uri(place.root)
-    variants = dict(zip(VARIANTS, configs("ranges")[::2], strict=True))
-    register(make_plan(Experiment("ranges", "Which?", "Wide.", variants)), [0, 1], place, uri)
+    register(planned("ranges"), [0, 1], place, uri)
     populate(uri, place, configs("ranges"), SHAPES)
     return place
 
@@ -64,7 +61,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory, filled: Workspace) -> Works
         value = 0.01 + 0.02 * (row.tags["variant"] == "narrow") + 0.001 * int(row.tags["seed"])
         made = {"metric": "kid", "samples": 2000, "versions": {"torch": "2.12"}}
         made["protocol"] = short_hash(made)
-        score = Score("kid", value, True, {**made, "id": row.run_id}, Interval(value - 0.1, 1.0))
+        score = Score("kid", value, {**made, "id": row.run_id}, Interval(value - 0.1, 1.0))
         kept = ScoredRow("m", "student", "coco10k", 2000, 4, 4.0, 1.0, (score,), made, 12.8)
         add_artifact(uri, row.run_id, keep_row(Workspace(folder / "away"), kept), ARTIFACTS)
         for key, logged in kept.tracked().items():

@@ -15,6 +15,7 @@ from tests.reports.conftest import MakeRow
 from workbench.errors import RequestError
 from workbench.evaluation import Interval
 from workbench.evaluation.hashing import short_hash
+from workbench.metrics import Goal
 from workbench.reports import (
     ScoreComparison,
     ScoreFiles,
@@ -61,7 +62,6 @@ def measure(make_row: MakeRow, place: Workspace) -> Measure:
         reference: str = "coco10k",
         steps: int = 4,
         kimg: float = 12.8,
-        lower: bool = True,
         logged: bool = True,
     ) -> RunRow:
         if isinstance(row, tuple):
@@ -78,7 +78,7 @@ def measure(make_row: MakeRow, place: Workspace) -> Measure:
             steps=steps,
             nfe=float(steps),
             ms_per_image=1.0,
-            scores=(Score(metric, value, lower, fingerprint, ends),),
+            scores=(Score(metric, value, fingerprint, ends),),
             fingerprint=fingerprint,
             kimg=kimg,
         )
@@ -114,7 +114,7 @@ def test_means_and_intervals_over_seeds_and_over_samples_of_one(
     rows = [measure(("a", seed), value) for seed, value in enumerate((3.0, 4.0, 5.5))]
     rows += [measure(("b", 0), 2.0), measure(("c", 0), 9.0), measure(("c", 1), 9.5)]
     found = asked(*rows)
-    assert (found.reference, found.steps, found.lower_is_better) == ("coco10k", 4, True)
+    assert (found.reference, found.steps, found.goal) == ("coco10k", 4, Goal.LOWER)
     b, a, _ = found.results
     assert [r.group.label for r in found.results] == ["b", "a", "c"]
     t = stats.ttest_1samp([3.0, 4.0, 5.5], 0.0).confidence_interval(0.95)
@@ -144,7 +144,7 @@ def test_means_and_intervals_over_seeds_and_over_samples_of_one(
 def test_higher_is_better_where_the_metric_says_so(
     measure: Measure, asked: Callable[..., ScoreComparison]
 ) -> None:
-    rows = [measure((v, 0), x, metric="clip", lower=False) for v, x in (("a", 0.2), ("b", 0.3))]
+    rows = [measure((v, 0), x, metric="clip") for v, x in (("a", 0.2), ("b", 0.3))]
     found = asked(*rows, metric="clip")
     assert [result.group.label for result in found.results] == ["b", "a"]
     assert "clip ↑" in tables_of_scores(found)[0].columns

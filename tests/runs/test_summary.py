@@ -38,7 +38,7 @@ def from_whole_journal(folder: RunFolder) -> dict[str, Any]:
         "total_kimg": folder.config().total_nimg / 1000,
         "fid": last["eval/fid"],
         "alignment": last["eval/alignment"],
-        "best_fid": last["best/fid"],
+        "best": last["best/fid"],
     }
 
 
@@ -68,7 +68,7 @@ def test_a_run_that_has_measured_nothing(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "experiment" / "run")
     folder.prepare(RunConfig())
     found = summarize(folder)
-    assert (found["state"], found["kimg"], found["fid"]) == ("INTERRUPTED", 0.0, None)
+    assert (found["state"], found["kimg"], found["score"]) == ("INTERRUPTED", 0.0, None)
     folder.config_file.write_text('{"training": 3}')
     with pytest.raises(RequestError, match="is not a run's configuration"):
         summarize(folder)
@@ -84,6 +84,7 @@ def test_a_run_is_told_by_what_judges_it(tmp_path: Path) -> None:
         spool.metrics(values, nimg)
     spool.journal.close()
     found = summarize(folder)
-    assert found["headline"] == "sliced_w2"
-    assert (found["sliced_w2"], found["best_sliced_w2"]) == (0.3, 0.2)
-    assert (found["outliers"], found["fid"]) == (0.0, None)
+    assert found["primary_metric"] == "sliced_w2"
+    assert (found["score"], found["best"], found["sliced_w2"]) == (0.3, 0.2, 0.3)
+    assert found["outliers"] == 0.0
+    assert "fid" not in found
