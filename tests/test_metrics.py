@@ -101,7 +101,7 @@ def test_a_metric_that_samples_alone_do_not_have_is_refused_as_such() -> None:
     check_names(["fid", "hpsv2"])
     with pytest.raises(RequestError, match="saturation is measured in runs alone"):
         check_names(["fid", "saturation"])
-    with pytest.raises(RequestError, match="Unknown metric 'kidd'. Did you mean 'kid'"):
+    with pytest.raises(RequestError, match=r"Unknown metric 'kidd'\. Did you mean 'kid'"):
         check_names(["kidd"])
     with pytest.raises(RequestError, match="Did you mean 'contrast'"):
         metric_info("contrats")
