@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -148,6 +149,24 @@ def test_higher_is_better_where_the_metric_says_so(
     found = asked(*rows, metric="clip")
     assert [result.group.label for result in found.results] == ["b", "a"]
     assert "clip ↑" in tables_of_scores(found)[0].columns
+
+
+def test_files_of_before_the_registry_still_count(
+    measure: Measure, asked: Callable[..., ScoreComparison], place: Workspace
+) -> None:
+    """They say themselves which way the score improves; the registry is asked all the same."""
+    rows = [measure((v, 0), x, metric="clip") for v, x in (("a", 0.2), ("b", 0.3))]
+    files = list((place.root / "evaluations").glob("*/*.json"))
+    assert len(files) == 2
+    for file in files:
+        content = json.loads(file.read_text())
+        assert "lower_is_better" not in content["scores"]["clip"]
+        content["scores"]["clip"]["lower_is_better"] = False
+        file.write_text(json.dumps(content))
+    found = asked(*rows, metric="clip")
+    assert [result.group.label for result in found.results] == ["b", "a"]
+    assert found.results[0].interval == (pytest.approx(0.05), pytest.approx(0.8))
+    assert found.as_dict()["goal"] == "maximize"
 
 
 def test_what_is_not_said_is_the_only_one_there_is(

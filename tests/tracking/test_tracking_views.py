@@ -101,6 +101,15 @@ def test_another_metric_leads_and_sorts_by_what_is_good_of_it() -> None:
     assert (first["metricKey"], first["scaleType"]) == ("eval/alignment", "linear")
     assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`eval/alignment`", False)
     assert experiment_view(rows("a"), "train/generator_loss")["orderByAsc"]
+    for metric, falls, scale in (
+        ("eval/kid", True, "linear"),  # unbiased, so it may be negative
+        ("eval/clip", False, "linear"),
+        ("drift/saturation", False, "linear"),
+        ("table/student_4_fid_clip", True, "log"),
+        ("table/student_4_ms_per_image", True, "linear"),
+    ):
+        view = experiment_view([row("a", 0, metrics={metric: 1.0})], metric)
+        assert (view["orderByAsc"], view["compareRunCharts"][0]["scaleType"]) == (falls, scale)
     with pytest.raises(RequestError, match="Did you mean 'eval/alignment'"):
         experiment_view(rows("a"), "eval/alignmnet")
 
