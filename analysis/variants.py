@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 def plot(
     groups: Sequence[Group],
-    metric: str,
+    metric: str | None = None,
     levels: Mapping[str, float] | None = None,
     *,
     width: float = TEXT_WIDTH,
@@ -43,6 +43,7 @@ def plot(
     seed, their mean, and its 95 % interval.
 
     Args:
+        metric: None for what judged the runs during training.
         levels: name -> value of lines to draw beside the curves.
 
     Raises:

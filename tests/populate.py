@@ -9,20 +9,20 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from workbench.metrics import metric_info
 from workbench.runs.folder import run_folder
 from workbench.runs.tags import EVALUATION
 from workbench.runs.tracking import RUN_KIND
 from workbench.tracking import (
-    CURVE_TAG,
     Point,
     RunIdentity,
     RunRecord,
     curve_of,
-    encode_curve,
+    curve_tags,
     environment_tags,
     variant_tags,
 )
@@ -57,6 +57,8 @@ class Shape:
     spread: float = 0.05
     reached: float = 1.0
     """The fraction of its budget that a run got to; below 1 it is still going on."""
+    drift: Mapping[str, float] = field(default_factory=dict)
+    """Where the drift from the teacher tends to, of 1 at the start."""
 
 
 def populate(
@@ -125,18 +127,20 @@ class _Run:
         pace = self.shape.images_per_s * chance.uniform(0.95, 1.05)
         floor = self.shape.floor * math.exp(chance.gauss(0, self.shape.spread))
         found: list[Point] = []
-        best = math.inf
+        judge = metric_info(config.evaluation.primary_metric or "fid")
+        best: list[float] = []
         for step in _steps(config.schedule.evaluate_kimg, end):
             decay = math.exp(-5 * step / config.total_nimg)
             fid = floor + (2.3 - floor) * decay * math.exp(chance.gauss(0, 0.04))
-            best = min(best, fid)
             values = {
-                "eval/fid": fid,
-                "eval/alignment": 0.93 + 0.05 * decay + chance.gauss(0, 0.002),
-                "best/fid": best,
-                "best/kimg": step / 1000,
-                "perf/train_seconds": step / pace,
+                metric_info(name).key: fid if name == "fid" else share(decay, chance)
+                for name in config.evaluation.metrics or ("fid", "alignment")
             }
+            for name, end_value in self.shape.drift.items():
+                values[metric_info(name).key] = 1 + (end_value - 1) * (1 - decay)
+            best = [judge.best([*best, values[judge.key]]) or math.nan]
+            values |= {f"best/{judge.name}": best[0], "best/kimg": step / 1000}
+            values["perf/train_seconds"] = step / pace
             found += self._at(step, values, pace)
         for step in _steps(config.schedule.log_kimg, end):
             found += self._at(step, {key: chance.random() for key in _TRAIN}, pace)
@@ -154,10 +158,11 @@ class _Run:
         table = {}
         asked = self.config.evaluation.teacher_steps, self.config.student_steps
         rows = [("teacher", steps, 0.29 + 2 / steps) for steps in asked[0]]
-        rows += [("student", steps, last["eval/fid"] * 4 / steps) for steps in asked[1]]
+        rows += [("student", steps, last.get("eval/fid", 1.0) * 4 / steps) for steps in asked[1]]
         for model, steps, fid in rows:
-            table[f"table/{model}_{steps}_fid"] = fid
-            table[f"table/{model}_{steps}_alignment"] = last["eval/alignment"]
+            for name in self.config.evaluation.metrics or ("fid", "alignment"):
+                value = fid if name == "fid" else last[f"eval/{name}"]
+                table[f"table/{model}_{steps}_{name}"] = value
             table[f"table/{model}_{steps}_ms_per_image"] = 0.2 * steps * chance.uniform(0.95, 1.05)
         return table
 
@@ -177,7 +182,7 @@ class _Run:
             "folder": str(self.path),
             "device": "cpu",
             "ranks": "1",
-            CURVE_TAG: encode_curve(curve_of(points)),
+            **curve_tags(curve_of(points)),
             **self.environment,
         }
 
@@ -218,6 +223,11 @@ class _Run:
         identity = RunIdentity(self.config.experiment, self.name)
         record = RunRecord.new(identity, tracking_uri, None, self.start)
         save_record(self.path, RunRecord(**{**vars(record), "run_id": run_id}))
+
+
+def share(decay: float, chance: random.Random) -> float:
+    """A score such as alignment, of which a run loses a little."""
+    return 0.93 + 0.05 * decay + chance.gauss(0, 0.002)
 
 
 def _steps(every_kimg: float, end: int) -> Iterator[int]:

@@ -68,3 +68,19 @@ def at_home(groups: list[Group], workspace: Workspace, weights: str = "weights")
         (folder / "results.json").write_text(json.dumps({"teacher": {"fingerprint": weights}}))
         run.row.tags["folder"] = f"/elsewhere/runs/e/{folder.name}"
     return groups
+
+
+def of_scores(groups: Sequence[Group], names: Mapping[str, str]) -> list[Group]:
+    """The groups as if they had measured other scores: FID's values by the name of another."""
+
+    def renamed(run: SeedRun) -> SeedRun:
+        metrics = {}
+        for key, value in run.row.metrics.items():
+            start, _, name = key.rpartition("_")
+            metrics[f"{start}_{names[name]}" if name in names else key] = value
+        scores = {names.get(name, name): values for name, values in run.curve.scores.items()}
+        kept = {name: values for name, values in scores.items() if name}
+        curve = replace(run.curve, scores=kept)
+        return replace(run, row=replace(run.row, metrics=metrics), curve=curve)
+
+    return [replace(group, runs=tuple(map(renamed, group.runs))) for group in groups]

@@ -17,7 +17,7 @@ from workbench.plotting import save_figure
 from workbench.reports.curves import curve_frame, find_instabilities, mean_curve
 from workbench.tracking import default_uri
 from workbench.tracking.spool import Point, Spool
-from workbench.training.config import RunConfig, ScheduleConfig, TrainingConfig
+from workbench.training.config import EvaluationConfig, RunConfig, ScheduleConfig, TrainingConfig
 from workbench.workspace import open_workspace
 
 SCRIPT = Path(__file__).parents[2] / "analysis" / "fid_curves.py"
@@ -228,7 +228,7 @@ def test_bad_requests_are_one_clear_line(fid_curves, tmp_path, capsys):
     assert stopped.value.code == 2
     assert "holds no evaluation yet" in capsys.readouterr().err
     frame = fid_curves.collect_points({"run": [Point("eval/fid", 0, math.nan, 1)]})
-    with pytest.raises(RequestError, match="no finite FID"):
+    with pytest.raises(RequestError, match="no distance, such as FID, to draw; their scores: none"):
         fid_curves.plot(frame)
 
 
@@ -272,7 +272,8 @@ def jumps(fid):
 def test_a_spike_is_found_with_its_place_and_height():
     fid = [*DESCENT[:6], 33.0, 25.0, *DESCENT[8:]]
     (found,) = jumps(fid).to_dict("records")
-    assert (found["kimg"], found["fid"], found["best"]) == (300.0, 33.0, 16.5)
+    assert (found["kimg"], found["value"], found["best"]) == (300.0, 33.0, 16.5)
+    assert found["score"] == "fid"
     assert found["height"] == pytest.approx(2.0)
     assert found["recovered"]
     two = jumps([*DESCENT[:4], 60.0, *DESCENT[5:-1], 40.0])
@@ -333,8 +334,69 @@ def test_the_second_axis_is_what_the_runs_have(fid_curves):
     right = fid_curves.plot(with_clip).axes[1]
     assert right.get_ylabel().startswith("CLIP score")
     assert right.get_ylim()[1] < 0.4
-    with pytest.raises(RequestError, match=r"no CLIP score \(clip\); they have: alignment"):
+    with pytest.raises(RequestError, match=r"right axis 'clip'.* Known: alignment"):
         fid_curves.second_metric(frame, "clip")
+
+
+def test_a_score_that_is_asked_for_stands_on_the_right(fid_curves):
+    frame = made({"x": FID}).assign(saturation=[1.0, 0.97, 0.95, 0.94, 0.93])
+    right = fid_curves.plot(frame, second="saturation").axes[1]
+    assert curve(right, "saturation-0").get_ydata().tolist() == [1.0, 0.97, 0.95, 0.94, 0.93]
+    with pytest.raises(RequestError, match="Did you mean 'saturation'"):
+        fid_curves.plot(frame, second="saturatoin")
+
+
+def test_runs_without_fid_are_drawn_by_another_distance_or_refused_in_a_line(fid_curves):
+    frame = made({"x": FID})
+    spiked = frame.assign(fid_dinov2=[43.5, 17.9, 10.3, 40.0, 7.4]).drop(columns="fid")
+    left, _ = fid_curves.plot(spiked).axes
+    assert (left.get_ylabel(), left.get_yscale()) == ("FID (DINOv2)", "log")
+    assert curve(left, "instability").get_ydata().tolist() == [40.0]
+    (found,) = find_instabilities(spiked).to_dict("records")
+    assert (found["score"], found["value"]) == ("fid_dinov2", 40.0)
+    (told,) = fid_curves.describe(find_instabilities(spiked))
+    assert "FID (DINOv2) 40 at 19.2 kimg" in told
+    without = frame.assign(clip=0.3).drop(columns="fid")
+    assert find_instabilities(without).empty
+    for draw in (fid_curves.plot, fid_curves.plot_panels):
+        with pytest.raises(RequestError, match=r"no distance, such as FID, .*: CLIP score, align"):
+            draw(without)
+
+
+def test_runs_that_clip_judges_are_drawn_with_their_fid(fid_curves, tmp_path, fresh_store):
+    """From a store and from the runs' own folders: FID on the left, CLIP score on the right."""
+    workspace = open_workspace(tmp_path / "w")
+    shutil.copy(fresh_store, workspace.root / "mlflow.db")
+    evaluation = EvaluationConfig(reference="coco", metrics=("fid", "clip"), primary="clip")
+    configs = [
+        RunConfig(
+            experiment="judged",
+            variant=variant,
+            evaluation=evaluation,
+            training=TrainingConfig(kimg=25.6),
+            schedule=ScheduleConfig(evaluate_kimg=6.4),
+        )
+        for variant in ("one", "two")
+    ]
+    drift = {name: Shape(drift={"saturation": 0.9}) for name in ("one", "two")}
+    populate(default_uri(workspace.root), workspace, configs, drift)
+    out = tmp_path / "figure"
+    tracked = ["--workspace", str(workspace.root), "--experiment", "judged"]
+    assert fid_curves.main([*tracked, "--out", str(out), "--format", "svg", "--csv"]) == 0
+    frame = pd.read_csv(f"{out}.csv")
+    scores = ["fid", "clip", "saturation"]
+    assert list(frame.columns)[6:] == scores
+    figure = fid_curves.plot_panels(frame)
+    labels = [axes.get_ylabel() for axes in figure.axes]
+    assert labels == ["FID", "", "", "CLIP score (pale)"]
+    for place, (_, rows) in enumerate(frame.groupby("label", sort=False)):
+        for axes, score in ((figure.axes[place], "fid"), (figure.axes[2 + place], "clip")):
+            assert curve(axes, f"{score}-0").get_ydata().tolist() == rows[score].tolist()
+    folders = [str(path.parent) for path in sorted(workspace.runs.glob("judged/*/config.json"))]
+    own = ["--run-dir", *folders, "--out", str(tmp_path / "own"), "--format", "svg", "--csv"]
+    assert fid_curves.main([*own, "--second", "saturation"]) == 0
+    again = pd.read_csv(tmp_path / "own.csv")
+    pd.testing.assert_frame_equal(again[scores], frame[scores], rtol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from workbench.errors import NoRunsError, RequestError, WorkbenchError
 from workbench.plotting import Drawing, Script
 from workbench.reports import scripts
 from workbench.reports.scripts import find_scripts, plan_tasks
+from workbench.teachers.analytic import ANALYTIC
 from workbench.tracking import default_uri, list_artifacts, list_runs
 from workbench.training.config import RunConfig, ScheduleConfig, TrainingConfig
 from workbench.workspace import Workspace, open_workspace
@@ -138,11 +139,11 @@ def test_where_all_fail_the_command_fails_and_nothing_is_kept(
     assert str(done.exception) == "Nothing was drawn: 1 of 1 scripts failed (broken)."
 
 
-def finish(workspace: Workspace, name: str, age: int, **results: str) -> Path:
+def finish(workspace: Workspace, name: str, age: int, teacher: str = "mine") -> Path:
     folder = workspace.runs / "e" / name
     (folder / "checkpoints" / "nimg-1").mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
-    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "config.json").write_text(json.dumps({"teacher": teacher}))
+    (folder / "results.json").write_text("{}")
     os.utime(folder / "results.json", (1000 - age, 1000 - age))
     return folder
 
@@ -159,8 +160,8 @@ def test_samples_are_of_the_newest_finished_run_of_images(tmp_path: Path) -> Non
     with pytest.raises(RequestError, match="no finished run to draw: name models with --model"):
         samples._default(workspace)
     finish(workspace, "old", age=9)
-    finish(workspace, "newer", age=5, headline="fid")
-    finish(workspace, "points", age=1, headline="sliced_w2")
+    finish(workspace, "newer", age=5, teacher="digits-sana")
+    finish(workspace, "points", age=1, teacher=next(iter(ANALYTIC)))
     (finish(workspace, "swept", age=2) / "checkpoints" / "nimg-1").rmdir()
     (finish(workspace, "going", age=0) / "results.json").unlink()
     assert planned() is None

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 
 from tests.analysis.conftest import by_path
+from tests.analysis.made_groups import of_scores
 from workbench.errors import RequestError
 from workbench.plotting import paper_style
 from workbench.reports import Group, SeedRun, estimate
@@ -150,3 +151,14 @@ def test_a_wrong_name_is_one_line(
         guidance.main(["--workspace", str(tmp_path / "new"), "--experiment", "nothing"])
     assert ended.value.code == 2
     assert "Unknown experiment, variant or run 'nothing'" in capsys.readouterr().err
+
+
+def test_the_axes_are_the_distance_and_the_score_that_the_runs_have(guidance: ModuleType) -> None:
+    by_clip = of_scores(five(), {"fid": "fid_dinov2", "alignment": "clip"})
+    (axes,) = guidance.plot(guidance.collect(by_clip)).axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("FID (DINOv2)", "CLIP score")
+    (usual,) = guidance.plot(guidance.collect(five())).axes
+    for gid in ("mean-0", "teacher"):
+        assert line(axes, gid).get_xydata().tolist() == line(usual, gid).get_xydata().tolist()
+    with pytest.raises(RequestError, match="the finished runs have: KID, alignment"):
+        guidance.collect(of_scores(five(), {"fid": "kid"}))

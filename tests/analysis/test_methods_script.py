@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from tests.analysis.conftest import by_path
-from tests.analysis.made_groups import made_group, table
+from tests.analysis.made_groups import made_group, of_scores, table
 from workbench.reports import Group
 from workbench.reports.curves import collect_curves, level_frame
 
@@ -93,3 +93,14 @@ def test_a_panel_for_each_cost(methods: ModuleType, groups: list[Group]) -> None
     lines = {line.get_gid(): line for line in panels[1].get_lines() if line.get_gid()}
     assert lines["mean-0"].get_xdata() == pytest.approx([0.0768, 0.1536])
     assert lines["mean-0"].get_ydata() == pytest.approx([1.02, 0.51])
+
+
+def test_runs_without_fid_are_held_by_the_distance_that_they_have(
+    methods: ModuleType, groups: list[Group]
+) -> None:
+    usual = rows(methods, groups)
+    other = rows(methods, of_scores(groups, {"fid": "sliced_w2", "alignment": "clip"}))
+    assert other == {
+        label: {head.replace("FID", "sliced W2"): cell for head, cell in row.items()}
+        for label, row in usual.items()
+    }

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from tests.analysis.conftest import by_path
-from tests.analysis.made_groups import at_home, made_group, table
+from tests.analysis.made_groups import at_home, made_group, of_scores, table
 from tests.helpers import EMPTY, ExactOwnVelocity, SmallVelocity, labels
 from workbench.errors import RequestError
 from workbench.evaluation.hashing import short_hash
@@ -299,3 +299,23 @@ def test_a_store_without_the_experiment_is_one_line(
         cost.main(["--workspace", str(tmp_path / "w")])
     assert ended.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_both_figures_show_what_the_runs_measured(
+    cost: ModuleType, step_count: ModuleType, groups: list[Group]
+) -> None:
+    other = of_scores(groups, {"fid": "fid_clip", "alignment": "clip"})
+    left, right = step_count.plot(step_count.collect(other), other).axes
+    assert (left.get_ylabel(), right.get_ylabel()) == ("FID (CLIP)", "CLIP score")
+    assert (left.get_yscale(), right.get_yscale()) == ("log", "linear")
+    frame = cost.collect(other)
+    assert cost.plot(frame).axes[0].get_ylabel() == "FID (CLIP)"
+    usual = cost.collect(groups)
+    assert frame["fid_clip"].tolist() == usual["fid"].tolist()
+    assert frame["front_nfe"].tolist() == usual["front_nfe"].tolist()
+    without = of_scores(groups, {"fid": "kid"})
+    for draw in (cost.collect, lambda found: step_count.plot(step_count.collect(found), found)):
+        with pytest.raises(RequestError, match=r"no distance.*their scores: KID, alignment"):
+            draw(without)
+    alone = of_scores(groups, {"alignment": "cmmd"})
+    assert len(step_count.plot(step_count.collect(alone), alone).axes) == 1

@@ -14,9 +14,9 @@ import pytest
 from tests.analysis.conftest import by_path
 from tests.analysis.made_groups import at_home
 from workbench.errors import RequestError
-from workbench.evaluation import METRICS
 from workbench.evaluation.external import BENCHMARKS
 from workbench.evaluation.hashing import short_hash
+from workbench.metrics import METRICS
 from workbench.reports import Group, ScoreFiles, SeedRun, estimate
 from workbench.reports.measured import Sources
 from workbench.runs.external_scores import ExternalFile
@@ -223,7 +223,7 @@ def keep(workspace: Workspace, scores: dict[str, float], name: str, kind: str, *
     parts = []
     for metric, value in scores.items():
         made = {"metric": metric, "protocol": short_hash(metric), "sampler": sampler}
-        parts.append(Score(metric, value, True, {**made, "id": short_hash(made)}))
+        parts.append(Score(metric, value, {**made, "id": short_hash(made)}))
     made = {**MADE, "metrics": sorted(scores), "steps": 4, "id": ""}
     keep_row(workspace, ScoredRow(name, kind, "coco10k", 2000, 4, 4.0, 1.0, tuple(parts), made))
 

@@ -115,9 +115,9 @@ def test_values_are_those_of_the_table(variants: ModuleType) -> None:
 
 def test_the_teachers_level_is_drawn_if_it_is_one(variants: ModuleType) -> None:
     one = [group("a", (2.0, 1.0)), group("b", (2.0, 1.0))]
-    assert variants.teacher_levels(one) == {"teacher, 50 steps": 0.29}
-    assert variants.teacher_levels([*one, group("c", (2.0, 1.0), teacher="other")]) == {}
-    assert variants.teacher_levels([]) == {}
+    assert variants.teacher_levels(one, "fid") == {"teacher, 50 steps": 0.29}
+    assert variants.teacher_levels([*one, group("c", (2.0, 1.0), teacher="other")], "fid") == {}
+    assert variants.teacher_levels([], "fid") == {}
     left, _ = variants.plot(one, levels={"teacher, 50 steps": 0.29}).axes
     assert "teacher, 50 steps" in [text.get_text() for text in left.texts]
 

@@ -17,28 +17,26 @@ from tests.populate import Shape, populate
 from tests.services import MlflowServer
 from workbench.evaluation import Interval
 from workbench.evaluation.hashing import short_hash
-from workbench.registry import Experiment, make_plan, register
+from workbench.registry import Experiment, Plan, make_plan, register
 from workbench.runs.kept_scores import ARTIFACTS
 from workbench.runs.scored_rows import Score, ScoredRow, keep_row
 from workbench.tracking import add_artifact, default_uri, list_runs
 from workbench.tracking.store import open_store
 from workbench.training.config import RunConfig
-from workbench.training.overrides import with_overrides
 from workbench.workspace import Workspace, open_workspace
 
 VARIANTS = ("wide", "narrow")
 SHAPES = {"narrow": Shape(floor=0.9)}
 
 
+def planned(experiment: str) -> Plan:
+    variants = {name: {"training.kimg": 12.8} for name in VARIANTS}
+    return make_plan(Experiment(experiment, "Which?", "Wide.", variants))
+
+
 def configs(experiment: str) -> list[RunConfig]:
-    return [
-        with_overrides(
-            RunConfig(),
-            [f"experiment={experiment}", f"variant={v}", f"seed={s}", "training.kimg=12.8"],
-        )
-        for v in VARIANTS
-        for s in (0, 1)
-    ]
+    plan = planned(experiment)
+    return [plan.config(name, seed) for name in VARIANTS for seed in (0, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +45,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path) -> Works
     place = open_workspace(tmp_path_factory.mktemp("compared") / "workspace")
     shutil.copy(fresh_store, place.root)
     uri = default_uri(place.root)
-    variants = dict(zip(VARIANTS, configs("ranges")[::2], strict=True))
-    register(make_plan(Experiment("ranges", "Which?", "Wide.", variants)), [0, 1], place, uri)
+    register(planned("ranges"), [0, 1], place, uri)
     populate(uri, place, configs("ranges"), SHAPES)
     return place
 
@@ -64,11 +61,29 @@ def scored(tmp_path_factory: pytest.TempPathFactory, filled: Workspace) -> Works
         value = 0.01 + 0.02 * (row.tags["variant"] == "narrow") + 0.001 * int(row.tags["seed"])
         made = {"metric": "kid", "samples": 2000, "versions": {"torch": "2.12"}}
         made["protocol"] = short_hash(made)
-        score = Score("kid", value, True, {**made, "id": row.run_id}, Interval(value - 0.1, 1.0))
+        score = Score("kid", value, {**made, "id": row.run_id}, Interval(value - 0.1, 1.0))
         kept = ScoredRow("m", "student", "coco10k", 2000, 4, 4.0, 1.0, (score,), made, 12.8)
         add_artifact(uri, row.run_id, keep_row(Workspace(folder / "away"), kept), ARTIFACTS)
         for key, logged in kept.tracked().items():
             open_store(uri).log_metric(row.run_id, key, logged, step=12800)
+    return place
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path) -> Workspace:
+    """Runs that CLIP score judges, with FID and drift beside it; read it only."""
+    place = open_workspace(tmp_path_factory.mktemp("judged") / "workspace")
+    shutil.copy(fresh_store, place.root)
+    uri = default_uri(place.root)
+    base = {"evaluation.metrics": ["fid", "clip"], "evaluation.primary": "clip"}
+    variants = {name: {"training.kimg": 12.8} for name in VARIANTS}
+    plan = make_plan(Experiment("looks", "Which?", "Wide.", variants, base))
+    register(plan, [0, 1], place, uri)
+    drift = {
+        "narrow": Shape(floor=0.9, drift={"saturation": 0.7, "contrast": 1.1}),
+        "wide": Shape(drift={"saturation": 0.98, "contrast": 1.2}),
+    }
+    populate(uri, place, [plan.config(v, s) for v in VARIANTS for s in (0, 1)], drift)
     return place
 
 
@@ -135,6 +150,56 @@ def test_scores_of_evaluate(scored: Workspace, workbench: InsideWorkbench, tmp_p
     assert lines[4].startswith("| wide | 2 | 12.8 | 0.0105 |")
     alone = workbench.json("compare", "ranges/wide-seed0", "--metric", "kid")["groups"][0]
     assert (alone["interval"], alone["interval_over"]) == ([pytest.approx(-0.09), 1.0], "samples")
+
+
+def test_any_score_of_training_judges_and_drift_has_its_table(
+    judged: Workspace, workbench: InsideWorkbench, tmp_path: Path
+) -> None:
+    workbench.workspace = judged.root
+    assert workbench.json("compare", "looks")["metric"] == "clip"
+    lines = workbench("compare", "looks", "--markdown").stdout.splitlines()
+    assert lines[0] == "**CLIP score, mean over seeds ± 95 % interval**"
+    assert "| variant | FID at 12.8 kimg | ms/image | NFE |" in lines
+    drift = lines.index("| variant | saturation | contrast |")
+    assert lines[drift - 2].startswith("**Drift from the teacher")
+    assert {lines[drift + 2][:16], lines[drift + 3][:16]} == {
+        "| wide | 0.980±0",
+        "| narrow | 0.702",
+    }
+    picture = tmp_path / "saturation.png"
+    asked = ["compare", "looks", "--metric", "saturation", "--figure", str(picture)]
+    found = workbench.json(*asked)
+    assert [group["label"] for group in found["groups"]] == ["wide", "narrow"]
+    assert picture.is_file()
+    asked[3] = "contrast"
+    assert [group["label"] for group in workbench.json(*asked)["groups"]] == ["narrow", "wide"]
+    told = workbench("compare", "looks", "--metric", "satration", code=2).stderr
+    assert "Did you mean 'saturation'? Known: alignment" not in told
+    assert "Did you mean 'saturation'? Known: clip, contrast, fid, saturation." in told
+    assert "fid, sliced_w2 or alignment" not in workbench("compare", "--help").stdout
+
+
+def test_other_commands_tell_what_judges_too(
+    judged: Workspace, workbench: InsideWorkbench, tmp_path: Path
+) -> None:
+    workbench.workspace = judged.root
+    (run, *_) = workbench.json("runs", "list")
+    assert run["primary_metric"] == "clip"
+    assert run["best"] >= run["score"] == run["clip"]
+    assert "best CLIP score" in workbench("runs", "list").stdout
+    (plan,) = workbench.json("experiments", "status", "looks")
+    cell = plan["cells"][0]
+    assert (cell["primary_metric"], cell["score"]) == ("clip", cell["clip"])
+    assert cell["best"] >= cell["clip"]
+    assert 0 < cell["saturation"] < 1
+    assert "CLIP score" in workbench("experiments", "status", "looks").stdout
+    out = tmp_path / "looks.html"
+    workbench("report", "looks", "--out", str(out))
+    page = out.read_text()
+    assert "Drift from the teacher" in page
+    assert page.count("data:image/svg") == 2  # CLIP score and FID: drift is a table
+    workbench("report", "looks", "--metric", "saturation", "--out", str(out))
+    assert "<h2>|log(saturation / 1)| against wide, at 12.8 kimg</h2>" in out.read_text()
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ def test_a_metric_that_fails_on_one_rank_fails_on_all_and_as_it_failed(
             return classifier.features(images)
 
     prompts = ("a cat",) * 330
-    fussy = MeanMetric(Fussy(classifier), "fussy")
+    fussy = MeanMetric(Fussy(classifier), "aesthetic")
     broken = Evaluator((fussy,), (*prompts[:200], evaluator.prompts[200], *prompts[201:]), 0, 40)
     calls = []
 

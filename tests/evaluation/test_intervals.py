@@ -38,7 +38,7 @@ METRICS = [
     CmmdMetric(Seen(), REFERENCE),
     PrecisionMetric(Seen(), REFERENCE),
     RecallMetric(Seen(), REFERENCE),
-    MeanMetric(Seen(), "mean"),
+    MeanMetric(Seen(), "aesthetic"),
 ]
 
 

@@ -131,7 +131,7 @@ def test_the_evaluator_scores_the_truth_at_the_floor() -> None:
     evaluator = truth_evaluator(RING, ("",) * count, batch_size=300)
     fresh = torch.from_numpy(truth(RING, count, "fresh"))
     scores = evaluator.evaluate(Sampler(lambda _, start, n: fresh[start : start + n], 1, 1))
-    assert evaluator.headline == "sliced_w2"
+    assert evaluator.metrics[0].name == "sliced_w2"
     reference = truth(RING, count)
     expected = sliced_wasserstein(fresh.numpy(), reference, 64)
     assert scores.values["sliced_w2"] == pytest.approx(expected)

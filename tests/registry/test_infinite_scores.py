@@ -26,7 +26,7 @@ def test_an_infinite_score_is_shown_as_infinite(capsys: pytest.CaptureFixture[st
     plan = PlanRow("p", "e", "1", "plan", 1, (), (0, 1), "Which?", "None.", {"a": "h"})
     status = plan_status(plan, rows)
     first, second, third = status.cells
-    assert (first.score, first.best, first.alignment) == (math.inf, 0.5, -math.inf)
+    assert (first.score, first.best, first.scores["alignment"]) == (math.inf, 0.5, -math.inf)
     assert (second.score, second.best) == (math.inf, None)
     assert third.score is not None
     assert math.isnan(third.score)

@@ -6,14 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
-from workbench.tracking import CURVE_TAG, Curve, RunRow, encode_curve
+from workbench.tracking import Curve, RunRow, curve_tags
 
 MakeRow = Callable[..., RunRow]
 
 
 @pytest.fixture
 def make_row() -> MakeRow:
-    """A run of one variant and seed: (kimg, fid) pairs at ten images a second."""
+    """A run of one variant and seed: (kimg, fid) pairs at ten images a second.
+
+    ``scores`` are other columns of the curve, ``metrics`` what else it logged.
+    """
     count = 0
 
     def make(
@@ -24,14 +27,17 @@ def make_row() -> MakeRow:
         tags: Mapping[str, str | None] | None = None,
         params: Mapping[str, str] | None = None,
         alignment: float = 0.9,
+        scores: Mapping[str, Sequence[float]] | None = None,
+        metrics: Mapping[str, float] | None = None,
         pace: float = 10.0,
     ) -> RunRow:
         nonlocal count
         count += 1
         nimg = tuple(round(1000 * kimg) for kimg, _ in curve)
-        scores = {
+        found = {
             "fid": tuple(fid for _, fid in curve),
             "alignment": tuple(alignment for _ in curve),
+            **{name: tuple(values) for name, values in (scores or {}).items()},
         }
         own = {
             "variant": variant,
@@ -42,7 +48,7 @@ def make_row() -> MakeRow:
             "outcome": "finished",
             "host": "elsewhere",
             "device": "cpu",
-            CURVE_TAG: encode_curve(Curve(nimg, tuple(n / pace for n in nimg), scores)),
+            **curve_tags(Curve(nimg, tuple(n / pace for n in nimg), found)),
             **(tags or {}),
         }
         return RunRow(
@@ -55,7 +61,11 @@ def make_row() -> MakeRow:
             end_time=None,
             params={"generator.steps": "4", "seed": str(seed), **(params or {})},
             tags={key: value for key, value in own.items() if value is not None},
-            metrics={"table/student_4_ms_per_image": 0.5 + seed, "table/teacher_50_fid": 0.25},
+            metrics={
+                "table/student_4_ms_per_image": 0.5 + seed,
+                "table/teacher_50_fid": 0.25,
+                **(metrics or {}),
+            },
         )
 
     return make

@@ -5,14 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.reports.conftest import MakeRow
 from workbench.errors import RequestError
+from workbench.metrics import DRIFT_METRICS, METRICS
 from workbench.reports import all_tables, compare, make_groups, write_csv
 from workbench.reports.comparison import AT_KIMG, AT_SECONDS, BEST, LAST
+from workbench.reports.tables import drift_table
+from workbench.tracking import Curve, RunRow, curve_tags
 
 
 def test_statistics_at_equal_kimg_and_equal_seconds(make_row: MakeRow) -> None:
@@ -153,3 +157,119 @@ def test_a_run_that_has_only_begun_has_no_value_at_equal_kimg_and_is_named(
     assert begun.get("fid", AT_KIMG) is None
     assert begun.get("fid", LAST).values == (2.0,)
     assert any("not at equal kimg: begun" in note for note in found.notes)
+
+
+def test_a_table_of_fid_and_alignment_is_what_it_has_always_been(make_row: MakeRow) -> None:
+    rows = [
+        make_row("wide", seed, [(0, 2.0), (1, 0.5 + 0.01 * seed)], alignment=0.9) for seed in (0, 1)
+    ]
+    rows += [make_row("narrow", 0, [(0, 2.0), (1, 0.9)], alignment=0.95)]
+    text = "\n".join(table.markdown() for table in all_tables(compare(make_groups(rows))))
+    assert text == (
+        "**FID, mean over seeds ± 95 % interval**\n\n"
+        "| variant | seeds | at 1 kimg | at 100 s | best | last |\n"
+        "| --- | --- | --- | --- | --- | --- |\n"
+        "| wide | 2 | 0.505±0.064 | 0.505±0.064 | 0.505±0.064 | 0.505±0.064 |\n"
+        "| narrow | 1 | 0.900 | 0.900 | 0.900 | 0.900 |\n\n"
+        "**FID at 1 kimg, against wide (Welch, over seeds)**\n\n"
+        "| variant | difference | 95 % interval | verdict |\n| --- | --- | --- | --- |\n"
+        "| narrow | +0.395 | - | one seed: no interval |\n\n"
+        "**Beside it**\n\n"
+        "| variant | alignment at 1 kimg | ms/image | NFE |\n| --- | --- | --- | --- |\n"
+        "| wide | 0.900±0.000 | 1.000±6.353 | 4 |\n"
+        "| narrow | 0.950 | 0.500 | 4 |\n"
+    )
+
+
+def of_score(make_row: MakeRow, name: str, ends: dict[str, tuple[float, ...]]) -> list[RunRow]:
+    """Runs that end at such values of a score, which is 1 at the start."""
+    return [
+        make_row(variant, seed, [(0, 2.0), (1, 1.0)], scores={name: (1.0, end)})
+        for variant, values in ends.items()
+        for seed, end in enumerate(values)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "better", "worse"),
+    [
+        ("clip", (0.31, 0.311, 0.312), (0.28, 0.281, 0.282)),
+        ("kid", (-0.002, -0.001, 0.0), (0.1, 0.101, 0.102)),
+        ("saturation", (0.98, 0.985, 0.99), (0.8, 0.801, 0.802)),
+        ("saturation", (0.98, 0.985, 0.99), (1.3, 1.301, 1.302)),
+        ("saturation", (1.1, 1.101, 1.102), (0.8, 0.801, 0.802)),
+    ],
+)
+def test_any_score_that_was_measured_judges_in_its_own_direction(
+    make_row: MakeRow, name: str, better: tuple[float, ...], worse: tuple[float, ...]
+) -> None:
+    found = compare(make_groups(of_score(make_row, name, {"b": worse, "a": better})), name)
+    assert [group.label for group in found.groups] == ["a", "b"]
+    assert [(v.best, v.words) for v in found.verdicts] == [("a", "worse")]
+    best = [run for result in found.results for run in result.get(name, BEST).values]
+    reached = [1.0] * 6 if name != "kid" else [*better, *worse]  # all but KID are best at 1
+    assert best == pytest.approx(reached)
+
+
+def test_on_either_side_of_a_target_groups_may_be_equally_good(make_row: MakeRow) -> None:
+    """0.8 and 1.25 differ by much more than their spread, and are as far from 1."""
+    above, below = (1.25, 1.251, 1.2495), (0.8, 0.8005, 0.7995)
+    found = compare(
+        make_groups(of_score(make_row, "saturation", {"a": above, "b": below})), "saturation"
+    )
+    (verdict,) = found.verdicts
+    assert verdict.words == "not told apart"
+    assert abs(verdict.difference.mean) < 0.001
+    titles = [table.title for table in all_tables(found)]
+    assert titles[1].startswith("|log(saturation / 1)| at 1 kimg, against ")
+    # Seeds on both sides are off by as much as each of them, although their mean is on target.
+    apart = {"even": (0.8, 1.2), "near": (0.95, 0.96)}
+    found = compare(make_groups(of_score(make_row, "saturation", apart)), "saturation")
+    assert [group.label for group in found.groups] == ["near", "even"]
+
+
+def test_a_score_without_a_better_side_ranks_nothing(make_row: MakeRow) -> None:
+    ends = {"b": (0.3, 0.301, 0.302), "a": (0.1, 0.101, 0.102)}
+    found = compare(make_groups(of_score(make_row, "mode_std", ends)), "mode_std")
+    assert [group.label for group in found.groups] == ["b", "a"]
+    assert [verdict.words for verdict in found.verdicts] == ["told apart"]
+    assert found.results[0].get("mode_std", BEST) is None
+
+
+def test_what_judged_the_runs_judges_the_comparison(make_row: MakeRow) -> None:
+    def row(variant: str, clip: float) -> RunRow:
+        scores, metrics = {"clip": (0.2, clip)}, {"eval/fid": 1.0, "best/clip": clip}
+        return make_row(variant, 0, [(0, 2.0), (1, clip)], scores=scores, metrics=metrics)
+
+    found = compare(make_groups([row("low", 0.25), row("high", 0.3)]))
+    assert found.metric == "clip"
+    assert [group.label for group in found.groups] == ["high", "low"]
+
+
+def test_the_drift_has_a_table_of_its_own(make_row: MakeRow) -> None:
+    drift = {name: (1.0, 0.9 + 0.01 * place) for place, name in enumerate(DRIFT_METRICS)}
+    rows = [
+        make_row("a", seed, [(0, 2.0), (1, 1.0)], scores={**drift, "contrast": (1.0, 0.5 + seed)})
+        for seed in (0, 1)
+    ]
+    rows.append(make_row("b", 0, [(0, 2.0), (1, 1.5)]))
+    found = compare(make_groups(rows))
+    whole = drift_table(found)
+    assert whole.columns == ["variant", *(METRICS[name].title for name in DRIFT_METRICS)]
+    assert whole.rows[0][:3] == ["a", "0.900±0.000", "1.000±6.353"]
+    assert whole.rows[1][1:] == ["-"] * 8
+    tables = all_tables(found)
+    assert [len(table.columns) for table in tables[-2:]] == [5, 5]
+    assert tables[2].columns == ["variant", "alignment at 1 kimg", "ms/image", "NFE"]
+    # Nothing of it where nothing of it was measured.
+    assert len(all_tables(compare(make_groups(rows[2:])))) == 2
+
+
+def test_runs_that_measured_drift_alone_are_compared_by_it(make_row: MakeRow) -> None:
+    row = make_row("a", 0, [(0, 1.0)])
+    tags = curve_tags(Curve((0, 100), (0.0, 1.0), {"contrast": (1.0, 0.9)}))
+    found = compare(make_groups([replace(row, tags={**row.tags, **tags})]))
+    assert found.metric == "contrast"
+    nothing = {**row.tags, **curve_tags(Curve((0,), (0.0,), {}))}
+    with pytest.raises(RequestError, match="measured no score"):
+        compare(make_groups([replace(row, tags=nothing)]))

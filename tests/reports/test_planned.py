@@ -15,8 +15,6 @@ from workbench.reports import Selection, compare, make_groups, select
 from workbench.reports.page import ReportRequest, write_report
 from workbench.tracking import default_uri, list_runs, read_artifact
 from workbench.tracking.store import open_store
-from workbench.training.config import RunConfig
-from workbench.training.overrides import with_overrides
 from workbench.workspace import Workspace, open_workspace
 
 SHORT = ("training.kimg=6.4",)
@@ -25,7 +23,7 @@ CURVE = [(0, 2.0), (1, 1.0)]
 
 def experiment(low: float = 1.0) -> Experiment:
     variants = {
-        name: with_overrides(RunConfig(), [f"method.sid_alpha={alpha}", "training.kimg=12.8"])
+        name: {"method.sid_alpha": alpha, "training.kimg": 12.8}
         for name, alpha in {"low": low, "high": 1.2}.items()
     }
     return Experiment("alpha", "Which?", "None.", variants)

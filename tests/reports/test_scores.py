@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.reports.conftest import MakeRow
 from workbench.errors import RequestError
 from workbench.evaluation import Interval
 from workbench.evaluation.hashing import short_hash
+from workbench.metrics import Goal
 from workbench.reports import (
     ScoreComparison,
     ScoreFiles,
@@ -61,7 +63,6 @@ def measure(make_row: MakeRow, place: Workspace) -> Measure:
         reference: str = "coco10k",
         steps: int = 4,
         kimg: float = 12.8,
-        lower: bool = True,
         logged: bool = True,
     ) -> RunRow:
         if isinstance(row, tuple):
@@ -78,7 +79,7 @@ def measure(make_row: MakeRow, place: Workspace) -> Measure:
             steps=steps,
             nfe=float(steps),
             ms_per_image=1.0,
-            scores=(Score(metric, value, lower, fingerprint, ends),),
+            scores=(Score(metric, value, fingerprint, ends),),
             fingerprint=fingerprint,
             kimg=kimg,
         )
@@ -114,7 +115,7 @@ def test_means_and_intervals_over_seeds_and_over_samples_of_one(
     rows = [measure(("a", seed), value) for seed, value in enumerate((3.0, 4.0, 5.5))]
     rows += [measure(("b", 0), 2.0), measure(("c", 0), 9.0), measure(("c", 1), 9.5)]
     found = asked(*rows)
-    assert (found.reference, found.steps, found.lower_is_better) == ("coco10k", 4, True)
+    assert (found.reference, found.steps, found.goal) == ("coco10k", 4, Goal.LOWER)
     b, a, _ = found.results
     assert [r.group.label for r in found.results] == ["b", "a", "c"]
     t = stats.ttest_1samp([3.0, 4.0, 5.5], 0.0).confidence_interval(0.95)
@@ -144,10 +145,28 @@ def test_means_and_intervals_over_seeds_and_over_samples_of_one(
 def test_higher_is_better_where_the_metric_says_so(
     measure: Measure, asked: Callable[..., ScoreComparison]
 ) -> None:
-    rows = [measure((v, 0), x, metric="clip", lower=False) for v, x in (("a", 0.2), ("b", 0.3))]
+    rows = [measure((v, 0), x, metric="clip") for v, x in (("a", 0.2), ("b", 0.3))]
     found = asked(*rows, metric="clip")
     assert [result.group.label for result in found.results] == ["b", "a"]
     assert "clip ↑" in tables_of_scores(found)[0].columns
+
+
+def test_files_of_before_the_registry_still_count(
+    measure: Measure, asked: Callable[..., ScoreComparison], place: Workspace
+) -> None:
+    """They say themselves which way the score improves; the registry is asked all the same."""
+    rows = [measure((v, 0), x, metric="clip") for v, x in (("a", 0.2), ("b", 0.3))]
+    files = list((place.root / "evaluations").glob("*/*.json"))
+    assert len(files) == 2
+    for file in files:
+        content = json.loads(file.read_text())
+        assert "lower_is_better" not in content["scores"]["clip"]
+        content["scores"]["clip"]["lower_is_better"] = False
+        file.write_text(json.dumps(content))
+    found = asked(*rows, metric="clip")
+    assert [result.group.label for result in found.results] == ["b", "a"]
+    assert found.results[0].interval == (pytest.approx(0.05), pytest.approx(0.8))
+    assert found.as_dict()["goal"] == "maximize"
 
 
 def test_what_is_not_said_is_the_only_one_there_is(

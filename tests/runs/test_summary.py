@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ import pytest
 from tests.populate import Shape, write_folders
 from workbench.errors import RequestError
 from workbench.runs import RunFolder, all_runs, summarize
-from workbench.tracking import read_points
+from workbench.runs.progress import RunProgress
+from workbench.runs.tracking import TrackerListener
+from workbench.tracking import CURVE_TAG, Tracker, read_curve, read_points
 from workbench.tracking.spool import Spool
 from workbench.training.config import RunConfig
 from workbench.training.overrides import with_overrides
@@ -38,7 +42,7 @@ def from_whole_journal(folder: RunFolder) -> dict[str, Any]:
         "total_kimg": folder.config().total_nimg / 1000,
         "fid": last["eval/fid"],
         "alignment": last["eval/alignment"],
-        "best_fid": last["best/fid"],
+        "best": last["best/fid"],
     }
 
 
@@ -68,10 +72,53 @@ def test_a_run_that_has_measured_nothing(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "experiment" / "run")
     folder.prepare(RunConfig())
     found = summarize(folder)
-    assert (found["state"], found["kimg"], found["fid"]) == ("INTERRUPTED", 0.0, None)
+    assert (found["state"], found["kimg"], found["score"]) == ("INTERRUPTED", 0.0, None)
     folder.config_file.write_text('{"training": 3}')
     with pytest.raises(RequestError, match="is not a run's configuration"):
         summarize(folder)
+
+
+def test_a_run_that_clip_judges_is_told_by_it_with_its_drift(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "experiment" / "run")
+    folder.prepare(RunConfig())
+    spool = Spool(folder.path)
+    heard = RunProgress(folder.path, 1280)
+    # Nothing finite yet, so nothing says what judges.
+    spool.metrics({"eval/fid": math.inf, "eval/clip": math.nan, "perf/kimg": 0.0}, 0)
+    heard.refresh()
+    assert heard.last_score == "FID inf"
+    for nimg, clip in ((640, 0.31), (1280, 0.29)):
+        values = {"eval/fid": 2.0, "eval/clip": clip, "best/clip": 0.31, "best/kimg": 0.64}
+        spool.metrics({**values, "drift/saturation": 0.9}, nimg)
+    spool.metrics({"table/student_4_fid": 2.0}, 1280)
+    spool.journal.close()
+    found = summarize(folder)
+    assert (found["primary_metric"], found["score"], found["best"]) == ("clip", 0.29, 0.31)
+    assert (found["fid"], found["saturation"], found["kimg"]) == (2.0, 0.9, 1.28)
+    heard.refresh()
+    assert (heard.scores, heard.last_score) == ([0.31, 0.29], "CLIP score 0.290")
+
+
+def test_an_evaluation_writes_the_tags_that_its_curve_is_read_from(tmp_path: Path) -> None:
+    """Anything that is no evaluation writes none."""
+    written: list[dict[str, str]] = []
+
+    class Recorder(Tracker):
+        def set_tags(self, tags: Mapping[str, str]) -> None:
+            written.append(dict(tags))
+
+    listener = TrackerListener(Recorder(), tmp_path)
+    listener.on_metrics(64, {"train/loss": 1.0})
+    assert written == []
+    for nimg, ratio in ((0, 1.0), (640, 0.9)):
+        scores = {"eval/clip": 0.3, "drift/contrast": ratio, "perf/train_seconds": nimg / 64}
+        listener.on_metrics(nimg, scores)
+    assert len(written) == 2
+    curve = read_curve(written[-1])
+    assert curve is not None
+    assert (curve.nimg, curve.seconds) == ((0, 640), (0.0, 10.0))
+    assert curve.scores == {"clip": (0.3, 0.3), "contrast": (1.0, 0.9)}
+    assert "contrast" not in written[-1][CURVE_TAG]
 
 
 def test_a_run_is_told_by_what_judges_it(tmp_path: Path) -> None:
@@ -84,6 +131,7 @@ def test_a_run_is_told_by_what_judges_it(tmp_path: Path) -> None:
         spool.metrics(values, nimg)
     spool.journal.close()
     found = summarize(folder)
-    assert found["headline"] == "sliced_w2"
-    assert (found["sliced_w2"], found["best_sliced_w2"]) == (0.3, 0.2)
-    assert (found["outliers"], found["fid"]) == (0.0, None)
+    assert found["primary_metric"] == "sliced_w2"
+    assert (found["score"], found["best"], found["sliced_w2"]) == (0.3, 0.2, 0.3)
+    assert found["outliers"] == 0.0
+    assert "fid" not in found

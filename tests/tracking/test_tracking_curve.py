@@ -6,8 +6,9 @@ import math
 
 import pytest
 
-from workbench.tracking import Curve, Point, curve_of, decode_curve, encode_curve
-from workbench.tracking.curve import between
+from workbench.metrics import DRIFT_METRICS, METRICS
+from workbench.tracking import CURVE_TAG, Curve, Point, curve_of, curve_tags, read_curve
+from workbench.tracking.curve import DRIFT_TAG, between, decode_curve, encode_curve
 
 
 def points(count: int) -> list[Point]:
@@ -84,3 +85,55 @@ def test_a_long_curve_is_thinned_but_keeps_its_end() -> None:
 def test_another_tag_is_no_curve(text: str) -> None:
     with pytest.raises(ValueError, match=r"curve|Expecting"):
         decode_curve(text)
+
+
+OLD = (
+    '{"nimg":[0,6400,12800],"seconds":[0.0,16.5,33.0],"evaluations":[0.0,76800.0,153600.0],'
+    '"alignment":[0.62,null,0.9],"fid":[43.5,17.9,"inf"]}'
+)
+"""A tag as runs wrote it before drift was measured."""
+
+
+def test_a_tag_of_an_earlier_run_reads_and_is_written_as_before() -> None:
+    curve = read_curve({CURVE_TAG: OLD, "seed": "0"})
+    assert curve is not None
+    assert curve.nimg == (0, 6400, 12800)
+    assert curve.scores["fid"] == (43.5, 17.9, math.inf)
+    assert math.isnan(curve.scores["alignment"][1])
+    assert curve.evaluations == (0.0, 76800.0, 153600.0)
+    assert curve_tags(curve) == {CURVE_TAG: OLD}
+    assert read_curve({"seed": "0"}) is None
+
+
+def drifting(count: int) -> list[Point]:
+    ratios = [
+        Point(METRICS[name].key, 6400 * index, 1 - 0.0123456 * index / (place + 1), 0)
+        for index in range(count)
+        for place, name in enumerate(DRIFT_METRICS)
+    ]
+    return [*points(count), *ratios]
+
+
+def test_drift_costs_the_scores_no_evaluation() -> None:
+    """100 evaluations of FID and alignment fit a tag; with eight ratios beside them they do not."""
+    alone, both = curve_tags(curve_of(points(100))), curve_tags(curve_of(drifting(100)))
+    assert both[CURVE_TAG] == alone[CURVE_TAG]
+    assert len(decode_curve(both[DRIFT_TAG]).nimg) < 100
+    assert all(len(text) < 5000 for text in both.values())
+    back = read_curve(both)
+    assert back is not None
+    assert back.nimg == tuple(range(0, 640_000, 6400))
+    assert back.scores["fid"][57] == pytest.approx(40 / 58 + 1 / 3, rel=1e-5)
+    assert back.last("saturation") == pytest.approx(1 - 0.0123456 * 99, rel=1e-5)
+    kept = [value for value in back.scores["saturation"] if value == value]
+    assert 1 < len(kept) < 100
+    # Between the evaluations that its tag keeps, drift is what lies between them.
+    assert back.at_nimg("saturation", 6400 * 50) == pytest.approx(1 - 0.0123456 * 50, rel=1e-4)
+
+
+def test_a_run_that_measures_drift_alone_has_a_curve_of_it() -> None:
+    tags = curve_tags(curve_of([Point("drift/contrast", 6400, 0.9, 0)]))
+    curve = read_curve(tags)
+    assert curve is not None
+    assert (curve.nimg, curve.scores) == ((6400,), {"contrast": (0.9,)})
+    assert CURVE_TAG in tags  # which says that the run was evaluated

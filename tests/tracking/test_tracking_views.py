@@ -22,7 +22,6 @@ from workbench.tracking import (
     RunIdentity,
     RunRow,
     default_uri,
-    encode_curve,
     experiment_view,
     list_runs,
     publish_comparison,
@@ -31,6 +30,7 @@ from workbench.tracking import (
     variant_tags,
     view_address,
 )
+from workbench.tracking.curve import encode_curve
 from workbench.tracking.view_colors import missing_colors
 
 METRICS = {
@@ -101,6 +101,15 @@ def test_another_metric_leads_and_sorts_by_what_is_good_of_it() -> None:
     assert (first["metricKey"], first["scaleType"]) == ("eval/alignment", "linear")
     assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`eval/alignment`", False)
     assert experiment_view(rows("a"), "train/generator_loss")["orderByAsc"]
+    for metric, falls, scale in (
+        ("eval/kid", True, "linear"),  # unbiased, so it may be negative
+        ("eval/clip", False, "linear"),
+        ("drift/saturation", False, "linear"),
+        ("table/student_4_fid_clip", True, "log"),
+        ("table/student_4_ms_per_image", True, "linear"),
+    ):
+        view = experiment_view([row("a", 0, metrics={metric: 1.0})], metric)
+        assert (view["orderByAsc"], view["compareRunCharts"][0]["scaleType"]) == (falls, scale)
     with pytest.raises(RequestError, match="Did you mean 'eval/alignment'"):
         experiment_view(rows("a"), "eval/alignmnet")
 
@@ -117,8 +126,10 @@ def test_what_judges_the_runs_leads_where_nobody_asks_for_another() -> None:
         assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`best/sliced_w2`", True)
     with pytest.raises(RequestError, match="Unknown metric 'eval/fid'"):
         experiment_view(runs, "eval/fid")
-    both = [*runs, row("c", 0, metrics=METRICS)]
-    assert experiment_view(both)["orderByKey"] == "metrics.`best/fid`"
+    # What judges most of them; of as many the registry's first.
+    images = [row("c", 0, metrics=METRICS), row("d", 0, metrics=METRICS)]
+    assert experiment_view([*runs, images[0]])["orderByKey"] == "metrics.`best/sliced_w2`"
+    assert experiment_view([*runs, *images])["orderByKey"] == "metrics.`best/fid`"
 
 
 def test_the_view_of_what_judges_the_runs_is_the_experiments_own(
