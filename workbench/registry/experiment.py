@@ -88,18 +88,17 @@ class Experiment:
             raise unknown_name(f"variant of {self.name}", chosen, self.variants)
         origin = f"experiment {self.name}"
 
-        def layer(settings: Values, task: str | None = None) -> Layer:
-            return Layer(origin, tuple(as_assignments(settings)), task=task)
+        def layer(settings: Values) -> Layer:
+            return Layer(origin, tuple(as_assignments(settings)))
 
-        return resolve(
-            [
-                layer(self.base),
-                *(layer(part.base, task) for task, part in self.tasks.items()),
-                layer(self.variants[chosen]),
-                *(layer(part.variants.get(chosen, {}), task) for task, part in self.tasks.items()),
-                Layer(SET, (f"experiment={self.name}", f"variant={chosen}", *changes)),
-            ]
-        )
+        own = layer(self.variants[chosen])
+        names = (f"experiment={self.name}", f"variant={chosen}")
+        # A task's layers lie above all others: the variant's own are repeated over its base.
+        scoped = {
+            task: [layer(part.base), own, layer(part.variants.get(chosen, {}))]
+            for task, part in self.tasks.items()
+        }
+        return resolve([layer(self.base), own, Layer(SET, (*names, *changes))], scoped)
 
     def space_on(self, resolved: Resolved) -> SearchSpace:
         """What may be searched where a variant is resolved: its task's space, else the general."""

@@ -22,8 +22,8 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -90,13 +90,11 @@ class Layer:
 
     Attributes:
         optional: what the run's method has no use for is left out instead of refused.
-        task: the settings count for runs of this task alone; None for all.
     """
 
     origin: str
     assignments: tuple[str, ...]
     optional: bool = False
-    task: str | None = None
 
 
 @dataclass(frozen=True)
@@ -150,20 +148,26 @@ class Resolved:
         return origins
 
 
-def resolve(layers: Sequence[Layer]) -> Resolved:
+def resolve(
+    layers: Sequence[Layer], scoped: Mapping[str, Sequence[Layer]] | None = None
+) -> Resolved:
     """A configuration from layers over its teacher's recipe and task.
 
     Args:
-        layers: lowest first; ``teacher``, ``recipe`` and ``task`` among the assignments of those
-            that count for every task choose what is laid under them.
+        layers: lowest first; ``teacher``, ``recipe`` and ``task`` among their assignments choose
+            what is laid under them.
+        scoped: task -> layers that count for it alone, above ``layers`` but below ``--set``.
 
     Raises:
         RequestError: an unknown name, a recipe of another family, an unknown key or a refused
             value.
     """
-    foundation = find_foundation(**_selected(layer for layer in layers if layer.task is None))
-    task = foundation.task.name if foundation.task else None
-    stack = [*foundation.layers, *(layer for layer in layers if layer.task in (None, task))]
+    chosen = _selected(layers)
+    foundation = find_foundation(**chosen)
+    task = foundation.task.name if foundation.task else ""
+    above = [layer for layer in layers if layer.origin == SET]
+    below = [layer for layer in layers if layer.origin != SET]
+    stack = [*foundation.layers, *below, *(scoped or {}).get(task, ()), *above]
     return _laid(foundation, [_without_selectors(layer) for layer in stack])
 
 
@@ -329,7 +333,7 @@ def _without_selectors(layer: Layer) -> Layer:
     kept = [
         text for text in layer.assignments if text.partition("=")[0].strip() not in SELECTORS[1:]
     ]
-    return replace(layer, assignments=tuple(kept))
+    return Layer(layer.origin, tuple(kept), layer.optional)
 
 
 def _laid(foundation: Foundation, stack: Sequence[Layer]) -> Resolved:
@@ -340,6 +344,6 @@ def _laid(foundation: Foundation, stack: Sequence[Layer]) -> Resolved:
         kept = layer.assignments
         if layer.optional:
             kept = tuple(text for text in kept if concerns(method, text))
-        used.append(replace(layer, assignments=kept))
+        used.append(Layer(layer.origin, kept, layer.optional))
     config = with_overrides(base, [text for layer in used for text in layer.assignments])
     return Resolved(config, foundation, tuple(used))
