@@ -31,8 +31,10 @@ from workbench.studies.queue import WORKER, Ticket, TicketState, TrialQueue
 from workbench.studies.storage import ENVIRONMENT_VARIABLE, StudyStorage
 from workbench.studies.study import create_or_continue
 from workbench.teachers import build_from_recipe
+from workbench.teachers.embedded import default_teacher
 from workbench.tracking import default_artifact_root, ensure_store
-from workbench.training.recipes import run_config
+from workbench.training.config import RunConfig
+from workbench.training.recipes import recipe_for, run_config
 from workbench.workspace import Workspace, open_workspace
 
 NAME = "drill"
@@ -48,6 +50,12 @@ BRIEF = (
 """A run of two iterations: its time goes into loading, evaluating, drawing and tracking."""
 
 SPACE = {"method.sid_alpha": Real(0.8, 1.4), "generator.noise": Choice(("fresh", "ddim"))}
+
+
+def brief_config(teacher: Path) -> RunConfig:
+    """Such a run of a teacher's folder, on the embedded teachers' recipe."""
+    recipe = recipe_for(default_teacher()).name
+    return run_config(f"teacher={teacher}", f"recipe={recipe}", *BRIEF)
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ class Drill:
         self.storage_url = postgres.create_database(f"{NAME}_optuna")
         self.tracking_uri = postgres.create_database(f"{NAME}_mlflow")
         ensure_store(self.tracking_uri, default_artifact_root(workspace.root))
-        base = run_config(f"teacher={teacher}", "recipe=digits", *BRIEF)
+        base = brief_config(teacher)
         settings = StudySettings(
             heartbeat_s=1, grace_s=plan.grace_s, sampler="random", pruner="none"
         )

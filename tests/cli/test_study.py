@@ -16,24 +16,22 @@ import pytest
 from tests.cli.conftest import InsideWorkbench, Workbench
 from tests.drill import BRIEF
 from tests.services import free_port
+from workbench.teachers.embedded import default_teacher
 from workbench.tracking import default_uri, list_runs
+from workbench.training.recipes import recipe_for
 
 EXPERIMENT = """
-from workbench.registry import Experiment
-from workbench.studies import Choice, Real, StudySettings
-from workbench.training.config import RunConfig
-
-EXPERIMENT = Experiment(
-    name="searched",
-    question="?",
-    hypothesis="!",
-    variants={"default": RunConfig()},
-    space={
-        "method.sid_alpha": Real(0.8, 1.4),
-        "generator.noise": Choice(("fresh", "ddim")),
-    },
-    study=StudySettings(sampler="random", heartbeat_s=1, grace_s=4),
-)
+name = "searched"
+question = "?"
+hypothesis = "!"
+[variants.default]
+[space]
+method.sid_alpha = { low = 0.8, high = 1.4 }
+generator.noise = ["fresh", "ddim"]
+[study]
+sampler = "random"
+heartbeat_s = 1
+grace_s = 4
 """
 
 
@@ -44,14 +42,16 @@ def searched(
     """A workspace that has evaluated before, and an experiment with a space and a quick pace."""
     folder = tmp_path / "experiments"
     folder.mkdir()
-    (folder / "searched.py").write_text(EXPERIMENT)
+    (folder / "searched.toml").write_text(EXPERIMENT)
     monkeypatch.setenv("WORKBENCH_EXPERIMENTS", str(folder))
     return prepared
 
 
 def study_run(workbench: Workbench, *more: str, settings: tuple[str, ...] = ()) -> list[str]:
     assignments = [part for text in (*BRIEF, *settings) for part in ("--set", text)]
-    return ["study", "run", "searched", "--teacher", str(workbench.teacher), *assignments, *more]
+    recipe = recipe_for(default_teacher()).name
+    base = ["--teacher", str(workbench.teacher), "--recipe", recipe, *assignments]
+    return ["study", "run", "searched", *base, *more]
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -77,6 +77,7 @@ def test_from_a_first_trial_to_a_promoted_variant(
     assert "2 of 2 trials ended" in searched("study", "status", "searched").stdout
     (best,) = searched.json("study", "best", "searched")["best"]
     assert best["values"]["fid"] == min(status["history"])
+    assert "FID" in searched("study", "best", "searched").stdout
 
     files = searched.json("study", "plot", "searched", "--out", str(tmp_path / "figures"))
     assert {Path(file).name for file in files} >= {"history.png", "slices.svg", "history.csv"}
@@ -98,6 +99,29 @@ def test_from_a_first_trial_to_a_promoted_variant(
     assert plan["method"]["sid_alpha"] == pytest.approx(best["params"]["method.sid_alpha"])
     assert plan["teacher"] == str(searched.teacher)
     assert plan["evaluation"]["student_steps"] is None  # the base's, not the trial's own
+
+
+def test_a_space_of_ones_own_and_any_metric(searched: InsideWorkbench) -> None:
+    """Conditions, whole numbers, and a metric whose highest value is the best."""
+    arguments = study_run(searched, "--trials", "3", "--objective", "alignment")
+    spaces = ("method.name=sid|dmd", "method.sid_alpha=0.8..1.4 if method.name=sid")
+    arguments += [part for text in (*spaces, "generator.steps=1..2") for part in ("--space", text)]
+    done = searched.json(*arguments)
+    assert (done["counts"]["complete"], done["objectives"]) == (3, {"alignment": "maximize"})
+    (best,) = done["best"]
+    assert best["values"]["alignment"] == max(done["history"])
+    trials = [
+        json.loads(file.read_text()) for file in searched.workspace.glob("runs/*/*/config.json")
+    ]
+    assert {config["generator"]["steps"] for config in trials} <= {1, 2}
+    assert {config["generator"]["noise"] for config in trials} == {"fresh"}  # not searched here
+    assert ("method.sid_alpha" in best["params"]) == (best["params"]["method.name"] == "sid")
+    number = str(best["number"])
+    searched("study", "promote", "searched", "--trial", number, "--variant", "highest")
+    plan = searched.json("run", "searched", "--variant", "highest", "--dry-run")
+    assert plan["method"]["name"] == best["params"]["method.name"]
+    assert plan["generator"]["steps"] == best["params"]["generator.steps"]
+    assert plan["training"]["kimg"] == 0.032
 
 
 def test_a_killed_worker_is_started_again_and_ctrl_c_keeps_everything(
@@ -141,6 +165,15 @@ def test_a_killed_worker_is_started_again_and_ctrl_c_keeps_everything(
         (["--sampler", "tpee"], 2, "Unknown sampler 'tpee'. Did you mean 'tpe'?"),
         (["--pruner", "mediann"], 2, "Unknown pruner 'mediann'. Did you mean 'median'?"),
         (["--objective", "fidd"], 2, "Unknown objective 'fidd'. Did you mean 'fid'?"),
+        (["--objective", "clip"], 2, "do not measure clip. --objective takes one of fid, align"),
+        (["--set", "evaluation.metrics=[]"], 2, "evaluation.metrics is empty. Set it, or name"),
+        (["--space", "generator.steps=4"], 2, "Cannot read --space 'generator.steps=4': expected"),
+        (["--space", "generator.stps=1..4"], 2, "Did you mean 'generator.steps'?"),
+        (["--space", "generator.noise=fresh|dimm"], 2, "reaches generator.noise = dimm."),
+        (["--set", "method.sid_alpha=1"], 2, "has no effect: the study searches method.sid_alpha"),
+        (["--recipe", "digit"], 2, "Unknown recipe 'digit'. Did you mean 'digits'?"),
+        (["--teacher", "a", "--set", "teacher=b"], 2, "two sources for one value"),
+        (["--recipe", "a", "--set", "recipe=a"], 2, "--recipe a and --set recipe=... are two"),
         (["--pruner", "wilcoxon", "--seeds", "0,1"], 2, "give at least 5 seeds (got 2)"),
         (["--objective", "fid", "--objective", "alignment", "--pruner", "median"], 2, "needs one"),
         (["--set", "method.sid_alfa=1"], 2, "Did you mean 'method.sid_alpha'?"),
@@ -172,7 +205,11 @@ def test_a_study_that_is_not_there_or_searches_otherwise(searched: InsideWorkben
 
     for command in (["status", "x"], ["best", "x"], ["worker", "x"], ["plot", "x"]):
         assert "Unknown study in sqlite:" in searched("study", *command, code=2).stderr
-    assert "declares no search space" in searched("study", "run", "noise_type", code=2).stderr
+    missing = searched("study", "run", "methods", code=2).stderr
+    assert "declares no search space" in missing
+    assert "--space generator.steps=1..8" in missing
+    assert '[space] "generator.steps" = { low = 1, high = 8 }' in missing
+    assert missing.count("\n") == 1
     assert "holds no study yet" in searched("study", "dashboard", code=2).stderr
 
     experiment = get_experiment("searched")

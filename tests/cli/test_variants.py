@@ -10,19 +10,17 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import ONLY_RUNS, QUICK, InsideWorkbench
-from workbench.teachers.embedded import embedded_teachers
+from workbench.teachers.embedded import default_teacher, embedded_teachers
 from workbench.tracking import default_uri, list_runs
+from workbench.training.recipes import recipe_for
 
 FILE = """
-from workbench.registry import Experiment
-from workbench.training.config import RunConfig
+name = "pair"
+question = "Do variants run one after the other?"
+hypothesis = "Yes."
 
-EXPERIMENT = Experiment(
-    name="pair",
-    question="Do variants run one after the other?",
-    hypothesis="Yes.",
-    variants={{name: RunConfig(teacher=teacher) for name, teacher in {teachers!r}.items()}},
-)
+[base]
+recipe = "{recipe}"
 """
 
 
@@ -39,8 +37,10 @@ def pair(
     monkeypatch.setenv("WORKBENCH_EXPERIMENTS", str(own))
 
     def write(**teachers: str) -> list[str]:
-        folders = {name: str(teacher_folders(kind)) for name, kind in teachers.items()}
-        (own / "pair.py").write_text(FILE.format(teachers=folders))
+        text = FILE.format(recipe=recipe_for(default_teacher()).name)
+        for name, kind in teachers.items():
+            text += f"[variants.{name}]\nteacher = {json.dumps(str(teacher_folders(kind)))}\n"
+        (own / "pair.toml").write_text(text)
         short = [*QUICK, "training.kimg=0.32", "schedule.evaluate_kimg=0.16"]
         return ["run", "pair", *(part for text in short for part in ("--set", text))]
 
@@ -82,12 +82,9 @@ def test_a_variant_that_fails_is_reported_and_the_others_run(
 ) -> None:
     arguments = pair(bad="SanaPipeline", good="SanaSprintPipeline")
     # Every update of the first is skipped as not finite, so that it stops with an error.
-    script = Path(arguments and str(prepared.workspace.parent / "experiments" / "pair.py"))
-    text = script.read_text().replace(
-        "RunConfig(teacher=teacher)",
-        "RunConfig(teacher=teacher, method={'loss_scale': 1e38 if name == 'bad' else 1.0})",
-    )
-    script.write_text(text)
+    file = prepared.workspace.parent / "experiments" / "pair.toml"
+    bad = "[variants.bad]\n"
+    file.write_text(file.read_text().replace(bad, f"{bad}method.loss_scale = 1e38\n"))
     told = prepared(*arguments, "--set", "training.max_nonfinite=2", code=1)
     assert "bad, seed 0: 2 updates of generator in a row were not finite" in told.stderr
     assert told.stderr.rstrip().endswith("1 of 2 runs are done; the same command continues.")
@@ -133,9 +130,8 @@ def test_a_variant_that_changed_under_its_name_is_refused(
 ) -> None:
     arguments = pair(sana="SanaPipeline")
     prepared("experiments", "register", "pair")
-    script = prepared.workspace.parent / "experiments" / "pair.py"
-    changed = "RunConfig(teacher=teacher, method={'sid_alpha': 1.2})"
-    script.write_text(script.read_text().replace("RunConfig(teacher=teacher)", changed))
+    file = prepared.workspace.parent / "experiments" / "pair.toml"
+    file.write_text(file.read_text().replace("[base]\n", "[base]\nmethod.sid_alpha = 1.2\n"))
     prepared("run", "pair", "--dry-run", "--new-version")
     said = prepared("run", "pair", "--dry-run", code=2).stderr
     assert prepared("run", "pair", "--dry-run", "--seeds", "7", code=2).stderr == said
@@ -156,12 +152,12 @@ def test_a_variant_that_changed_under_its_name_is_refused(
 
 def test_nine_stand_ins_one_set_of_hyperparameters() -> None:
     """Figure 4's panels differ in nothing but the teacher, and cover every embedded one."""
-    from workbench.registry import get_experiment
+    from workbench.registry import get_experiment, make_plan
 
-    variants = get_experiment("nine_teachers").variants
+    plan = make_plan(get_experiment("nine_teachers"))
+    variants = plan.variants.values()
     assert len(variants) == 9
-    assert {config.teacher for config in variants.values()} == set(embedded_teachers())
-    same = {
-        config.model_copy(update={"teacher": "x"}).fingerprint() for config in variants.values()
-    }
+    assert {config.teacher for config in variants} == set(embedded_teachers())
+    names = {"teacher": "x", "variant": "x"}
+    same = {config.model_copy(update=names).fingerprint() for config in variants}
     assert len(same) == 1

@@ -8,8 +8,7 @@ import pytest
 
 from workbench.errors import RequestError
 from workbench.registry import find_experiments, get_experiment, make_plan, write_variant
-from workbench.training.config import RunConfig
-from workbench.training.overrides import with_overrides
+from workbench.training.recipes import run_config
 
 TEN_LINES = """
 name = "mine"
@@ -39,7 +38,8 @@ def test_a_file_in_a_folder_is_an_experiment(own: Path) -> None:
     assert list(mine.variants) == ["low", "high.er"]
     assert mine.variant("low").method.t_range == (0.0, 0.5)
     assert mine.variant("high.er").method.weighting == "1/t"
-    assert {config.training.kimg for config in mine.variants.values()} == {1.5}
+    assert {mine.variant(name).training.kimg for name in mine.variants} == {1.5}
+    assert (mine.space, mine.study) == ({}, None)
 
 
 @pytest.mark.parametrize(
@@ -50,9 +50,9 @@ def test_a_file_in_a_folder_is_an_experiment(own: Path) -> None:
         ("bad.py", "x = 1\n", "defines no EXPERIMENT"),
         (
             "bad.py",
-            "from workbench.registry import Experiment\nfrom workbench.training.config import "
-            "RunConfig\nEXPERIMENT = Experiment('a b', '', '', {'x': RunConfig()})\n",
-            "line 3.*'a b' is not possible",
+            "from workbench.registry import Experiment\n"
+            "EXPERIMENT = Experiment('a b', '', '', {'x': {}})\n",
+            "line 2.*'a b' is not possible",
         ),
         ("bad.toml", "name = \n", "line 1"),
         ("bad.toml", 'name = "bad"\n[variants.x]\nmethod.wheighting = "1/t"\n', "method.weighting"),
@@ -85,22 +85,68 @@ def test_two_experiments_of_one_name_are_neither(own: Path) -> None:
     assert get_experiment("quickstart").name == "quickstart"
 
 
-def test_a_written_variant_reads_back_as_the_same_settings(own: Path) -> None:
-    config = with_overrides(
-        RunConfig(),
-        [
+TASK_BASES = """
+name = "scaled"
+[base]
+training.kimg = 3.0
+[variants.plain]
+method.sid_alpha = 1.1
+[tasks.digits.base]
+training.kimg = 9.0
+schedule.evaluate_kimg = 1.0
+[tasks.prompts.base]
+training.kimg = 64.0
+[tasks.digits.variants.plain]
+method.sid_alpha = 1.2
+"""
+
+
+def test_a_tasks_base_lies_over_the_experiments_and_a_variant_over_both(own: Path) -> None:
+    (own / "scaled.toml").write_text(TASK_BASES + "[variants.long]\ntraining.kimg = 20.0\n")
+    scaled = get_experiment("scaled")
+
+    def settings(variant: str, *changes: str) -> tuple[float, float]:
+        config = scaled.resolve(variant, changes).config
+        return config.training.kimg, config.method.sid_alpha
+
+    assert settings("plain") == (9.0, 1.2)
+    assert settings("plain", "task=coco") == (3.0, 1.1)
+    assert settings("long") == settings("long", "task=prompts") == (20.0, 1.0)
+    assert settings("long", "training.kimg=21") == (21.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        (),
+        ("training.kimg=0.5", "schedule.evaluate_kimg=0.25"),  # the task's base says otherwise
+        ("teacher=sd3-medium", "task=prompts", "training.kimg=64", "generator.steps=2"),
+        ("teacher=analytic-ring-8", "method.name=kd"),
+        (
             "training.lora.rank=3",
             "method.t_range=[0.1, 0.75]",
             "method.weighting=(1-t)/t",
             "training.optimizers.generator.lr=0.000123",
             "generator.noise=ddim",
-        ],
-    )
+        ),
+    ],
+)
+@pytest.mark.parametrize("experiment", ["quickstart", "scaled"])
+def test_a_written_variant_reads_back_as_the_same_settings(
+    own: Path, experiment: str, assignments: tuple[str, ...]
+) -> None:
+    (own / "scaled.toml").write_text(TASK_BASES)
+    config = run_config(f"experiment={experiment}", "variant=found", *assignments)
+    write_variant(own, experiment, "found", config, "told")
+    assert get_experiment(experiment).variant("found") == config
+
+
+def test_a_written_variant_is_a_file_of_its_own(own: Path) -> None:
+    config = run_config("method.sid_alpha=1.3", "experiment=quickstart", "variant=found")
     file = write_variant(own, "quickstart", "found", config, 'study "x", trial 7')
     assert file.parent == own
     assert file.read_text().startswith('# study "x", trial 7\nextends')
-    read = get_experiment("quickstart").variants["found"]
-    assert read.variant_fingerprint() == config.variant_fingerprint()
+    assert get_experiment("quickstart").variant("found") == config
     with pytest.raises(RequestError, match="--variant"):
         write_variant(own, "quickstart", "found", config, "")
 

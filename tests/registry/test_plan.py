@@ -35,10 +35,12 @@ from workbench.workspace import Workspace, open_workspace
 QUICK = DeliverySettings(interval=0.05, finish_timeout=60.0, system_interval=0.0)
 
 
-def experiment(**settings: list[str]) -> Experiment:
-    chosen = settings or {"low": ["method.t_range=[0,0.5]"], "high": ["method.t_range=[0.5,1]"]}
-    variants = {name: with_overrides(RunConfig(), list(a)) for name, a in chosen.items()}
-    return Experiment("asked", "Which?", "The low one.", variants)
+RANGE = "method.t_range"
+
+
+def experiment(**variants: dict[str, Any]) -> Experiment:
+    chosen = variants or {"low": {RANGE: [0.0, 0.5]}, "high": {RANGE: [0.5, 1.0]}}
+    return Experiment("asked", "Which?", "The low one.", chosen)
 
 
 def registered(place: Workspace, experiment: Experiment, *seeds: int, **more: Any) -> Any:
@@ -53,7 +55,7 @@ def test_a_plan_is_written_once_and_grows(place: Workspace) -> None:
     assert registered(place, experiment(), 1) == first
     more = registered(place, experiment(), 2)
     assert (more.seeds, more.run_id, more.plan) == ((0, 1, 2), first.run_id, first.plan)
-    grown = experiment(low=["method.t_range=[0,0.5]"], new=[])
+    grown = experiment(low={RANGE: [0.0, 0.5]}, new={})
     assert list(registered(place, grown, 0).plan.variants) == ["low", "high", "new"]
     (row,) = plan_rows(list_runs(uri, "asked"))
     assert (row.version, row.seeds, list(row.hashes)) == (1, (0, 1, 2), ["low", "high", "new"])
@@ -64,7 +66,7 @@ def test_a_plan_is_written_once_and_grows(place: Workspace) -> None:
 
 def test_other_settings_under_a_name_need_a_new_version(place: Workspace) -> None:
     old = registered(place, experiment(), 0)
-    changed = experiment(low=["method.t_range=[0,0.4]"], high=["method.t_range=[0.5,1]"])
+    changed = experiment(low={RANGE: [0.0, 0.4]}, high={RANGE: [0.5, 1.0]})
     with pytest.raises(RequestError, match=r"low: method.t_range \[0.0, 0.5\] -> \[0.0, 0.4\]"):
         registered(place, changed, 0)
     new = registered(place, changed, 0, new_version=True)
@@ -96,13 +98,13 @@ def test_a_second_workspace_continues_the_same_plan(
     (row,) = plan_rows(list_runs(uri, "asked"))
     assert row.seeds == (0, 1)
     # What one adds the other keeps, and neither gives a name of the other's new settings.
-    grown = make_plan(experiment(low=["method.t_range=[0,0.5]"], new=["method.sid_alpha=1.2"]))
+    grown = make_plan(experiment(low={RANGE: [0.0, 0.5]}, new={"method.sid_alpha": 1.2}))
     register(grown, (2,), other, uri)
     again = registered(place, experiment(), 3)
     assert again.seeds == (0, 1, 2, 3)
     assert list(again.plan.variants) == ["low", "high", "new"]
     with pytest.raises(RequestError, match=r"new: method.sid_alpha 1.2 -> 1.0"):
-        registered(place, experiment(new=[]), 0)
+        registered(place, experiment(new={}), 0)
 
 
 def test_a_plan_deleted_in_the_store_is_written_again(place: Workspace) -> None:
@@ -125,9 +127,13 @@ def test_names_and_seeds_are_no_settings_of_a_plan(change: str) -> None:
 
 def test_a_change_of_some_methods_leaves_the_others_as_they_are() -> None:
     rivals = experiment(
-        free=[],
-        adversarial=["method.name=sid2a", "data.source=digits"],
-        regression=["method.name=kd"],
+        free={},
+        adversarial={
+            "method.name": "sid2a",
+            "method.adversarial.generator_start_kimg": 0.64,
+            "method.adversarial.adversarial_start_kimg": 1.28,
+        },
+        regression={"method.name": "kd"},
     )
     before = make_plan(rivals)
     changes = [
@@ -157,7 +163,9 @@ def test_a_change_of_some_methods_leaves_the_others_as_they_are() -> None:
         make_plan(rivals, ["method.adversarail.fake_weight=0.5"])
     with pytest.raises(RequestError, match="Did you mean 'dmd'"):
         make_plan(rivals, ["method.name=dmd3", "method.margin=0.1"])
-    both = make_plan(experiment(free=[]), ["method.name=sid2a", "data.source=digits"])
+    both = make_plan(
+        experiment(free={}), ["method.name=sid2a", "data.limit=64", "training.kimg=51.2"]
+    )
     assert both.untouched == {}
 
 

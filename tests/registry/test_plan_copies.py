@@ -11,14 +11,12 @@ import pytest
 from workbench.errors import RequestError
 from workbench.registry import Experiment, check_plan, load_plan, make_plan, plan_rows, register
 from workbench.tracking import default_uri, list_runs
-from workbench.training.config import RunConfig
-from workbench.training.overrides import with_overrides
 from workbench.workspace import Workspace, open_workspace
 
 
-def experiment(low: str = "[0,0.5]") -> Experiment:
-    ranges = {"low": low, "high": "[0.5,1]"}
-    variants = {n: with_overrides(RunConfig(), [f"method.t_range={t}"]) for n, t in ranges.items()}
+def experiment(end: float = 0.5) -> Experiment:
+    ranges = {"low": [0.0, end], "high": [0.5, 1.0]}
+    variants = {name: {"method.t_range": t} for name, t in ranges.items()}
     return Experiment("asked", "Which?", "The low one.", variants)
 
 
@@ -63,15 +61,15 @@ def test_a_store_that_was_replaced_gets_the_plan_again(
     assert versions(default_uri(place.root)) == [1]
 
 
-@pytest.mark.parametrize("low", ["[0,0.5]", "[0,0.4]"])
+@pytest.mark.parametrize("end", [0.5, 0.4])
 def test_a_new_version_leads_out_of_copies_that_contradict_each_other(
-    place: Workspace, elsewhere: str, tmp_path: Path, low: str
+    place: Workspace, elsewhere: str, tmp_path: Path, end: float
 ) -> None:
     """Whichever of the two the person's settings are."""
     uri = default_uri(place.root)
     daily(place, elsewhere, seed=7)
-    register(make_plan(experiment("[0,0.4]")), [0], open_workspace(tmp_path / "other"), uri)
-    plan = make_plan(experiment(low))
+    register(make_plan(experiment(0.4)), [0], open_workspace(tmp_path / "other"), uri)
+    plan = make_plan(experiment(end))
     with pytest.raises(RequestError, match="--new-version"):
         register(plan, [1], place, uri)
     for settle in (check_plan, register, register):

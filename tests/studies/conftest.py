@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drill import BRIEF
+from tests.drill import brief_config
 from workbench.runs import RunRequest
 from workbench.studies import Choice, Real, SearchSpace, StudySettings, StudySpec
 from workbench.studies.queue import TrialQueue
@@ -16,7 +16,7 @@ from workbench.studies.storage import StudyStorage, default_storage
 from workbench.studies.study import create_or_continue
 from workbench.tracking import default_uri
 from workbench.training.config import RunConfig
-from workbench.training.overrides import with_overrides
+from workbench.training.recipes import run_config
 from workbench.workspace import Workspace, open_workspace
 
 SPACE: SearchSpace = {
@@ -39,7 +39,7 @@ def workspace(tmp_path: Path, evaluation_cache: Path) -> Workspace:
 @pytest.fixture
 def base(digits_teacher_dir: Path) -> RunConfig:
     """A run of two iterations."""
-    return with_overrides(RunConfig(teacher=str(digits_teacher_dir)), BRIEF)
+    return brief_config(digits_teacher_dir)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def queue_of(tmp_path: Path) -> MakeQueue:
     ) -> TrialQueue:
         url = url or default_storage(tmp_path)
         storage = StudyStorage(url)
-        spec = StudySpec(name, "quickstart", base or RunConfig(), space, settings)
+        spec = StudySpec(name, "quickstart", base or run_config(), space, settings)
         return TrialQueue(storage, create_or_continue(storage, spec))
 
     return opened

@@ -198,10 +198,11 @@ def test_a_run_goes_on_while_its_studys_tables_are_locked(queue_of: MakeQueue) -
     listener = TrialListener(
         TrialAddress(queue.storage.url, queue.spec, claim.number, claim.trial_id, 0)
     )
+    (objective,) = queue.spec.objectives
     with queue.storage.lock("create"):
-        listener.on_metrics(160, {listener.metric: 0.5})
+        listener.on_metrics(160, {objective.metric: 0.5})
         assert listener.unsent
         assert not listener.wants_end()
-    listener.on_metrics(320, {listener.metric: 0.4})
+    listener.on_metrics(320, {objective.metric: 0.4})
     assert not listener.unsent
     listener.on_end()

@@ -13,8 +13,7 @@ from workbench.studies.check import check_space, read_point
 from workbench.studies.samplers import SAMPLERS, calm_optuna, trial_seed
 from workbench.studies.space import at_point, matters, suggest
 from workbench.studies.spec import differences, spec_from_json
-from workbench.training.config import RunConfig
-from workbench.training.overrides import with_overrides
+from workbench.training.recipes import run_config
 
 CONDITIONAL: SearchSpace = {
     "method.weighting": Choice(("1/t", "sid", "1-t")),
@@ -78,13 +77,13 @@ CONDITIONAL: SearchSpace = {
     ],
 )
 def test_a_wrong_space_is_refused_before_the_first_trial(space, message: str) -> None:
-    base = with_overrides(RunConfig(), ["prompts.source=captions.jsonl"])
+    base = run_config("prompts.source=captions.jsonl")
     with pytest.raises(RequestError, match=message):
         check_space(space, base)
 
 
 def test_a_condition_keeps_apart_what_does_not_go_together() -> None:
-    base = with_overrides(RunConfig(), ["prompts.source=captions.jsonl"])
+    base = run_config("prompts.source=captions.jsonl")
     apart = {"prompts.source": ("captions.jsonl",)}
     check_space(
         {
@@ -114,7 +113,7 @@ def test_every_sampler_draws_points_that_make_runs(name: str, objectives) -> Non
             study.sampler = SAMPLERS[name](trial_seed(0, number))
             trial = study.ask()
             point = suggest(CONDITIONAL, trial)
-            config = at_point(RunConfig(), point)
+            config = at_point(run_config(), point)
             assert [key for key, d in CONDITIONAL.items() if matters(d, point)] == list(point)
             assert ("method.sid_alpha" in point) == (point["method.weighting"] != "1/t")
             assert list(config.method.t_range) in ([0.02, 0.98], [0.1, 0.9])
@@ -127,7 +126,7 @@ def test_every_sampler_draws_points_that_make_runs(name: str, objectives) -> Non
 
 
 def test_a_point_of_a_persons_own() -> None:
-    base = RunConfig()
+    base = run_config()
     point = read_point(
         CONDITIONAL, base, ["method.t_range=[0.1,0.9]", "generator.steps=4", "method.weighting=1/t"]
     )
@@ -149,14 +148,14 @@ def test_a_point_of_a_persons_own() -> None:
 
 def test_a_spec_is_what_its_record_says_and_differences_are_named() -> None:
     settings = StudySettings(seeds=(0, 1), pruner="hyperband")
-    spec = StudySpec("s", "quickstart", RunConfig(), CONDITIONAL, settings)
+    spec = StudySpec("s", "quickstart", run_config(), CONDITIONAL, settings)
     again = spec_from_json(json.loads(json.dumps(spec.to_json())))
     assert again == spec
     assert list(again.space) == list(spec.space)
     other = StudySpec(
         "s",
         "quickstart",
-        with_overrides(RunConfig(), ["training.kimg=6.4", "experiment=other"]),
+        run_config("training.kimg=6.4", "experiment=other"),
         {**CONDITIONAL, "method.sid_alpha": Real(0.8, 1.5)},
         settings.with_changes({"objectives": ("alignment",), "retries": 9}),
     )
@@ -164,7 +163,7 @@ def test_a_spec_is_what_its_record_says_and_differences_are_named() -> None:
         "objectives: ['fid'] -> ['alignment']",
         "space method.sid_alpha: real 0.8 .. 1.4, where method.weighting is sid | 1-t -> "
         "real 0.8 .. 1.5",
-        "training.kimg: 64.0 -> 6.4",
+        "training.kimg: 12.8 -> 6.4",
     ]
 
 
@@ -190,16 +189,16 @@ def test_a_spec_is_what_its_record_says_and_differences_are_named() -> None:
 def test_parts_that_do_not_go_together_are_refused(settings, space, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         StudySpec(
-            "s", "quickstart", RunConfig(), space, StudySettings().with_changes(settings)
+            "s", "quickstart", run_config(), space, StudySettings().with_changes(settings)
         ).check()
 
 
 def test_pruning_is_the_default_where_a_run_can_be_judged_early() -> None:
     def pruner(*assignments: str, **settings) -> str:
-        base = with_overrides(RunConfig(), list(assignments))
+        base = run_config(*assignments)
         return StudySpec("s", "e", base, CONDITIONAL, StudySettings(**settings)).pruner
 
     assert pruner() == "median"
-    assert pruner("training.kimg=6.4") == "none"  # its only evaluation is its last
+    assert pruner("training.kimg=3.2") == "none"  # its only evaluation is its last
     assert pruner(objectives=("fid", "alignment")) == "none"
     assert pruner(objectives=("ms_per_image",)) == "none"

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from workbench.studies.objectives import UnusableScoreError, get_objective, student_scores
 from workbench.studies.supervisor import supervise
 from workbench.training.events import StopFlag
 
@@ -90,12 +89,3 @@ def test_a_worker_that_its_machine_refuses_ends_alone(tmp_path: Path) -> None:
     assert codes == {0: 2, 1: 0}
     assert (tmp_path / "b").exists()
     assert said == ["Worker 0 stopped: No GPU."]
-
-
-def test_only_the_scores_that_are_asked_for_must_be_finite() -> None:
-    nan = float("nan")
-    table = [{"model": "student", "steps": 4, "fid": 0.5, "alignment": nan, "ms_per_image": 1.0}]
-    scores = student_scores(table, 4, [get_objective("fid")])
-    assert scores == {"fid": 0.5, "ms_per_image": 1.0}
-    with pytest.raises(UnusableScoreError, match="alignment is nan"):
-        student_scores(table, 4, [get_objective("fid"), get_objective("alignment")])

@@ -254,7 +254,7 @@ def test_a_run_that_is_still_going_on_is_waited_for(
 
     def hear(line: str) -> None:
         said.append(line)
-        if line.startswith("trial 1: fid"):
+        if line.startswith("trial 1: FID"):
             timer.cancel()
             lock.release()
 
