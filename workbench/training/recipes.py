@@ -97,10 +97,12 @@ class Foundation:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        named = [("task", self.task)] if self.task is not None else []
+        named: list[tuple[str, Task | Recipe]] = [("recipe", self.recipe)]
+        if self.task is not None:
+            named.insert(0, ("task", self.task))
         return tuple(
             Layer(f"{kind} {part.name} ({group.source})", group.assignments, True, group.methods)
-            for kind, part in (*named, ("recipe", self.recipe))
+            for kind, part in named
             for group in part.settings
         )
 
