@@ -148,7 +148,7 @@ def test_what_is_shown_is_what_a_run_gets(own: Path) -> None:
                 assert float(flat[key]) == float(value), key
     shown = find_foundation(TEACHER).settings("sid")
     assert shown["training.batch_size"] == ("256", f"recipe {TEACHER} (ml-sid-dit, launch script)")
-    with pytest.raises(RequestError, match=r"Unknown method 'sd'. Did you mean 'sid'"):
+    with pytest.raises(RequestError, match=r"Unknown method 'sd'\. Did you mean 'sid'"):
         find_foundation(TEACHER).settings("sd")
 
 
@@ -204,7 +204,9 @@ def test_a_wrong_file_is_named_with_what_is_wrong(own: Path, text: str, told: st
 
 def test_an_unknown_setting_of_a_recipe_is_refused(own: Path) -> None:
     write(own, "mine", '[[settings]]\nsource = "x"\ntraining.bach_size = 3\n')
-    with pytest.raises(RequestError, match=r"'training.bach_size'. Did you mean 'training.batch_s"):
+    with pytest.raises(
+        RequestError, match=r"'training\.bach_size'\. Did you mean 'training\.batch_s"
+    ):
         mine()
 
 

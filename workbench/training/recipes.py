@@ -103,9 +103,9 @@ class Foundation:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        parts: list[tuple[str, Task | Recipe]] = [("recipe", self.recipe)]
+        named: list[tuple[str, Task | Recipe]] = [("recipe", self.recipe)]
         if self.task is not None:
-            parts.insert(0, ("task", self.task))
+            named.insert(0, ("task", self.task))
         return tuple(
             Layer(
                 f"{kind} {part.name} ({group.source})",
@@ -113,7 +113,7 @@ class Foundation:
                 optional=True,
                 methods=group.methods,
             )
-            for kind, part in parts
+            for kind, part in named
             for group in part.settings
         )
 
