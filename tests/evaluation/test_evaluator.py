@@ -12,6 +12,7 @@ import torch
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import (
     Evaluator,
+    FeatureCache,
     FeatureStatistics,
     FrechetMetric,
     MeanMetric,
@@ -287,7 +288,9 @@ def test_requests_that_can_give_no_score_are_refused(cache_dir, evaluator):
         digits_evaluator(cache_dir, metrics=("fid", "alinment"))
 
 
-def test_first_batch_is_warm_up_and_scoring_is_not_timed(classifier, evaluator, monkeypatch):
+def test_first_batch_is_warm_up_and_scoring_is_not_timed(
+    classifier, evaluator, monkeypatch, tmp_path
+):
     clock = [0.0]
     monkeypatch.setattr("workbench.evaluation.viewing.time.perf_counter", lambda: clock[0])
 
@@ -308,7 +311,9 @@ def test_first_batch_is_warm_up_and_scoring_is_not_timed(classifier, evaluator, 
             clock[0] += 70.0
 
     fid = FrechetMetric(SlowNetwork(classifier), evaluator.metrics[0].reference)
-    kept = dataclasses.replace(evaluator, metrics=(fid,)).viewing(keeper=SlowDisk())
+    kept = dataclasses.replace(evaluator, metrics=(fid,)).viewing(
+        FeatureCache(tmp_path, {}), keeper=SlowDisk()
+    )
     assert kept.view(Sampler(draw, 1, 1.0), Peers()).ms_per_image == pytest.approx(2.0)
     assert clock[0] == pytest.approx(1000 + 0.002 * 290 + 9 * 50 + 9 * 70)
     scores = dataclasses.replace(evaluator, metrics=(fid,)).evaluate(Sampler(draw, 1, 1.0))

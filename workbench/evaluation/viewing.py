@@ -98,7 +98,7 @@ class Peers:
 
 @dataclass
 class _Share:
-    """What one rank has done; this is all that travels between ranks: no rows, but where they are."""
+    """What one rank has done. This is all that travels between ranks: where rows are, no rows."""
 
     observations: Observations = field(default_factory=Observations)
     problem: tuple[int, WorkbenchError] | None = None

@@ -120,7 +120,7 @@ class PipelineTeacher:
         large as its images.
         """
         together = decode_batch_size(chunk_memory(latents.device), self.resolution)
-        parts = latents.split(together)
+        parts = torch.split(latents, together)
         return torch.cat([self.family.decode(self.pipeline, part) for part in parts])
 
     @torch.no_grad()
