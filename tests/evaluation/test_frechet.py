@@ -234,15 +234,11 @@ def test_memory_does_not_grow_with_the_samples():
     reference = FeatureStatistics.from_features(correlated(rng, 300, 256))
     reference.factor  # noqa: B018
     rows = [
-        mapped(
-            ((s, rng.normal(size=(1000, 256)).astype(np.float32)) for s in range(0, n, 1000)), n
-        )
+        mapped(((s, rng.normal(size=(1000, 256)).astype(np.float32)) for s in range(0, n, 1000)), n)
         for n in (2000, 20000)
     ]
     frechet_influence(rows[0], reference)  # imports
-    few, many = (
-        peak_bytes(lambda x=x: frechet_distance(gaussian_of(x), reference)) for x in rows
-    )
+    few, many = (peak_bytes(lambda x=x: frechet_distance(gaussian_of(x), reference)) for x in rows)
     assert many < few + 50_000
     few, many = (peak_bytes(lambda x=x: frechet_influence(x, reference)) for x in rows)
     assert many < few + 8 * 8 * 18_000
