@@ -14,6 +14,7 @@ from tests.helpers import digits_evaluator
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import (
     Evaluator,
+    FeatureCache,
     FeatureStatistics,
     FrechetMetric,
     MeanMetric,
@@ -275,7 +276,9 @@ def test_requests_that_can_give_no_score_are_refused(cache_dir, evaluator):
         digits_evaluator(cache_dir, metrics=("fid", "alinment"))
 
 
-def test_first_batch_is_warm_up_and_scoring_is_not_timed(classifier, evaluator, monkeypatch):
+def test_first_batch_is_warm_up_and_scoring_is_not_timed(
+    classifier, evaluator, monkeypatch, tmp_path
+):
     clock = [0.0]
     monkeypatch.setattr("workbench.evaluation.viewing.time.perf_counter", lambda: clock[0])
 
@@ -296,7 +299,9 @@ def test_first_batch_is_warm_up_and_scoring_is_not_timed(classifier, evaluator, 
             clock[0] += 70.0
 
     fid = FrechetMetric(SlowNetwork(classifier), evaluator.metrics[0].reference)
-    kept = dataclasses.replace(evaluator, metrics=(fid,)).viewing(keeper=SlowDisk())
+    kept = dataclasses.replace(evaluator, metrics=(fid,)).viewing(
+        FeatureCache(tmp_path, {}), keeper=SlowDisk()
+    )
     assert kept.view(Sampler(draw, 1, 1.0), Peers()).ms_per_image == pytest.approx(2.0)
     assert clock[0] == pytest.approx(1000 + 0.002 * 290 + 9 * 50 + 9 * 70)
     scores = dataclasses.replace(evaluator, metrics=(fid,)).evaluate(Sampler(draw, 1, 1.0))
@@ -341,3 +346,36 @@ def test_prompt_mix_is_seeded_and_mixed():
 def test_apportion_by_largest_remainder():
     assert apportion({0: 1, 1: 1, 2: 1}, 7) == {0: 3, 1: 2, 2: 2}
     assert apportion({0: 53, 1: 27, 2: 20}, 10) == {0: 5, 1: 3, 2: 2}
+
+
+class Colors:
+    """Each image's mean colour."""
+
+    name, fingerprint, dimension = "colors", "0", 3
+
+    def observe(self, images, prompts):
+        return images.mean(dim=(2, 3))
+
+
+def golden(**changes):
+    reference = FeatureStatistics(
+        torch.tensor([0.5, 0.25, 0.125]).double().numpy(),
+        torch.diag(torch.tensor([1.0, 0.5, 0.25])).double().numpy(),
+        100,
+    )
+    metrics = (FrechetMetric(Colors(), reference), MeanMetric(Colors(), "mean"))
+    return Evaluator(metrics, ("a red cup", "a dog", "a cup"), 3, **changes)
+
+
+def test_precision_is_part_of_the_protocol_and_earlier_ids_stay(monkeypatch):
+    monkeypatch.setattr("workbench.evaluation.evaluator._version", lambda name: "1.0")
+    full, half = golden(), golden(precision="bf16")
+    assert full.protocol == golden(batch_size=7, precision="fp32").protocol == "bbf529fbbb9063c4"
+    assert full.fingerprint(4)["id"] == "6670c845029ed121"
+    one = full.fingerprint_of(full.metrics[0], {"weights": "w"})
+    assert (one["protocol"], one["id"]) == ("dbda54a4050b9031", "d2874210eae4faf9")
+    assert "precision" not in full.fingerprint(4)
+    assert half.fingerprint(4)["precision"] == "bf16"
+    assert half.protocol != full.protocol
+    other = half.fingerprint_of(half.metrics[0], {"weights": "w"})
+    assert other["protocol"] != one["protocol"]

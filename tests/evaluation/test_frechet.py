@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import torch
 
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import FeatureStatistics, frechet_distance
-from workbench.evaluation.frechet import CentredRows, frechet_influence, gaussian_of
+from workbench.evaluation.frechet import frechet_influence, gaussian_of
+from workbench.evaluation.observations import mapped
 from workbench.teachers._torchvision import prepare_torchvision
 
 
@@ -104,7 +106,7 @@ def test_statistics_are_numpys():
 def test_statistics_do_not_depend_on_the_blocks(monkeypatch):
     features = correlated(np.random.default_rng(3), 997, 16, mean=3.0)
     whole = FeatureStatistics.from_features(features)
-    monkeypatch.setattr("workbench.evaluation.frechet._BLOCK", 100)
+    monkeypatch.setattr("workbench.evaluation.frechet._REFERENCE_BLOCK", 100)
     parts = FeatureStatistics.from_features(features)
     np.testing.assert_allclose(parts.mean, whole.mean, rtol=1e-13)
     np.testing.assert_allclose(parts.covariance, whole.covariance, atol=1e-12)
@@ -112,12 +114,11 @@ def test_statistics_do_not_depend_on_the_blocks(monkeypatch):
 
 @pytest.mark.parametrize("count", [40, 64, 65, 200])
 def test_rows_and_their_covariance_give_the_same_distance(count):
-    """Few rows stand for their covariance themselves; many do not."""
+    """Few rows stand for their covariance themselves; many are reduced to a triangle."""
     rng = np.random.default_rng(count)
     reference = FeatureStatistics.from_features(correlated(rng, 300, 64))
     rows = correlated(rng, count, 64, mean=0.2)
     short = gaussian_of(rows)
-    assert isinstance(short, CentredRows) == (count <= 64)
     statistics = FeatureStatistics.from_features(rows)
     expected = frechet_distance(statistics, reference)
     assert frechet_distance(short, reference) == pytest.approx(expected, rel=1e-10)
@@ -172,3 +173,72 @@ def test_too_few_samples_or_bad_features_give_an_error_not_a_score():
         frechet_distance(good, FeatureStatistics(good.mean * np.inf, good.covariance, 4))
     with pytest.raises(ValueError, match="dimensions differ"):
         frechet_distance(good, FeatureStatistics.from_features(np.eye(5)))
+
+
+def test_far_from_zero_no_digits_are_lost():
+    """At an offset of 1e6 sums of squares would keep 4 digits of a variance of 1."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(500, 16)), rng.normal(size=(3000, 16)) * 1.2 + 0.1
+    here, there = (
+        frechet_distance(gaussian_of(x + offset), FeatureStatistics.from_features(y + offset))
+        for offset in (0.0, 1e6)
+    )
+    assert here == pytest.approx(0.99941743639, rel=1e-9)
+    assert there == pytest.approx(here, rel=1e-8)
+    far = FeatureStatistics.from_features(y + 1e6)
+    np.testing.assert_allclose(far.covariance, np.cov(y.T), rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(far.mean, y.mean(axis=0) + 1e6, rtol=1e-15)
+    moved = frechet_influence(x + 1e6, far)
+    near = frechet_influence(x, FeatureStatistics.from_features(y))
+    np.testing.assert_allclose(moved, near, atol=1e-6 * np.abs(near).max())
+
+
+def test_a_reference_keeps_the_fingerprint_that_it_always_had():
+    """Sums of whole numbers are exact on every machine; the hash is in protocols of old runs."""
+    whole = np.random.default_rng(0).integers(-8, 9, size=(100, 5)).astype(np.float32)
+    assert FeatureStatistics.from_features(whole).fingerprint == "6b965bc515367529"
+
+
+@pytest.mark.parametrize("count", [100, 3000])
+def test_mapped_rows_score_as_rows_in_memory_and_whatever_the_blocks(count, monkeypatch):
+    rng = np.random.default_rng(count)
+    plain = correlated(rng, count, 48, mean=0.4).astype(np.float32)
+    reference = FeatureStatistics.from_features(correlated(rng, 900, 48))
+    rows = mapped([(0, plain[:77]), (77, plain[77:])], count)
+    distance = frechet_distance(gaussian_of(rows), reference)
+    influence = frechet_influence(rows, reference)
+    assert frechet_distance(gaussian_of(plain), reference) == distance
+    np.testing.assert_array_equal(frechet_influence(plain, reference), influence)
+    covariance = FeatureStatistics.from_features(plain)
+    assert distance == pytest.approx(frechet_distance(covariance, reference), rel=1e-11)
+    monkeypatch.setattr("workbench.evaluation.observations.blocks.__defaults__", (61,))
+    again = frechet_distance(gaussian_of(rows), reference)
+    assert again == pytest.approx(distance, rel=1e-12)
+    np.testing.assert_allclose(
+        frechet_influence(rows, reference), influence, atol=1e-9 * np.abs(influence).max()
+    )
+
+
+def peak_bytes(work):
+    """What numpy holds at the worst moment of a call."""
+    tracemalloc.start()
+    work()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
+def test_memory_does_not_grow_with_the_samples():
+    """Ten times as many rows are 18 MB more; three numbers a row are what the answer itself is."""
+    rng = np.random.default_rng(1)
+    reference = FeatureStatistics.from_features(correlated(rng, 300, 256))
+    reference.factor  # noqa: B018
+    rows = [
+        mapped(((s, rng.normal(size=(1000, 256)).astype(np.float32)) for s in range(0, n, 1000)), n)
+        for n in (2000, 20000)
+    ]
+    frechet_influence(rows[0], reference)  # imports
+    few, many = (peak_bytes(lambda x=x: frechet_distance(gaussian_of(x), reference)) for x in rows)
+    assert many < few + 50_000
+    few, many = (peak_bytes(lambda x=x: frechet_influence(x, reference)) for x in rows)
+    assert many < few + 8 * 8 * 18_000

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 
 from workbench.errors import RequestError, WorkbenchError
-from workbench.evaluation import FeatureCache, Observations, Peers, Sampler, Viewing
+from workbench.evaluation import FeatureCache, Peers, Sampler, Viewing
+from workbench.evaluation.feature_cache import Timing
 from workbench.evaluation.grids import NotFiniteError
+from workbench.evaluation.observations import blocks, chosen, mapped
 
 
 class Mean:
@@ -39,20 +43,44 @@ def viewing(observers, prompts, batch_size, cache):
     return Viewing({f"{o.name}/0": o for o in observers}, prompts, batch_size, cache)
 
 
-def test_rows_come_back_in_order_or_not_at_all():
-    seen, other = Observations(), Observations()
+def test_rows_come_back_in_order_or_not_at_all(tmp_path):
+    cache, prompts = FeatureCache(tmp_path, {}), ["a"] * 12
     whole = np.arange(20, dtype=np.float32).reshape(10, 2)
-    seen.update(6, {"a/0": whole[6:]})
+
+    def save(start, rows):
+        shown = prompts[start : start + len(rows)]
+        return cache.save(start, shown, {"a/0": torch.tensor(rows)}, Timing(1.0, len(rows)))
+
+    seen = save(6, whole[6:])
     with pytest.raises(WorkbenchError, match="Only 4 of 10 samples were seen by a: no score"):
         seen.rows("a/0", 10)
-    other.update(0, {"a/0": torch.from_numpy(whole[:6])})
-    seen.merge(other)
-    np.testing.assert_array_equal(seen.rows("a/0", 10), whole)
+    seen.merge(pickle.loads(pickle.dumps(save(0, whole[:6]))))
+    rows = seen.rows("a/0", 10)
+    np.testing.assert_array_equal(rows, whole)
+    assert isinstance(rows, np.memmap)
+    np.testing.assert_array_equal(seen.rows("a/0", 7), whole[:7])
     assert seen.covers("a/0", 2, 8)
     assert not seen.covers("a/0", 2, 9)
     assert not seen.covers("b/0", 0, 1)
-    with pytest.raises(WorkbenchError, match="a sees in sample 12 is not finite"):
-        seen.update(10, {"a/0": np.array([[1.0], [1.0], [np.nan]])})
+    with pytest.raises(NotFiniteError, match="a sees in sample 12 is not finite"):
+        save(10, np.array([[1.0], [1.0], [np.nan]], np.float32))
+    for file in tmp_path.rglob("*.safetensors"):  # what is mapped stays, and what is not is told
+        file.unlink()
+    np.testing.assert_array_equal(rows, whole)
+    with pytest.raises(WorkbenchError, match=r"cannot be read .*All ranks must share its folder"):
+        seen.rows("a/0", 8)
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_blocks_are_the_rows_and_chosen_ones_are_those_places(size):
+    plain = np.random.default_rng(0).normal(size=(700, 3)).astype(np.float32)
+    rows = mapped([(300, plain[300:]), (0, plain[:300])], 700)
+    starts, parts = zip(*blocks(rows, size), strict=True)
+    assert list(starts) == list(range(0, 700, size))
+    assert all(part.dtype == np.float64 for part in parts)
+    np.testing.assert_array_equal(np.concatenate(parts), plain)
+    places = np.random.default_rng(1).permutation(700)[:600]
+    np.testing.assert_array_equal(chosen(rows, places), plain[places])
 
 
 def test_an_interrupted_view_continues_and_another_observer_draws_but_the_first_is_not_asked(
@@ -183,16 +211,16 @@ def test_kept_images_continue_with_the_rows_and_a_lost_one_is_drawn_again(tmp_pa
     )
 
 
-def test_images_that_cannot_be_scored_are_not_kept():
-    kept = Kept()
+def test_images_that_cannot_be_scored_are_not_kept(tmp_path):
+    kept, cache = Kept(), FeatureCache(tmp_path, {})
     bad = Sampler(lambda prompts, start, count: torch.full((count, 3, 4, 4), torch.nan), 1, 1.0)
     with pytest.raises(NotFiniteError):
-        Viewing({"mean/0": Mean()}, ["a"] * 4, 2, keeper=kept).view(bad, Peers())
+        Viewing({"mean/0": Mean()}, ["a"] * 4, 2, cache, keeper=kept).view(bad, Peers())
     assert kept.images == {}
 
 
 @pytest.mark.parametrize("error", [RequestError, WorkbenchError])
-def test_one_process_stops_at_the_first_problem_and_says_it_as_it_was(drawn, error):
+def test_one_process_stops_at_the_first_problem_and_says_it_as_it_was(tmp_path, drawn, error):
     sampler, starts = drawn
 
     class Fussy(Mean):
@@ -203,6 +231,6 @@ def test_one_process_stops_at_the_first_problem_and_says_it_as_it_was(drawn, err
 
     prompts = ["a"] * 4 + ["b"] + ["a"] * 15
     with pytest.raises(error, match="cannot judge 'b'") as told:
-        viewing([Fussy()], prompts, 2, None).view(sampler, Peers())
+        viewing([Fussy()], prompts, 2, FeatureCache(tmp_path, {})).view(sampler, Peers())
     assert type(told.value) is error
     assert starts == list(range(6))

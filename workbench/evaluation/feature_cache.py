@@ -1,4 +1,4 @@
-"""Observed rows on disk, batch by batch: what ranks exchange and evaluations resume from."""
+"""Observed rows on disk, batch by batch: what ranks exchange and what an evaluation resumes."""
 
 from __future__ import annotations
 

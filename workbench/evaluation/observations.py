@@ -118,9 +118,7 @@ def mapped(parts: Iterable[tuple[int, Rows]], count: int, folder: Path | None = 
             file.flush()
             return np.memmap(file, np.float32, "r", shape=(count, width))
     except OSError as error:
-        raise WorkbenchError(
-            f"Could not put {count} rows of features in order: {error}."
-        ) from error
+        raise WorkbenchError(f"Could not write {count} rows of features: {error}.") from error
 
 
 def chosen(rows: Rows, places: NDArray[np.int64]) -> Rows:

@@ -98,7 +98,7 @@ class Peers:
 
 @dataclass
 class _Share:
-    """What one rank has done; this travels between ranks: no rows, but where they are."""
+    """What one rank has done. This is all that travels between ranks: where rows are, no rows."""
 
     observations: Observations = field(default_factory=Observations)
     problem: tuple[int, WorkbenchError] | None = None
@@ -186,11 +186,12 @@ class Viewing:
         self, sampler: Sampler, peers: Peers, kept: Observations, pending: Sequence[int]
     ) -> _Share:
         share = _Share()
+        counts = [self._count(start) for start in pending]
+        left = sum(counts)
         for first in range(0, len(pending), peers.world):
             if peers.rank == 0:
-                # Batches before the first pending one are kept; later ones may be too.
-                left = min(len(self.prompts), (len(pending) - first) * self.batch_size)
                 self.show(len(self.prompts) - left, len(self.prompts))
+                left -= sum(counts[first : first + peers.world])
             if first + peers.rank >= len(pending):
                 sampler.prepare(list(self.prompts[:1]))
                 sampler.draw(list(self.prompts[:1]), 0, 1)

@@ -1,0 +1,180 @@
+"""An evaluation on processes of its own, and what it leaves behind: nothing but scores."""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from workbench.errors import WorkbenchError
+from workbench.evaluation import (
+    Evaluator,
+    FeatureStatistics,
+    FrechetMetric,
+    KernelMetric,
+    MeanMetric,
+    ReferenceRows,
+    Sampler,
+)
+from workbench.evaluation.grids import NotFiniteError
+from workbench.evaluation.scratch import scratch_cache
+from workbench.evaluation.viewing import Peers
+from workbench.flow import NoiseSource
+from workbench.training.parallel import joined_ranks, launch
+
+SAMPLES, BATCH, DIMENSION = 130, 20, 12
+
+
+class Corners:
+    """Twelve pixels of each image; not finite in the samples that ``spoilt`` names."""
+
+    name, fingerprint, dimension = "corners", "0", DIMENSION
+
+    def __init__(self, spoilt: tuple[int, ...] = ()) -> None:
+        self.spoilt = spoilt
+
+    def observe(self, images, prompts):
+        rows = images.flatten(1)[:, :DIMENSION].clone()
+        for place, prompt in enumerate(prompts):
+            if int(prompt) in self.spoilt:
+                rows[place, 3] = torch.nan
+        return rows
+
+
+def draw(prompts, start, count):
+    return torch.sigmoid(NoiseSource(0).normal("images", start, count, (3, 4, 4)))
+
+
+SAMPLER = Sampler(draw, 1, 1.0)
+
+
+def evaluator(spoilt: tuple[int, ...] = ()) -> Evaluator:
+    observer = Corners(spoilt)
+    rows = np.random.default_rng(0).uniform(size=(200, DIMENSION)).astype(np.float32)
+    reference = ReferenceRows(rows)
+    metrics = (
+        FrechetMetric(observer, FeatureStatistics.from_features(rows)),
+        KernelMetric(observer, reference, subsets=5),
+        MeanMetric(observer, "mean"),
+    )
+    return Evaluator(metrics, tuple(map(str, range(SAMPLES))), batch_size=BATCH)
+
+
+def evaluate_on_ranks(scratch: Path | None) -> tuple[dict[str, float], list[int], list[object]]:
+    """On every rank: the scores, bytes of each thing that travelled, and what was shown."""
+    sent: list[int] = []
+    shown: list[object] = []
+    with joined_ranks() as ranks:
+
+        def gather(value):
+            sent.append(len(pickle.dumps(value)))
+            return ranks.gather(value)
+
+        scores = evaluator().evaluate(
+            SAMPLER,
+            rank=ranks.rank,
+            world=ranks.world,
+            gather=gather,
+            show=lambda done, total: shown.append((done, total)),
+            scratch=scratch,
+        )
+        return dict(scores.values), sent, ranks.gather(shown)
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch) -> Path:
+    """The only place for temporary files."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return folder
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_two_processes_score_as_one_to_the_last_bit_and_send_no_rows(scratch, given):
+    folder = scratch if given else None
+    alone, sent, shown = evaluate_on_ranks(folder)
+    assert list(scratch.iterdir()) == []
+    both, travelled, seen = launch(evaluate_on_ranks, 2, folder)
+    assert both == alone
+    assert shown == [[(done, SAMPLES) for done in (0, 20, 40, 60, 80, 100, 120, SAMPLES)]]
+    assert seen == [[(done, SAMPLES) for done in (0, 40, 80, 120, SAMPLES)], []]  # rank 0 alone
+    assert sum(travelled) < SAMPLES * DIMENSION * 4 / 2  # half of what the rows themselves are
+    assert [path for path in scratch.iterdir() if path.name.startswith(".evaluation")] == []
+
+
+def test_scores_are_those_of_the_rows_themselves(scratch):
+    images = draw([], 0, SAMPLES)
+    rows = Corners().observe(images, map(str, range(SAMPLES))).numpy()
+    for metric in evaluator().metrics:
+        assert evaluate_on_ranks(None)[0][metric.name] == metric.compute(rows)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, WorkbenchError])
+def test_an_evaluation_that_ends_early_leaves_nothing(scratch, error):
+    files = []
+
+    def breaks(prompts, start, count):
+        if start == 60:
+            files.extend(scratch.rglob("*.safetensors"))
+            raise error
+        return draw(prompts, start, count)
+
+    with pytest.raises(error):
+        evaluator().evaluate(Sampler(breaks, 1, 1.0), scratch=scratch)
+    assert len(files) == 3  # of the batches before it
+    assert list(scratch.iterdir()) == []
+
+
+def test_what_a_killed_evaluation_left_goes_with_the_next(scratch):
+    (scratch / ".evaluation-killed" / "deep").mkdir(parents=True)
+    (scratch / "checkpoints").mkdir()
+    evaluator().evaluate(SAMPLER, scratch=scratch)
+    assert [path.name for path in scratch.iterdir()] == ["checkpoints"]
+
+
+def test_no_room_is_told_on_every_rank_before_anything_is_drawn(tmp_path):
+    taken = tmp_path / "file"
+    taken.write_text("")
+    told = []
+
+    def gather(value):
+        told.append(value)
+        return [value, None]
+
+    with (
+        pytest.raises(WorkbenchError, match="No room for an evaluation's features"),
+        scratch_cache(taken, Peers(0, 2, gather)),
+    ):
+        raise AssertionError("unreachable")
+    assert isinstance(told[0], WorkbenchError)
+    with (
+        pytest.raises(WorkbenchError, match="No room"),
+        scratch_cache(taken, Peers(1, 2, lambda value: [told[0], value])),
+    ):
+        raise AssertionError("unreachable")
+
+
+def spoilt_on_ranks() -> None:
+    with joined_ranks() as ranks:
+        evaluator((97, 45)).evaluate(
+            SAMPLER, rank=ranks.rank, world=ranks.world, gather=ranks.gather
+        )
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_features_that_are_not_finite_are_an_error_of_the_first_sample(scratch, world):
+    """Batch 2 holds sample 45 and is rank 0's, batch 4 sample 97 and is rank 0's too."""
+    with pytest.raises(WorkbenchError, match=r"^What corners sees in sample 45 is not finite"):
+        launch(spoilt_on_ranks, world)
+    assert [path for path in scratch.iterdir() if path.name.startswith(".evaluation")] == []
+
+
+def test_features_that_are_not_finite_are_told_apart(scratch):
+    with pytest.raises(NotFiniteError, match="sample 45"):
+        evaluator((45,)).evaluate(SAMPLER)

@@ -1,0 +1,234 @@
+"""How samples are drawn when they are scored: precision, batch size, and what a run tells of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from workbench.evaluation import Evaluator, MeanMetric
+from workbench.methods import GeneratorConfig, make_method
+from workbench.runs import RunOutcome, RunRequest, execute, load_model
+from workbench.runs import measure as measuring
+from workbench.runs.evaluate_sources import Asked, open_source
+from workbench.runs.inference import sample_model
+from workbench.runs.measure import EncodedPrompts, Measurement, Samplers, drawing
+from workbench.runs.models import Drawing, LoadedStudent
+from workbench.teachers import PipelineTeacher
+from workbench.teachers.base import VelocityNetwork
+from workbench.tracking import default_uri
+from workbench.training.config import EvaluationConfig, RunConfig
+from workbench.training.events import Listener, Listeners
+from workbench.training.parallel import Ranks
+from workbench.training.recipes import run_config
+from workbench.training.roles import Roles, Student, build_roles, student_network
+from workbench.workspace import Workspace, open_workspace
+
+CPU = torch.device("cpu")
+ALONE = Ranks(0, 1, CPU)
+PROMPTS = ("the digit 7", "a handwritten two", "zero written by hand", "the digit 1")
+LORA = 'training.lora={"rank":2,"scale":2}'
+
+
+def settings(*overrides: str) -> RunConfig:
+    return run_config("training.kimg=0.064", "training.batch_size=32", *overrides)
+
+
+def roles(teacher: PipelineTeacher, config: RunConfig) -> Roles:
+    student = Student(teacher.network, teacher.latent_shape, None, teacher.uncond())
+    return build_roles(student, config, make_method(config.method, config.generator), ALONE)
+
+
+def images(teacher: PipelineTeacher, network: VelocityNetwork, precision: str) -> Tensor:
+    samplers = Samplers(teacher, EvaluationConfig.model_validate({"precision": precision}), CPU)
+    model = samplers.of_student(network, GeneratorConfig(), 4)
+    return samplers.images(model, teacher.encode(PROMPTS), 3, len(PROMPTS))
+
+
+@pytest.mark.parametrize("training", ["fp32", "bf16-mixed", "bf16"])
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_runs_student_draws_as_it_does_when_it_is_loaded_again(
+    digits_teacher: PipelineTeacher, training: str, lora: bool
+) -> None:
+    """Whatever it trains in. A LoRA student over weights in bfloat16 has no fp32 to draw in."""
+    config = settings(f"training.precision={training}", *([LORA] if lora else []))
+    average = roles(digits_teacher, config).average
+    own = average.autocast_dtype
+    fresh = student_network(digits_teacher.network, config)
+    fresh.load_state_dict(average.state_dict())
+    held_in_bf16 = lora and training == "bf16"
+    drawn = {}
+    for precision in ("fp32", "bf16"):
+        drawn[precision] = images(digits_teacher, average, precision)
+        if not held_in_bf16:
+            assert torch.equal(drawn[precision], images(digits_teacher, fresh, precision))
+        assert average.autocast_dtype == own
+    assert torch.equal(drawn["fp32"], drawn["bf16"]) == held_in_bf16
+    assert drawn["fp32"].dtype == drawn["bf16"].dtype == torch.float32
+    torch.testing.assert_close(drawn["fp32"], drawn["bf16"], atol=0.3, rtol=0)
+
+
+def test_a_teacher_draws_in_the_evaluations_precision_too(digits_teacher: PipelineTeacher) -> None:
+    network = roles(digits_teacher, settings("training.precision=bf16-mixed")).teacher
+    drawn = {}
+    for precision in ("fp32", "bf16"):
+        chosen = EvaluationConfig.model_validate({"precision": precision, "cfg_scale": 2.0})
+        for each in (network, digits_teacher.network):
+            samplers = Samplers(digits_teacher, chosen, CPU)
+            model = samplers.of_teacher(each, 3)
+            latents = samplers.images(model, digits_teacher.encode(PROMPTS), 0, len(PROMPTS))
+            assert torch.equal(drawn.setdefault(precision, latents), latents)
+    assert not torch.equal(drawn["fp32"], drawn["bf16"])
+
+
+def test_precision_is_restored_after_an_error(digits_teacher: PipelineTeacher) -> None:
+    network = roles(digits_teacher, settings()).average
+    with pytest.raises(KeyboardInterrupt), drawing(network, "bf16"):
+        assert network.autocast_dtype == torch.bfloat16
+        raise KeyboardInterrupt
+    assert network.autocast_dtype is None
+
+
+class Brightness:
+    name, fingerprint, dimension = "brightness", "0", 1
+
+    def observe(self, images: Tensor, prompts: Any) -> Tensor:
+        return images.mean(dim=(1, 2, 3))[:, None]
+
+
+def measurement(
+    teacher: PipelineTeacher, chosen: EvaluationConfig, ranks: Ranks = ALONE, tell: Any = None
+) -> Measurement:
+    evaluator = Evaluator((MeanMetric(Brightness(), "brightness"),), PROMPTS * 3)
+    samplers, encoded = Samplers(teacher, chosen, CPU), EncodedPrompts(teacher, PROMPTS)
+    return Measurement(evaluator, samplers, encoded, ranks, None, tell or (lambda *_: None))
+
+
+class OtherRank(Ranks):
+    """One of two whose peer has less memory: room for 5."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, 5] if isinstance(value, int) else [value]
+
+
+def test_automatic_batches_are_what_fits_on_every_rank_and_stay(
+    digits_teacher: PipelineTeacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auto = EvaluationConfig(batch_size="auto")
+    assert Samplers(digits_teacher, auto, CPU).batch_size == 250  # as before on a CPU
+    assert Samplers(digits_teacher, EvaluationConfig(batch_size=7), CPU).batch_size == 7
+    heard: list[Any] = []
+    told = lambda *place: heard.append(place)  # noqa: E731
+    for chosen, ranks, steps in (
+        (auto, ALONE, [0, 12]),
+        (auto, OtherRank(0, 1, CPU), [0, 5, 10, 12]),
+        (EvaluationConfig(batch_size=4), ALONE, [0, 4, 8, 12]),
+    ):
+        measured = measurement(digits_teacher, chosen, ranks, told)
+        model = measured.samplers.of_teacher(digits_teacher.network, 2)
+        heard.clear()
+        row = measured.row(model)
+        assert heard == [("teacher, 2 steps", done, 12) for done in steps]
+        monkeypatch.setattr(measuring, "chunk_memory", lambda device: 1)
+        heard.clear()
+        assert measured.row(model).scores == row.scores  # chosen once: a later row is no other
+        assert [done for _, done, _ in heard] == steps
+        monkeypatch.undo()
+
+
+def test_rows_say_what_precision_they_were_drawn_in(digits_teacher: PipelineTeacher) -> None:
+    protocols = {}
+    for precision in ("fp32", "bf16"):
+        measured = measurement(
+            digits_teacher, EvaluationConfig.model_validate({"precision": precision})
+        )
+        row = measured.row(measured.samplers.of_teacher(digits_teacher.network, 2))
+        protocols[precision] = row.fingerprint["id"]
+        assert row.fingerprint.get("precision", "fp32") == precision
+        assert measured.evaluator.fingerprint(2)["id"] == row.fingerprint["id"]
+    assert protocols["fp32"] != protocols["bf16"]
+
+
+class Hearing(Listener):
+    heard: list[tuple[str, int, int]] = []  # noqa: RUF012
+
+    def on_evaluation(self, what: str, done: int, total: int) -> None:
+        self.heard.append((what, done, total))
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path) -> Workspace:
+    place = open_workspace(tmp_path_factory.mktemp("workspace"))
+    shutil.copy(fresh_store, place.root)
+    return place
+
+
+@pytest.fixture(scope="module")
+def finished(
+    workspace: Workspace, evaluation_cache: Path, digits_teacher_dir: Path
+) -> Callable[[], RunOutcome]:
+    """A short run that is scored in bf16, in automatic batches."""
+    shutil.copytree(evaluation_cache, workspace.cache)
+    config = settings(
+        "schedule.evaluate_kimg=0.064",
+        "evaluation.samples=60",
+        "evaluation.teacher_steps=[2]",
+        "evaluation.student_steps=[4]",
+        "evaluation.batch_size=auto",
+        "evaluation.precision=bf16",
+    )
+    config = config.model_copy(update={"teacher": str(digits_teacher_dir)})
+    uri = default_uri(workspace.root)
+    request = RunRequest(
+        config, workspace, uri, make_listener=Hearing, find_teacher=lambda *_: digits_teacher_dir
+    )
+    return lambda: execute(request)
+
+
+def test_a_run_tells_how_far_its_evaluations_are_and_leaves_no_scratch(
+    finished: Callable[[], RunOutcome], workspace: Workspace
+) -> None:
+    outcome = finished()
+    scored = [place for place in Hearing.heard if place[2] == 60]
+    assert scored == [
+        (what, done, 60)
+        for what in ("student, 4 steps", "student, 4 steps", "teacher, 2 steps")
+        for done in (0, 60)
+    ]
+    assert not [path for path in outcome.folder.path.iterdir() if path.name[0] == "."]
+    for row in outcome.results["table"]:
+        assert row["fingerprint"]["precision"] == "bf16"
+    model = load_model(workspace, outcome.folder.name)
+    assert isinstance(model, LoadedStudent)
+    assert model.precision == "bf16"
+
+
+def test_sample_and_evaluate_draw_a_student_as_its_run_scored_it(
+    finished: Callable[[], RunOutcome], workspace: Workspace
+) -> None:
+    run = finished().folder.name
+    source = open_source(workspace, Asked(run), CPU)
+    assert source.precision == source.identity(4)["precision"] == "bf16"
+    model = load_model(workspace, run)
+    own, half, full = (
+        sample_model(model, Drawing(PROMPTS, 4, precision=precision))
+        for precision in (None, "bf16", "fp32")
+    )
+    assert torch.equal(own, half)
+    assert not torch.equal(own, full)
+    assert model.facts(Drawing(PROMPTS, 4))["precision"] == "bf16"
+    seen = source.sampler(4, PROMPTS).draw(list(PROMPTS), 0, len(PROMPTS))
+    samplers = Samplers(model.teacher, EvaluationConfig(precision="bf16"), CPU)
+    drawn = samplers.of_student(model.network, model.config.generator, 4)
+    assert torch.equal(seen, samplers.images(drawn, model.teacher.encode(PROMPTS), 0, 4))
+
+
+def test_several_listeners_all_hear() -> None:
+    Hearing.heard = []
+    Listeners(Hearing(), Hearing()).on_evaluation("student", 1, 2)
+    assert Hearing.heard == [("student", 1, 2)] * 2
