@@ -88,9 +88,14 @@ def test_a_teacher_draws_in_the_evaluations_precision_too(digits_teacher: Pipeli
 
 def test_precision_is_restored_after_an_error(digits_teacher: PipelineTeacher) -> None:
     network = roles(digits_teacher, settings()).average
-    with pytest.raises(KeyboardInterrupt), drawing(network, "bf16"):
-        assert network.autocast_dtype == torch.bfloat16
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with drawing(network, "bf16"):
+            assert network.autocast_dtype == torch.bfloat16
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert network.autocast_dtype is None
 
 
