@@ -66,8 +66,6 @@ class Scores:
 class Evaluator:
     """A fixed protocol of evaluation: metrics, prompts, seed. One sample for every prompt.
 
-    The first metric is the headline: the one that tells the best moment of a run.
-
     Raises:
         RequestError: fewer prompts than a metric needs samples, prompts that one cannot judge by,
             no metric, two metrics of one name, or a batch size below 1.
@@ -103,10 +101,6 @@ class Evaluator:
     @property
     def samples(self) -> int:
         return len(self.prompts)
-
-    @property
-    def headline(self) -> str:
-        return self.metrics[0].name
 
     @property
     def noise(self) -> NoiseSource:
