@@ -3,11 +3,12 @@
     python analysis/t_range.py --out figures/t_range --csv
     python analysis/t_range.py --source logged --prompt "the digit 1" "four written by hand"
 
-Beside each row: FID and alignment at equal kimg, mean over seeds with the 95 % interval's half
-width; only finished runs count. Images are those of the lowest seed, picked by no score. They are
-drawn from the runs' newest checkpoints, image i from --seed + i, below the teacher's; where a
-checkpoint is missing, all are taken from the pictures that the runs logged, whose prompts and noise
-are equal too.
+Beside each row: FID, or else the first distance that the runs measured, and their first score that
+is the better the higher, at equal kimg, mean over seeds with the 95 % interval's half width; only
+finished runs count. Images are those of the lowest seed, picked by no score. They are drawn from
+the runs' newest checkpoints, image i from --seed + i, below the teacher's; where a checkpoint is
+missing, all are taken from the pictures that the runs logged, whose prompts and noise are equal
+too.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from numpy.typing import NDArray
 
 from workbench.errors import RequestError, WorkbenchError
+from workbench.metrics import first_rising, title_of
 from workbench.plotting import NEUTRAL, TEXT_WIDTH, Drawing, Script, color, paper_style, points
 from workbench.reports.comparison import compare
+from workbench.reports.curves import distance_in, measured_in
 from workbench.reports.frames import TEACHER, equal_kimg_frame
 from workbench.reports.groups import Group, Selection
 from workbench.reports.image_rows import ImageRows, image_rows
@@ -44,10 +47,16 @@ PAPER_PROMPTS = (
 """Of the paper's figure 3; for teachers that know more than digits."""
 
 DIGITS_SHOWN = 6  # of ten prompts: each wording once
-_COLUMNS = {"fid": ("FID", "{:.2f}", 0.34), "alignment": ("alignment", "{:.3f}", 1.12)}
-"""Score to its heading, its format, and where its column stands, in inches from the images."""
 _BESIDE = 1.6
 _NO_SEED = "Logged pictures have the runs' own noise: drop --seed."
+
+
+class Column(NamedTuple):
+    """A score beside the images: its format, and how many inches from them it stands."""
+
+    score: str
+    form: str
+    place: float
 
 
 class Row(NamedTuple):
@@ -78,6 +87,13 @@ def collect(groups: Sequence[Group]) -> pd.DataFrame:
     return frame.assign(**columns, shown_run=runs)
 
 
+def columns_of(frame: pd.DataFrame) -> list[Column]:
+    """The distance, and the first score that is the better the higher, where there are such."""
+    distance, rising = distance_in(frame), first_rising(measured_in(frame))
+    found = ((distance, "{:.2f}", 0.34), (rising, "{:.3f}", 1.12))
+    return [Column(score, form, place) for score, form, place in found if score is not None]
+
+
 def caption_of(low: float, high: float) -> str:
     return f"{low:g} < t < {high:g}"
 
@@ -90,7 +106,7 @@ def plot(
     *,
     width: float = TEXT_WIDTH,
 ) -> Figure:
-    """Rows of images with their range on the left, FID and alignment on the right.
+    """Rows of images with their range on the left, the scores of :func:`columns_of` on the right.
 
     Args:
         frame: of :func:`collect`.
@@ -102,13 +118,14 @@ def plot(
     names = _distinct(ranges)
     rows = {caption: shown for caption, (shown, _) in (above or {}).items()}
     rows |= {names[label]: images[label] for label in ranges}
+    columns = columns_of(frame)
     with paper_style():
         grid = image_rows(rows, prompts, width=width, beside=_BESIDE)
-        _head(grid, width)
+        _head(grid, columns, width)
         for caption, (_, scores) in (above or {}).items():
-            _tell(grid, caption, scores, width)
+            _tell(grid, caption, scores, columns, width)
         for record in frame.to_dict("records"):
-            _tell(grid, names[record["label"]], record, width)
+            _tell(grid, names[record["label"]], record, columns, width)
             _range_bar(grid, names[record["label"]], record["low"], record["high"])
     return grid.figure
 
@@ -122,15 +139,21 @@ def _distinct(captions: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _head(grid: ImageRows, width: float) -> None:
-    for heading, _, place in _COLUMNS.values():
+def _head(grid: ImageRows, columns: Sequence[Column], width: float) -> None:
+    for score, _, place in columns:
         style = {"ha": "center", "va": "bottom", "fontsize": points(7)}
-        grid.figure.text(grid.right + place / width, grid.top, heading, **style)
+        grid.figure.text(grid.right + place / width, grid.top, title_of(score), **style)
 
 
-def _tell(grid: ImageRows, caption: str, scores: Mapping[str, Any], width: float) -> None:
+def _tell(
+    grid: ImageRows,
+    caption: str,
+    scores: Mapping[str, Any],
+    columns: Sequence[Column],
+    width: float,
+) -> None:
     """A row's scores: means, and the half widths of their intervals below them."""
-    for name, (_, form, place) in _COLUMNS.items():
+    for name, form, place in columns:
         mean, half = scores.get(name), scores.get(f"{name}_half")
         if mean is None or mean != mean:
             continue

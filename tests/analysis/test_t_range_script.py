@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.analysis.conftest import by_path
-from tests.analysis.made_groups import made_group, table
+from tests.analysis.made_groups import made_group, of_scores, table
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation.grids import image_grid, to_pixels
 from workbench.plotting import save_figure
@@ -180,3 +180,16 @@ def test_a_store_without_the_experiment_is_one_line(
         t_range.main(["--workspace", str(tmp_path / "w")])
     assert ended.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_beside_the_rows_stand_the_scores_that_the_runs_have(
+    t_range: ModuleType, groups: list[Group], images: dict[str, NDArray[np.float32]]
+) -> None:
+    other = of_scores(groups, {"fid": "fid_clip", "alignment": "clip"})
+    texts = [t.get_text() for t in t_range.plot(t_range.collect(other), images, PROMPTS).texts]
+    assert {"FID (CLIP)", "CLIP score"} <= set(texts)
+    assert not {"FID", "alignment"} & set(texts)
+    plain = t_range.plot(t_range.collect(groups), images, PROMPTS)
+    assert [text.split("\n")[0] for text in texts if "±" in text] == [
+        text.get_text().split("\n")[0] for text in plain.texts if "±" in text.get_text()
+    ]

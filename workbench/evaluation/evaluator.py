@@ -70,8 +70,6 @@ class Scores:
 class Evaluator:
     """A fixed protocol of evaluation: metrics, prompts, seed. One sample for every prompt.
 
-    The first metric is the headline: the one that tells the best moment of a run.
-
     Attributes:
         batch_size: samples drawn at once; no part of the protocol.
         precision: of the networks that draw, "fp32" or "bf16"; whoever makes the sampler sees to
@@ -113,10 +111,6 @@ class Evaluator:
     @property
     def samples(self) -> int:
         return len(self.prompts)
-
-    @property
-    def headline(self) -> str:
-        return self.metrics[0].name
 
     @property
     def noise(self) -> NoiseSource:
