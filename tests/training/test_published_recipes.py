@@ -16,7 +16,7 @@ from workbench.methods import METHODS, method_type, step_times
 from workbench.registry import get_experiment
 from workbench.runs.fitting import Teacher, needed
 from workbench.teachers.architecture import Architecture
-from workbench.teachers.embedded import embedded_teachers
+from workbench.teachers.catalog import KNOWN_TEACHERS
 from workbench.teachers.hub_catalog import HUB_TEACHERS, HubTeacher, find_hub_teacher
 from workbench.training.recipes import (
     GENERAL,
@@ -33,6 +33,7 @@ from workbench.training.recipes import (
     run_config,
 )
 
+TOYS = {name for name, spec in KNOWN_TEACHERS.items() if spec.recipe is not None}
 TOY_RATE = 5e-4
 CARDS = (24, 48, 80)
 USABLE = 0.92
@@ -170,7 +171,7 @@ def test_every_recipe_serves_every_method(recipe: str, method: str) -> None:
     found = with_method(recipe, method)
     assert found.config.method.name == method
     assert (found.config.data is not None) == method_type(found.config.method).learns_from_pairs
-    if get_recipe(recipe).task == "digits" or recipe == "analytic":
+    if TOYS & set(get_recipe(recipe).teachers):
         return
     for role, adam in found.config.training.optimizers.items():
         assert adam.lr < TOY_RATE / 5, role
@@ -201,9 +202,10 @@ def test_hub_ids_are_known_teachers() -> None:
     assert recipe_for("somebody/else").name == GENERAL
 
 
-def test_small_teachers_have_the_small_recipe() -> None:
-    for name in embedded_teachers():
-        assert recipe_for(name).task == "digits"
+def test_toys_have_recipes_of_their_own() -> None:
+    for name in TOYS:
+        assert recipe_for(name).name != GENERAL
+        assert set(recipe_for(name).teachers) <= TOYS
 
 
 def test_a_folder_gets_what_holds_for_all_and_is_told_the_nearest(

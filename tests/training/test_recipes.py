@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import RequestError
+from workbench.methods import METHODS
+from workbench.training.config import RunConfig
+from workbench.training.overrides import with_overrides
 from workbench.training.recipes import (
     BUILT_IN,
     SET,
@@ -139,13 +142,14 @@ def test_settings_may_be_of_some_methods_only(own: Path) -> None:
 
 
 def test_what_is_shown_is_what_a_run_gets(own: Path) -> None:
-    for method in ("sid", "dmd2", "kd"):
+    for method in METHODS:
         found = resolve([Layer(SET, (f"teacher={TEACHER}", f"method.name={method}"))])
-        flat, origins = found.config.flat(), found.origins
-        for key, (value, source) in found.foundation.settings(method).items():
-            assert origins[key] == source
-            if value.replace(".", "").isdigit():
-                assert float(flat[key]) == float(value), key
+        settings = found.foundation.settings(method)
+        said = [f"{key}={value}" for key, (value, _) in settings.items()]
+        base = RunConfig(teacher=TEACHER)
+        assert with_overrides(base, [f"method.name={method}", *said]) == found.config
+        origins = found.origins
+        assert {key: origins[key] for key in settings} == {k: s for k, (_, s) in settings.items()}
     shown = find_foundation(TEACHER).settings("sid")
     assert shown["training.batch_size"] == ("256", f"recipe {TEACHER} (ml-sid-dit, launch script)")
     with pytest.raises(RequestError, match=r"Unknown method 'sd'\. Did you mean 'sid'"):
