@@ -130,11 +130,11 @@ def _of_files(options: argparse.Namespace) -> tuple[Rows, Sequence[str]]:
 
 def _of_models(options: argparse.Namespace) -> tuple[Rows, Sequence[str]]:
     from workbench.reports.drawn_images import draw_models, image_arrays, read_asked
-    from workbench.teachers.digits import one_prompt_per_digit
+    from workbench.runs.models import load_model, shown_prompts
 
-    prompts = options.prompt or one_prompt_per_digit()
     workspace = open_workspace(options.workspace)
     asked = [read_asked(text) for text in options.model] or [_default(workspace)]
+    prompts = options.prompt or shown_prompts(load_model(workspace, asked[0].reference))
     teachers = not options.no_teacher
     drawn = draw_models(workspace, asked, prompts, options.seed or 0, teachers=teachers)
     return image_arrays(drawn), prompts
@@ -166,7 +166,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="(default: the workspace's newest finished run)",
     )
     parser.add_argument(
-        "--prompt", nargs="+", default=[], help="one a column (default: one per digit)"
+        "--prompt",
+        nargs="+",
+        default=[],
+        help="one a column (default: those that the first model shows)",
+        nargs="+",
+        default=[],
+        help="one a column (default: those that the first model shows)",
     )
     parser.add_argument("--seed", type=int, help="of the first column's noise (default: 0)")
     parser.add_argument("--no-teacher", action="store_true", help="only the models named")

@@ -38,15 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXPERIMENT = "t_range"
-PAPER_PROMPTS = (
-    "a dog and a cat laying on the red carpet on the floor.",
-    "an old blue car with a surfboard on top",
-    "a lady is about to put an automatic tooth brush in her mouth",
-    "a good luck plant is in a round vase.",
-)
-"""Of the paper's figure 3; for teachers that know more than digits."""
-
-DIGITS_SHOWN = 6  # of ten prompts: each wording once
+COLUMNS = 6
 _BESIDE = 1.6
 _NO_SEED = "Logged pictures have the runs' own noise: drop --seed."
 
@@ -181,13 +173,10 @@ def _range_bar(grid: ImageRows, caption: str, low: float, high: float) -> None:
 
 
 def default_prompts(groups: Sequence[Group]) -> tuple[str, ...]:
-    """Six of the digits' for runs on them, else the paper's own four."""
-    from workbench.teachers.digits import one_prompt_per_digit
-    from workbench.teachers.prompt_sources import EMBEDDED
+    """The first few of those that the runs show."""
+    from workbench.reports.logged_images import logged_prompts
 
-    if all(group.params.get("prompts.source") == EMBEDDED for group in groups):
-        return tuple(one_prompt_per_digit()[:DIGITS_SHOWN])
-    return PAPER_PROMPTS
+    return tuple(logged_prompts(shown_run(groups[0]))[:COLUMNS])
 
 
 def from_checkpoints(
@@ -223,15 +212,16 @@ def from_pictures(
     """
     from workbench.reports.logged_images import logged_images, logged_prompts
 
-    known = logged_prompts()
-    missing = [prompt for prompt in prompts if prompt not in known]
-    if missing:
-        raise RequestError(
-            f"Runs log no image of {missing[0]!r}, only of {', '.join(map(repr, known))}."
-        )
-    places = [known.index(prompt) for prompt in prompts]
     rows = {}
     for group in groups:
+        known = logged_prompts(shown_run(group))
+        missing = [prompt for prompt in prompts if prompt not in known]
+        if missing:
+            raise RequestError(
+                f"{shown_run(group).row.name} logs no image of {missing[0]!r}, only of "
+                f"{', '.join(map(repr, known))}."
+            )
+        places = [known.index(prompt) for prompt in prompts]
         images, kimg = logged_images(shown_run(group), tracking_uri)
         rows[group.label] = Row(images[places], kimg)
     return rows
@@ -283,7 +273,12 @@ def draw(options: argparse.Namespace) -> Drawing:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--prompt", nargs="+", default=[], help="one a column")
+    parser.add_argument(
+        "--prompt",
+        nargs="+",
+        default=[],
+        help=f"one a column (default: the first {COLUMNS} that the runs show)",
+    )
     parser.add_argument("--seed", type=int, help="of the first column's noise (default: 0)")
     parser.add_argument(
         "--source",

@@ -21,10 +21,9 @@ from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.digits import PROMPTS
 from workbench.teachers.recipe import SanaRecipe
 from workbench.teachers.sana import SanaFamily
-from workbench.training.config import RunConfig
 from workbench.training.engine import Engine, Student
-from workbench.training.overrides import with_overrides
 from workbench.training.parallel import Ranks, choose_device
+from workbench.training.recipes import run_config
 
 ROUNDS = 3
 STEPS = 4
@@ -58,7 +57,7 @@ class _Rows:
 def engine_of(name: str, student: Student, device: torch.device) -> tuple[Engine, _Turns]:
     """An engine behind its warm-ups, and the source of its k."""
     data = ["data.source=digits"] if method_type(METHODS[name]()).learns_from_pairs else []
-    config = with_overrides(RunConfig(), [f"method.name={name}", "training.kimg=1e6", *data])
+    config = run_config(f"method.name={name}", "training.kimg=1e6", *data)
     engine = Engine(config, student, Ranks(0, 1, device))
     turns = _Turns(config.seed)
     engine.noise = turns
@@ -96,7 +95,7 @@ def main() -> None:
                 torch.cuda.synchronize()
             if turn:
                 times[name].append((clock() - began) / STEPS)
-    batch, sid = RunConfig().training.batch_size, times["sid"]
+    batch, sid = run_config().training.batch_size, times["sid"]
     print(f"{'method':<10} {'ms/image':>9} {'of sid':>7} {'lowest':>7} {'highest':>7}")
     for name, seconds in times.items():
         ratios = [mine / theirs for mine, theirs in zip(seconds, sid, strict=True)]

@@ -39,7 +39,7 @@ from workbench.tracking import default_uri, ensure_store, list_runs
 from workbench.tracking.client import answer
 from workbench.tracking.rows import Question
 from workbench.training.config import RunConfig
-from workbench.training.overrides import with_overrides
+from workbench.training.recipes import run_config
 from workbench.workspace import Workspace, open_workspace
 
 EXPERIMENT = "big"
@@ -53,14 +53,11 @@ FLOOR = "import mlflow (floor)"
 def configs(runs: int) -> list[RunConfig]:
     """Variants of five seeds each."""
     return [
-        with_overrides(
-            RunConfig(),
-            [
-                f"experiment={EXPERIMENT}",
-                f"variant=v{place // SEEDS:03d}",
-                f"seed={place % SEEDS}",
-                f"method.sid_alpha={1 + (place // SEEDS) / 1000}",
-            ],
+        run_config(
+            f"experiment={EXPERIMENT}",
+            f"variant=v{place // SEEDS:03d}",
+            f"seed={place % SEEDS}",
+            f"method.sid_alpha={1 + (place // SEEDS) / 1000}",
         )
         for place in range(runs)
     ]

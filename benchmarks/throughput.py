@@ -19,10 +19,9 @@ from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.digits import PROMPTS
 from workbench.teachers.recipe import SanaRecipe
 from workbench.teachers.sana import SanaFamily
-from workbench.training.config import RunConfig
 from workbench.training.engine import Engine, Student
-from workbench.training.overrides import with_overrides
 from workbench.training.parallel import Ranks, choose_device
+from workbench.training.recipes import run_config
 
 ITERATIONS = 24
 
@@ -51,7 +50,7 @@ def main() -> None:
     shape = family.latent_shape(pipeline, arguments)
     # k = 2 in every iteration: 2 k + 3 = 7 evaluations, 4 of them with a backward pass.
     settings = ["generator.steps=2", "generator.noise=fresh"]
-    config = with_overrides(RunConfig(), settings)
+    config = run_config(*settings)
     engine = Engine(config, Student(network, shape, prompts), Ranks(0, 1, device))
     object.__setattr__(engine, "noise", _AlwaysTwo(config.seed))
     iteration = seconds(engine._iterate)

@@ -113,14 +113,13 @@ def one_run(arm: str, folder: Path, kimg: float) -> dict[str, Any]:
     """The run, in this process: its seconds, and those of tracking if it is tracked."""
     from workbench.runs import RunRequest, execute
     from workbench.tracking import default_uri
-    from workbench.training.config import RunConfig
-    from workbench.training.overrides import with_overrides
+    from workbench.training.recipes import run_config
     from workbench.workspace import open_workspace
 
     meter, place = Meter(), open_workspace(folder)
     watch(meter) if arm == TRACKED else silence()
     settings = [f"training.kimg={kimg}", "experiment=tracking_cost"]
-    config = with_overrides(RunConfig(), settings)
+    config = run_config(*settings)
     began, used = time.perf_counter(), time.process_time()
     done = execute(RunRequest(config, place, default_uri(place.root), fresh=True))
     return {

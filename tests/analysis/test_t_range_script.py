@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from pathlib import Path
 from types import ModuleType
@@ -17,9 +18,10 @@ from workbench.evaluation.grids import image_grid, to_pixels
 from workbench.plotting import save_figure
 from workbench.reports import Group, SeedRun, estimate
 from workbench.reports.groups import Selection
-from workbench.reports.logged_images import cells_of, logged_images, logged_prompts
+from workbench.reports.logged_images import cells_of, logged_images
 from workbench.tracking import RunIdentity, RunRecord
 from workbench.tracking.record import save_record
+from workbench.training import formats
 
 PROMPTS = ["the digit 1", "four written by hand"]
 
@@ -104,10 +106,12 @@ def test_two_groups_of_one_range_are_told_apart(t_range: ModuleType) -> None:
         "a": "0 < t < 1, a", "b": "0 < t < 1, b", "c": "0.5 < t < 1"}  # fmt: skip
 
 
-def test_prompts_fit_the_teacher(t_range: ModuleType, groups: list[Group]) -> None:
-    assert t_range.default_prompts(groups) == tuple(logged_prompts()[:6])
-    others = [made_group("a", (1.0,), {"prompts.source": "prompts.txt"})]
-    assert "a good luck plant is in a round vase." in t_range.default_prompts(others)
+def test_columns_are_what_the_runs_show(t_range: ModuleType) -> None:
+    shown = [f"prompt {place}" for place in range(9)]
+    groups = [made_group("a", (1.0,), {"evaluation.shown": json.dumps(shown)})]
+    assert t_range.default_prompts(groups) == tuple(shown[:6])
+    before = [made_group("b", (1.0,), {"prompts.source": "digits"})]
+    assert t_range.default_prompts(before) == tuple(formats.shown_in_format_1()[:6])
 
 
 @pytest.mark.parametrize("size", [8, 32, 96])
@@ -117,7 +121,7 @@ def test_cells_of_a_logged_grid_are_its_images(size: int) -> None:
 
     images = np.random.default_rng(1).random((10, 3, size, size), np.float32)
     file = io.BytesIO()
-    image_grid({"student": images}, logged_prompts()).save(file, "PNG")
+    image_grid({"student": images}, formats.shown_in_format_1()).save(file, "PNG")
     found = to_pixels(cells_of(file.getvalue(), 10))
     np.testing.assert_array_equal(found[:, :: 96 // size, :: 96 // size], to_pixels(images))
     with pytest.raises(RequestError, match="no grid of 40"):
@@ -132,7 +136,7 @@ def with_pictures(run: SeedRun, folder: Path, images: dict[int, NDArray[np.float
     save_record(folder, RunRecord(**{**vars(record), "run_id": run.row.run_id}))
     for nimg, shown in images.items():
         name = f"samples~student+step+{nimg}+timestamp+1+id.png"
-        grid = image_grid({"student": shown}, logged_prompts())
+        grid = image_grid({"student": shown}, formats.shown_in_format_1())
         grid.save(folder / "tracking" / "images" / name)
 
 
