@@ -170,9 +170,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         help="one a column (default: those that the first model shows)",
-        nargs="+",
-        default=[],
-        help="one a column (default: those that the first model shows)",
     )
     parser.add_argument("--seed", type=int, help="of the first column's noise (default: 0)")
     parser.add_argument("--no-teacher", action="store_true", help="only the models named")

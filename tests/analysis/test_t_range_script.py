@@ -114,7 +114,7 @@ def test_columns_are_what_the_runs_show(t_range: ModuleType) -> None:
     assert t_range.default_prompts(before) == tuple(formats.shown_in_format_1()[:6])
 
 
-@pytest.mark.parametrize("size", [8, 32, 96])
+@pytest.mark.parametrize("size", [8, 32, 96, 128, 256])
 def test_cells_of_a_logged_grid_are_its_images(size: int) -> None:
     """Against the function that runs draw their pictures with."""
     import io
@@ -122,10 +122,11 @@ def test_cells_of_a_logged_grid_are_its_images(size: int) -> None:
     images = np.random.default_rng(1).random((10, 3, size, size), np.float32)
     file = io.BytesIO()
     image_grid({"student": images}, formats.shown_in_format_1()).save(file, "PNG")
+    enlarged = (96 if size <= 96 else 256) // size
     found = to_pixels(cells_of(file.getvalue(), 10))
-    np.testing.assert_array_equal(found[:, :: 96 // size, :: 96 // size], to_pixels(images))
-    with pytest.raises(RequestError, match="no grid of 40"):
-        cells_of(file.getvalue(), 40)
+    np.testing.assert_array_equal(found[:, ::enlarged, ::enlarged], to_pixels(images))
+    with pytest.raises(RequestError, match="no grid of 60"):
+        cells_of(file.getvalue(), 60)
 
 
 def with_pictures(run: SeedRun, folder: Path, images: dict[int, NDArray[np.float32]]) -> None:

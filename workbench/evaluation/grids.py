@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _INK = (32, 32, 32)
 _PAPER = (255, 255, 255)
 
+CELL_SIZES = (96, 256)
+"""Widths in pixels of an image in a picture: of small images, and of all others."""
+
 
 class NotFiniteError(WorkbenchError):
     """Samples hold NaN or infinities, so that there is nothing to draw or to score."""
@@ -43,8 +46,8 @@ def image_grid(
     rows: Mapping[str, Tensor | NDArray[Any]],
     prompts: Sequence[str] = (),
     *,
-    size: int = 96,
-    resample: str = "nearest",
+    size: int | None = None,
+    resample: str | None = None,
 ) -> Image.Image:
     """A picture of several models' images, row by row, with captions.
 
@@ -52,7 +55,9 @@ def image_grid(
         rows: caption to images (columns, 3, H, W) in [0, 1]; all rows equally long.
         prompts: a caption for every column, or none.
         size: width of one image in the picture, in pixels; its height keeps the proportions.
-        resample: ``nearest`` shows pixels as they are, ``lanczos`` smooths.
+            None = the smallest of ``CELL_SIZES`` that the images fit in, or the largest.
+        resample: ``nearest`` shows pixels as they are, ``lanczos`` smooths; None = nearest for
+            images that are enlarged.
 
     Raises:
         RequestError: rows of different lengths or none, a number of prompts that is not the
@@ -64,13 +69,16 @@ def image_grid(
     from workbench.errors import unknown_name
 
     filters = {"nearest": Image.Resampling.NEAREST, "lanczos": Image.Resampling.LANCZOS}
-    if resample not in filters:
+    if resample is not None and resample not in filters:
         raise unknown_name("resampling", resample, filters)
     pixels = {caption: to_pixels(images) for caption, images in rows.items()}
     columns = check_grid({caption: len(images) for caption, images in pixels.items()}, prompts)
+    widest = max(images.shape[2] for images in pixels.values())
+    size = size or next((each for each in CELL_SIZES if widest <= each), CELL_SIZES[-1])
+    resample = resample or ("nearest" if widest <= size else "lanczos")
 
     font = ImageFont.load_default(max(11, round(0.15 * size)))
-    gap, line = max(2, size // 24), round(1.25 * _extent("Ag", font)[1]) + 1
+    gap, line = gap_of(size), round(1.25 * _extent("Ag", font)[1]) + 1
     headers = [wrap_words(p, size, lambda part: _extent(part, font)[0]) for p in prompts]
     top = gap + line * max((len(header) for header in headers), default=0) + gap
     left = 2 * gap + max(_extent(part, font)[0] for row in pixels for part in row.split("\n"))
@@ -96,6 +104,11 @@ def image_grid(
             canvas.paste(enlarged, (left + column * (size + gap), y))
         y += heights[row] + gap
     return canvas
+
+
+def gap_of(size: int) -> int:
+    """Pixels between images of a width in a picture."""
+    return max(2, size // 24)
 
 
 def check_grid(lengths: Mapping[str, int], prompts: Sequence[str]) -> int:

@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.errors import RequestError, WorkbenchError
+from workbench.evaluation.grids import CELL_SIZES, gap_of
 from workbench.reports.groups import SeedRun
 from workbench.reports.samples import SERIES, own_folder
 from workbench.runs.tags import SHOWN
 from workbench.tracking import list_artifacts, read_artifact_bytes
 from workbench.training import formats
-
-_CELL, _GAP = 96, 4  # of evaluation.grids.image_grid, as runs call it
 
 
 def logged_prompts(run: SeedRun) -> list[str]:
@@ -27,10 +26,10 @@ def logged_prompts(run: SeedRun) -> list[str]:
 
 
 def logged_images(run: SeedRun, tracking_uri: str) -> tuple[NDArray[Any], float]:
-    """Images (columns, 3, 96, 96) in [0, 1] of the run's newest evaluation, and its kimg.
+    """Images (columns, 3, S, S) in [0, 1] of the run's newest evaluation, and its kimg.
 
-    All runs draw them from the same prompts and, with equal ``evaluation.seed``, the same noise;
-    smaller images are enlarged by repeated pixels.
+    All runs draw them from the same prompts and, with equal ``evaluation.seed``, the same noise.
+    Small images are enlarged to S = 96 by repeated pixels, large ones reduced to 256.
 
     Raises:
         WorkbenchError: the run has logged no picture, or it is out of reach.
@@ -56,7 +55,7 @@ def logged_images(run: SeedRun, tracking_uri: str) -> tuple[NDArray[Any], float]
 
 
 def cells_of(picture: bytes, columns: int) -> NDArray[Any]:
-    """The square images (columns, 3, 96, 96) in [0, 1] of a one-row ``image_grid``.
+    """The square images (columns, 3, S, S) in [0, 1] of a one-row ``image_grid``.
 
     Raises:
         RequestError: a picture too small to be one.
@@ -64,9 +63,14 @@ def cells_of(picture: bytes, columns: int) -> NDArray[Any]:
     from PIL import Image
 
     pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), dtype=np.float32) / 255
-    bottom, wide = pixels.shape[0] - _GAP, pixels.shape[1]
-    lefts = [wide - (columns - column) * (_CELL + _GAP) for column in range(columns)]
-    if lefts[0] < 0 or bottom < _CELL:
-        raise RequestError(f"A picture of {wide} x {pixels.shape[0]} is no grid of {columns}.")
-    cells = [pixels[bottom - _CELL : bottom, left : left + _CELL] for left in lefts]
+    tall, wide = pixels.shape[:2]
+    for size in sorted(CELL_SIZES, reverse=True):
+        gap = gap_of(size)
+        lefts = [wide - (columns - column) * (size + gap) for column in range(columns)]
+        if lefts[0] >= 0 and tall - gap >= size:
+            break
+    else:
+        raise RequestError(f"A picture of {wide} x {tall} is no grid of {columns}.")
+    bottom = tall - gap
+    cells = [pixels[bottom - size : bottom, left : left + size] for left in lefts]
     return np.stack(cells).transpose(0, 3, 1, 2)
