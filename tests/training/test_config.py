@@ -127,7 +127,8 @@ def test_prompts_for_a_method_of_pairs_alone_are_refused(name: str, noise: str) 
         RequestError, match=rf"{name!r} learns with the prompts of its pairs.*PROMPTS"
     ):
         with_overrides(RunConfig(), [*wanted, "prompts.source=PROMPTS.txt"])
-    dmd2 = with_overrides(RunConfig(), ["method.name=dmd2", *wanted[2:], "prompts.limit=5"])
+    limited = ["prompts.source=PROMPTS.txt", "prompts.limit=5"]
+    dmd2 = with_overrides(RunConfig(), ["method.name=dmd2", *wanted[2:], *limited])
     assert dmd2.prompts.limit == 5
     assert not concerns(name, "prompts.source=PROMPTS.txt")  # others of an experiment have it
     assert concerns("dmd2", "prompts.source=PROMPTS.txt")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from workbench.errors import RequestError, unknown_name
-from workbench.methods import METHODS, method_type
+from workbench.methods import METHODS, MethodConfig, method_type
 from workbench.methods.score import guidance_scales
 from workbench.teachers.prompt_sources import PromptsConfig
 from workbench.training.config import AdamConfig, RunConfig, known_keys, trained_names, validated
@@ -87,7 +88,7 @@ def concerns(method: str, assignment: str) -> bool:
     """
     if method not in METHODS:
         return True
-    config = METHODS[method]()
+    config = _default(METHODS[method])
     match assignment.partition("=")[0].strip().split("."):
         case ["method", field, *_]:
             return field in METHODS[method].model_fields or not _owners(field)
@@ -96,9 +97,14 @@ def concerns(method: str, assignment: str) -> bool:
         case ["prompts", *_]:
             return method_type(config).learns_from_prompts
         case ["training", "optimizers", role, *_]:
-            others = {name for each in METHODS.values() for name in trained_names(each())}
+            others = {name for each in METHODS.values() for name in trained_names(_default(each))}
             return role in trained_names(config) or role not in others
     return True
+
+
+@cache
+def _default(settings: type[MethodConfig]) -> MethodConfig:
+    return settings()
 
 
 def _pair(assignment: str) -> tuple[str, Any]:
@@ -153,11 +159,16 @@ def _parse(text: str) -> Any:
         return text
 
 
+@cache
+def _defaults() -> dict[str, Any]:
+    return RunConfig().model_dump(mode="json")
+
+
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     _check_owner(values, key)
     *folders, leaf = key.split(".")
     node: Any = values
-    default: Any = RunConfig().model_dump(mode="json")
+    default: Any = _defaults()
     for part in folders:
         if not isinstance(node, dict) or part not in node:
             raise unknown_name("configuration key", key, known_keys())

@@ -22,8 +22,9 @@ below one that ``WORKBENCH_EXPERIMENTS`` names::
 from __future__ import annotations
 
 import tomllib
+from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -151,6 +152,16 @@ _Read = TypeVar("_Read", Recipe, Task)
 
 
 def _read(file: Path, kind: type[_Read]) -> _Read:
+    try:
+        written = file.stat().st_mtime_ns
+    except OSError as error:
+        raise RequestError(f"Cannot read {file}: {error}.") from None
+    return cast(_Read, _read_once(file, written, kind))
+
+
+@lru_cache(maxsize=256)
+def _read_once(file: Path, written: int, kind: type[_Read]) -> Recipe | Task:
+    """Read again only where the file was written again: a table of experiments asks often."""
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
         return kind.model_validate({"name": file.stem, **content})
