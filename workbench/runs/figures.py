@@ -19,14 +19,13 @@ def draw_curve(run_dir: Path, table: Sequence[Mapping[str, Any]], target: Path) 
     Of a run that measures none there is the CSV alone.
     """
     from workbench.plotting import save_figure, save_frame
-    from workbench.reports.curves import distance_in
     from workbench.tracking import read_points
 
     script = load_module(bundled_folder("analysis") / "fid_curves.py")
     label = run_dir.name
     frame = script.collect_points({label: read_points(run_dir)})
     levels = script.levels_of_results({label: {"table": table}})
-    score = distance_in(frame)
+    score = script.distance_in(frame)
     stem = target / f"{score or 'scores'}_against_kimg"
     csv = save_frame(frame, stem.with_suffix(".csv"))
     if score is None:
