@@ -15,6 +15,7 @@ from tests.populate import Shape, populate
 from workbench.errors import RequestError
 from workbench.plotting import save_figure
 from workbench.reports.curves import curve_frame, find_instabilities, mean_curve
+from workbench.runs.figures import draw_curve
 from workbench.tracking import default_uri
 from workbench.tracking.spool import Point, Spool
 from workbench.training.config import EvaluationConfig, RunConfig, ScheduleConfig, TrainingConfig
@@ -397,6 +398,18 @@ def test_runs_that_clip_judges_are_drawn_with_their_fid(fid_curves, tmp_path, fr
     assert fid_curves.main([*own, "--second", "saturation"]) == 0
     again = pd.read_csv(tmp_path / "own.csv")
     pd.testing.assert_frame_equal(again[scores], frame[scores], rtol=1e-5)
+
+
+def test_a_run_that_measures_no_distance_keeps_its_scores_as_numbers(tmp_path):
+    spool = Spool(tmp_path / "run")
+    for nimg, clip in ((0, 0.25), (6400, 0.3)):
+        spool.metrics({"eval/clip": clip, "best/clip": clip, "drift/contrast": 1.0}, nimg)
+    spool.journal.close()
+    (csv,) = draw_curve(tmp_path / "run", [], tmp_path / "figures")
+    assert csv.name == "scores_against_kimg.csv"
+    assert pd.read_csv(csv)["clip"].tolist() == [0.25, 0.3]
+    usual = draw_curve(write_run(tmp_path / "usual"), TABLE, tmp_path / "figures")
+    assert {path.name for path in usual} == {f"fid_against_kimg.{e}" for e in ("png", "svg", "csv")}
 
 
 @pytest.fixture(scope="module")

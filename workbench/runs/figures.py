@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.bundled import bundled_folder, load_module
-from workbench.metrics import first_distance
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +25,7 @@ def draw_curve(run_dir: Path, table: Sequence[Mapping[str, Any]], target: Path) 
     label = run_dir.name
     frame = script.collect_points({label: read_points(run_dir)})
     levels = script.levels_of_results({label: {"table": table}})
-    score = first_distance(frame.columns)
+    score = script.distance_in(frame)
     stem = target / f"{score or 'scores'}_against_kimg"
     csv = save_frame(frame, stem.with_suffix(".csv"))
     if score is None:
