@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from workbench.runs.mixture_world import SAMPLES_FILE, TRUTH
 
 from workbench.errors import NoRunsError, RequestError
 from workbench.evaluation.truth import MODE_SCORES, floor, mode_statistics, truth
 from workbench.plotting import TEXT_WIDTH, Drawing, Script, color, new_figure, paper_style, points
 from workbench.reports.statistics import estimate
 from workbench.runs.folder import RunFolder, all_runs
+from workbench.runs.mixture_task import SAMPLES_FILE, TRUTH
 from workbench.teachers.mixture import Mixture
 from workbench.training.config import RunConfig
 from workbench.workspace import open_workspace

@@ -37,8 +37,8 @@ from workbench.plotting import (
     paper_style,
     points,
 )
-from workbench.reports.curves import collect_curves as collect
 from workbench.reports.curves import (
+    LEVEL_COLUMNS,
     curve_frame,
     curve_rows,
     distance_in,
@@ -49,6 +49,8 @@ from workbench.reports.curves import (
     measured_in,
     need_distance,
 )
+from workbench.reports.curves import collect_curves as collect
+from workbench.reports.frames import STOCK, TEACHER, sampler_name
 from workbench.reports.groups import Group
 from workbench.reports.references import select
 from workbench.tracking import curve_of, default_uri
@@ -72,7 +74,7 @@ class Shown(NamedTuple):
 
 
 class Curves(NamedTuple):
-    """``frame``: one row a run and evaluation. ``levels``: label, steps, metric, value, n."""
+    """``frame``: one row a run and evaluation. ``levels``: as :func:`level_frame`."""
 
     frame: pd.DataFrame
     levels: pd.DataFrame
@@ -96,14 +98,14 @@ def levels_of_results(
     import pandas as pd
 
     rows = [
-        ((labels or {}).get(run, run), row["steps"], metric, row[metric], 1)
+        ((labels or {}).get(run, run), row["model"], row["steps"], metric, row[metric], 1)
         for run, result in results.items()
         for row in result.get("table", [])
-        if row.get("model") == "teacher"
+        if row.get("model") in (STOCK, TEACHER)
         for metric in row
         if metric in METRICS
     ]
-    return pd.DataFrame(rows, columns=["label", "steps", "metric", "value", "n"])
+    return pd.DataFrame(rows, columns=list(LEVEL_COLUMNS))
 
 
 def read_runs(run_dirs: Sequence[Path], labels: Sequence[str] = ()) -> Curves:
@@ -276,12 +278,11 @@ def _distinct_levels(levels: pd.DataFrame | None, score: str) -> dict[str, float
     usable = levels[
         (levels["metric"] == score) & (levels["value"] > 0) & (levels["value"] < math.inf)
     ]
-    distinct = usable.drop_duplicates(["steps", "value"]).sort_values("value")
+    distinct = usable.drop_duplicates(["model", "steps", "value"]).sort_values("value")
+    names = [sampler_name(row.model, row.steps) for row in distinct.itertuples()]
     named: dict[str, float] = {}
-    for row in distinct.itertuples():
-        several = (distinct["steps"] == row.steps).sum() > 1
-        name = f"teacher, {row.steps:g} step{'s' if row.steps != 1 else ''}"
-        named[f"{name} ({row.label})" if several else name] = float(row.value)
+    for name, row in zip(names, distinct.itertuples(), strict=True):
+        named[f"{name} ({row.label})" if names.count(name) > 1 else name] = float(row.value)
     return named
 
 

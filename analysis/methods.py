@@ -32,6 +32,7 @@ from workbench.plotting import (
 )
 from workbench.reports.curves import collect_curves as collect
 from workbench.reports.curves import drawable, level_frame, mean_curve, need_distance
+from workbench.reports.frames import sampler_name
 from workbench.reports.references import select
 from workbench.reports.statistics import Estimate, estimate
 from workbench.reports.tables import Table, number
@@ -120,8 +121,8 @@ def _mean(found: Estimate | None) -> float:
 def teacher_floor(levels: pd.DataFrame, score: str) -> dict[str, float]:
     """The undistilled teacher's score by name, mean over the runs that measured it, best first."""
     own = levels[levels["metric"] == score]
-    means = own.groupby("steps")["value"].mean().sort_values()
-    return {f"teacher, {steps} steps": float(value) for steps, value in means.items()}
+    means = own.groupby(["model", "steps"])["value"].mean().sort_values()
+    return {sampler_name(model, steps): float(value) for (model, steps), value in means.items()}
 
 
 def plot(frame: pd.DataFrame, levels: pd.DataFrame, *, width: float = TEXT_WIDTH) -> Figure:

@@ -37,7 +37,14 @@ from workbench.plotting import (
     round_ticks,
 )
 from workbench.reports.curves import drawable, measured_in, need_distance
-from workbench.reports.frames import STUDENT, TEACHER, final_frame, over_seeds, student_names
+from workbench.reports.frames import (
+    STOCK,
+    STUDENT,
+    TEACHER,
+    final_frame,
+    over_seeds,
+    student_names,
+)
 from workbench.reports.groups import Group
 from workbench.reports.kept_evaluations import kept_rows, one_call
 from workbench.reports.references import select
@@ -80,8 +87,9 @@ def collect(groups: Sequence[Group], workspace: Workspace | None = None) -> pd.D
     score, values = need_distance(students), measured_in(frame)
     names = {group.label: group.teacher for group in groups}
     several = len(set(names.values())) > 1
-    own = frame[frame["model"] == TEACHER].assign(trained_steps=None)
-    own["line"] = [names[line] if several else TEACHER for line in own["line"]]
+    own = frame[frame["model"] != STUDENT].assign(trained_steps=None)
+    places = zip(own["model"], own["line"], strict=True)
+    own["line"] = [_teacher_line(model, names[line] if several else None) for model, line in places]
     teachers = over_seeds(own.drop_duplicates(["line", "steps"]), _KEYS, values)
     kept, notes = _kept(groups, workspace, several) if workspace else ([], ())
     if kept:
@@ -95,6 +103,13 @@ def collect(groups: Sequence[Group], workspace: Workspace | None = None) -> pd.D
     frame = whole.assign(**marks)
     frame.attrs["notes"] = notes
     return frame
+
+
+def _teacher_line(model: str, teacher: str | None) -> str:
+    """The name of a teacher's line, with which teacher it is where there are several."""
+    if model == STOCK:
+        return "teacher's pipeline" if teacher is None else f"{teacher}, its pipeline"
+    return teacher or model
 
 
 def _times(students: pd.DataFrame, groups: Sequence[Group], workspace: Workspace) -> list[float]:
@@ -170,11 +185,14 @@ def plot(frame: pd.DataFrame, *, width: float = TEXT_WIDTH) -> Figure:
 
 def _draw_panel(axes: Axes, frame: pd.DataFrame, cost: str) -> None:
     names = _names(frame)
+    first = frame[frame["model"] != STUDENT]["line"].nunique()
     for place, (line, name) in enumerate(names.items()):
         rows = frame[frame["line"] == line]
-        teacher = bool((rows["model"] == TEACHER).all())
-        shade = NEUTRAL if teacher else color(place - 1)
-        marker = "x" if teacher else MARKERS[(place - 1) % len(MARKERS)]
+        teacher = bool((rows["model"] != STUDENT).all())
+        shade = NEUTRAL if teacher else color(place - first)
+        marker = MARKERS[(place - first) % len(MARKERS)]
+        if teacher:
+            marker = "+" if (rows["model"] == STOCK).all() else "x"
         (curve,) = axes.plot(rows[cost], rows["value"], color=shade, marker=marker, label=name)
         curve.set(gid=f"{cost}-{line}", markerfacecolor="white", linewidth=points(1.1), zorder=4)
         _draw_intervals(axes, rows, cost, shade)
@@ -244,7 +262,7 @@ def _cost_axis(axes: Axes, values: Sequence[float]) -> None:
 
 def _names(frame: pd.DataFrame) -> dict[str, str]:
     """Line to what the legend says, teachers first."""
-    teachers = frame[frame["model"] == TEACHER]["line"].unique()
+    teachers = frame[frame["model"] != STUDENT]["line"].unique()
     return {**{str(line): str(line) for line in teachers}, **student_names(_students(frame))}
 
 

@@ -25,7 +25,7 @@ from workbench.metrics import first_rising, title_of
 from workbench.plotting import NEUTRAL, TEXT_WIDTH, Drawing, Script, color, paper_style, points
 from workbench.reports.comparison import compare
 from workbench.reports.curves import distance_in, measured_in
-from workbench.reports.frames import TEACHER, equal_kimg_frame
+from workbench.reports.frames import TEACHER, equal_kimg_frame, sampler_name
 from workbench.reports.groups import Group, Selection
 from workbench.reports.image_rows import ImageRows, image_rows
 from workbench.reports.references import select
@@ -228,13 +228,17 @@ def from_pictures(
 
 
 def teacher_scores(groups: Sequence[Group]) -> dict[str, dict[str, float]]:
-    """Caption of a teacher's row ("teacher, 50 steps") to its scores, where the runs have them."""
+    """Caption of a teacher's row ("teacher, 50 steps") to its scores, where the runs have them.
+
+    Those of plain Euler steps, which the images beside them are drawn by.
+    """
     from workbench.reports.curves import level_frame
 
     levels = level_frame(groups)
+    levels = levels[levels["model"] == TEACHER]
     found: dict[str, dict[str, float]] = {}
     for row in levels.drop_duplicates(["steps", "metric"]).itertuples():
-        caption = f"{TEACHER}, {row.steps} step{'s' if row.steps != 1 else ''}"
+        caption = sampler_name(TEACHER, row.steps)
         found.setdefault(caption, {})[str(row.metric)] = float(row.value)
     return found
 

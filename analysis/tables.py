@@ -18,10 +18,9 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import RequestError, unknown_name
-from workbench.evaluation.references import DIGITS
 from workbench.metrics import EVAL, METRICS, title_of
 from workbench.plotting import Drawing, Script
-from workbench.reports.frames import CELL, STUDENT, TEACHER
+from workbench.reports.frames import CELL, STOCK, STUDENT, TEACHER
 from workbench.reports.groups import Group
 from workbench.reports.measured import (
     Measured,
@@ -34,6 +33,7 @@ from workbench.reports.references import select
 from workbench.reports.score_files import ScoreFiles
 from workbench.reports.statistics import Estimate
 from workbench.reports.tables import number
+from workbench.teachers.bundled_data import BUNDLED
 from workbench.tracking import default_uri
 from workbench.workspace import open_workspace
 
@@ -167,18 +167,19 @@ def _ours(
         same: of all groups on its teacher. Where they all say the same of it, its row is the same.
     """
     method = group.runs[0].row.tags.get("method", "")
-    names = {TEACHER: "ours: {}", STUDENT: f"ours: {METHODS.get(method, method)} of {{}}"}
+    names = {STOCK: "ours: {}, its pipeline's call", TEACHER: "ours: {}"}
+    names[STUDENT] = f"ours: {METHODS.get(method, method)} of {{}}"
     own = own_reference(group.runs[0])
     rows = []
     order = sorted(scores.cells, key=lambda at: (at.model == STUDENT, -at.steps, at.reference))
     for place in order:
         cells = scores.cells[place]
         others = [other.cells[place] for other in same if place in other.cells]
-        shared = place.model == TEACHER and all(other == cells for other in others)
+        shared = place.model != STUDENT and all(other == cells for other in others)
         aside = f" ({group.label})" if len(same) > 1 and not shared else ""
         against = "" if place.reference == own else f", against {place.reference}"
         means = {key: cell.found for key, cell in cells.items() if cell.found is not None}
-        on_digits = place.reference == DIGITS or group.teacher in STAND_INS
+        on_digits = place.reference in BUNDLED or group.teacher in STAND_INS
         rows.append(
             {
                 "family": family,

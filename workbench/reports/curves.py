@@ -6,12 +6,12 @@ pandas is imported inside functions: a comparison in text needs none.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import RequestError
 from workbench.metrics import METRICS, in_order, title_of
+from workbench.reports.frames import CELL, STUDENT
 from workbench.reports.groups import Group
 from workbench.reports.statistics import estimate
 from workbench.tracking import Curve
@@ -20,8 +20,8 @@ from workbench.training.jumps import fid_jumps
 if TYPE_CHECKING:
     import pandas as pd
 
+LEVEL_COLUMNS = ("label", "model", "steps", "metric", "value", "n")
 _RUN = ["label", "run", "seed", "kimg", "seconds", "evaluations"]
-_LEVEL = re.compile(r"table/teacher_(\d+)_(\w+)")
 
 
 def curve_rows(label: str, run: str, seed: int | None, curve: Curve) -> list[dict[str, Any]]:
@@ -83,21 +83,25 @@ def mean_curve(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def level_frame(groups: Sequence[Group]) -> pd.DataFrame:
-    """Each group's teacher as its runs measured it: label, steps, metric, value (mean), n."""
+    """Each group's teacher as its runs measured it.
+
+    Columns: label, model ("stock" or "teacher"), steps, metric, value (mean over runs), n.
+    """
     import pandas as pd
 
     rows = []
     for group in groups:
-        measured: dict[tuple[int, str], list[float]] = {}
+        measured: dict[tuple[str, int, str], list[float]] = {}
         for run in group.runs:
             for key, value in run.row.metrics.items():
-                found = _LEVEL.fullmatch(key)
-                if found is not None:
-                    measured.setdefault((int(found[1]), found[2]), []).append(value)
-        for (steps, metric), values in sorted(measured.items()):
+                found = CELL.fullmatch(key)
+                if found is not None and found[1] != STUDENT:
+                    place = found[1], int(found[2]), found[3]
+                    measured.setdefault(place, []).append(value)
+        for (model, steps, metric), values in sorted(measured.items()):
             mean = estimate(values)
-            rows.append((group.label, steps, metric, mean.mean, mean.n))
-    return pd.DataFrame(rows, columns=["label", "steps", "metric", "value", "n"])
+            rows.append((group.label, model, steps, metric, mean.mean, mean.n))
+    return pd.DataFrame(rows, columns=list(LEVEL_COLUMNS))
 
 
 def measured_in(frame: pd.DataFrame) -> list[str]:

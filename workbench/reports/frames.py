@@ -19,12 +19,19 @@ from workbench.runs.cost import evaluations_a_step
 if TYPE_CHECKING:
     import pandas as pd
 
-TEACHER, STUDENT = "teacher", "student"
+STOCK, TEACHER, STUDENT = "stock", "teacher", "student"
+"""The teacher by its pipeline's own call, the teacher by plain Euler steps, and the student."""
 
-CELL = re.compile(rf"table/({TEACHER}|{STUDENT})_(\d+)_(\w+)")
+CELL = re.compile(rf"table/({STOCK}|{TEACHER}|{STUDENT})_(\d+)_(\w+)")
 """Metric of a run's final table: model, steps, score."""
 
 _UNGUIDED = 1.0
+
+
+def sampler_name(model: str, steps: int) -> str:
+    """As figures name a row of the table: ``teacher, 50 steps``."""
+    name = "teacher's pipeline" if model == STOCK else model
+    return f"{name}, {steps} step{'s' if steps != 1 else ''}"
 
 
 def equal_kimg_frame(comparison: Comparison) -> pd.DataFrame:
@@ -48,8 +55,9 @@ def equal_kimg_frame(comparison: Comparison) -> pd.DataFrame:
 def final_frame(groups: Sequence[Group]) -> pd.DataFrame:
     """The runs' final tables, one row for each run, model and step count.
 
-    Columns: label, run, seed, trained_steps (K), model ("teacher" or "student"), steps, nfe (with
-    guidance's second evaluation), each score, and ms_per_image. What a run did not measure is NaN.
+    Columns: label, run, seed, trained_steps (K), model ("stock", "teacher" or "student"), steps,
+    nfe (with guidance's second evaluation), each score, and ms_per_image. What a run did
+    not measure is NaN.
     """
     import pandas as pd
 
@@ -68,8 +76,9 @@ def final_frame(groups: Sequence[Group]) -> pd.DataFrame:
             own["seed"] = run.seed
             own["trained_steps"] = None if trained is None else int(trained)
             for (model, steps), values in sorted(cells.items()):
+                # Tables of earlier versions did not say it, and held no stock rows.
                 nfe = steps * (teachers_step if model == TEACHER else 1)
-                rows.append({**own, "model": model, "steps": steps, "nfe": nfe, **values})
+                rows.append({**own, "model": model, "steps": steps, "nfe": nfe} | values)
     first = ["label", "run", "seed", "trained_steps", "model", "steps", "nfe"]
     scores = in_order({name for row in rows for name in row} - {*first})
     return pd.DataFrame(rows, columns=[*first, *scores])

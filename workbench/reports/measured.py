@@ -205,7 +205,7 @@ def _cell(scores: Sequence[Score], own: Collection[str], wanted: Collection[str]
     if len(shared) != 1:
         return Cell(None, tuple(sorted(ways)))
     values = list(ways[shared[0]].values())
-    if scores[0].place.model == TEACHER and len(set(values)) == 1:
+    if scores[0].place.model != STUDENT and len(set(values)) == 1:
         values = values[:1]  # measured once for all of its runs: no repetition
     return Cell(estimate(values), (shared[0],))
 
@@ -218,7 +218,7 @@ def _mixed(group: Group, place: Place, name: str, cell: Cell) -> str:
 
 
 def _fewer(group: Group, place: Place, cells: dict[str, Cell]) -> Iterator[str]:
-    if place.model == TEACHER:
+    if place.model != STUDENT:
         return
     for name, cell in cells.items():
         if cell.found is not None and cell.found.n < len(group.runs):

@@ -14,6 +14,7 @@ from workbench.metrics import DRIFT_METRICS, METRICS, title_of
 from workbench.plotting import NEUTRAL, color, kimg_axis, log_axis, points
 from workbench.reports.comparison import AT_KIMG, Comparison
 from workbench.reports.curves import level_frame, mean_curve
+from workbench.reports.frames import STOCK, sampler_name
 from workbench.reports.groups import Group
 from workbench.reports.statistics import Estimate
 
@@ -27,7 +28,9 @@ DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))
 
 
 def teacher_levels(groups: Sequence[Group], metric: str) -> dict[str, float]:
-    """The score of the one teacher of all groups at its most steps; empty if there are several.
+    """The score of the one teacher of all groups at its most steps, of its pipeline where measured.
+
+    Empty if there are several teachers.
 
     Of the drift from the teacher it is the target.
     """
@@ -40,10 +43,12 @@ def teacher_levels(groups: Sequence[Group], metric: str) -> dict[str, float]:
     own = levels[levels["metric"] == metric]
     if own.empty:
         return {}
-    most = int(own["steps"].max())
-    values = [float(value) for value in own[own["steps"] == most]["value"]]
+    stock = own[own["model"] == STOCK]
+    own = own if stock.empty else stock
+    most = own[own["steps"] == own["steps"].max()]
+    values = [float(value) for value in most["value"]]
     same = max(values) - min(values) <= 1e-3 * abs(max(values))
-    return {f"teacher, {most} steps": values[0]} if same else {}
+    return {sampler_name(most["model"].iloc[0], int(own["steps"].max())): values[0]} if same else {}
 
 
 def final_values(comparison: Comparison) -> dict[str, Estimate]:

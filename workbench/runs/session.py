@@ -328,7 +328,11 @@ def _table_metrics(rows: Sequence[Row]) -> dict[str, float]:
     return {
         f"table/{row.model}_{row.steps}_{name}": value
         for row in rows
-        for name, value in {**row.scores, "ms_per_image": row.ms_per_image}.items()
+        for name, value in {
+            **row.scores,
+            "nfe": row.nfe,
+            "ms_per_image": row.ms_per_image,
+        }.items()
     }
 
 
