@@ -174,8 +174,7 @@ def _tried_out(teacher: PipelineTeacher, arguments: CallArguments) -> tuple[int,
     noise, generator = torch.zeros(1, *teacher.latent_shape, device=device), torch.Generator()
     stand_in = _StandIn(_answer_zero(config), config, torch.float32, device)
     before = generator.get_state()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        _run(teacher, arguments, stand_in, (row, row), noise, [generator])
+    _run(teacher, arguments, stand_in, (row, row), noise, [generator])
     return stand_in.evaluations, not torch.equal(before, generator.get_state())
 
 
