@@ -180,12 +180,10 @@ def _prepare(
 ) -> TrialQueue:
     """The study with its tickets, and what all workers need built once, before they start."""
     from workbench.cli.building import find_with_bar
-    from workbench.runs import check_sources
     from workbench.studies.queue import TrialQueue
     from workbench.studies.storage import StudyStorage
     from workbench.studies.study import create_or_continue
 
-    check_sources([spec.base])  # before there is a study that searches with them
     opened = StudyStorage(study_results.address(storage, place))
     spec = create_or_continue(opened, spec, new_version=new_version)
     find_with_bar(spec.base.teacher, place.teachers)

@@ -67,10 +67,11 @@ def make_spec(asked: StudyRequest) -> StudySpec:
     """What the experiment declares, with the person's changes; checked.
 
     Raises:
-        RequestError: nothing to search, a setting both searched and set, or as
-            :meth:`StudySpec.check`.
+        RequestError: a teacher, prompts or pairs that are not there, nothing to search, a setting
+            both searched and set, or as :meth:`StudySpec.check`.
     """
     from workbench.registry import get_experiment
+    from workbench.runs import check_sources
     from workbench.studies import StudySettings, StudySpec
     from workbench.studies.space_text import read_options
 
@@ -79,6 +80,7 @@ def make_spec(asked: StudyRequest) -> StudySpec:
         {key: value for key, value in asked.settings.items() if value is not None}
     )
     resolved = experiment.resolve(asked.variant, asked.assignments)
+    check_sources([resolved.config])  # first: a misspelt teacher has no recipe, and no metrics
     space = read_options(asked.space) if asked.space else experiment.space_on(resolved)
     if not space:
         raise RequestError(
