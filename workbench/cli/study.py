@@ -96,11 +96,11 @@ def run(
 ) -> None:
     """Search for the best settings; each trial is a tracked run. The same command continues.
 
-    What is searched stands in the experiment's file, as [space], or in --space. Quote it:
-    'KEY=LOW..HIGH' (of whole numbers where the setting takes those alone), 'KEY=LOW..HIGH:log',
-    'KEY=LOW..HIGH:STEP' and 'KEY=A|B|C'. One that matters only where others have certain values
-    comes after them and says so: 'method.sid_alpha=0.8..1.4 if method.name=sid|sid2a', with
-    further conditions behind ' and '.
+    What is searched: the table "space" of the experiment's file, or what --space says in its place,
+    quoted, as KEY=LOW..HIGH, KEY=LOW..HIGH:log, KEY=LOW..HIGH:STEP or KEY=A|B|C. A range of a
+    setting that takes whole numbers alone is of those. A setting that matters only where earlier
+    ones have certain values says so: "method.sid_alpha=0.8..1.4 if method.name=sid|sid2a", and
+    further conditions follow as "... and KEY=A|B".
     """
     from workbench.tracking import default_uri
     from workbench.workspace import open_workspace

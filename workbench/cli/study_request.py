@@ -67,18 +67,22 @@ def make_spec(asked: StudyRequest) -> StudySpec:
     """What the experiment declares, with the person's changes; checked.
 
     Raises:
-        RequestError: nothing to search, a setting both searched and set, or as
-            :meth:`StudySpec.check`.
+        RequestError: a teacher that is not there or has no recipe, nothing to search, a setting
+            both searched and set, or as :meth:`StudySpec.check`.
     """
     from workbench.registry import get_experiment
     from workbench.studies import StudySettings, StudySpec
     from workbench.studies.space_text import read_options
+    from workbench.teachers.catalog import check_teacher
+    from workbench.training.recipes import check_known
 
     experiment = get_experiment(asked.experiment)
     settings = (experiment.study or StudySettings()).with_changes(
         {key: value for key, value in asked.settings.items() if value is not None}
     )
     resolved = experiment.resolve(asked.variant, asked.assignments)
+    check_teacher(resolved.config.teacher)  # first: a misspelt one has no recipe, and no metrics
+    check_known(resolved)
     space = read_options(asked.space) if asked.space else experiment.space_on(resolved)
     if not space:
         raise RequestError(
