@@ -88,8 +88,9 @@ def test_a_teacher_draws_in_the_evaluations_precision_too(digits_teacher: Pipeli
 
 def test_precision_is_restored_after_an_error(digits_teacher: PipelineTeacher) -> None:
     network = roles(digits_teacher, settings()).average
-    with pytest.raises(KeyboardInterrupt), drawing(network, "bf16"):
+    with drawing(network, "bf16"):
         assert network.autocast_dtype == torch.bfloat16
+    with pytest.raises(KeyboardInterrupt), drawing(network, "bf16"):
         raise KeyboardInterrupt
     assert network.autocast_dtype is None
 
@@ -156,9 +157,12 @@ def test_rows_say_what_precision_they_were_drawn_in(digits_teacher: PipelineTeac
 
 class Hearing(Listener):
     heard: list[tuple[str, int, int]] = []  # noqa: RUF012
+    runs = Path()
+    scratch: set[str] = set()  # noqa: RUF012
 
     def on_evaluation(self, what: str, done: int, total: int) -> None:
         self.heard.append((what, done, total))
+        self.scratch.update(str(path.parent) for path in self.runs.glob("*/*/.evaluation-*"))
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +197,9 @@ def finished(
 def test_a_run_tells_how_far_its_evaluations_are_and_leaves_no_scratch(
     finished: Callable[[], RunOutcome], workspace: Workspace
 ) -> None:
+    Hearing.runs = workspace.runs
     outcome = finished()
+    assert Hearing.scratch == {str(outcome.folder.path)}
     scored = [place for place in Hearing.heard if place[2] == 60]
     assert scored == [
         (what, done, 60)
