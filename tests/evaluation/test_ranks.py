@@ -98,7 +98,7 @@ def scratch(tmp_path: Path, monkeypatch) -> Path:
 @pytest.mark.parametrize("given", [True, False])
 def test_two_processes_score_as_one_to_the_last_bit_and_send_no_rows(scratch, given):
     folder = scratch if given else None
-    alone, _sent, shown = evaluate_on_ranks(folder)
+    alone, _, shown = evaluate_on_ranks(folder)
     assert list(scratch.iterdir()) == []
     both, travelled, seen = launch(evaluate_on_ranks, 2, folder)
     assert both == alone

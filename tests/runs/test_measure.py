@@ -16,6 +16,7 @@ from workbench.methods import GeneratorConfig, make_method
 from workbench.runs import RunOutcome, RunRequest, execute, load_model
 from workbench.runs import measure as measuring
 from workbench.runs.evaluate_sources import Asked, open_source
+from workbench.runs.export import ExportRequest, export_student
 from workbench.runs.inference import sample_model
 from workbench.runs.measure import EncodedPrompts, Measurement, Samplers, drawing
 from workbench.runs.models import Drawing, LoadedStudent
@@ -88,14 +89,10 @@ def test_a_teacher_draws_in_the_evaluations_precision_too(digits_teacher: Pipeli
 
 def test_precision_is_restored_after_an_error(digits_teacher: PipelineTeacher) -> None:
     network = roles(digits_teacher, settings()).average
-
-    def interrupted() -> None:
-        with drawing(network, "bf16"):
-            assert network.autocast_dtype == torch.bfloat16
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
+    with drawing(network, "bf16"):
+        assert network.autocast_dtype == torch.bfloat16
+    with pytest.raises(KeyboardInterrupt), drawing(network, "bf16"):
+        raise KeyboardInterrupt
     assert network.autocast_dtype is None
 
 
@@ -161,9 +158,12 @@ def test_rows_say_what_precision_they_were_drawn_in(digits_teacher: PipelineTeac
 
 class Hearing(Listener):
     heard: list[tuple[str, int, int]] = []  # noqa: RUF012
+    runs = Path()
+    scratch: set[str] = set()  # noqa: RUF012
 
     def on_evaluation(self, what: str, done: int, total: int) -> None:
         self.heard.append((what, done, total))
+        self.scratch.update(str(path.parent) for path in self.runs.glob("*/*/.evaluation-*"))
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,9 @@ def finished(
 def test_a_run_tells_how_far_its_evaluations_are_and_leaves_no_scratch(
     finished: Callable[[], RunOutcome], workspace: Workspace
 ) -> None:
+    Hearing.runs = workspace.runs
     outcome = finished()
+    assert Hearing.scratch == {str(outcome.folder.path)}
     scored = [place for place in Hearing.heard if place[2] == 60]
     assert scored == [
         (what, done, 60)
@@ -237,3 +239,17 @@ def test_several_listeners_all_hear() -> None:
     Hearing.heard = []
     Listeners(Hearing(), Hearing()).on_evaluation("student", 1, 2)
     assert Hearing.heard == [("student", 1, 2)] * 2
+
+
+def test_an_exported_student_keeps_the_precision_and_is_compared_in_fp32(
+    finished: Callable[[], RunOutcome], workspace: Workspace, tmp_path: Path
+) -> None:
+    """The stock pipeline draws in fp32: in bf16 its images would differ by more than rounding."""
+    run = finished().folder.name
+    request = ExportRequest(run, tmp_path / "student", prompt=PROMPTS[0])
+    assert export_student(workspace, request).check is not None
+    exported = load_model(workspace, str(request.folder))
+    assert exported.precision == "bf16"
+    drawing = Drawing(PROMPTS, 4)
+    own = sample_model(load_model(workspace, run), drawing)
+    assert torch.equal(sample_model(exported, drawing), own)

@@ -7,6 +7,7 @@ memory is that of D x D matrices and large features lose no digits.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -25,7 +26,6 @@ _REFERENCE_BLOCK = 4096
 """Rows of a reference in float64 at a time. Its statistics' bits are part of every protocol."""
 _FAR = 1e3
 """Mean over standard deviation from which on a sum of squares loses digits that matter."""
-_PANEL = 64  # columns that LAPACK eliminates together
 
 
 class Gaussian(Protocol):
@@ -110,9 +110,9 @@ class FeatureStatistics:
 
 
 class CentredRows:
-    """The Gaussian of feature rows (N, D): centred, they are a root of the covariance themselves.
+    """The Gaussian of feature rows (N, D), which stay where they are and are read in blocks.
 
-    The rows stay where they are and are read in blocks. No covariance is ever made.
+    With N <= D the centred rows are a root of their covariance themselves, and none is made.
 
     Raises:
         RequestError: fewer than two rows.
@@ -125,55 +125,51 @@ class CentredRows:
 
     @cached_property
     def trace(self) -> float:
-        squares = sum(float(((x - self.mean) ** 2).sum()) for _, x in blocks(self._rows))
-        return squares / (len(self._rows) - 1)
+        return sum(float((block**2).sum()) for block in self._scaled())
 
     def overlap(self, factor: Array) -> Array:
-        """M = X factor / sqrt(N - 1) of centred rows X, (N, R); R of its QR where N is larger."""
-        count, columns = len(self._rows), factor.shape[1]
-        if count > columns:
-            return self._reduced(factor)
-        whole = np.empty((count, columns))
-        for start, block in blocks(self._rows):
-            whole[start : start + len(block)] = self._seen(block, factor)
-        return whole
+        """X factor (N, R) of centred rows X / sqrt(N - 1); L^T factor (D, R) where N > D."""
+        count, dimension = self._rows.shape
+        if count > dimension:
+            values, vectors = _eigen(self.gram())
+            rounding = dimension * np.finfo(np.float64).eps * max(values[-1], 0.0)
+            vectors *= np.sqrt(np.where(values > rounding, values, 0.0))
+            root: Array = vectors.T @ factor
+            return root
+        return self.each(lambda x: x @ factor)
 
-    def gram(self, factor: Array) -> Array:
-        """The upper triangle of M^T M, (R, R)."""
+    def gram(self, factor: Array | None = None) -> Array:
+        """The upper triangle of M^T M, M = X factor, (R, R); of X itself, the covariance (D, D)."""
         from scipy.linalg.blas import dsyrk
 
-        columns = factor.shape[1]
+        columns = self._rows.shape[1] if factor is None else factor.shape[1]
         total: Array = np.zeros((columns, columns), order="F")
-        for _, block in blocks(self._rows):
-            part = self._seen(block, factor)
-            total = dsyrk(1.0, part.T, beta=1.0, c=total, overwrite_c=True)
+        for block in self._scaled():
+            seen = block if factor is None else block @ factor
+            total = dsyrk(1.0, seen.T, beta=1.0, c=total, overwrite_c=True)
         return total
 
-    def squares(self, factor: Array, weights: Array) -> Array:
-        """The weighted sum of squares of each row of M, (N,); weights (R,)."""
-        sums = np.empty(len(self._rows))
-        for start, block in blocks(self._rows):
-            sums[start : start + len(block)] = self._seen(block, factor) ** 2 @ weights
-        return sums
+    def each(self, function: Callable[[Array], Array]) -> Array:
+        """A function of rows of X, (B, D) -> (B, ...), for all of them, (N, ...)."""
+        return np.concatenate([function(block) for block in self._scaled()])
 
-    def _reduced(self, factor: Array) -> Array:
-        """Block by block, in the place of the triangle: no singular value is squared."""
-        from scipy.linalg.lapack import dtpqrt
-
-        columns = factor.shape[1]
-        triangle = np.zeros((columns, columns), order="F")
+    def _scaled(self) -> Iterator[Array]:
+        """X in blocks."""
         for _, block in blocks(self._rows):
-            part = np.asfortranarray(self._seen(block, factor))
-            triangle, *_ = dtpqrt(
-                0, min(_PANEL, columns), triangle, part, overwrite_a=True, overwrite_b=True
-            )
-        return triangle
+            block -= self.mean
+            block /= np.sqrt(len(self._rows) - 1)
+            yield block
 
-    def _seen(self, block: Array, factor: Array) -> Array:
-        block -= self.mean
-        seen: Array = block @ factor
-        seen /= np.sqrt(len(self._rows) - 1)
-        return seen
+
+def _eigen(upper: Array) -> tuple[Array, Array]:
+    """Eigenvalues, ascending, and vectors in columns, of an upper triangle, which is overwritten.
+
+    "evr" needs no more than the two matrices; numpy's solver takes two more.
+    """
+    from scipy.linalg import eigh
+
+    values, vectors = eigh(upper, lower=False, driver="evr", overwrite_a=True)
+    return values, vectors
 
 
 def gaussian_of(features: Tensor | NDArray[Any]) -> Gaussian:
@@ -229,34 +225,26 @@ def frechet_influence(features: NDArray[Any], reference: FeatureStatistics) -> A
         RequestError: fewer than two rows.
         WorkbenchError: a feature is not finite.
     """
-    rows = _checked(features)
-    count, centred = len(rows), CentredRows(rows)
-    shift = centred.mean - reference.mean
-    diagonal = _root_diagonal(centred, reference.factor, count)
-    moved, trace = np.empty(count), np.empty(count)
-    for start, block in blocks(rows):
-        block -= centred.mean
-        moved[start : start + len(block)] = block @ shift
-        trace[start : start + len(block)] = (block**2).sum(axis=1) / (count - 1)
-    influence: Array = 2.0 * moved + count * (trace - diagonal)
+    rows, count = CentredRows(features), len(features)
+    shift = 2.0 * np.sqrt(count - 1) * (rows.mean - reference.mean)
+    moved = rows.each(lambda x: x @ shift + count * (x**2).sum(axis=1))
+    influence: Array = moved - count * _root_diagonal(rows, reference.factor, count)
     influence -= influence.mean()
     return influence
 
 
 def _root_diagonal(rows: CentredRows, factor: Array, count: int) -> Array:
-    """Diagonal of (M M^T)^(1/2), (N,), M of :meth:`CentredRows.overlap`."""
-    from scipy.linalg import eigh
-
+    """Diagonal of (M M^T)^(1/2), (N,), of M = X factor."""
     if factor.shape[1] >= count:
-        overlap = rows.overlap(factor)
-        values, vectors = np.linalg.eigh(overlap @ overlap.T)
+        seen = rows.each(lambda x: x @ factor)
+        values, vectors = np.linalg.eigh(seen @ seen.T)
         few: Array = (vectors**2) @ np.sqrt(np.clip(values, 0.0, None))
         return few
-    # "evr" works in the matrix's own memory; numpy's solver takes three times as much besides.
-    values, vectors = eigh(rows.gram(factor), lower=False, driver="evr", overwrite_a=True)
+    values, vectors = _eigen(rows.gram(factor))
     values = np.sqrt(np.clip(values, 0.0, None))
-    safe = np.where(values > values[-1] * 1e-7, values, np.inf)
-    return rows.squares(factor @ vectors, 1.0 / safe)
+    weights = 1.0 / np.where(values > values[-1] * 1e-7, values, np.inf)
+    turned = factor @ vectors
+    return rows.each(lambda x: ((x @ turned) ** 2) @ weights)
 
 
 def _mean(rows: NDArray[Any]) -> Array:

@@ -18,8 +18,8 @@ Rows = NDArray[np.float32]
 """(N, D), one row a sample. Those of an evaluation are a mapped file: read them in blocks."""
 
 Array = NDArray[np.float64]
-BLOCK = 256
-"""Rows in memory at a time. Sums over blocks depend on it in their last bits, so it is fixed."""
+_BLOCK_VALUES = 2**19
+"""Numbers of a block: 256 rows of 2048. Sums over blocks depend on it in their last bits."""
 
 ROWS = "rows"
 """Name of the tensor in a batch's file."""
@@ -123,16 +123,26 @@ def mapped(parts: Iterable[tuple[int, Rows]], count: int, folder: Path | None = 
 
 def chosen(rows: Rows, places: NDArray[np.int64]) -> Rows:
     """``rows[places]`` as :func:`mapped` rows."""
-    starts = range(0, len(places), BLOCK)
-    return mapped(((start, rows[places[start : start + BLOCK]]) for start in starts), len(places))
+    size = _block_rows(rows)
+    starts = range(0, len(places), size)
+    return mapped(((start, rows[places[start : start + size]]) for start in starts), len(places))
 
 
-def blocks(rows: NDArray[Any], size: int = BLOCK) -> Iterator[tuple[int, Array]]:
-    """(place of the first row, up to ``size`` rows in float64), in order; each block is a copy."""
+def blocks(rows: NDArray[Any], size: int | None = None) -> Iterator[tuple[int, Array]]:
+    """(place of the first row, up to ``size`` rows in float64), in order; each block is a copy.
+
+    Args:
+        size: None = as many as are 4 MB.
+    """
+    size = size or _block_rows(rows)
     for start in range(0, len(rows), size):
         block = rows[start : start + size].astype(np.float64, subok=False)
         _let_go(rows)
         yield start, block
+
+
+def _block_rows(rows: NDArray[Any]) -> int:
+    return max(1, _BLOCK_VALUES // max(1, rows.shape[1]))
 
 
 def _let_go(rows: NDArray[Any]) -> None:
