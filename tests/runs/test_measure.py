@@ -16,6 +16,7 @@ from workbench.methods import GeneratorConfig, make_method
 from workbench.runs import RunOutcome, RunRequest, execute, load_model
 from workbench.runs import measure as measuring
 from workbench.runs.evaluate_sources import Asked, open_source
+from workbench.runs.export import ExportRequest, export_student
 from workbench.runs.inference import sample_model
 from workbench.runs.measure import EncodedPrompts, Measurement, Samplers, drawing
 from workbench.runs.models import Drawing, LoadedStudent
@@ -238,3 +239,17 @@ def test_several_listeners_all_hear() -> None:
     Hearing.heard = []
     Listeners(Hearing(), Hearing()).on_evaluation("student", 1, 2)
     assert Hearing.heard == [("student", 1, 2)] * 2
+
+
+def test_an_exported_student_keeps_the_precision_and_is_compared_in_fp32(
+    finished: Callable[[], RunOutcome], workspace: Workspace, tmp_path: Path
+) -> None:
+    """The stock pipeline draws in fp32: in bf16 its images would differ by more than rounding."""
+    run = finished().folder.name
+    request = ExportRequest(run, tmp_path / "student", prompt=PROMPTS[0])
+    assert export_student(workspace, request).check is not None
+    exported = load_model(workspace, str(request.folder))
+    assert exported.precision == "bf16"
+    drawing = Drawing(PROMPTS, 4)
+    own = sample_model(load_model(workspace, run), drawing)
+    assert torch.equal(sample_model(exported, drawing), own)

@@ -142,7 +142,8 @@ def blocks(rows: NDArray[Any], size: int | None = None) -> Iterator[tuple[int, A
 
 
 def _block_rows(rows: NDArray[Any]) -> int:
-    return max(1, _BLOCK_VALUES // max(1, rows.shape[1]))
+    width: int = rows.shape[1]
+    return max(1, _BLOCK_VALUES // max(1, width))
 
 
 def _let_go(rows: NDArray[Any]) -> None:
