@@ -229,7 +229,7 @@ def peak_bytes(work):
 
 
 def test_memory_does_not_grow_with_the_samples():
-    """Seven times as many rows are 35 MB more; the answer itself is three numbers a row."""
+    """Seven times as many rows are 35 MB more; a few numbers a row are the answer itself."""
     rng = np.random.default_rng(1)
     reference = FeatureStatistics.from_features(correlated(rng, 300, 256))
     reference.factor  # noqa: B018
