@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-EXPERIMENT = "nine_teachers"
+EXPERIMENT, ALSO = "nine_teachers", ("paper",)
 _OF_RUN = ["label", "run", "seed", "kimg"]
 
 
@@ -366,7 +366,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-SCRIPT = Script("fid_curves", __doc__, draw, experiment=EXPERIMENT, add_options=add_options)
+SCRIPT = Script(
+    "fid_curves", __doc__, draw, experiment=EXPERIMENT, also=ALSO, add_options=add_options
+)
 main = SCRIPT.main
 
 

@@ -40,7 +40,7 @@ from workbench.workspace import open_workspace
 if TYPE_CHECKING:
     import pandas as pd
 
-EXPERIMENT = "nine_teachers"
+EXPERIMENT, ALSO = "nine_teachers", ("paper",)
 
 HEADINGS = {
     "fid": "FID",
@@ -339,7 +339,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-SCRIPT = Script("tables", __doc__, draw, experiment=EXPERIMENT, add_options=add_options)
+SCRIPT = Script(
+    "tables", __doc__, draw, experiment=EXPERIMENT, also=ALSO, add_options=add_options
+)
 main = SCRIPT.main
 
 

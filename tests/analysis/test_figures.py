@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -80,6 +81,11 @@ def test_an_experiment_narrows_what_is_drawn(tracked: Workspace) -> None:
     nine = [task.name for task in plan_tasks(rows, tracked, ["nine_teachers"]) if task.skip is None]
     assert {"fid_curves", "tables", "variants_nine_teachers"} <= set(nine)
     assert "schedule_density" not in nine
+    published = [
+        replace(row, experiment="paper") for row in rows if row.experiment == "nine_teachers"
+    ]
+    names = [task.name for task in plan_tasks(published, tracked, ["paper"]) if task.skip is None]
+    assert {"fid_curves_paper", "tables_paper"} <= set(names)
     with pytest.raises(RequestError, match="Did you mean 'nine_teachers'"):
         plan_tasks(rows, tracked, ["nine_teacher"])
 

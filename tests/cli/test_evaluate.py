@@ -15,7 +15,7 @@ from PIL import Image
 from tests.cli.conftest import ONLY_RUNS, InsideWorkbench
 from workbench.runs.evaluate_pipeline import PipelineSource
 from workbench.runs.evaluate_sources import Asked, open_source
-from workbench.teachers.digits import load_digits_images, prompts_of
+from workbench.teachers.digits import DIGITS, load_digits_images
 from workbench.tracking import (
     default_uri,
     list_artifacts,
@@ -26,6 +26,8 @@ from workbench.tracking import (
 from workbench.workspace import open_workspace
 
 CPU = torch.device("cpu")
+
+DIGITS_REFERENCE = ("--reference", "digits")
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +41,7 @@ def digit_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         captions = []
         for index in range(start, start + count):
             Image.fromarray(pixels[index]).save(root / name / f"{index:04d}.png")
-            captions.append(prompts_of(int(labels[index]))[index % 6])
+            captions.append(DIGITS.prompts_of(int(labels[index]))[index % 6])
         (root / f"{name}.txt").write_text("\n".join(captions) + "\n")
     return root
 
@@ -164,7 +166,16 @@ def test_the_same_command_continues_with_the_images_that_it_keeps(
         return images(self, model, encoded, start, count)
 
     monkeypatch.setattr(Samplers, "images", counting)
-    command = ["evaluate", str(prepared.teacher), "--samples", "24", "--steps", "1"]
+    command = [
+        "evaluate",
+        str(prepared.teacher),
+        "--reference",
+        "digits",
+        "--samples",
+        "24",
+        "--steps",
+        "1",
+    ]
     command += ["--metrics", "fid", "--batch-size", "10", "--keep-images", str(tmp_path / "kept")]
     first = prepared.json(*command)["table"][0]
     files = sorted((tmp_path / "kept" / "1-steps").glob("*.png"))
@@ -187,7 +198,16 @@ def test_unless_told_alignment_is_measured_of_digit_prompts_only(
 
     captions = tmp_path / "captions.txt"
     captions.write_text("two dogs\n" + "a cat\n" * 19)
-    command = ["evaluate", str(prepared.teacher), "--steps", "1", "--prompts", str(captions)]
+    command = [
+        "evaluate",
+        str(prepared.teacher),
+        "--reference",
+        "digits",
+        "--steps",
+        "1",
+        "--prompts",
+        str(captions),
+    ]
     assert set(prepared.json(*command)["table"][0]["scores"]) == {"fid"}
 
     def forbidden(*_):
@@ -223,7 +243,17 @@ def test_a_run_of_another_workspace_is_kept_but_logged_to_no_run_of_its_name(
     shutil.copytree(own, foreign)
     uri = default_uri(inside_finished.workspace)
     (before,) = list_runs(uri, "quickstart", where=ONLY_RUNS)
-    command = ["evaluate", str(foreign), "--samples", "30", "--metrics", "fid", "--seed", "9"]
+    command = [
+        "evaluate",
+        str(foreign),
+        *DIGITS_REFERENCE,
+        "--samples",
+        "30",
+        "--metrics",
+        "fid",
+        "--seed",
+        "9",
+    ]
     told = inside_finished.json(*command)
     (after,) = list_runs(uri, "quickstart", where=ONLY_RUNS)
     assert after.metrics == before.metrics
@@ -238,7 +268,16 @@ def test_another_metric_draws_nothing_and_a_fresh_batch_size_too(
 ) -> None:
     from workbench.runs.measure import Samplers
 
-    command = ["evaluate", str(prepared.teacher), "--samples", "40", "--steps", "2"]
+    command = [
+        "evaluate",
+        str(prepared.teacher),
+        "--reference",
+        "digits",
+        "--samples",
+        "40",
+        "--steps",
+        "2",
+    ]
     first = prepared.json(*command, "--metrics", "fid")["table"][0]
 
     def forbidden(*_):
@@ -280,7 +319,7 @@ def test_a_stock_pipeline_draws_each_image_from_its_own_generator(
     torch.testing.assert_close(alone, stock, rtol=0, atol=1e-6)
 
     row = prepared.json(
-        *("evaluate", str(prepared.teacher), "--stock", "--steps", "2"),
+        *("evaluate", str(prepared.teacher), *DIGITS_REFERENCE, "--stock", "--steps", "2"),
         *("--samples", "20", "--call", "guidance_scale=2.0"),
     )["table"][0]
     assert (row["model"], row["nfe"]) == ("pipeline", 4.0)
@@ -299,7 +338,8 @@ def test_a_stock_pipelines_evaluations_are_counted_without_a_draw_of_their_own(
 
     monkeypatch.setattr(PipelineSource, "_images", images)
     command = [
-        *("evaluate", str(prepared.teacher), "--stock", "--steps", "2", "--samples", "20"),
+        *("evaluate", str(prepared.teacher), *DIGITS_REFERENCE),
+        *("--stock", "--steps", "2", "--samples", "20"),
         *("--call", "guidance_scale=2.0", "--batch-size", "12", "--bootstrap", "0"),
     ]
     first = prepared.json(*command, "--metrics", "fid")["table"][0]
@@ -326,6 +366,7 @@ def test_evaluations_that_cannot_be_say_why(
     whole.write_bytes(whole.read_bytes()[:-60])
     teacher = str(referenced.teacher)
     for arguments, message in (
+        ([teacher, "--metrics", "fid"], "Nothing says what"),
         ([fake, *real, "--metrics", "fid", "--steps", "4"], "folder of images: drop --steps"),
         ([fake, *real, "--metrics", "alignment"], "name them with --prompts FILE"),
         ([fake, *real, "--metrics", "fid", "--samples", "121"], "has 120 images, not 121"),
@@ -336,22 +377,52 @@ def test_evaluations_that_cannot_be_say_why(
         ([fake, "--reference", "reel", "--metrics", "fid"], "Did you mean 'real'"),
         ([fake, *real, "--metrics", "recall", "--samples", "3"], "needs at least 4 samples, not 3"),
         ([str(mixed), *real, "--metrics", "fid"], "mixed sizes"),
-        ([teacher, "--metrics", "fid", "--prompts", str(few), "--samples", "3"], "2 prompts"),
+        (
+            [
+                teacher,
+                *DIGITS_REFERENCE,
+                "--metrics",
+                "fid",
+                "--prompts",
+                str(few),
+                "--samples",
+                "3",
+            ],
+            "2 prompts",
+        ),
         ([teacher, "--metrics", "fid", *real, "--samples", "301"], "300 captions, not 301"),
-        ([teacher, "--metrics", "fid", "--stock", "--call", "cfg=2"], "takes no 'cfg'"),
-        ([teacher, "--metrics", "fid", "--call", "guidance_scale=2"], "add --stock"),
-        ([fake, "--metrics", "fid", "--stock"], "holds images"),
-        ([fake, "--metrics", "fid", "--cfg-scale", "2"], "--cfg-scale of teachers"),
-        ([fake, "--metrics", "fid", "--seed", "1"], "--seed of what is drawn"),
+        (
+            [teacher, *DIGITS_REFERENCE, "--metrics", "fid", "--stock", "--call", "cfg=2"],
+            "takes no 'cfg'",
+        ),
+        (
+            [teacher, *DIGITS_REFERENCE, "--metrics", "fid", "--call", "guidance_scale=2"],
+            "add --stock",
+        ),
+        ([fake, *real, "--metrics", "fid", "--stock"], "holds images"),
+        ([fake, *real, "--metrics", "fid", "--cfg-scale", "2"], "--cfg-scale of teachers"),
+        ([fake, *real, "--metrics", "fid", "--seed", "1"], "--seed of what is drawn"),
         ([fake, *real, "--metrics", "fid", "--keep-images", "x"], "drop --keep-images"),
         ([fake, *real, "--prompts", str(gap)], "holds 120 prompts and 1 empty ones for 120 images"),
-        ([teacher, "--metrics", "fid", "--stock", "--call", "prompt=x"], "given by evaluate"),
-        ([str(broken), *real, "--metrics", "fid"], "cannot be read as an image"),
-        ([teacher, "--stock", "--metrics", "fid", "--cfg-scale", "2"], "--call guidance_scale=2"),
-        ([fake, "--metrics", "fid", "--weights", "inception"], "Expected --weights NAME=PATH"),
-        ([fake, "--metrics", "fid", "--weights", "clip=x"], "needs the weights of no network"),
         (
-            [teacher, "--metrics", "fid", "--extrapolate", "--bootstrap", "0"],
+            [teacher, *DIGITS_REFERENCE, "--metrics", "fid", "--stock", "--call", "prompt=x"],
+            "given by evaluate",
+        ),
+        ([str(broken), *real, "--metrics", "fid"], "cannot be read as an image"),
+        (
+            [teacher, *DIGITS_REFERENCE, "--stock", "--metrics", "fid", "--cfg-scale", "2"],
+            "--call guidance_scale=2",
+        ),
+        (
+            [fake, *real, "--metrics", "fid", "--weights", "inception"],
+            "Expected --weights NAME=PATH",
+        ),
+        (
+            [fake, *real, "--metrics", "fid", "--weights", "clip=x"],
+            "needs the weights of no network",
+        ),
+        (
+            [teacher, *DIGITS_REFERENCE, "--metrics", "fid", "--extrapolate", "--bootstrap", "0"],
             "at least 2 resamples for its interval, not 0",
         ),
     ):
@@ -365,7 +436,14 @@ def test_an_extrapolation_takes_the_resamples_that_were_asked_for(
     prepared: InsideWorkbench, digit_files: Path
 ) -> None:
     """With the same seed, the first 20 of 200 resamples have other quantiles."""
-    command = ["evaluate", str(digit_files / "real"), "--metrics", "fid", "--extrapolate"]
+    command = [
+        "evaluate",
+        str(digit_files / "real"),
+        *DIGITS_REFERENCE,
+        "--metrics",
+        "fid",
+        "--extrapolate",
+    ]
     few, many = (
         prepared.json(*command, "--bootstrap", count)["table"][0]["scores"]["fid"]
         for count in ("20", "200")

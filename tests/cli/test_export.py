@@ -135,9 +135,10 @@ class Quiet(Workbench):
 
     def brief(self, name: str, *settings: str, teacher: Path | None = None) -> list[str]:
         where = str(teacher or self.teacher)
-        wanted = (*BRIEF, *guidance(where), *settings)
-        assignments = [part for text in wanted for part in ("--set", text)]
-        run = ["run", "quickstart", "--teacher", where, "--set", f"experiment={name}"]
+        wanted = dict(text.split("=", 1) for text in (*BRIEF, *guidance(where), *settings))
+        assignments = [part for key in wanted for part in ("--set", f"{key}={wanted[key]}")]
+        run = ["run", "quickstart", "--teacher", where, "--recipe", "digits"]
+        run += ["--set", f"experiment={name}"]
         return [*run, *assignments]
 
 

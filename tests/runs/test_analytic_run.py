@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from workbench.runs.mixture_world import SAMPLES_FILE, MixtureTask
 
 from workbench.bundled import bundled_folder, load_module
 from workbench.errors import RequestError
-from workbench.registry import get_experiment
+from workbench.registry import get_experiment, make_plan
 from workbench.runs import RunOutcome, RunRequest, all_runs, execute, load_model
+from workbench.runs.mixture_task import SAMPLES_FILE, MixtureTask
 from workbench.runs.text import TextJob
 from workbench.teachers.analytic import MixtureRecipe, build_mixture
 from workbench.teachers.recipe import FlowMatchingRecipe
@@ -68,7 +68,8 @@ def run(workspace: Workspace) -> Run:
 
     def go(*overrides: str, prompted: bool = False) -> RunOutcome:
         folder = small_teacher(workspace, prompted)
-        config = run_config(*SMALL, *overrides)
+        name = "teacher=analytic-ring-10-prompted" if prompted else SMALL[0]
+        config = run_config(*SMALL[1:], name, *overrides)
         uri = default_uri(workspace.root)
         return execute(RunRequest(config, workspace, uri, find_teacher=lambda *_: folder))
 
@@ -207,6 +208,6 @@ def test_the_script_refuses_other_runs(workspace: Workspace, tmp_path: Path) -> 
 
 
 def test_every_variant_of_the_experiment_is_on_the_analytic_teacher() -> None:
-    variants = get_experiment("analytic").variants
+    variants = make_plan(get_experiment("analytic")).variants
     assert {config.teacher for config in variants.values()} == {"analytic-ring-8"}
     assert {config.evaluation.samples for config in variants.values()} == {10_000}

@@ -53,8 +53,9 @@ def test_a_start_is_of_the_same_seed_and_the_seed_is_not_in_the_hash() -> None:
 
 
 def test_what_cannot_be_started_at_is_told() -> None:
+    tree = experiment(a="b", b="a")
     with pytest.raises(RequestError, match="start at each other: a -> b -> a"):
-        settle_starts(experiment(a="b", b="a").variants)
+        settle_starts({name: tree.variant(name) for name in tree.variants})
     with pytest.raises(RequestError, match=r"that a starts at 'bse'\. Did you mean 'base'"):
         make_plan(experiment(a="bse", base=None))
 
@@ -129,7 +130,9 @@ def test_a_run_starts_at_the_weights_of_its_variant(
 ) -> None:
     place = open_workspace(tmp_path / "workspace")
     shutil.copytree(evaluation_cache, place.cache)
-    plan = make_plan(experiment(base=None, more="base"), [f"teacher={digits_teacher_dir}"])
+    plan = make_plan(
+        experiment(base=None, more="base"), [f"teacher={digits_teacher_dir}", "recipe=digits"]
+    )
     requests = {
         name: RunRequest(plan.config(name, 3), place, default_uri(place.root))
         for name in plan.variants

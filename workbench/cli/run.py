@@ -196,6 +196,7 @@ def _requested(
     from workbench.registry import get_experiment, make_plan
     from workbench.registry.plan import resolve_variants
     from workbench.runs.start_variant import with_starts
+    from workbench.teachers.catalog import check_teacher
     from workbench.training.recipes import check_known
 
     if experiment.endswith(".json"):
@@ -215,6 +216,7 @@ def _requested(
             say(f"{change} leaves {', '.join(others)} as it is: no setting of its method.")
     resolved = resolve_variants(found, plan.experiment, plan.changes)
     for name in names:
+        check_teacher(resolved[name].config.teacher)  # first: what is no teacher has no recipe
         check_known(resolved[name])
     planned = () if seeds is not None else _planned_seeds(plan, place, uri, new_version)
     chosen = [(seed, name) for seed in parse_seeds(seeds, planned or (0,)) for name in names]

@@ -75,6 +75,7 @@ class Script:
             are the names of those that the command line held.
         experiment: whose runs it draws unless ``--experiment`` names others, for scripts of tracked
             runs; None where a script has no such option or declares its own.
+        also: other experiments that it draws in the same way.
         add_options: adds the script's own options.
         needs_nothing: it can be run without options and without tracked runs.
         lacks: why it cannot be run in a workspace without options of its own, or None if it can;
@@ -86,6 +87,7 @@ class Script:
     doc: str | None
     draw: Callable[[argparse.Namespace], Drawing]
     experiment: str | None = None
+    also: tuple[str, ...] = ()
     add_options: Callable[[argparse.ArgumentParser], object] | None = None
     needs_nothing: bool = False
     lacks: Callable[[Workspace], str | None] | None = None

@@ -99,8 +99,8 @@ def plan_tasks(
             tasks += _for_each(script, several)
         elif script.experiment is None:
             tasks += [] if experiments else [_of_no_experiment(script, workspace)]
-        elif script.experiment in wanted:
-            tasks.append(Task(script, script.name, ("--experiment", script.experiment)))
+        elif found := [name for name in (script.experiment, *script.also) if name in wanted]:
+            tasks += _for_each(script, found)
         elif not experiments:
             skip = f"the store has no evaluated run of {script.experiment}"
             tasks.append(Task(script, script.name, skip=skip))
@@ -116,7 +116,8 @@ def _of_no_experiment(script: Script, workspace: Workspace) -> Task:
 
 def _for_each(script: Script, experiments: Sequence[str]) -> Iterator[Task]:
     for name in experiments:
-        file = f"{script.name}_{name.replace('/', '_')}"
+        own = name == script.experiment
+        file = script.name if own else f"{script.name}_{name.replace('/', '_')}"
         yield Task(script, file, ("--experiment", name))
 
 
