@@ -339,9 +339,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-SCRIPT = Script(
-    "tables", __doc__, draw, experiment=EXPERIMENT, also=ALSO, add_options=add_options
-)
+SCRIPT = Script("tables", __doc__, draw, experiment=EXPERIMENT, also=ALSO, add_options=add_options)
 main = SCRIPT.main
 
 

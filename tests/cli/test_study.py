@@ -48,7 +48,8 @@ def searched(
 
 
 def study_run(workbench: Workbench, *more: str, settings: tuple[str, ...] = ()) -> list[str]:
-    assignments = [part for text in (*BRIEF, *settings) for part in ("--set", text)]
+    chosen = {text.partition("=")[0]: text for text in (*BRIEF, *settings)}
+    assignments = [part for text in chosen.values() for part in ("--set", text)]
     recipe = recipe_for(default_teacher()).name
     base = ["--teacher", str(workbench.teacher), "--recipe", recipe, *assignments]
     return ["study", "run", "searched", *base, *more]

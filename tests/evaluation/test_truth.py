@@ -150,7 +150,7 @@ def test_asked_modes_are_counted() -> None:
     def asked(given: object) -> torch.Tensor:
         return torch.tensor([int(prompt) for prompt in given])
 
-    evaluator = truth_evaluator(RING, prompts, asked, batch_size=16)
+    evaluator = truth_evaluator(RING, prompts, label=asked, batch_size=16)
     scores = evaluator.evaluate(Sampler(lambda _, start, n: drawn[start : start + n], 1, 1))
     assert scores.values["alignment"] == pytest.approx(0.75)
 
@@ -165,6 +165,8 @@ def test_points_that_are_not_finite_give_no_score() -> None:
 
 def test_prompts_that_ask_for_no_mode_are_refused_before_anything_is_drawn() -> None:
     with pytest.raises(RequestError, match=r"alignment cannot judge .*'some dogs'"):
-        truth_evaluator(RING, ["the digit 1"] * 20 + ["some dogs"], mode_labels)
+        truth_evaluator(RING, ["the digit 1"] * 20 + ["some dogs"], label=mode_labels)
     # A mode may be asked for in any words.
-    assert truth_evaluator(RING, ["the digit 1", "draw mode 2"] * 10, mode_labels).samples == 20
+    assert (
+        truth_evaluator(RING, ["the digit 1", "draw mode 2"] * 10, label=mode_labels).samples == 20
+    )

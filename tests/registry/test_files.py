@@ -96,6 +96,8 @@ training.kimg = 9.0
 schedule.evaluate_kimg = 1.0
 [tasks.prompts.base]
 training.kimg = 64.0
+[tasks.coco.base]
+generator.flow_shift = 2.0
 [tasks.digits.variants.plain]
 method.sid_alpha = 1.2
 """
@@ -121,6 +123,7 @@ def test_a_tasks_base_lies_over_the_experiments_and_a_variant_over_both(own: Pat
         (),
         ("training.kimg=0.5", "schedule.evaluate_kimg=0.25"),  # the task's base says otherwise
         ("teacher=sd3-medium", "task=prompts", "training.kimg=64", "generator.steps=2"),
+        ("teacher=sd3-medium",),  # whose task's base has a shift, and its recipe none
         ("teacher=analytic-ring-8", "method.name=kd"),
         (
             "training.lora.rank=3",
