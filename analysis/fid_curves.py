@@ -50,9 +50,9 @@ from workbench.reports.curves import (
     need_distance,
 )
 from workbench.reports.curves import collect_curves as collect
-from workbench.reports.frames import STOCK, TEACHER, sampler_name
 from workbench.reports.groups import Group
 from workbench.reports.references import select
+from workbench.runs.tags import STOCK, TEACHER, sampler_name
 from workbench.tracking import curve_of, default_uri
 from workbench.tracking.spool import Point, read_points
 from workbench.workspace import open_workspace

@@ -34,10 +34,11 @@ from workbench.plotting import (
     round_ticks,
 )
 from workbench.reports.curves import distance_in, measured_in
-from workbench.reports.frames import STUDENT, TEACHER, final_frame, over_seeds
+from workbench.reports.frames import final_frame, over_seeds
 from workbench.reports.groups import Group
 from workbench.reports.references import select
 from workbench.reports.variant_panels import MARKERS
+from workbench.runs.tags import STUDENT, TEACHER
 from workbench.tracking import default_uri
 from workbench.workspace import open_workspace
 

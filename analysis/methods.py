@@ -32,11 +32,11 @@ from workbench.plotting import (
 )
 from workbench.reports.curves import collect_curves as collect
 from workbench.reports.curves import drawable, level_frame, mean_curve, need_distance
-from workbench.reports.frames import sampler_name
 from workbench.reports.references import select
 from workbench.reports.statistics import Estimate, estimate
 from workbench.reports.tables import Table, number
 from workbench.reports.variant_panels import style_of
+from workbench.runs.tags import sampler_name
 from workbench.tracking import default_uri
 from workbench.tracking.curve import between
 from workbench.workspace import open_workspace

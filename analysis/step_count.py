@@ -28,10 +28,11 @@ from workbench.plotting import (
     points,
 )
 from workbench.reports.curves import measured_in, need_distance
-from workbench.reports.frames import STUDENT, TEACHER, final_frame, over_seeds, student_names
+from workbench.reports.frames import final_frame, over_seeds, student_names
 from workbench.reports.groups import Group
 from workbench.reports.references import select
 from workbench.reports.variant_panels import MARKERS, teacher_levels
+from workbench.runs.tags import STUDENT, TEACHER
 from workbench.tracking import default_uri
 from workbench.workspace import open_workspace
 

@@ -37,18 +37,12 @@ from workbench.plotting import (
     round_ticks,
 )
 from workbench.reports.curves import drawable, measured_in, need_distance
-from workbench.reports.frames import (
-    STOCK,
-    STUDENT,
-    TEACHER,
-    final_frame,
-    over_seeds,
-    student_names,
-)
+from workbench.reports.frames import final_frame, over_seeds, student_names
 from workbench.reports.groups import Group
 from workbench.reports.kept_evaluations import kept_rows, one_call
 from workbench.reports.references import select
 from workbench.reports.variant_panels import MARKERS
+from workbench.runs.tags import STOCK, STUDENT, TEACHER
 from workbench.tracking import default_uri
 from workbench.workspace import Workspace, open_workspace
 

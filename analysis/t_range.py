@@ -25,11 +25,12 @@ from workbench.metrics import first_rising, title_of
 from workbench.plotting import NEUTRAL, TEXT_WIDTH, Drawing, Script, color, paper_style, points
 from workbench.reports.comparison import compare
 from workbench.reports.curves import distance_in, measured_in
-from workbench.reports.frames import TEACHER, equal_kimg_frame, sampler_name
+from workbench.reports.frames import equal_kimg_frame
 from workbench.reports.groups import Group, Selection
 from workbench.reports.image_rows import ImageRows, image_rows
 from workbench.reports.references import select
 from workbench.reports.samples import own_folder, shown_run
+from workbench.runs.tags import TEACHER, sampler_name
 from workbench.tracking import default_uri
 from workbench.workspace import Workspace, open_workspace
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.errors import RequestError, unknown_name
 from workbench.metrics import EVAL, METRICS, title_of
 from workbench.plotting import Drawing, Script
-from workbench.reports.frames import CELL, STOCK, STUDENT, TEACHER
+from workbench.reports.frames import CELL
 from workbench.reports.groups import Group
 from workbench.reports.measured import (
     Measured,
@@ -33,6 +33,7 @@ from workbench.reports.references import select
 from workbench.reports.score_files import ScoreFiles
 from workbench.reports.statistics import Estimate
 from workbench.reports.tables import number
+from workbench.runs.tags import STOCK, STUDENT, TEACHER
 from workbench.teachers.bundled_data import BUNDLED
 from workbench.tracking import default_uri
 from workbench.workspace import open_workspace

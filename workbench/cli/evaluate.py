@@ -95,7 +95,15 @@ def evaluate(
             rich_help_panel=SAMPLES,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise.", rich_help_panel=SAMPLES)] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Of the noise (default: as the run or recipe says, else 0).",
+            show_default=False,
+            rich_help_panel=SAMPLES,
+        ),
+    ] = None,
     cfg_scale: Annotated[
         float,
         typer.Option(help="Guidance of a teacher; 1 = off.", rich_help_panel=SAMPLES),
@@ -128,7 +136,8 @@ def evaluate(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="Of the networks that draw: fp32 or bf16 (default: as the run says, else fp32).",
+            help="Of the networks that draw: fp32 or bf16 (default: as the run or recipe "
+            "says, else fp32).",
             show_default=False,
             rich_help_panel=SAMPLES,
         ),

@@ -197,13 +197,15 @@ def _requested(
     from workbench.registry.plan import resolve_variants
     from workbench.runs.start_variant import with_starts
     from workbench.teachers.catalog import check_teacher
-    from workbench.training.recipes import check_known
+    from workbench.training.recipes import SET, check_known
 
     if experiment.endswith(".json"):
         if variants or new_version:
             raise RequestError("--variant and --new-version need an experiment's name.")
         saved = _saved(Path(experiment), changes, seeds)
         origin = dict.fromkeys(saved[0].flat(), experiment)
+        changed = [text.partition("=")[0].strip() for text in changes]
+        origin |= {key: SET for key in origin for own in changed if f"{key}.".startswith(f"{own}.")}
         return None, saved, {config.variant: origin for config in saved}
     found = get_experiment(experiment)
     plan = make_plan(found, changes, variants or None)

@@ -63,12 +63,15 @@ class Observations:
 
     def add(self, observer: str, start: int, batch: Batch) -> None:
         """Add the rows of samples ``start .. start + batch.count``."""
-        self._batches.setdefault(observer, {})[start] = batch
+        found = self._batches.setdefault(observer, {})
+        if start not in found or found[start].count < batch.count:  # kept in chunks of two sizes
+            found[start] = batch
 
     def merge(self, other: Observations) -> None:
         """Add what another rank has seen."""
         for observer, batches in other._batches.items():
-            self._batches.setdefault(observer, {}).update(batches)
+            for start, batch in batches.items():
+                self.add(observer, start, batch)
 
     def covers(self, observer: str, start: int, count: int) -> bool:
         """Whether every sample of ``start .. start + count`` has its row."""

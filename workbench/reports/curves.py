@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.errors import RequestError
 from workbench.metrics import METRICS, in_order, title_of
-from workbench.reports.frames import CELL, STUDENT
+from workbench.reports.frames import CELL
 from workbench.reports.groups import Group
 from workbench.reports.statistics import estimate
+from workbench.runs.tags import STUDENT
 from workbench.tracking import Curve
 from workbench.training.jumps import fid_jumps
 

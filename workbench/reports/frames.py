@@ -15,23 +15,15 @@ from workbench.reports.comparison import AT_KIMG, Comparison
 from workbench.reports.groups import Group
 from workbench.reports.statistics import Estimate, estimate
 from workbench.runs.cost import evaluations_a_step
+from workbench.runs.tags import STOCK, STUDENT, TEACHER
 
 if TYPE_CHECKING:
     import pandas as pd
-
-STOCK, TEACHER, STUDENT = "stock", "teacher", "student"
-"""The teacher by its pipeline's own call, the teacher by plain Euler steps, and the student."""
 
 CELL = re.compile(rf"table/({STOCK}|{TEACHER}|{STUDENT})_(\d+)_(\w+)")
 """Metric of a run's final table: model, steps, score."""
 
 _UNGUIDED = 1.0
-
-
-def sampler_name(model: str, steps: int) -> str:
-    """As figures name a row of the table: ``teacher, 50 steps``."""
-    name = "teacher's pipeline" if model == STOCK else model
-    return f"{name}, {steps} step{'s' if steps != 1 else ''}"
 
 
 def equal_kimg_frame(comparison: Comparison) -> pd.DataFrame:

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from workbench.reports.frames import CELL, STUDENT, TEACHER
+from workbench.reports.frames import CELL
 from workbench.reports.groups import Group, SeedRun
 from workbench.reports.kept_evaluations import kept_benchmarks, kept_rows, one_call
 from workbench.reports.score_files import ScoreFiles
 from workbench.reports.statistics import Estimate, estimate
 from workbench.runs.external_scores import ExternalName
 from workbench.runs.kept_scores import ScoreName
-from workbench.runs.tags import REFERENCE
+from workbench.runs.tags import REFERENCE, STUDENT, TEACHER
 from workbench.training import formats
 from workbench.workspace import Workspace
 

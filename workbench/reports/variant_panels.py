@@ -14,9 +14,9 @@ from workbench.metrics import DRIFT_METRICS, METRICS, title_of
 from workbench.plotting import NEUTRAL, color, kimg_axis, log_axis, points
 from workbench.reports.comparison import AT_KIMG, Comparison
 from workbench.reports.curves import level_frame, mean_curve
-from workbench.reports.frames import STOCK, sampler_name
 from workbench.reports.groups import Group
 from workbench.reports.statistics import Estimate
+from workbench.runs.tags import STOCK, sampler_name
 
 if TYPE_CHECKING:
     import pandas as pd

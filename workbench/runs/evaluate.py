@@ -144,7 +144,7 @@ def _on_ranks(request: EvaluateRequest) -> Any:
         evaluator = Evaluator(
             metrics,
             chosen.prompts,
-            request.source.seed,
+            source.seed,
             batch_size,
             precision=source.precision,
         )

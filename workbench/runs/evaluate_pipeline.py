@@ -58,7 +58,7 @@ class PipelineSource:
     ) -> None:
         self.settings = settings
         self.name = folder.resolve().name
-        self._folder, self._seed, self._device = folder, seed, device
+        self._folder, self.seed, self._device = folder, seed, device
         self._pipeline = _load(folder, device)
         self._network = _network_of(self._pipeline)
         parameters = inspect.signature(self._pipeline.__call__).parameters
@@ -102,7 +102,7 @@ class PipelineSource:
             "weights": self._weights,
             "call": self._call,
             "steps": steps,
-            "seed": self._seed,
+            "seed": self.seed,
             "device": self._device.type,
         }
 
@@ -128,7 +128,7 @@ class PipelineSource:
 
     @torch.no_grad()
     def _images(self, prompts: Sequence[str], start: int, steps: int) -> Tensor:
-        seeds = range(self._seed + start, self._seed + start + len(prompts))
+        seeds = range(self.seed + start, self.seed + start + len(prompts))
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         try:
             with quiet_libraries():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from workbench.errors import RequestError
 from workbench.evaluation import Metric, Observers, Reference, make_metrics, open_reference
 from workbench.evaluation.observers import check_prompts
+from workbench.evaluation.setup import needed_weights
 from workbench.metrics import metric_info
 from workbench.runs.evaluate_sources import Source
 from workbench.teachers.bundled_data import BUNDLED
@@ -80,6 +81,13 @@ def choose_protocol(request: EvaluateRequest, source: Source) -> Protocol:
     own = source.settings
     name = request.reference or (own.reference if own else None)
     same = own is not None and name == own.reference
+    if own is not None and own.metrics and not same and not request.metrics:
+        LOG.warning(
+            "Against %s, not %s: the run's or recipe's own metrics, prompts and samples do not "
+            "count; --metrics, --prompts and --samples name them.",
+            name,
+            own.reference,
+        )
     reference = open_reference(request.workspace, name) if name is not None else None
     metrics = tuple(request.metrics or (own.metrics if own and same else ()) or _usual(reference))
     comparing = [each for each in metrics if metric_info(each).needs_reference]
@@ -90,7 +98,9 @@ def choose_protocol(request: EvaluateRequest, source: Source) -> Protocol:
             "need none, such as clip, with --prompts FILE."
         )
     prompts = _choose_prompts(request, source, reference, own if same else None, metrics)
-    weights = request.weights or {n: Path(p) for n, p in (own.weights if own else {}).items()}
+    needed = needed_weights(metrics, reference)  # of the run's files those that serve here
+    kept = {n: Path(p) for n, p in (own.weights if own else {}).items() if n in needed}
+    weights = {**kept, **request.weights}
     return Protocol(metrics, request.metrics is not None, reference, prompts, weights)
 
 
@@ -121,7 +131,7 @@ def _choose_prompts(
                 "--reference that has captions."
             )
         usual = own.samples if own is not None else reference.caption_count or _SAMPLES
-        return reference.prompts(request.samples or usual, request.source.seed)
+        return reference.prompts(request.samples or usual, source.seed)
     samples = request.samples or (own.samples if own is not None else len(given))
     if samples > len(given):
         raise RequestError(

@@ -37,7 +37,7 @@ class Asked:
     """What a person asks of a source; ``call`` are further arguments of a stock pipeline."""
 
     reference: str
-    seed: int = 0
+    seed: int | None = None
     cfg_scale: float = 1.0
     stock: bool = False
     call: Mapping[str, Any] | None = None
@@ -70,6 +70,11 @@ class Source(Protocol):
     @property
     def precision(self) -> str:
         """Of the networks that draw."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of the noise; 0 for what is not drawn."""
         ...
 
     @property
@@ -117,10 +122,11 @@ def open_source(workspace: Workspace, asked: Asked, device: torch.device) -> Sou
     folder = Path(asked.reference).expanduser()
     is_pipeline = (folder / MODEL_INDEX).is_file()
     if folder.is_dir() and not is_pipeline and not (folder / "config.json").is_file():
-        if asked.stock or asked.call or asked.cfg_scale != 1.0 or asked.seed:
+        drawn = (asked.stock, asked.call, asked.cfg_scale != 1.0, asked.seed, asked.precision)
+        if any(drawn):
             raise RequestError(
                 f"{folder} holds images: --stock and --call are of pipelines, --cfg-scale of "
-                "teachers, --seed of what is drawn."
+                "teachers, --seed and --precision of what is drawn."
             )
         return ImageSource(folder)
     if asked.stock and not is_pipeline:
@@ -134,8 +140,10 @@ def open_source(workspace: Workspace, asked: Asked, device: torch.device) -> Sou
                 "--cfg-scale is of teachers; a stock pipeline's own guidance is "
                 f"--call guidance_scale={asked.cfg_scale:g}."
             )
+        if asked.precision not in (None, "fp32"):
+            raise RequestError("--precision is of runs and teachers: a stock pipeline is as it is.")
         call = {**teacher_call(asked.reference), **(asked.call or {})}
-        return PipelineSource(folder, asked.seed, call, device, own_settings(asked.reference))
+        return PipelineSource(folder, asked.seed or 0, call, device, own_settings(asked.reference))
     if asked.call:
         raise RequestError("--call is of stock pipelines: add --stock.")
     return ModelSource(workspace, load_model(workspace, asked.reference, device), asked, device)
@@ -160,7 +168,7 @@ class ModelSource:
         told = self.settings.precision if self.settings else model.precision
         self._drawing = EvaluationConfig.model_validate(
             {
-                "seed": asked.seed,
+                "seed": self._seed(asked.seed),
                 "cfg_scale": asked.cfg_scale,
                 "precision": asked.precision or told,
                 "batch_size": self.settings.batch_size if self.settings else "auto",
@@ -168,6 +176,15 @@ class ModelSource:
         )
         self._samplers = Samplers(model.teacher, self._drawing, device)
         self._encoded: dict[tuple[str, ...], Encodings] = {}
+
+    def _seed(self, asked: int | None) -> int:
+        if asked is not None:
+            return asked
+        return self.settings.seed if self.settings is not None else 0
+
+    @property
+    def seed(self) -> int:
+        return self._drawing.seed
 
     @property
     def default_steps(self) -> tuple[int, ...]:
@@ -256,6 +273,7 @@ class ImageSource:
     default_steps = None
     settings = None
     precision = "fp32"
+    seed = 0
 
     def __init__(self, folder: Path) -> None:
         self.name = folder.resolve().name

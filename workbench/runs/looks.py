@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import torch
 from torch import Tensor
@@ -49,7 +50,8 @@ class LookMeasurement:
         self.encoded: Encodings = task.encoded
         self.patch, self.seeds = task.patch, settings.seeds_per_prompt
         self.samplers, self.ranks = samplers, ranks
-        self.at_once = max(1, min(ranks.gather(samplers.batch_size)) // self.seeds)
+        self.batch = max(1, min(ranks.gather(samplers.batch_size)))
+        self.at_once = max(1, self.batch // self.seeds)
         self._teacher: Look | None = None
 
     def measure(self, model: SampledModel) -> Looked:
@@ -92,7 +94,8 @@ class LookMeasurement:
             model = make_model()
             settings = self.samplers.settings
             drawn = [list(self.shown), self.seeds, settings.seed, settings.precision]
-            what = short_hash([*drawn, self.patch])
+            versions = [version(name) for name in ("torch", "diffusers")]
+            what = short_hash([*drawn, self.patch, *versions])
             self._teacher = kept.kept(
                 model,
                 {"look": what},
@@ -115,8 +118,14 @@ class LookMeasurement:
 
     def _draw(self, model: SampledModel, start: int, count: int) -> tuple[Look, Tensor]:
         prompts = [p for p in self.shown[start : start + count] for _ in range(self.seeds)]
-        cond = self.encoded.rows(prompts)
-        latents = self.samplers.latents(model, cond, start * self.seeds, len(prompts))
+        parts = []
+        # As many calls for one prompt as for any: where a prompt takes several, it is alone.
+        for place in range(0, len(prompts), self.batch):
+            asked = prompts[place : place + self.batch]
+            cond = self.encoded.rows(asked)
+            first = start * self.seeds + place
+            parts.append(self.samplers.latents(model, cond, first, len(asked)))
+        latents = torch.cat(parts)
         images = self.samplers.teacher.decode(latents)
         look = look_of(images, latents, count, self.patch)
         return look, images[:: self.seeds].cpu()

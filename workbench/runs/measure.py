@@ -17,6 +17,7 @@ from workbench.evaluation import Evaluator, Sampler
 from workbench.flow import NoiseSource
 from workbench.methods import DrawNoise, FewStepSampler, GeneratorConfig
 from workbench.runs.cost import evaluations_a_step
+from workbench.runs.tags import STOCK, STUDENT, TEACHER
 from workbench.teachers import PipelineTeacher, sample_teacher
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.chunks import auto_batch_size, chunk_memory
@@ -35,9 +36,6 @@ Told = Callable[[str, int, int], None]
 """(what is evaluated, samples that are done, all samples); called on rank 0 alone."""
 
 _NOISE = "evaluation"
-
-TEACHER, STOCK, STUDENT = "teacher", "stock", "student"
-"""Rows of results: the teacher by Euler steps, by its pipeline's own call, and the student."""
 
 
 def _nobody(what: str, done: int, total: int) -> None:

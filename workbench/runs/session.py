@@ -33,7 +33,7 @@ from workbench.runs.measure import (
 from workbench.runs.signals import stop_on_signals
 from workbench.runs.start import load_start
 from workbench.runs.state import OUTCOME, RunState
-from workbench.runs.tags import EVALUATION, REFERENCE, SHOWN
+from workbench.runs.tags import EVALUATION, REFERENCE, SHOWN, STUDENT, TEACHER, sampler_name
 from workbench.runs.tasks import RunPairs, open_task
 from workbench.runs.text import Say, TextJob
 from workbench.runs.tracking import TrackerListener, open_tracker
@@ -176,6 +176,12 @@ class Session:
         state = self.engine.train()
         rows = measure_all(self._final_models(), self.ranks, lambda: self.stop.requested)
         pictures = self._grid_rows()
+        if self.looks is not None and not self.drift:  # resumed behind its last evaluation
+            k = self.config.generator.steps
+            with self._no_picture_is_no_end(state.nimg):
+                self._images(
+                    self.samplers.of_student(self.engine.average, self.config.generator, k)
+                )
         if not self.ranks.is_main:
             return
         results: dict[str, Any] = {
@@ -285,9 +291,9 @@ class Session:
         k = self.config.generator.steps
         best = self._best_teacher()
         models = {
-            f"teacher, {best.steps} steps": best,
-            f"teacher, {k} steps": self.samplers.of_teacher(self.engine.networks.teacher, k),
-            f"student, {k} steps": self.samplers.of_student(
+            sampler_name(best.name, best.steps): best,
+            sampler_name(TEACHER, k): self.samplers.of_teacher(self.engine.networks.teacher, k),
+            sampler_name(STUDENT, k): self.samplers.of_student(
                 self.engine.average, self.config.generator, k
             ),
         }

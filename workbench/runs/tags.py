@@ -1,4 +1,4 @@
-"""Names of tags that are written here and read elsewhere."""
+"""Names of tags and of a table's rows, that are written here and read elsewhere."""
 
 from __future__ import annotations
 
@@ -13,3 +13,12 @@ SHOWN = "evaluation.shown"
 
 EVENTS = "events"
 """What befell a run (instabilities, roll-backs), and when, newest last."""
+
+STOCK, TEACHER, STUDENT = "stock", "teacher", "student"
+"""Rows: the teacher by its pipeline's own call, the teacher by plain Euler steps, the student."""
+
+
+def sampler_name(model: str, steps: int) -> str:
+    """As figures name a row of the table: ``teacher, 50 steps``."""
+    name = "teacher's pipeline" if model == STOCK else model
+    return f"{name}, {steps} step{'s' if steps != 1 else ''}"

@@ -113,7 +113,8 @@ def measured(base: RunConfig) -> list[str]:
     """The metrics of a configuration's runs that can be objectives."""
     # The drift is of images, and an analytic teacher draws points.
     drift = () if base.teacher in ANALYTIC else DRIFT_METRICS
-    names = dict.fromkeys((*base.evaluation.metrics, *drift, _COST))
+    timed = (_COST,) if base.evaluation.metrics else ()  # with the scores
+    names = dict.fromkeys((*base.evaluation.metrics, *drift, *timed))
     return [name for name in names if _is_ranked(METRICS[name])]
 
 
@@ -145,7 +146,8 @@ def student_scores(
         UnusableScoreError: a needed score is missing, or not finite.
     """
     table = results["table"]
-    row = next(r for r in table if r["model"] == "student" and r["steps"] == steps)
+    own = (row for row in table if row["model"] == "student" and row["steps"] == steps)
+    row: Mapping[str, Any] = next(own, {})  # a run without metrics has no table, but its drift
     drift = {name: entry["value"] for name, entry in results.get("drift", {}).items()}
     told = {**{name: row[name] for name in METRICS if name in row}, **drift}
     scores = {name: float(value) for name, value in told.items() if value is not None}

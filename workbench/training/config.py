@@ -172,6 +172,11 @@ class EvaluationConfig(FrozenConfig):
             )
         if not self.teacher_steps and not self.stock_steps:
             raise ValueError("teacher_steps and stock_steps are both empty: no teacher to compare")
+        if self.stock_guidance is not None and not self.stock_steps:
+            raise ValueError(
+                f"stock_guidance={self.stock_guidance:g} is of stock_steps, which has none: set it "
+                "to null"
+            )
         comparing = [name for name in self.metrics if metric_info(name).needs_reference]
         if comparing and self.reference is None:
             raise ValueError(

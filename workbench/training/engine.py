@@ -11,7 +11,7 @@ import torch
 from workbench.errors import InterruptedRunError, PrunedRunError, RequestError
 from workbench.flow.noise import NoiseSource
 from workbench.methods import Networks, make_method
-from workbench.metrics import info_or_distance
+from workbench.metrics import DRIFT_METRICS, info_or_distance
 from workbench.teachers.base import VelocityNetwork
 from workbench.training.checkpoint import Stateful
 from workbench.training.checkpoint_folder import CheckpointFolder
@@ -211,7 +211,9 @@ class Engine:
             return False
         scores = self.ranks.from_main(dict(self.evaluate(self.state.nimg, self.average)))
         values = {info_or_distance(name).key: value for name, value in scores.items()}
-        primary = self.config.evaluation.primary_metric or next(iter(scores), None)
+        primary = self.config.evaluation.primary_metric or next(
+            (name for name in scores if name not in DRIFT_METRICS), None
+        )
         score = None if primary is None else scores.get(primary)
         improved = False
         if primary is not None and score is not None:
