@@ -37,13 +37,15 @@ def test_bring_your_own_teacher() -> None:
 def test_adding_an_experiment(tmp_path: Path, monkeypatch) -> None:
     from workbench.registry import get_experiment
 
-    (code,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    code, space = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     assert len(code.splitlines()) <= 10
-    (tmp_path / "alpha.toml").write_text(code)
+    (tmp_path / "alpha.toml").write_text(f"{code}\n{space}")
     monkeypatch.setenv("WORKBENCH_EXPERIMENTS", str(tmp_path))
     experiment = get_experiment("alpha")
     assert experiment.variant("high-1.2").method.sid_alpha == 1.2
     assert experiment.variant("high-1.2").variant == "high-1.2"
+    searched = {"training.optimizers.generator.lr", "method.name", "method.sid_alpha"}
+    assert set(experiment.space) == searched
 
 
 def test_named_commands_exist() -> None:

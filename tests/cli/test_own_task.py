@@ -171,7 +171,7 @@ def test_a_study_that_maximises_clip_promotes_the_highest(
     promoted = (tmp_path / "shades.found.toml").read_text()
     best = max(told["history"])
     assert told["best"][0]["values"]["clip"] == best
-    assert f"clip {best:.6g}" in promoted
+    assert f"CLIP score {best:.6g}" in promoted
 
 
 def test_a_teacher_without_a_recipe_is_asked_about(own: InsideWorkbench, place: Path) -> None:

@@ -124,5 +124,5 @@ def test_wrong_requests_are_one_line(
 
 def test_a_teacher_has_no_noise_type(inside_finished: InsideWorkbench) -> None:
     teacher = str(inside_finished.teacher)
-    refused = inside_finished("sample", teacher, "--noise", "ddim", code=2)
+    refused = inside_finished("sample", teacher, "--prompt", "7", "--noise", "ddim", code=2)
     assert "is a teacher: its Euler steps have no noise type" in refused.stderr

@@ -59,7 +59,7 @@ def evaluator(spoilt: tuple[int, ...] = ()) -> Evaluator:
     metrics = (
         FrechetMetric(observer, FeatureStatistics.from_features(rows)),
         KernelMetric(observer, reference, subsets=5),
-        MeanMetric(observer, "mean"),
+        MeanMetric(observer, "clip"),
     )
     return Evaluator(metrics, tuple(map(str, range(SAMPLES))), batch_size=BATCH)
 

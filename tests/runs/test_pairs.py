@@ -60,7 +60,7 @@ def photos(tmp_path: Path) -> Path:
 def test_every_digit_has_its_own_prompt_and_latents(
     tmp_path: Path, digits_teacher: PipelineTeacher
 ) -> None:
-    pairs = encoded(PairsConfig(limit=100), digits_teacher, tmp_path)
+    pairs = encoded(PairsConfig(source="digits", limit=100), digits_teacher, tmp_path)
     images, labels = load_digits_images(digits_teacher.resolution)
     assert [prompt_label(prompt) for prompt in pairs.prompts] == labels[:100].tolist()
     assert len(set(pairs.prompts)) > 10  # the wordings take turns

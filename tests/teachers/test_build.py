@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from workbench.teachers import build_from_recipe, load_pipeline_teacher, recipe_folder
+from workbench.teachers.bundled_data import BUNDLED
 from workbench.teachers.recipe import (
     AutoencoderDCRecipe,
     FlowMatchingRecipe,
@@ -49,32 +50,36 @@ def test_another_recipe_is_another_folder(changed: dict[str, object], tmp_path: 
     assert recipe_folder("x", same, tmp_path) == recipe_folder("x", MINUTE, tmp_path)
 
 
+def build_x(recipe, *more) -> Path:
+    return build_from_recipe("x", recipe, *more, data=BUNDLED["digits"])
+
+
 def test_the_same_recipe_is_built_once(tmp_path: Path) -> None:
     first, second = Shown(), Shown()
-    folder = build_from_recipe("x", MINUTE, tmp_path, first)
+    folder = build_x(MINUTE, tmp_path, first)
     assert first.calls == [
         ("autoencoder", 1, 2),
         ("autoencoder", 2, 2),
         ("flow matching", 1, 2),
         ("flow matching", 2, 2),
     ]
-    assert build_from_recipe("x", MINUTE, tmp_path, second) == folder
+    assert build_x(MINUTE, tmp_path, second) == folder
     assert second.calls == []
     other = MINUTE.model_copy(update={"seed": 1})
-    assert build_from_recipe("x", other, tmp_path, second) != folder
+    assert build_x(other, tmp_path, second) != folder
     assert second.calls
 
 
 def test_a_build_is_reproducible_and_leaves_torch_s_random_state_alone(tmp_path: Path) -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    one = build_from_recipe("x", MINUTE, tmp_path / "one")
+    one = build_x(MINUTE, tmp_path / "one")
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(4)
-    two = build_from_recipe("x", MINUTE, tmp_path / "two")
+    two = build_x(MINUTE, tmp_path / "two")
     fingerprints = {load_pipeline_teacher("x", folder).fingerprint for folder in (one, two)}
     assert len(fingerprints) == 1
-    other = build_from_recipe("x", MINUTE.model_copy(update={"seed": 1}), tmp_path / "one")
+    other = build_x(MINUTE.model_copy(update={"seed": 1}), tmp_path / "one")
     assert load_pipeline_teacher("x", other).fingerprint not in fingerprints
 
 
@@ -92,7 +97,7 @@ def test_what_a_killed_build_left_is_replaced(tmp_path: Path) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     partial.mkdir(parents=True)
     (partial / "stale.json").write_text("half")
-    build_from_recipe("x", MINUTE, tmp_path)
+    build_x(MINUTE, tmp_path)
     assert not (folder / "stale.json").exists()
     assert not partial.exists()
 
@@ -103,7 +108,7 @@ def test_an_interrupted_build_leaves_no_teacher(tmp_path: Path) -> None:
 
     folder = recipe_folder("x", MINUTE, tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        build_from_recipe("x", MINUTE, tmp_path, cut_off)
+        build_x(MINUTE, tmp_path, cut_off)
     assert not folder.exists()
-    build_from_recipe("x", MINUTE, tmp_path)
+    build_x(MINUTE, tmp_path)
     assert load_pipeline_teacher("x", folder).latent_shape == (4, 4, 4)

@@ -81,18 +81,22 @@ def test_embedded_specs_tell_the_truth(name: str) -> None:
     ("content", "problem"),
     [
         ("description = ", "Cannot read"),
-        ("description = 'x'\nstands_for = 'y'\nparameters = 1\n", "recipe: Field required"),
         (
-            "description = 'x'\nstands_for = 'y'\nparameters = 1\n[recipe]\npipeline = 'Nope'\n",
+            "description = 'x'\nstands_for = 'y'\nparameters = 1\ndata = 'digits'\n",
+            "recipe: Field required",
+        ),
+        (
+            "description = 'x'\nstands_for = 'y'\nparameters = 1\ndata = 'digits'\n[recipe]\n"
+            "pipeline = 'Nope'\n",
             "'SanaPipeline', 'SanaSprintPipeline'",
         ),
         (
-            "description = 'x'\nstands_for = 'y'\nparameters = 1\n[recipe]\n"
+            "description = 'x'\nstands_for = 'y'\nparameters = 1\ndata = 'digits'\n[recipe]\n"
             "pipeline = 'SanaPipeline'\npretraining = { interpolant = 'trigflo' }\n",
             "Did you mean 'trigflow'?",
         ),
         (
-            "description = 'x'\nstands_for = 'y'\nparameters = 1\n[recipe]\n"
+            "description = 'x'\nstands_for = 'y'\nparameters = 1\ndata = 'digits'\n[recipe]\n"
             "pipeline = 'SanaPipeline'\nseeds = 3\n",
             "recipe.SanaPipeline.seeds: Extra inputs",
         ),

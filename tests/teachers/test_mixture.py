@@ -172,7 +172,7 @@ def test_what_needs_images_says_so(tmp_path: Path) -> None:
 
 
 def test_a_prompt_must_name_a_mode(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="names no digit"):
+    with pytest.raises(RequestError, match="names none"):
         teacher(tmp_path, modes=10, prompted=True).encode(["a cat"])
 
 

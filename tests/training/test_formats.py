@@ -46,6 +46,8 @@ def test_what_format_1_left_unsaid_is_what_it_did(tmp_path: Path) -> None:
     assert points.evaluation.reference == "truth"
     assert points.evaluation.primary_metric == "sliced_w2"
     assert points.prompts.source is None
+    by_hand = validated({"teacher": "sd3.5-large", "training": {"kimg": 3}})
+    assert (by_hand.evaluation.reference, by_hand.evaluation.metrics) == (None, ())
 
 
 def test_other_values_of_new_settings_are_other_runs() -> None:

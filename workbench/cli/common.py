@@ -88,7 +88,7 @@ def with_selectors(
     """The person's changes as assignments.
 
     Raises:
-        RequestError: a key that is given both as an option and by ``--set``, or twice.
+        RequestError: a key that is given both as an option and by ``--set``.
     """
     changes = list(assignments or [])
     given = [text.partition("=")[0].strip() for text in changes]
@@ -100,9 +100,6 @@ def with_selectors(
                     f"Two sources for one value: --{key} {value} and --set {key}=...; drop one."
                 )
             changes.append(f"{key}={value}")
-    twice = next((key for key in given if given.count(key) > 1), None)
-    if twice is not None:
-        raise RequestError(f"Two sources for one value: --set {twice}=... is given twice.")
     return changes
 
 

@@ -126,13 +126,19 @@ def teacher_kind(reference: str) -> TeacherKind:
         if snapshot is None:
             return TeacherKind()
         local = snapshot
+    from safetensors import SafetensorError
+
     from workbench.teachers.folder import MODEL_INDEX, stored_numbers
 
     index = local / MODEL_INDEX
     if not index.is_file():
         return TeacherKind()
     pipeline = str(read_json(index).get("_class_name"))
-    return TeacherKind(None, pipeline, stored_numbers(local / "transformer") or None)
+    try:
+        parameters = stored_numbers(local / "transformer") or None
+    except (OSError, SafetensorError):
+        parameters = None  # damaged: check_teacher says so
+    return TeacherKind(None, pipeline, parameters)
 
 
 def load_teacher(

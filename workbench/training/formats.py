@@ -16,11 +16,16 @@ from typing import Any
 
 from workbench.teachers.analytic import ANALYTIC
 
+_WHOLE = {"teacher", "prompts", "method", "generator", "training", "schedule", "evaluation"}
+
 
 def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a configuration, with what a format-1 file left unsaid."""
+    """The values of a configuration, with what a format-1 file left unsaid.
+
+    Format 1 was always written whole: what holds some settings alone is no such file.
+    """
     changed = copy.deepcopy(dict(values))
-    if "format" in changed:
+    if "format" in changed or not changed.keys() >= _WHOLE:
         return changed
     for (*groups, leaf), meaning in _absences(changed):
         node = changed
