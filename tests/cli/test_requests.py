@@ -85,7 +85,8 @@ def test_a_damaged_teacher_is_named(workbench: InsideWorkbench, tmp_path: Path) 
     shutil.copytree(workbench.teacher, broken)
     (weights,) = (broken / "transformer").glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:-50])
-    answer = workbench("run", "quickstart", "--teacher", str(broken), code=2)
+    asked = ("run", "quickstart", "--teacher", str(broken), "--recipe", "digits")
+    answer = workbench(*asked, code=2)
     assert weights.name in answer.stderr
     assert "Traceback" not in answer.stderr
 

@@ -79,7 +79,7 @@ def test_each_metric_of_the_runs_has_its_own_direction() -> None:
 @pytest.mark.parametrize(
     ("assignments", "objectives", "message"),
     [
-        (("task=prompts",), (), "--objective: saturation, .*ms_per_image"),
+        (("task=prompts",), (), "--objective: saturation, .*pixel_diversity"),
         ((), ("clip",), "do not measure clip. --objective takes one of fid, alignment, saturation"),
         ((), ("clipp",), "Unknown objective 'clipp'. Did you mean 'clip'"),
         (("teacher=analytic-ring-8",), ("saturation",), "do not measure saturation"),
@@ -240,3 +240,9 @@ def test_a_study_that_maximizes_finds_the_highest(
     assert best.values == {"alignment": max(scores.values())}
     assert best.number == max(scores, key=scores.__getitem__)
     assert queue.study.best_trial.number == best.number
+
+
+def test_a_run_without_metrics_is_judged_by_its_drift() -> None:
+    results = {"table": [], "drift": {"saturation": {"value": 1.25}}}
+    objectives = [get_objective("saturation")]
+    assert student_scores(results, 4, objectives) == {"saturation": 1.25}

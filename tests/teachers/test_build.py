@@ -86,7 +86,7 @@ def test_a_build_is_reproducible_and_leaves_torch_s_random_state_alone(tmp_path:
 def test_two_builders_at_once_build_once(tmp_path: Path) -> None:
     shown = Shown()
     with ThreadPoolExecutor(2) as pool:
-        jobs = [pool.submit(build_from_recipe, "x", MINUTE, tmp_path, shown) for _ in range(2)]
+        jobs = [pool.submit(build_x, MINUTE, tmp_path, shown) for _ in range(2)]
         folders = {job.result() for job in jobs}
     assert len(folders) == 1
     assert len(shown.calls) == 4
