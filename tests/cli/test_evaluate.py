@@ -401,7 +401,15 @@ def test_evaluations_that_cannot_be_say_why(
         ),
         ([fake, *real, "--metrics", "fid", "--stock"], "holds images"),
         ([fake, *real, "--metrics", "fid", "--cfg-scale", "2"], "--cfg-scale of teachers"),
-        ([fake, *real, "--metrics", "fid", "--seed", "1"], "--seed of what is drawn"),
+        (
+            [fake, *real, "--metrics", "fid", "--seed", "1"],
+            "--seed and --precision of what is drawn",
+        ),
+        ([fake, *real, "--metrics", "fid", "--precision", "bf16"], "--precision of what is drawn"),
+        (
+            [teacher, *DIGITS_REFERENCE, "--metrics", "fid", "--stock", "--precision", "bf16"],
+            "--precision is of runs and teachers",
+        ),
         ([fake, *real, "--metrics", "fid", "--keep-images", "x"], "drop --keep-images"),
         ([fake, *real, "--prompts", str(gap)], "holds 120 prompts and 1 empty ones for 120 images"),
         (
