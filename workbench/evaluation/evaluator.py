@@ -68,9 +68,13 @@ class Scores:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """A fixed protocol of evaluation: metrics, prompts, seed. One sample for every prompt.
+    """A fixed protocol of evaluation: metrics and prompts. One sample for every prompt.
+
+    The evaluation seed is no part of the protocol: scores at several seeds are repetitions, and
+    compare. It is part of the fingerprints, which name one score.
 
     Attributes:
+        seed: of the noise that samples are drawn from.
         batch_size: samples drawn at once; no part of the protocol.
         precision: of the networks that draw, "fp32" or "bf16"; whoever makes the sampler sees to
             it.
@@ -198,21 +202,21 @@ class Evaluator:
     def fingerprint_of(self, metric: Metric, sampler: Mapping[str, object]) -> dict[str, Any]:
         """All that decides one score: the metric, the protocol and, under ``sampler``, the model.
 
-        ``protocol`` is the id of all but the sampler: scores compare where it agrees.
+        ``protocol`` is the id of all but the sampler and the seed: scores compare where it agrees.
         """
-        protocol = {
+        made = {
             "metric": metric.name,
             **metric.ingredients,
             **{key: value for key, value in self._ingredients.items() if key != "metrics"},
             "versions": self.versions,
         }
-        parts = {**protocol, "protocol": short_hash(protocol), "sampler": dict(sampler)}
+        parts = {**made, "protocol": protocol_id(made), "sampler": dict(sampler)}
         return {**parts, "id": short_hash(parts)}
 
     @cached_property
     def protocol(self) -> str:
-        """Short hash of all that decides the scores besides the sampler and its steps."""
-        return short_hash(self._ingredients)
+        """As :func:`protocol_id`, of all metrics together."""
+        return protocol_id(self._ingredients)
 
     @property
     def _ingredients(self) -> dict[str, Any]:
@@ -234,6 +238,15 @@ class Evaluator:
     @cached_property
     def _prompts_hash(self) -> str:
         return short_hash(self.prompts)
+
+
+def protocol_id(ingredients: Mapping[str, Any]) -> str:
+    """Short hash of all that decides scores besides the sampler, its steps and its noise.
+
+    Protocols named the seed once, and most runs then had seed 0: its place keeps the 0, so that
+    what was measured before still compares.
+    """
+    return short_hash({**ingredients, "seed": 0})
 
 
 def _version(distribution: str) -> str | None:

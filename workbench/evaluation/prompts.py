@@ -23,9 +23,9 @@ def apportion(counts: Mapping[int, int], total: int) -> dict[int, int]:
 
 
 def prompt_mix(
-    wordings: Mapping[int, Sequence[str]], counts: Mapping[int, int], total: int, seed: int
+    wordings: Mapping[int, Sequence[str]], counts: Mapping[int, int], total: int
 ) -> tuple[str, ...]:
-    """``total`` prompts whose classes have the shares of ``counts``, in a seeded random order.
+    """``total`` prompts whose classes have the shares of ``counts``, in one random order.
 
     A class's wordings take turns, so that they too have equal shares.
 
@@ -33,7 +33,6 @@ def prompt_mix(
         wordings: the prompts that ask for each class.
         counts: how often each class occurs in the real data.
         total: number of prompts.
-        seed: decides the order.
 
     Raises:
         RequestError: fewer than 1 prompt, or a class without a wording.
@@ -48,5 +47,5 @@ def prompt_mix(
         for key, share in sorted(apportion(counts, total).items())
         for turn in range(share)
     ]
-    order = NoiseSource(seed).permutation("evaluation/prompts", total)
+    order = NoiseSource(0).permutation("evaluation/prompts", total)
     return tuple(prompts[int(place)] for place in order)

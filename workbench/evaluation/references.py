@@ -56,7 +56,7 @@ class Reference(Protocol):
         """How many captions it has; 0: none, or any number on demand."""
         ...
 
-    def prompts(self, samples: int, seed: int) -> tuple[str, ...]:
+    def prompts(self, samples: int) -> tuple[str, ...]:
         """The captions to draw samples for.
 
         Raises:
@@ -90,11 +90,11 @@ class BundledReference:
     def identity(self) -> str:
         return self.data.identity
 
-    def prompts(self, samples: int, seed: int) -> tuple[str, ...]:
+    def prompts(self, samples: int) -> tuple[str, ...]:
         """The classes in the real data's shares, in every wording."""
         counts = self.data.class_counts(_SIDE)
         wordings = {label: self.data.prompts_of(label) for label in counts}
-        return prompt_mix(wordings, counts, samples, seed)
+        return prompt_mix(wordings, counts, samples)
 
     def view(self, observer: Observer) -> Observer:
         return observer
@@ -210,8 +210,8 @@ class BuiltReference:
     def caption_count(self) -> int:
         return len(self.captions)
 
-    def prompts(self, samples: int, seed: int) -> tuple[str, ...]:
-        """The first captions; the seed is of the noise alone."""
+    def prompts(self, samples: int) -> tuple[str, ...]:
+        """The first captions."""
         if not self.captions:
             raise RequestError(
                 f"The reference {self.name} has no captions: name the prompts with --prompts FILE."

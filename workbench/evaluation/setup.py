@@ -25,8 +25,8 @@ def build_evaluator(
 ) -> Evaluator | None:
     """The protocol of a run's evaluations; None where its settings measure nothing.
 
-    The primary metric comes first. Networks are loaded, on ``device``. How many samples are drawn
-    at once is the sampler's business.
+    The primary metric comes first. Networks are loaded, on ``device``. Noise, and how
+    many samples are drawn at once, are the sampler's business.
 
     Raises:
         RequestError: as :func:`check_evaluation`, or weights that cannot be read.
@@ -39,7 +39,7 @@ def build_evaluator(
     first = settings.primary_metric
     names = sorted(settings.metrics, key=lambda name: name != first)
     metrics = make_metrics(names, reference, observers)
-    return Evaluator(metrics, prompts, settings.seed, precision=settings.precision)
+    return Evaluator(metrics, prompts, precision=settings.precision)
 
 
 def check_evaluation(
@@ -107,7 +107,7 @@ def evaluation_prompts(settings: EvaluationConfig, reference: Reference | None) 
                 f"{', '.join(settings.metrics)} need prompts to draw samples for, and there is no "
                 "reference with captions: set evaluation.prompts to a file of prompts."
             )
-        return reference.prompts(settings.samples, settings.seed)
+        return reference.prompts(settings.samples)
     given = read_prompts(settings.prompts)
     if settings.samples > len(given):
         raise RequestError(

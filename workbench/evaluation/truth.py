@@ -194,7 +194,6 @@ def truth_evaluator(
     prompts: Sequence[str],
     names: Sequence[str] | None = None,
     label: Label | None = None,
-    seed: int = 0,
     batch_size: int = 2500,
 ) -> Evaluator | None:
     """Distance of samples to as many of the truth, and how their modes differ from the truth's.
@@ -204,7 +203,6 @@ def truth_evaluator(
         names: of the metrics, the primary one first; all that there are unless told. None of them:
             there is no evaluator.
         label: where prompts ask for modes.
-        seed: of the evaluation noise.
 
     Raises:
         RequestError: a metric that points do not have.
@@ -224,7 +222,7 @@ def truth_evaluator(
     if not wanted:
         return None
     metrics = [makers[name](name) for name in wanted]
-    return Evaluator(metrics, tuple(prompts), seed, batch_size, check_points)
+    return Evaluator(metrics, tuple(prompts), batch_size=batch_size, check=check_points)
 
 
 def check_points(samples: Tensor, prompts: Sequence[str], start: int) -> tuple[int, str] | None:

@@ -131,7 +131,7 @@ def _choose_prompts(
                 "--reference that has captions."
             )
         usual = own.samples if own is not None else reference.caption_count or _SAMPLES
-        return reference.prompts(request.samples or usual, source.seed)
+        return reference.prompts(request.samples or usual)
     samples = request.samples or (own.samples if own is not None else len(given))
     if samples > len(given):
         raise RequestError(

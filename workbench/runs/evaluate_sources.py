@@ -47,7 +47,7 @@ class Asked:
 def own_settings(reference: str, model: LoadedModel | None = None) -> EvaluationConfig | None:
     """How a model is measured unless told: as its run was, or as its teacher's recipe says."""
     if isinstance(model, LoadedStudent):
-        return model.config.evaluation
+        return model.config.drawn_evaluation
     foundation = find_foundation(teacher=reference)
     return run_config(f"teacher={reference}").evaluation if foundation.own else None
 
@@ -180,11 +180,11 @@ class ModelSource:
     def _seed(self, asked: int | None) -> int:
         if asked is not None:
             return asked
-        return self.settings.seed if self.settings is not None else 0
+        return (self.settings and self.settings.seed) or 0
 
     @property
     def seed(self) -> int:
-        return self._drawing.seed
+        return self._samplers.seed
 
     @property
     def default_steps(self) -> tuple[int, ...]:

@@ -130,6 +130,9 @@ class Encodings(Protocol):
 class Samplers:
     """Teacher and student samplers that share their first noise, sample by sample.
 
+    The noise is that of ``settings.seed`` (0 without one; a run's own is in
+    :attr:`~workbench.training.config.RunConfig.drawn_evaluation`).
+
     ``uncond`` is the encoded empty prompt, for a teacher whose text encoders are gone.
     """
 
@@ -141,9 +144,14 @@ class Samplers:
         uncond: Conditioning | None = None,
     ) -> None:
         self.teacher, self.settings, self.device = teacher, settings, device
-        self.noise = NoiseSource(settings.seed)
+        self.seed = settings.seed or 0
+        self.noise = NoiseSource(self.seed)
         row = uncond if uncond is not None else teacher.uncond()
         self.uncond = row.to(device) if row is not None else None
+
+    def at_seed(self, seed: int) -> Samplers:
+        """The same on another noise."""
+        return Samplers(self.teacher, self.settings.at_seed(seed), self.device, self.uncond)
 
     @property
     def batch_size(self) -> int:
@@ -265,8 +273,8 @@ class Measurement:
     """An evaluator bound to a teacher: samples in, table rows out, sharded over ranks.
 
     Args:
-        evaluator: what is measured; how samples are drawn, its precision and its batch size, are
-            the samplers' settings.
+        evaluator: what is measured; how samples are drawn, their seed, precision and batch size,
+            are the samplers' settings.
         scratch: a folder that all ranks share and no other evaluation uses, for what observers see.
         tell: hears on rank 0 how far an evaluation is.
     """
@@ -280,7 +288,8 @@ class Measurement:
         scratch: Path | None = None,
         tell: Told = _nobody,
     ) -> None:
-        self.evaluator = replace(evaluator, precision=samplers.settings.precision)
+        drawn = samplers.settings.precision
+        self.evaluator = replace(evaluator, seed=samplers.seed, precision=drawn)
         self.samplers, self.encoded, self.ranks = samplers, encoded, ranks
         self.scratch, self.tell = scratch, tell
 
@@ -288,6 +297,13 @@ class Measurement:
     def _sized(self) -> Evaluator:
         """With a batch size that every rank has room for, the same from the first row on."""
         return replace(self.evaluator, batch_size=min(self.ranks.gather(self.samplers.batch_size)))
+
+    def at_seed(self, seed: int) -> Measurement:
+        """The same on another noise."""
+        samplers = self.samplers.at_seed(seed)
+        return Measurement(
+            self.evaluator, samplers, self.encoded, self.ranks, self.scratch, self.tell
+        )
 
     def row(self, model: SampledModel) -> Row:
         """The model's samples, scored; every rank calls this and gets the same row."""

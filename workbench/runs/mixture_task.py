@@ -105,13 +105,13 @@ class MixtureTask:
                 f"The teacher {config.teacher} has no prompts to be guided by: "
                 "evaluation.cfg_scale must stay 1."
             )
-        self.mixture, settings = self.recipe.mixture, config.evaluation
+        self.mixture, settings = self.recipe.mixture, config.drawn_evaluation
         self._check_settings()
-        self.shown: Sequence[str] = self._scored(settings.samples, settings.seed)
+        self.shown: Sequence[str] = self._scored(settings.samples)
         label = mode_labels if self.recipe.prompted else None
         first = settings.primary_metric
         names = sorted(settings.metrics, key=lambda name: name != first)
-        self.evaluator = truth_evaluator(self.mixture, self.shown, names, label, settings.seed)
+        self.evaluator = truth_evaluator(self.mixture, self.shown, names, label)
 
     def _check_settings(self) -> None:
         """Points have a truth, which judges them, and no look, no network of features, no file.
@@ -133,12 +133,12 @@ class MixtureTask:
                 "meaning for it; leave it out."
             )
 
-    def _scored(self, samples: int, seed: int) -> tuple[str, ...]:
+    def _scored(self, samples: int) -> tuple[str, ...]:
         """Every mode equally often, as the mixture has them; empty for a teacher without."""
         if not self.recipe.prompted:
             return ("",) * samples
         wordings = {mode: [f"number {NUMBER_WORDS[mode]}"] for mode in range(self.mixture.modes)}
-        return prompt_mix(wordings, dict.fromkeys(wordings, 1), samples, seed)
+        return prompt_mix(wordings, dict.fromkeys(wordings, 1), samples)
 
     def pairs(self) -> TruthPairs | None:
         """Samples of the truth, with the prompts that ask for their modes.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,18 @@ from workbench.runs.measure import (
 from workbench.runs.signals import stop_on_signals
 from workbench.runs.start import load_start
 from workbench.runs.state import OUTCOME, RunState
-from workbench.runs.tags import EVALUATION, REFERENCE, SHOWN, STUDENT, TEACHER, sampler_name
+from workbench.runs.tags import (
+    BEST,
+    EVALUATION,
+    LAST,
+    REFERENCE,
+    SHOWN,
+    STUDENT,
+    TEACHER,
+    fresh_key,
+    fresh_seed,
+    sampler_name,
+)
 from workbench.runs.tasks import RunPairs, open_task
 from workbench.runs.text import Say, TextJob
 from workbench.runs.tracking import TrackerListener, open_tracker
@@ -43,7 +54,7 @@ from workbench.teachers.hub import revision_of
 from workbench.teachers.prompt_sources import PromptSet
 from workbench.tracking import STUDENT_SAMPLES, InputData, RunStatus, Tracker
 from workbench.training.config import RunConfig
-from workbench.training.engine import Engine, InterruptedRunError, Student
+from workbench.training.engine import Engine, InterruptedRunError, Student, TrainingState
 from workbench.training.events import Listener, Listeners, StopFlag
 from workbench.training.parallel import Ranks, joined_ranks
 from workbench.workspace import Workspace, write_json
@@ -73,7 +84,7 @@ class Session:
         self.job, self.config, self.ranks = job, job.config, ranks
         self.tracker, self.stop = tracker, stop
         self.listeners = Listeners(listener, TrackerListener(tracker, job.folder.path))
-        settings = self.config.evaluation
+        settings = self.config.drawn_evaluation
         self.task = open_task(
             self.config,
             job.teacher,
@@ -182,6 +193,7 @@ class Session:
                 self._images(
                     self.samplers.of_student(self.engine.average, self.config.generator, k)
                 )
+        fresh = self._fresh_rows(state)
         if not self.ranks.is_main:
             return
         results: dict[str, Any] = {
@@ -202,9 +214,11 @@ class Session:
             "skipped_updates": state.skipped,
             "events": state.stability.events,
             "table": [row.as_dict() for row in rows],
+            "fresh": [row.as_dict() for row in fresh],
             **self.task.facts(),
         }
-        self.listeners.on_metrics(state.nimg, _table_metrics(rows))
+        values = {key: value for row in fresh for key, value in row.tracked().items()}
+        self.listeners.on_metrics(state.nimg, {**_table_metrics(rows), **values})
         files = self._draw([row.as_dict() for row in rows], pictures, state.nimg)
         results["figures"] = [str(file) for file in files]
         write_json(self.job.folder.results_file, results)
@@ -234,6 +248,42 @@ class Session:
             yield model, self._student_row
         for model in self.task.further_models():
             yield model, measurement.row
+
+    def _fresh_rows(self, state: TrainingState) -> list[FreshRow]:
+        """The last and the best weights at K steps, on noise that no evaluation has drawn.
+
+        The best one is the lowest of several noisy scores and looks better than it is; at fresh
+        seeds it does not. The average holds the best weights afterwards.
+        """
+        count = self.config.evaluation.fresh_seeds
+        if self.measurement is None or not count:
+            return []
+        rows = self._at_fresh_seeds(LAST, state.nimg)
+        best = state.best_nimg
+        if best == state.nimg:
+            rows += [replace(row, weights=BEST) for row in rows]
+        elif best is not None:
+            if self.engine.load_best():
+                rows += self._at_fresh_seeds(BEST, best)
+            else:
+                text = f"The best weights, of {best / 1000:g} kimg, are not kept: no fresh scores."
+                self.listeners.on_warning(state.nimg, text)
+        return rows
+
+    def _at_fresh_seeds(self, weights: str, nimg: int) -> list[FreshRow]:
+        assert self.measurement is not None
+        generator = self.config.generator
+        model = self.samplers.of_student(self.engine.average, generator, generator.steps)
+        numbers = range(1, self.config.evaluation.fresh_seeds + 1)
+        seeds = [fresh_seed(self.samplers.seed, number) for number in numbers]
+        measures = [self.measurement.at_seed(seed).row for seed in seeds]
+        rows = measure_all(
+            [(model, measure) for measure in measures], self.ranks, lambda: self.stop.requested
+        )
+        return [
+            FreshRow(weights, number, nimg, seed, row)
+            for number, seed, row in zip(numbers, seeds, rows, strict=True)
+        ]
 
     def _student_row(self, model: SampledModel) -> Row:
         """Measured, unless the run's last evaluation has just done so on the same weights."""
@@ -327,6 +377,29 @@ class Session:
         for file in files:
             self.tracker.log_artifact(file, "figures")
         return files
+
+
+@dataclass(frozen=True)
+class FreshRow:
+    """Scores of the last or the best weights at a fresh evaluation seed."""
+
+    weights: str
+    number: int
+    nimg: int
+    seed: int
+    row: Row
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        told = {"weights": self.weights, "nimg": self.nimg, "seed": self.seed}
+        return {**told, "steps": self.row.steps, **self.row.scores}
+
+    def tracked(self) -> dict[str, float]:
+        """The scores by their names in MLflow."""
+        return {
+            fresh_key(self.weights, self.number, name): value
+            for name, value in self.row.scores.items()
+        }
 
 
 def _table_metrics(rows: Sequence[Row]) -> dict[str, float]:

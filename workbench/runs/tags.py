@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 EVALUATION = "evaluation"
 """The protocol of evaluation; scores of two runs compare exactly where it is equal."""
 
@@ -16,6 +18,31 @@ EVENTS = "events"
 
 STOCK, TEACHER, STUDENT = "stock", "teacher", "student"
 """Rows: the teacher by its pipeline's own call, the teacher by plain Euler steps, the student."""
+
+LAST, BEST = "last", "best"
+"""Whose scores are taken again at fresh evaluation seeds: the last weights, and the best ones."""
+
+_APART = 1_000_000
+_FRESH = re.compile(rf"fresh/({LAST}|{BEST})_(\d+)_(\w+)")
+
+
+def fresh_seed(seed: int, number: int) -> int:
+    """The fresh evaluation seed of that number, 1 on, of a run whose evaluation seed is ``seed``.
+
+    Equal for the variants of one training seed, and no other training seed's.
+    """
+    return seed + number * _APART
+
+
+def fresh_key(weights: str, number: int, score: str) -> str:
+    """The MLflow metric of a score at the fresh seed of that number."""
+    return f"fresh/{weights}_{number}_{score}"
+
+
+def read_fresh(key: str) -> tuple[str, int, str] | None:
+    """(weights, number, score) of a metric's name; None for any other metric."""
+    found = _FRESH.fullmatch(key)
+    return None if found is None else (found[1], int(found[2]), found[3])
 
 
 def sampler_name(model: str, steps: int) -> str:

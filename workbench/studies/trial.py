@@ -90,7 +90,9 @@ class TrialRunner:
                 "experiment": self.spec.run_experiment,
                 "variant": f"trial{claim.ticket}",
                 "seed": seed,
-                "evaluation": config.evaluation.model_copy(update={"student_steps": (steps,)}),
+                "evaluation": config.evaluation.model_copy(
+                    update={"student_steps": (steps,), "fresh_seeds": 0}
+                ),
             }
         )
 

@@ -51,6 +51,11 @@ class CheckpointFolder:
             )
         return self.ranks.from_main(found)
 
+    def at(self, nimg: int, wanted: int) -> Path | None:
+        """The whole one of just so many images, if it is there."""
+        found = self.newest(nimg, wanted)
+        return found if found is not None and _images(found) == wanted else None
+
     def restore(self, found: Path, stateful: Stateful) -> TrainingState:
         """Everything as a checkpoint has it; returns its state.
 
@@ -89,3 +94,7 @@ class CheckpointFolder:
             good = state.stability.good if self.keep_good else None
             prune_checkpoints(self.path, self.keep, state.best_nimg, good)
         self.listener.on_checkpoint(state.nimg, written)
+
+
+def _images(path: Path) -> int:
+    return int(read_manifest(path)["progress"]["nimg"])

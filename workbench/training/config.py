@@ -76,6 +76,12 @@ class TrainingConfig(FrozenConfig):
         {"generator": AdamConfig(), "fake_score": AdamConfig()}, description="one per trained role"
     )
     ema_halflife_kimg: float = Field(4.4, ge=0, description="of the generator's average; 0 = off")
+    ema_rampup: float | None = Field(
+        0.05,
+        gt=0,
+        description="that half-life is at most this share of the images so far, as in "
+        "EDM, so that the average forgets the teacher early; none = constant",
+    )
     precision: Precision = Field("fp32", description="bf16-mixed: autocast over fp32 weights")
     gradient_checkpointing: bool = False
     lora: LoraConfig | None = Field(
@@ -118,7 +124,18 @@ class EvaluationConfig(FrozenConfig):
         4, ge=2, description="samples of each shown prompt, for drift and diversity"
     )
     samples: int = Field(2000, ge=2, description="images per score")
-    seed: int = Field(0, ge=0, description="of the evaluation noise, apart from the run's seed")
+    seed: int | None = Field(
+        None,
+        ge=0,
+        description="evaluation seed: of the noise that samples are drawn from; none = the run's "
+        "own seed, so that runs of several seeds share no noise",
+    )
+    fresh_seeds: int = Field(
+        2,
+        ge=0,
+        description="further evaluation seeds, at which the last and the best weights are scored "
+        "when the run ends",
+    )
     batch_size: PositiveInt | Literal["auto"] = Field(
         250, description="images drawn at once; auto = what the device's memory has room for"
     )
@@ -185,6 +202,10 @@ class EvaluationConfig(FrozenConfig):
             )
         return self
 
+    def at_seed(self, seed: int) -> EvaluationConfig:
+        """The same on another noise."""
+        return self.model_copy(update={"seed": seed})
+
     @property
     def primary_metric(self) -> str | None:
         """What tells the best moment of a run; None where nothing is measured."""
@@ -194,7 +215,7 @@ class EvaluationConfig(FrozenConfig):
 class RunConfig(FrozenConfig):
     """One run: an experiment's variant with a seed."""
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     experiment: str = Field("adhoc", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     variant: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(0, ge=0, lt=2**63)
@@ -277,6 +298,12 @@ class RunConfig(FrozenConfig):
             )
 
     @property
+    def drawn_evaluation(self) -> EvaluationConfig:
+        """The evaluation's settings with the seed that samples are drawn from."""
+        settings = self.evaluation
+        return settings.at_seed(self.seed) if settings.seed is None else settings
+
+    @property
     def teacher_call(self) -> dict[str, Any]:
         """What the settings ask of the teacher's stock call, over its own arguments."""
         size, guidance = self.resolution, self.teacher_guidance
@@ -315,16 +342,16 @@ class RunConfig(FrozenConfig):
 
     def recipe_fingerprint(self) -> str:
         """Eight hex digits of what decides the weights at a given number of images."""
+        kept = formats.as_format_1(self.model_dump(mode="json"))
+        training = {k: v for k, v in kept["training"].items() if k not in _NOT_WEIGHTS}
         return _short_hash(
             {
                 "seed": self.seed,
                 "teacher_call": self.teacher_call,
                 "start": self.start,
-                "generator": self.generator.model_dump(mode="json"),
-                "method": self.method.model_dump(mode="json"),
-                "training": self.training.model_dump(
-                    mode="json", exclude={"kimg", "micro_batch_size", "max_nonfinite", "stability"}
-                ),
+                "generator": kept["generator"],
+                "method": kept["method"],
+                "training": training,
                 **self._decides_rollbacks(),
             }
         )
@@ -351,6 +378,10 @@ class RunConfig(FrozenConfig):
     def flat(self) -> dict[str, str]:
         """Dotted key -> value as text, for parameter tables."""
         return dict(_flatten(self.model_dump(mode="json")))
+
+
+_NOT_WEIGHTS = ("kimg", "micro_batch_size", "max_nonfinite", "stability")
+"""Settings of training that do not decide the weights at a given number of images."""
 
 
 def trained_names(method: MethodConfig) -> tuple[str, ...]:

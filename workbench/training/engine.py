@@ -13,10 +13,10 @@ from workbench.flow.noise import NoiseSource
 from workbench.methods import Networks, make_method
 from workbench.metrics import DRIFT_METRICS, info_or_distance
 from workbench.teachers.base import VelocityNetwork
-from workbench.training.checkpoint import Stateful
+from workbench.training.checkpoint import Stateful, load_modules
 from workbench.training.checkpoint_folder import CheckpointFolder
 from workbench.training.config import RunConfig
-from workbench.training.ema import ema_decay, update_ema
+from workbench.training.ema import ema_decay, halflife_at, update_ema
 from workbench.training.events import EventKind, Listener, Progress, RunEvent, StopFlag
 from workbench.training.parallel import Ranks
 from workbench.training.roles import AVERAGE, GENERATOR, Student, build_roles
@@ -161,6 +161,18 @@ class Engine:
         self._scale_rates()
         return True
 
+    def load_best(self) -> bool:
+        """Make the average that of the best evaluation; False if it is not kept.
+
+        For looking back at the end: training does not go on from here.
+        """
+        best = self.state.best_nimg
+        path = None if best is None else self.checkpoints.at(self.state.nimg, best)
+        if path is None:
+            return False
+        load_modules(path, {AVERAGE: self.average})
+        return True
+
     def _iterate(self) -> None:
         """One optimiser step of every phase, each on newly generated samples."""
         self._clock.start()
@@ -176,14 +188,18 @@ class Engine:
             self.state.skipped_in_a_row[phase.label] = 0
             self.state.add(update.metrics)
             if GENERATOR in phase.roles:
-                settings = self.config.training
-                decay = ema_decay(settings.batch_size, settings.ema_halflife_kimg * 1000)
-                update_ema(self.average, self.networks.generator, decay)
+                update_ema(self.average, self.networks.generator, self._ema_decay())
         self.state.nimg += self.config.training.batch_size
         counts = self._evaluation_counts()
         self.state.seconds += self._clock.stop(self.config.training.batch_size, *counts)
         self.state.evaluations += sum(counts) - self._counted
         self._counted = sum(counts)
+
+    def _ema_decay(self) -> float:
+        settings = self.config.training
+        full, rampup = settings.ema_halflife_kimg * 1000, settings.ema_rampup
+        halflife = halflife_at(self.state.nimg, full, rampup)
+        return ema_decay(settings.batch_size, halflife)
 
     def _skip(self, phase: str, values: Mapping[str, float]) -> None:
         nimg, self.state.skipped = self.state.nimg, self.state.skipped + 1

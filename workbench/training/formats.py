@@ -1,8 +1,11 @@
 """Configurations of earlier formats: what they meant by what they did not say.
 
-Format 1 had no ``format`` key, and none of the keys in ``format_1.json``; that file holds what
-their absence meant. A key that is added from now on gets its line there. Then earlier files still
-load as what they were, and fingerprints of settings that mean the same stay the same.
+``earlier_formats.json`` holds, for each earlier format, the keys that it did not have and what
+their absence meant; format 1 had no ``format`` key either, and lacked what format 2 lacked. A key
+that is added from now on gets its line there, under the newest format that lacked it, and
+:class:`~workbench.training.config.RunConfig` the next number where that format was written before.
+Then earlier files still load as what they were, and fingerprints of settings that mean the same
+stay the same.
 """
 
 from __future__ import annotations
@@ -16,25 +19,28 @@ from typing import Any
 
 from workbench.teachers.analytic import ANALYTIC
 
+FORMAT = 3
+
 _WHOLE = {"teacher", "prompts", "method", "generator", "training", "schedule", "evaluation"}
 
 
 def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a configuration, with what a format-1 file left unsaid.
+    """The values of a configuration, with what a file of an earlier format left unsaid.
 
-    Format 1 was always written whole: what holds some settings alone is no such file.
+    Such files were always written whole: what holds some settings alone is none of them.
     """
     changed = copy.deepcopy(dict(values))
-    if "format" in changed or not changed.keys() >= _WHOLE:
+    written = changed.get("format", 1)
+    if not changed.keys() >= _WHOLE or not isinstance(written, int) or written >= FORMAT:
         return changed
-    for (*groups, leaf), meaning in _absences(changed):
+    for (*groups, leaf), meaning in _absences(changed, written):
         node = changed
         for group in groups:
             node = node.setdefault(group, {})
         node.setdefault(leaf, meaning)
-    if _kind(changed) == "points":  # which learns from no prompts, whatever the file names
+    if written == 1 and _kind(changed) == "points":  # it learns from no prompts, whatever it names
         changed.get("prompts", {}).update(source=None)
-    return changed
+    return {**changed, "format": FORMAT}
 
 
 def as_format_1(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,18 +68,20 @@ def unused_prompts_fingerprint() -> str:
 
 def shown_in_format_1() -> list[str]:
     """The prompts of the pictures that runs of images logged."""
-    return list(_table()["images"]["evaluation.shown"])
+    return list(_table()["1"]["images"]["evaluation.shown"])
 
 
 def reference_in_format_1() -> str:
     """What the scores of runs of images were against."""
-    return str(_table()["images"]["evaluation.reference"])
+    return str(_table()["1"]["images"]["evaluation.reference"])
 
 
-def _absences(values: Mapping[str, Any]) -> Iterator[tuple[list[str], Any]]:
-    table = _table()
-    for key, meaning in {**table["all"], **table[_kind(values)]}.items():
-        yield key.split("."), meaning
+def _absences(values: Mapping[str, Any], written: int = 1) -> Iterator[tuple[list[str], Any]]:
+    """Keys that the format ``written`` did not have, and what their absence meant."""
+    for number in range(written, FORMAT):
+        lacked = _table()[str(number)]
+        for key, meaning in {**lacked["all"], **lacked.get(_kind(values), {})}.items():
+            yield key.split("."), meaning
 
 
 def _kind(values: Mapping[str, Any]) -> str:
@@ -85,6 +93,6 @@ def _kind(values: Mapping[str, Any]) -> str:
 
 @cache
 def _table() -> dict[str, Any]:
-    text = Path(__file__).with_name("format_1.json").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("earlier_formats.json").read_text(encoding="utf-8")
     table: dict[str, Any] = json.loads(text)
     return table
