@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from workbench.errors import NoRunsError, RequestError
 from workbench.evaluation.truth import MODE_SCORES, floor, mode_statistics, truth
 from workbench.plotting import TEXT_WIDTH, Drawing, Script, color, new_figure, paper_style, points
-from workbench.reports.statistics import estimate
+from workbench.reports.statistics import Observation, estimate_scores
 from workbench.runs.folder import RunFolder, all_runs
 from workbench.runs.mixture_task import SAMPLES_FILE, TRUTH
 from workbench.teachers.mixture import Mixture
@@ -75,7 +75,7 @@ class Gathered(NamedTuple):
 
 
 def collect(runs: Sequence[RunFolder]) -> pd.DataFrame:
-    """One row a finished run and model: variant, seed, model, steps, each score.
+    """One row a finished run and model: variant, both seeds, model, steps, each score.
 
     Raises:
         NoRunsError: no finished run.
@@ -114,7 +114,8 @@ def gather(runs: Sequence[RunFolder]) -> Gathered:
         for row in results["table"]:
             drawn = kept.get(f"{row['model']}, {row['steps']} steps")
             scores = {**_mode_scores(drawn, mixture), **_plain(row)}
-            rows.append({"variant": label, "seed": config.seed, **scores})
+            seeds = {"seed": config.seed, "evaluation_seed": config.drawn_evaluation.seed}
+            rows.append({"variant": label, **seeds, **scores})
         for caption, drawn in kept.items():
             of_whom = caption.replace("student", label) if _is_student(caption) else caption
             samples.setdefault(of_whom, drawn)
@@ -184,24 +185,25 @@ def table(found: Gathered) -> str:
         _line("truth (floor)", "", "", fresh, found),
     ]
     for (label, steps), group in _models(found.scores):
-        means = {name: _estimated(group[name]) for name in COLUMNS}
+        means = {name: _estimated(group, name) for name in COLUMNS}
         lines.append(_line(label, str(steps), str(len(group)), means, found))
     return "\n".join(lines) + "\n"
 
 
 def _models(scores: pd.DataFrame) -> list[tuple[tuple[str, int], pd.DataFrame]]:
     """Teachers once, then students of each variant, both by their distance."""
-    teachers = scores[scores["model"] == "teacher"].drop_duplicates("steps")
-    named = [
-        (("exact teacher", int(row["steps"])), teachers.loc[[i]]) for i, row in teachers.iterrows()
-    ]
+    teachers = scores[scores["model"] == "teacher"].drop_duplicates(["steps", "evaluation_seed"])
+    # It has no training seed: each noise that it was drawn from is a repetition.
+    teachers = teachers.assign(seed=teachers["evaluation_seed"])
+    named = [(("exact teacher", int(steps)), group) for steps, group in teachers.groupby("steps")]
     students = scores[scores["model"] == "student"].groupby(["variant", "steps"])
     mine = [((str(variant), int(steps)), group) for (variant, steps), group in students]
     return sorted([*named, *mine], key=lambda pair: float(pair[1][HEADLINE].mean()))
 
 
-def _estimated(values: pd.Series[float]) -> Any:
-    return estimate([float(value) for value in values])
+def _estimated(rows: pd.DataFrame, name: str) -> Any:
+    seeds = zip(rows["seed"], rows["evaluation_seed"], rows[name], strict=True)
+    return estimate_scores(Observation(int(s), int(e), float(value)) for s, e, value in seeds)
 
 
 def _line(label: str, steps: str, seeds: str, values: Mapping[str, Any], found: Gathered) -> str:

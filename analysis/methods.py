@@ -33,7 +33,7 @@ from workbench.plotting import (
 from workbench.reports.curves import collect_curves as collect
 from workbench.reports.curves import drawable, level_frame, mean_curve, need_distance
 from workbench.reports.references import select
-from workbench.reports.statistics import Estimate, estimate
+from workbench.reports.statistics import Estimate, Observation, estimate_scores
 from workbench.reports.tables import Table, number
 from workbench.reports.variant_panels import style_of
 from workbench.runs.tags import sampler_name
@@ -74,12 +74,14 @@ def reached_by_all(frame: pd.DataFrame, cost: Cost) -> float:
 def at_cost(rows: pd.DataFrame, cost: Cost, limit: float, score: str) -> Estimate | None:
     """Over the runs in ``rows``: a distance at a cost, between the evaluations around it."""
     known = rows[rows[score].notna()].sort_values("kimg")
-    values = [
-        between(list(own[cost.column]), list(own[score]), limit, is_distance=True)
-        for _, own in known.groupby("run")
-    ]
-    present = [value for value in values if value is not None]
-    return estimate(present) if len(present) == len(values) > 0 else None
+    found = []
+    for _, own in known.groupby("run"):
+        value = between(list(own[cost.column]), list(own[score]), limit, is_distance=True)
+        if value is None:
+            return None
+        seeds = int(own["seed"].iloc[0]), int(own["evaluation_seed"].iloc[0])
+        found.append(Observation(*seeds, value))
+    return estimate_scores(found) if found else None
 
 
 def compare_costs(frame: pd.DataFrame, levels: pd.DataFrame) -> Table:

@@ -84,7 +84,7 @@ def collect(groups: Sequence[Group], workspace: Workspace | None = None) -> pd.D
     own = frame[frame["model"] != STUDENT].assign(trained_steps=None)
     places = zip(own["model"], own["line"], strict=True)
     own["line"] = [_teacher_line(model, names[line] if several else None) for model, line in places]
-    teachers = over_seeds(own.drop_duplicates(["line", "steps"]), _KEYS, values)
+    teachers = over_seeds(own, _KEYS, values)
     kept, notes = _kept(groups, workspace, several) if workspace else ([], ())
     if kept:
         more = pd.DataFrame(kept)

@@ -73,6 +73,15 @@ def compare(
             rich_help_panel=WHAT,
         ),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VARIANT",
+            help="Compare all others with this one, named before its scores are seen (default: "
+            "with the best, which corrects for all pairs).",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
     finished: Annotated[
         bool, typer.Option("--finished", help="Only finished runs.", rich_help_panel=WHAT)
     ] = False,
@@ -102,7 +111,8 @@ def compare(
 ) -> None:
     """Put variants side by side: best, last, at equal kimg and seconds, with 95 % intervals.
 
-    Runs of equal settings are averaged over their seeds. Older settings under the same name and
+    Runs of equal settings are averaged over their seeds; intervals cover training and evaluation,
+    and verdicts are corrected for their number (Holm). Older settings under the same name and
     runs set aside by --fresh stand in rows of their own; runs made with --set or --teacher are left
     out where finished ones without are there (--all). Scores of workbench evaluate are compared
     with --metric kid --reference coco10k --steps 4.
@@ -119,11 +129,11 @@ def compare(
     metric = metric or primary_metric(selection)
     wanted = Wanted(metric, reference, steps, protocol)
     if not is_logged(selection, wanted):
-        found = _of_training(selection, metric, allow_mixed, csv, figure)
+        found = _of_training(selection, metric, against, allow_mixed, csv, figure)
     elif figure is not None:
         raise RequestError(f"--figure draws scores of training; {metric} is of evaluate: drop it.")
     else:
-        found = _of_evaluate(selection, wanted, allow_mixed, csv, ScoreFiles(uri, place))
+        found = _of_evaluate(selection, wanted, against, allow_mixed, csv, ScoreFiles(uri, place))
     if csv is not None:
         say(f"Numbers: {csv}")
     view = _view(found.groups, uri, place)
@@ -146,13 +156,18 @@ class _Found(NamedTuple):
 
 
 def _of_training(
-    selection: Selection, metric: str, allow_mixed: bool, csv: Path | None, figure: Path | None
+    selection: Selection,
+    metric: str,
+    against: str | None,
+    allow_mixed: bool,
+    csv: Path | None,
+    figure: Path | None,
 ) -> _Found:
     from workbench.reports import all_tables, comparable, draw, write_csv
     from workbench.reports import compare as put_side_by_side
 
     selection = comparable(selection, allow_mixed=allow_mixed)
-    comparison = put_side_by_side(selection, metric)
+    comparison = put_side_by_side(selection, metric, against)
     if csv is not None:
         write_csv(comparison, csv)
     if figure is not None:
@@ -162,11 +177,16 @@ def _of_training(
 
 
 def _of_evaluate(
-    selection: Selection, wanted: Wanted, allow_mixed: bool, csv: Path | None, files: ScoreFiles
+    selection: Selection,
+    wanted: Wanted,
+    against: str | None,
+    allow_mixed: bool,
+    csv: Path | None,
+    files: ScoreFiles,
 ) -> _Found:
     from workbench.reports import compare_scores, tables_of_scores, write_scores_csv
 
-    comparison = compare_scores(selection, wanted, files, allow_mixed=allow_mixed)
+    comparison = compare_scores(selection, wanted, files, allow_mixed=allow_mixed, against=against)
     if csv is not None:
         write_scores_csv(comparison, csv)
     tables = tables_of_scores(comparison)

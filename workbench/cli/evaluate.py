@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import stdev
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -95,11 +96,13 @@ def evaluate(
             rich_help_panel=SAMPLES,
         ),
     ] = None,
-    seed: Annotated[
-        int | None,
+    seeds: Annotated[
+        str | None,
         typer.Option(
-            min=0,
-            help="Of the noise (default: as the run or recipe says, else 0).",
+            "--seeds",
+            "--seed",
+            help="Evaluation seeds, of the noise, comma-separated (default: the run's own, else "
+            "0). Several tell how much the noise adds.",
             show_default=False,
             rich_help_panel=SAMPLES,
         ),
@@ -182,9 +185,10 @@ def evaluate(
         metric_info(name)
     if precision not in (None, "fp32", "bf16"):
         raise unknown_name("precision", str(precision), ("fp32", "bf16"))
-    counts = _counts(steps)
+    counts = whole_numbers("--steps", steps, least=1)
+    drawn = whole_numbers("--seeds", seeds, least=0)
     given = weight_paths(weights)
-    asked = Asked(model, seed, cfg_scale, stock, _call(call), precision)
+    asked = Asked(model, tuple(drawn) if drawn else None, cfg_scale, stock, _call(call), precision)
     place = open_workspace(workspace)
     ensure_with_bar(model, place.teachers)
     request = EvaluateRequest(
@@ -259,20 +263,27 @@ def _pairs(form: str, assignments: Sequence[str] | None) -> list[tuple[str, str]
     return pairs
 
 
-def _counts(steps: str | None) -> list[int] | None:
+def whole_numbers(option: str, text: str | None, *, least: int) -> list[int] | None:
+    """Distinct numbers of a comma-separated list.
+
+    Raises:
+        RequestError: one that is no whole number, or below ``least``.
+    """
     try:
-        counts = [int(part) for part in steps.split(",")] if steps else None
+        found = [int(part) for part in text.split(",")] if text else None
     except ValueError:
-        raise RequestError(f"--steps {steps!r}: expected numbers like 4,2,1.") from None
-    if counts and min(counts) < 1:
-        raise RequestError(f"--steps {steps!r}: every step count must be at least 1.")
-    return list(dict.fromkeys(counts)) if counts else None
+        raise RequestError(f"{option} {text!r}: expected numbers like 4,2,1.") from None
+    if found and min(found) < least:
+        raise RequestError(f"{option} {text!r}: each must be at least {least}.")
+    return list(dict.fromkeys(found)) if found else None
 
 
 def _show(evaluation: Evaluation) -> None:
     first = evaluation.rows[0]
-    columns = ["steps", "NFE", "metric", "score", "95 % interval", "bias", "N = inf", "ms/image"]
-    rows = [_cells(row, score) for row in evaluation.rows for score in row.scores]
+    columns = ["steps", "NFE", "seed", "metric", "score", "95 % interval", "bias", "N = inf"]
+    columns += ["ms/image"]
+    several = len({row.seed for row in evaluation.rows}) > 1
+    rows = [_cells(row, score, several) for row in evaluation.rows for score in row.scores]
     shown = [
         column
         for column, name in enumerate(columns)
@@ -283,6 +294,8 @@ def _show(evaluation: Evaluation) -> None:
         [[row[column] for column in shown] for row in rows],
         f"{first.model} ({first.kind}), {first.samples} samples against {first.reference}",
     )
+    if several:
+        _show_spread(evaluation)
     for row, file in zip(evaluation.rows, evaluation.files, strict=True):
         steps = f"{row.steps} steps: " if row.steps is not None else ""
         steps += f"{row.how}; " if row.how else ""
@@ -298,11 +311,32 @@ def _show(evaluation: Evaluation) -> None:
         )
 
 
-def _cells(row: ScoredRow, score: Score) -> list[str]:
+def _show_spread(evaluation: Evaluation) -> None:
+    """Means over evaluation seeds, with what another noise would change."""
+    from workbench.reports.statistics import estimate
+
+    found: dict[tuple[int | None, str], list[float]] = {}
+    for row in evaluation.rows:
+        for score in row.scores:
+            found.setdefault((row.steps, score.name), []).append(score.value)
+    rows = []
+    for (steps, name), values in found.items():
+        own = estimate(values)
+        ends = own.interval
+        told = "" if ends is None else f"{_number(ends[0])} to {_number(ends[1])}"
+        heading = f"{name} {metric_info(name).arrow}"
+        rows.append([str(steps), heading, _number(own.mean), told, f"{stdev(values):.2g}"])
+    seeds = len({row.seed for row in evaluation.rows})
+    columns = ["steps", "metric", "mean", "95 % interval", "sd over evaluation seeds"]
+    print_table(columns, rows, f"Over {seeds} evaluation seeds, of these weights")
+
+
+def _cells(row: ScoredRow, score: Score, several: bool = False) -> list[str]:
     limit, ends = score.extrapolated, score.interval
     return [
         "" if row.steps is None else str(row.steps),
         "" if row.steps is None else f"{row.nfe:g}",
+        str(row.seed) if several else "",
         f"{score.name} {metric_info(score.name).arrow}",
         _number(score.value),
         "" if ends is None else f"{_number(ends.low)} to {_number(ends.high)}",

@@ -39,6 +39,10 @@ def report(
             metavar="SCORE", help="Sorts and judges: any that was measured (default: what judged)."
         ),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="VARIANT", help="Compare all others with this one (default: best)."),
+    ] = None,
     finished: Annotated[bool, typer.Option("--finished", help="Only finished runs.")] = False,
     allow_mixed: Annotated[
         bool, typer.Option("--allow-mixed", help="Although evaluated in different ways.")
@@ -62,7 +66,9 @@ def report(
     uri = tracking_uri or default_uri(place.root)
     other_name, changes = read_changes(with_selectors(set_, teacher, recipe))
     name = other_name or name
-    request = ReportRequest(name, changes, metric, finished=finished, allow_mixed=allow_mixed)
+    request = ReportRequest(
+        name, changes, metric, against, finished=finished, allow_mixed=allow_mixed
+    )
     path = out or place.root / "reports" / request.file_name
     stored = write_report(request, path, uri, place)
     if json_output:

@@ -14,7 +14,7 @@ from typing import Any
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation.feature_cache import FeatureCache
 from workbench.evaluation.grids import NotFiniteError
-from workbench.evaluation.hashing import short_hash
+from workbench.evaluation.hashing import protocol_id, short_hash
 from workbench.evaluation.metrics import Metric
 from workbench.evaluation.observations import Observations
 from workbench.evaluation.observers import check_prompts, observer_key
@@ -238,15 +238,6 @@ class Evaluator:
     @cached_property
     def _prompts_hash(self) -> str:
         return short_hash(self.prompts)
-
-
-def protocol_id(ingredients: Mapping[str, Any]) -> str:
-    """Short hash of all that decides scores besides the sampler, its steps and its noise.
-
-    Protocols named the seed once, and most runs then had seed 0: its place keeps the 0, so that
-    what was measured before still compares.
-    """
-    return short_hash({**ingredients, "seed": 0})
 
 
 def _version(distribution: str) -> str | None:

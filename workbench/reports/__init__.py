@@ -11,7 +11,15 @@ from workbench.reports.score_choice import Wanted, is_logged
 from workbench.reports.score_files import ScoreFiles
 from workbench.reports.score_tables import tables_of_scores, write_scores_csv
 from workbench.reports.scores import ScoreComparison, compare_scores
-from workbench.reports.statistics import Difference, Estimate, estimate, welch
+from workbench.reports.statistics import (
+    Difference,
+    Estimate,
+    Observation,
+    difference,
+    estimate,
+    estimate_scores,
+    holm,
+)
 from workbench.reports.tables import all_tables, write_csv
 
 __all__ = [
@@ -20,6 +28,7 @@ __all__ = [
     "Estimate",
     "Group",
     "GroupResult",
+    "Observation",
     "ScoreComparison",
     "ScoreFiles",
     "SeedRun",
@@ -30,15 +39,17 @@ __all__ = [
     "comparable",
     "compare",
     "compare_scores",
+    "difference",
     "draw",
     "estimate",
+    "estimate_scores",
+    "holm",
     "is_logged",
     "make_groups",
     "primary_metric",
     "select",
     "select_groups",
     "tables_of_scores",
-    "welch",
     "write_csv",
     "write_scores_csv",
 ]

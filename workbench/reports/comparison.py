@@ -4,25 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import combinations
 from statistics import fmean
 from typing import Any
 
 from workbench.errors import RequestError, unknown_name
 from workbench.metrics import METRICS, Goal, MetricInfo, in_order, primary_of_most
 from workbench.reports.groups import Group, SeedRun, Selection, shortened
-from workbench.reports.statistics import Difference, Estimate, estimate, welch
+from workbench.reports.statistics import (
+    ONE_NOISE,
+    Difference,
+    Estimate,
+    Observation,
+    difference,
+    estimate,
+    estimate_scores,
+    holm,
+)
+from workbench.runs import tags
 from workbench.runs.state import RunState
 
-BEST, LAST, AT_KIMG, AT_SECONDS = "best", "last", "at_kimg", "at_seconds"
+BEST, BEST_FRESH, LAST = "best", "best_fresh", "last"
+AT_KIMG, AT_SECONDS = "at_kimg", "at_seconds"
 
-Read = Callable[[SeedRun, str], float | None]
-"""(run, score) -> the run's value; None where it has none."""
+_LEVEL = 0.05
+
+Read = Callable[[SeedRun, str], Mapping[int, float]]
+"""(run, score) -> evaluation seed -> the run's value; empty where it has none."""
 
 
 @dataclass(frozen=True)
 class GroupResult:
     """A group's numbers: ``scores[score][statistic]`` over its seeds, where all runs have it.
+
+    ``best`` is the lowest of several noisy scores (the highest of a score that rises), and looks
+    better than the weights are; ``best_fresh`` is of the same weights at fresh evaluation seeds.
 
     ``ms_per_image`` and ``nfe`` are the student's at its own step count, from the final table.
     """
@@ -38,30 +55,37 @@ class GroupResult:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A group against the best one that several seeds vouch for, at equal kimg.
+    """A group against another, at equal kimg.
 
     ``difference`` is of the metric's values; near a target, of their distances from it
     (:meth:`MetricInfo.badness`), as two values on either side of it may be equally good.
+
+    Attributes:
+        p: probability of so large a difference where there is none, corrected for the ``asked``
+            differences (Holm); None without an interval.
     """
 
     label: str
-    best: str
+    reference: str
     difference: Difference
     info: MetricInfo
+    p: float | None
+    asked: int
+
+    @property
+    def told_apart(self) -> bool | None:
+        """Whether there is a difference, by the corrected probability; None without one."""
+        return None if self.p is None else self.p <= _LEVEL
 
     @property
     def is_better(self) -> bool:
-        """Possible only for a group of a single seed, which cannot be the reference."""
         return (self.difference.mean < 0) == (self.info.goal is not Goal.HIGHER)
 
     @property
     def words(self) -> str:
-        apart = self.difference.excludes_zero
-        if self.difference.half is None:
-            return "one seed: no interval"
-        if apart is None:
-            return "a seed diverged: no interval"
-        if not apart:
+        if self.told_apart is None:
+            return f"{self.difference.reason or 'no interval'}: no verdict"
+        if not self.told_apart:
             return "not told apart"
         if not self.info.ranks:
             return "told apart"
@@ -71,10 +95,14 @@ class Verdict:
         """Plain values for JSON."""
         return {
             "group": self.label,
-            "best": self.best,
+            "against": self.reference,
             "difference": self.difference.mean,
             "interval": self.difference.interval,
-            "excludes_zero": self.difference.excludes_zero,
+            "p": self.difference.p,
+            "p_holm": self.p,
+            "asked": self.asked,
+            "told_apart": self.told_apart,
+            "verdict": self.words,
         }
 
 
@@ -127,13 +155,18 @@ def _key(score: str) -> str:
     return METRICS[score].key if score in METRICS else score
 
 
-def compare(selection: Selection, metric: str | None = None) -> Comparison:
+def compare(
+    selection: Selection, metric: str | None = None, against: str | None = None
+) -> Comparison:
     """Put groups side by side, judged by a metric or by what judged them during training.
 
     A metric that ranks nothing leaves them in their order, and verdicts say only what differs.
 
+    Args:
+        against: label of the group that all others are compared with; the best one unless named.
+
     Raises:
-        RequestError: no run has such a score.
+        RequestError: no run has such a score, or there is no such group.
     """
     groups = selection.groups
     runs = [run for group in groups for run in group.runs]
@@ -153,20 +186,23 @@ def compare(selection: Selection, metric: str | None = None) -> Comparison:
     if seconds is not None:
         notes += _machines(runs)
     measured = [(result.group, result.get(metric, AT_KIMG)) for result in results]
-    verdicts = judge([(g, own) for g, own in measured if own], info)
-    notes += caution(verdicts)
+    verdicts = judge([(g, own) for g, own in measured if own], info, against)
+    notes += caution(verdicts, chosen=against is None)
     return Comparison(metric, nimg / 1000, seconds, tuple(results), verdicts, tuple(notes))
 
 
 def _result(group: Group, scores: Sequence[str], nimg: int, seconds: float | None) -> GroupResult:
     reads: dict[str, Read] = {
-        BEST: _best,
-        LAST: lambda run, name: run.curve.last(name),
-        AT_KIMG: lambda run, name: run.curve.at_nimg(name, nimg),
+        BEST: lambda run, name: _own(run, _best(run, name)),
+        BEST_FRESH: lambda run, name: run.fresh(tags.BEST, name),
+        LAST: _last,
+        AT_KIMG: lambda run, name: (
+            _last(run, name) if nimg == run.nimg else _own(run, run.curve.at_nimg(name, nimg))
+        ),
     }
     if seconds is not None:
         limit = seconds
-        reads[AT_SECONDS] = lambda run, name: run.curve.at_seconds(name, limit)
+        reads[AT_SECONDS] = lambda run, name: _own(run, run.curve.at_seconds(name, limit))
     numbers = {
         name: {
             statistic: found
@@ -178,13 +214,30 @@ def _result(group: Group, scores: Sequence[str], nimg: int, seconds: float | Non
     steps = group.params.get("generator.steps", "")
     nfe = int(steps) if steps.isdigit() else None
     key = f"table/student_{nfe}_ms_per_image"
-    pace = _over_seeds(group, [run.row.metrics.get(key) for run in group.runs])
-    return GroupResult(group, numbers, pace, nfe)
+    paces = [run.row.metrics.get(key) for run in group.runs]
+    known = [pace for pace in paces if pace is not None]
+    return GroupResult(group, numbers, estimate(known) if len(known) == len(paces) else None, nfe)
 
 
-def _over_seeds(group: Group, values: Sequence[float | None]) -> Estimate | None:
-    present = [value for value in values if value is not None]
-    return estimate(present) if len(present) == len(group.runs) else None
+def _over_seeds(group: Group, values: Sequence[Mapping[int, float]]) -> Estimate | None:
+    if not all(values):
+        return None
+    return estimate_scores(
+        Observation(run.seed, noise, value)
+        for run, scores in zip(group.runs, values, strict=True)
+        for noise, value in scores.items()
+    )
+
+
+def _own(run: SeedRun, value: float | None) -> dict[int, float]:
+    """At the run's own evaluation seed."""
+    return {} if value is None else {run.evaluation_seed: value}
+
+
+def _last(run: SeedRun, name: str) -> dict[int, float]:
+    """Of the last weights, also at the fresh evaluation seeds of a finished run."""
+    own = _own(run, run.curve.last(name))
+    return {**own, **run.fresh(tags.LAST, name)} if own else {}
 
 
 def _best(run: SeedRun, name: str) -> float | None:
@@ -204,39 +257,69 @@ def rank(found: Estimate | None, info: MetricInfo) -> tuple[bool, float]:
     return False, fmean(map(info.badness, found.values)) if info.ranks else 0.0
 
 
-def judge(measured: Sequence[tuple[Group, Estimate]], info: MetricInfo) -> tuple[Verdict, ...]:
-    """Every other group against the best that several seeds vouch for, if there is one.
+def judge(
+    measured: Sequence[tuple[Group, Estimate]], info: MetricInfo, against: str | None = None
+) -> tuple[Verdict, ...]:
+    """Every other group against one, corrected for all differences that this asks.
+
+    That one is named, or the best that several seeds vouch for. As the data choose the best, any
+    two groups might have been the pair: then all pairs count as asked, else only those with it.
 
     Args:
         measured: best first.
+
+    Raises:
+        RequestError: no group of that name.
     """
-    reference = next((pair for pair in measured if pair[1].n > 1), None) or next(
-        iter(measured), None
+    if against is not None and against not in [group.label for group, _ in measured]:
+        raise unknown_name("variant to compare with", against, [g.label for g, _ in measured])
+    reference = next(
+        (p for p in measured if (p[0].label == against if against else p[1].n > 1)),
+        next(iter(measured), None),
     )
     if reference is None:
         return ()
-    best, best_own = reference
-    of_best = _judged(best_own, info)
+    scores = {group.label: _judged(own, info) for group, own in measured}
+    label = reference[0].label
+    others = [name for name in scores if name != label]
+    pairs = [(name, label) for name in others]
+    if against is None:
+        pairs += list(combinations(others, 2))
+    found = {pair: difference(scores[pair[0]], scores[pair[1]]) for pair in pairs}
+    tested = {pair: each.p for pair, each in found.items() if each.p is not None}
+    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
     return tuple(
-        Verdict(group.label, best.label, welch(_judged(own, info), of_best), info)
-        for group, own in measured
-        if group is not best
+        Verdict(name, label, found[name, label], info, corrected.get((name, label)), len(tested))
+        for name in others
     )
 
 
-def _judged(found: Estimate, info: MetricInfo) -> Sequence[float]:
-    near = info.goal is Goal.NEAR and info.ranks
-    return [info.badness(value) for value in found.values] if near else found.values
+def _judged(found: Estimate, info: MetricInfo) -> Sequence[Observation]:
+    if info.goal is not Goal.NEAR or not info.ranks:
+        return found.observations
+    return [each._replace(value=info.badness(each.value)) for each in found.observations]
 
 
-def caution(verdicts: Sequence[Verdict]) -> list[str]:
-    """What a reader of several intervals has to know."""
-    if sum(verdict.difference.half is not None for verdict in verdicts) < 2:
-        return []
-    return [
-        "Intervals are not corrected for their number, and the best was chosen by the same "
-        "data: differences near the edge of theirs need more seeds."
-    ]
+def caution(verdicts: Sequence[Verdict], *, chosen: bool = True) -> list[str]:
+    """What a reader of the verdicts has to know."""
+    notes = []
+    asked = verdicts[0].asked if verdicts else 0
+    if asked > 1:
+        why = "all pairs, for the best was chosen by the same data" if chosen else "asked here"
+        notes.append(
+            f"Verdicts are corrected for {asked} differences ({why}; Holm). Each interval is one "
+            "of 95 % by itself."
+        )
+    if any(verdict.difference.reason == ONE_NOISE for verdict in verdicts):
+        notes.append(
+            "All of these runs drew the same evaluation noise: how much it adds cannot be known "
+            "from them, so there are no intervals and no verdicts. Score them at several: "
+            "workbench evaluate RUN --seeds 0,1,2,3, then compare with --reference and --steps."
+        )
+    few = {verdict.difference.seeds for verdict in verdicts if verdict.difference.seeds}
+    if len(few) > 1:
+        notes.append("Not all groups have the same training seeds: pairs are of those in common.")
+    return notes
 
 
 def _limits(runs: Sequence[SeedRun], nimg: int) -> list[str]:
@@ -305,4 +388,13 @@ def _result_dict(result: GroupResult) -> dict[str, Any]:
 
 
 def _estimate_dict(found: Estimate) -> dict[str, Any]:
-    return {**asdict(found), "values": list(found.values), "interval": found.interval}
+    return {
+        "mean": found.mean,
+        "half": found.half,
+        "interval": found.interval,
+        "values": list(found.values),
+        "training_sd": found.training_sd,
+        "evaluation_sd": found.evaluation_sd,
+        "observations": [each._asdict() for each in found.observations],
+        "no_interval": found.reason,
+    }

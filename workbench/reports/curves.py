@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LEVEL_COLUMNS = ("label", "model", "steps", "metric", "value", "n")
-_RUN = ["label", "run", "seed", "kimg", "seconds", "evaluations"]
+_RUN = ["label", "run", "seed", "evaluation_seed", "kimg", "seconds", "evaluations"]
 
 
-def curve_rows(label: str, run: str, seed: int | None, curve: Curve) -> list[dict[str, Any]]:
-    """A run's evaluations: label, run, seed, kimg, what it had cost until then, each score.
+def curve_rows(
+    label: str, run: str, seed: int | None, curve: Curve, evaluation_seed: int | None = None
+) -> list[dict[str, Any]]:
+    """A run's evaluations: label, run, both seeds, kimg, what it had cost until then, each score.
 
     The cost: seconds of training, and network evaluations (NaN where the run did not count).
     """
@@ -35,6 +37,7 @@ def curve_rows(label: str, run: str, seed: int | None, curve: Curve) -> list[dic
             "label": label,
             "run": run,
             "seed": seed,
+            "evaluation_seed": evaluation_seed,
             "kimg": nimg / 1000,
             "seconds": curve.seconds[place],
             "evaluations": curve.evaluations[place] if curve.evaluations else math.nan,
@@ -59,7 +62,7 @@ def collect_curves(groups: Sequence[Group]) -> pd.DataFrame:
         row
         for group in groups
         for run in group.runs
-        for row in curve_rows(group.label, run.row.run_id, run.seed, run.curve)
+        for row in curve_rows(group.label, run.row.run_id, run.seed, run.curve, run.evaluation_seed)
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.metrics import in_order
 from workbench.reports.comparison import AT_KIMG, Comparison
 from workbench.reports.groups import Group
-from workbench.reports.statistics import Estimate, estimate
+from workbench.reports.statistics import Estimate, Observation, estimate_scores
 from workbench.runs.cost import evaluations_a_step
 from workbench.runs.tags import STOCK, STUDENT, TEACHER
 
@@ -47,9 +47,9 @@ def equal_kimg_frame(comparison: Comparison) -> pd.DataFrame:
 def final_frame(groups: Sequence[Group]) -> pd.DataFrame:
     """The runs' final tables, one row for each run, model and step count.
 
-    Columns: label, run, seed, trained_steps (K), model ("stock", "teacher" or "student"), steps,
-    nfe (with guidance's second evaluation), each score, and ms_per_image. What a run did
-    not measure is NaN.
+    Columns: label, run, seed, evaluation_seed, trained_steps (K), model ("stock", "teacher" or
+    "student"), steps, nfe (with guidance's second evaluation), each score, and ms_per_image. What a
+    run did not measure is NaN.
     """
     import pandas as pd
 
@@ -65,13 +65,13 @@ def final_frame(groups: Sequence[Group]) -> pd.DataFrame:
                 if found is not None:
                     cells.setdefault((found[1], int(found[2])), {})[found[3]] = value
             own: dict[str, Any] = {"label": group.label, "run": run.row.run_id}
-            own["seed"] = run.seed
+            own |= {"seed": run.seed, "evaluation_seed": run.evaluation_seed}
             own["trained_steps"] = None if trained is None else int(trained)
             for (model, steps), values in sorted(cells.items()):
                 # Tables of earlier versions did not say it, and held no stock rows.
                 nfe = steps * (teachers_step if model == TEACHER else 1)
                 rows.append({**own, "model": model, "steps": steps, "nfe": nfe} | values)
-    first = ["label", "run", "seed", "trained_steps", "model", "steps", "nfe"]
+    first = ["label", "run", "seed", "evaluation_seed", "trained_steps", "model", "steps", "nfe"]
     scores = in_order({name for row in rows for name in row} - {*first})
     return pd.DataFrame(rows, columns=[*first, *scores])
 
@@ -79,18 +79,31 @@ def final_frame(groups: Sequence[Group]) -> pd.DataFrame:
 def over_seeds(frame: pd.DataFrame, keys: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
     """Means of ``values`` over the rows of equal ``keys``: keys, n, each mean and its ``_half``.
 
+    Rows are runs: an interval needs them at several evaluation seeds, as
+    :func:`~workbench.reports.statistics.estimate_scores` says. What several runs of one training
+    seed say of one noise (their common teacher) counts once; ``n`` is the number of such rows.
+
     A value that not every row of a group has is NaN: a mean over fewer seeds is another mean.
     """
     import pandas as pd
 
     rows = []
     for key, found in frame.groupby(list(keys), sort=False, dropna=False):
+        of_seeds = found.groupby(["seed", "evaluation_seed"], sort=False)[list(values)]
+        found = of_seeds.agg(_mean).reset_index()
         row: dict[str, Any] = {**dict(zip(keys, key, strict=True)), "n": len(found)}
         for name in values:
-            row |= _columns(name, estimate([float(value) for value in found[name]]))
+            seeds = zip(found["seed"], found["evaluation_seed"], found[name], strict=True)
+            own = estimate_scores(Observation(int(s), int(e), float(v)) for s, e, v in seeds)
+            row |= _columns(name, own)
         rows.append(row)
     columns = [part for name in values for part in (name, f"{name}_half")]
     return pd.DataFrame(rows, columns=[*keys, "n", *columns])
+
+
+def _mean(column: pd.Series[float]) -> float:
+    """NaN where any is: a mean over fewer is another mean."""
+    return float(column.mean(skipna=False))
 
 
 def student_names(students: pd.DataFrame) -> dict[str, str]:

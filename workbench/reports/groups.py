@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from workbench.runs.state import RunState, state_of
-from workbench.runs.tags import EVALUATION
+from workbench.runs.tags import EVALUATION, fresh_seed, read_fresh
 from workbench.tracking import Curve, RunRow, read_curve
 
 _NOT_SETTINGS = ("experiment", "variant", "seed", "teacher")
@@ -30,6 +30,12 @@ class SeedRun:
         return int(self.row.tags["seed"])
 
     @property
+    def evaluation_seed(self) -> int:
+        """Of the noise that its samples are drawn from."""
+        set_ = self.row.params.get("evaluation.seed", "0")
+        return int(set_) if set_.isdigit() else self.seed
+
+    @property
     def nimg(self) -> int:
         """Images at its last evaluation."""
         return self.curve.nimg[-1]
@@ -42,8 +48,17 @@ class SeedRun:
     @property
     def protocol(self) -> str:
         """What its scores may be compared with: an id of the evaluation's whole protocol."""
-        samples, seed = (self.row.params.get(f"evaluation.{key}") for key in ("samples", "seed"))
-        return self.row.tags.get(EVALUATION, f"not recorded ({samples} samples, seed {seed})")
+        samples = self.row.params.get("evaluation.samples")
+        return self.row.tags.get(EVALUATION, f"not recorded ({samples} samples)")
+
+    def fresh(self, weights: str, score: str) -> dict[int, float]:
+        """Evaluation seed -> a score of the ``last`` or the ``best`` weights at the run's end."""
+        found = {read_fresh(key): value for key, value in self.row.metrics.items()}
+        return {
+            fresh_seed(self.evaluation_seed, name[1]): value
+            for name, value in found.items()
+            if name is not None and (name[0], name[2]) == (weights, score)
+        }
 
 
 @dataclass(frozen=True)

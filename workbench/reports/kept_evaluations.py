@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from workbench.evaluation.hashing import short_hash
+from workbench.evaluation.hashing import protocol_id
 from workbench.reports.groups import SeedRun
 from workbench.reports.samples import still_of
 from workbench.runs.external_scores import ExternalFile
@@ -34,8 +34,8 @@ class TeacherCall(NamedTuple):
 class KeptRow(NamedTuple):
     """One sampler's scores by name.
 
-    ``protocol`` is what runs have as their tag ``evaluation``; ``protocols`` are the scores' own,
-    by name, as the names of logged scores hold them.
+    ``seed`` is the evaluation seed. ``protocol`` is what runs have as their tag ``evaluation``;
+    ``protocols`` are the scores' own, by name, as the names of logged scores hold them.
     """
 
     model: str
@@ -43,6 +43,7 @@ class KeptRow(NamedTuple):
     steps: int
     nfe: float
     ms_per_image: float
+    seed: int
     scores: Mapping[str, float]
     protocol: str
     protocols: Mapping[str, str]
@@ -53,7 +54,8 @@ class KeptRow(NamedTuple):
 def kept_rows(workspace: Workspace, kind: str, name: str) -> list[KeptRow]:
     """What was measured of a model, by steps, then by age, the newest last.
 
-    The newest file counts where several measured the same call by the same protocol.
+    The newest file counts where several measured the same call by the same protocol on the same
+    noise.
 
     Files of other models, or that are no evaluation, are passed over.
 
@@ -61,10 +63,10 @@ def kept_rows(workspace: Workspace, kind: str, name: str) -> list[KeptRow]:
         kind: ``TEACHER`` or ``STUDENT``.
         name: of the teacher, or "experiment/folder" of a run.
     """
-    newest: dict[tuple[int, str, TeacherCall], tuple[float, KeptRow]] = {}
+    newest: dict[tuple[int, int, str, TeacherCall], tuple[float, KeptRow]] = {}
     for file in sorted((workspace.root / ARTIFACTS).glob("*/*.json")):
         for row in _rows(file, kind, name):
-            key, written = (row.steps, row.protocol, row.call), file.stat().st_mtime
+            key, written = (row.steps, row.seed, row.protocol, row.call), file.stat().st_mtime
             if key not in newest or newest[key][0] < written:
                 newest[key] = (written, row)
     found = sorted(newest.values(), key=lambda kept: (kept[1].steps, kept[0]))
@@ -123,8 +125,9 @@ def _rows(file: Path, kind: str, name: str) -> Iterator[KeptRow]:
             steps=int(values["steps"]),
             nfe=float(values["nfe"]),
             ms_per_image=float(values["ms_per_image"]),
+            seed=int(made["seed"]),
             scores={name: float(values[name]) for name in prints},
-            protocol=short_hash({k: v for k, v in made.items() if k not in _NOT_PROTOCOL}),
+            protocol=protocol_id({k: v for k, v in made.items() if k not in _NOT_PROTOCOL}),
             protocols={name: short_protocol(own["protocol"]) for name, own in prints.items()},
             call=TeacherCall(float(by["cfg_scale"]), float(by["flow_shift"]), by["pipeline"]),
             file=file,

@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from workbench.reports.frames import CELL
 from workbench.reports.groups import Group, SeedRun
 from workbench.reports.kept_evaluations import kept_benchmarks, kept_rows, one_call
 from workbench.reports.score_files import ScoreFiles
-from workbench.reports.statistics import Estimate, estimate
+from workbench.reports.statistics import Estimate, Observation, estimate, estimate_scores
 from workbench.runs.external_scores import ExternalName
 from workbench.runs.kept_scores import ScoreName
 from workbench.runs.tags import REFERENCE, STUDENT, TEACHER
@@ -36,13 +37,17 @@ class Place(NamedTuple):
 
 
 class Score(NamedTuple):
-    """One number of one run; a teacher's kept one counts for each of its runs."""
+    """One number of one run; a teacher's kept one counts for each of its runs.
+
+    ``seed`` is the evaluation seed.
+    """
 
     place: Place
     name: str
     protocol: str
     value: float
-    run: str
+    run: SeedRun
+    seed: int
 
 
 class Cell(NamedTuple):
@@ -106,12 +111,12 @@ def _of_run(
     run: SeedRun, sources: Sources, names: Collection[str], notes: list[str]
 ) -> Iterator[Score]:
     """Its own table's scores first: they count where others are of the same protocol."""
-    reference, run_id = own_reference(run), run.row.run_id
+    reference, own = own_reference(run), run.evaluation_seed
     for key, value in run.row.metrics.items():
         cell = CELL.fullmatch(key)
         if cell is not None and cell[3] in names:
             place = Place(cell[1], int(cell[2]), reference)
-            yield Score(place, cell[3], run.protocol, value, run_id)
+            yield Score(place, cell[3], run.protocol, value, run, own)
     equal = _same_as_own(run, sources.workspace)
     for key, value in run.row.metrics.items():
         name = ScoreName.parse(key) or ExternalName.parse(key)
@@ -119,11 +124,12 @@ def _of_run(
             continue
         if isinstance(name, ScoreName):
             place = Place(STUDENT, name.steps, name.reference)
-            protocol = run.protocol if name in equal else name.protocol
+            protocol = run.protocol if name.of_any_seed in equal else name.protocol
+            seed = name.seed
         else:
             place = Place(STUDENT, name.steps or _steps(run), reference)
-            protocol = _protocol(run, name, sources)
-        yield Score(place, name.metric, protocol, value, run_id)
+            protocol, seed = _protocol(run, name, sources), own
+        yield Score(place, name.metric, protocol, value, run, seed)
 
 
 def _steps(run: SeedRun) -> int:
@@ -131,7 +137,7 @@ def _steps(run: SeedRun) -> int:
 
 
 def _same_as_own(run: SeedRun, workspace: Workspace | None) -> set[ScoreName]:
-    """The run's logged scores that its own table's protocol has made."""
+    """The run's logged scores that its own table's protocol has made, whatever the noise."""
     if workspace is None:
         return set()
     folder = "/".join(Path(run.row.tags.get("folder", "")).parts[-2:])
@@ -172,20 +178,21 @@ def _of_teacher(group: Group, sources: Sources, notes: list[str]) -> Iterator[Sc
         return
     own, reference = {run.protocol for run in group.runs}, own_reference(group.runs[0])
     call, other = one_call(sources.workspace, group.runs), 0
-    found: list[tuple[Place, str, str, float]] = []
+    found: list[tuple[Place, str, str, float, int]] = []
     for row in kept_rows(sources.workspace, TEACHER, group.teacher):
         other += row.call != call
         for name, value in row.scores.items() if row.call == call else ():
             protocol = row.protocol if row.protocol in own else row.protocols[name]
-            found.append((Place(TEACHER, row.steps, row.reference), name, protocol, value))
+            place = Place(TEACHER, row.steps, row.reference)
+            found.append((place, name, protocol, value, row.seed))
     for file in kept_benchmarks(sources.workspace, group.teacher):
         same = call is not None and file.is_of(call.pipeline, call.cfg_scale)
         other += not same
         if same:
             place = Place(TEACHER, file.steps, reference)
-            found.append((place, file.benchmark, file.protocol, file.score))
+            found.append((place, file.benchmark, file.protocol, file.score, 0))
     for run in group.runs:
-        yield from (Score(*score, run=run.row.run_id) for score in found)
+        yield from (Score(*score[:4], run, score[4]) for score in found)
     if other:
         notes.append(
             f"{other} kept evaluations of {group.teacher} were not made by the guidance and "
@@ -195,19 +202,25 @@ def _of_teacher(group: Group, sources: Sources, notes: list[str]) -> Iterator[Sc
 
 def _cell(scores: Sequence[Score], own: Collection[str], wanted: Collection[str]) -> Cell:
     asked = [score for score in scores if score.protocol.startswith(tuple(wanted))]
-    ways: dict[str, dict[str, float]] = {}
+    ways: dict[str, dict[tuple[str, int], Score]] = {}
     for score in asked or scores:
-        ways.setdefault(score.protocol, {}).setdefault(score.run, score.value)
-    runs = {run for found in ways.values() for run in found}
-    shared = [protocol for protocol, found in ways.items() if len(found) == len(runs)]
+        key = (score.run.row.run_id, score.seed)
+        ways.setdefault(score.protocol, {}).setdefault(key, score)
+    runs = {run for found in ways.values() for run, _ in found}
+    shared = [way for way, found in ways.items() if {run for run, _ in found} == runs]
     if len(shared) > 1:
         shared = [protocol for protocol in shared if protocol in own] or shared
     if len(shared) != 1:
         return Cell(None, tuple(sorted(ways)))
-    values = list(ways[shared[0]].values())
-    if scores[0].place.model != STUDENT and len(set(values)) == 1:
-        values = values[:1]  # measured once for all of its runs: no repetition
-    return Cell(estimate(values), (shared[0],))
+    counted = list(ways[shared[0]].values())
+    if scores[0].place.model == STUDENT:
+        seen = [Observation(each.run.seed, each.seed, each.value) for each in counted]
+        return Cell(estimate_scores(seen), (shared[0],))
+    # A teacher has no training seed here: each noise that it was drawn from is a repetition.
+    noises: dict[int, list[float]] = {}
+    for each in counted:
+        noises.setdefault(each.seed, []).append(each.value)
+    return Cell(estimate([fmean(values) for values in noises.values()]), (shared[0],))
 
 
 def _mixed(group: Group, place: Place, name: str, cell: Cell) -> str:

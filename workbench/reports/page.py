@@ -29,6 +29,7 @@ from workbench.reports.tables import (
     number,
     score_table,
     side_table,
+    spread_table,
 )
 from workbench.tracking import run_address, without_user
 from workbench.workspace import Workspace
@@ -50,6 +51,7 @@ class ReportRequest:
     name: str
     changes: tuple[str, ...] = ()
     metric: str | None = None
+    against: str | None = None
     finished: bool = False
     allow_mixed: bool = False
 
@@ -81,7 +83,9 @@ def write_report(
         allow_mixed=request.allow_mixed,
         hashes=set(plan.hashes.values()),
     )
-    text = render(plan, compare(selection, request.metric), selection.groups, tracking_uri)
+    text = render(
+        plan, compare(selection, request.metric, request.against), selection.groups, tracking_uri
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -118,6 +122,7 @@ def render(plan: Plan, comparison: Comparison, groups: Sequence[Group], tracking
             (title_of(name), _figure(groups, name)) for name in dict.fromkeys([metric, *others])
         ],
         "scores": score_table(comparison),
+        "spread": spread_table(comparison),
         "side": side_table(comparison),
         "drift": drift_table(comparison),
         "judged": judged_score(comparison),
@@ -141,12 +146,12 @@ def _facts(plan: Plan, comparison: Comparison) -> list[tuple[str, str]]:
     """The few numbers to read first."""
     best = comparison.results[0]
     runs = sum(len(group.runs) for group in comparison.groups)
-    told = [verdict.difference.excludes_zero for verdict in comparison.verdicts]
+    told = [verdict.told_apart for verdict in comparison.verdicts]
     return [
         (f"best {title_of(comparison.metric)}", number(best.get(comparison.metric, AT_KIMG))),
         ("by", best.group.label),
         (
-            "told apart, not, one seed",
+            "told apart, not, no verdict",
             f"{told.count(True)}, {told.count(False)}, {told.count(None)}",
         ),
         ("runs", str(runs)),
@@ -186,7 +191,8 @@ def _bars(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
                 "mean": mean,
                 "interval": interval,
                 "words": verdict.words,
-                "apart": verdict.difference.excludes_zero,
+                "p": "-" if verdict.p is None else f"{verdict.p:.2g}",
+                "apart": verdict.told_apart,
                 "point": place(verdict.difference.mean),
                 "left": left,
                 "width": round(right - left, 2),

@@ -1,8 +1,8 @@
 """Which of the scores that ``workbench evaluate`` logged are meant, and whether they compare.
 
-A score's name holds the reference, the steps and the id of its protocol: all that decides it
-besides the student (weights of the networks, resizing, samples, seed, prompts, reference,
-versions). Scores compare exactly where the ids are equal.
+A score's name holds the reference, the steps, the id of its protocol, all that decides it besides
+the student and its noise (weights of the networks, resizing, samples, prompts, reference,
+versions), and the evaluation seed. Scores compare exactly where the ids are equal.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from workbench.reports.groups import Group, SeedRun, Selection, shortened
 from workbench.reports.score_files import ScoreFiles
 from workbench.runs.kept_scores import ScoreName
 
-_NOT_PROTOCOL = ("protocol", "sampler", "id")
+_NOT_PROTOCOL = ("protocol", "sampler", "id", "seed")
 _SHOWN_CHARACTERS = 60
 
 
@@ -36,7 +36,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Choice:
-    """Names of equal scores, one unless protocols may be mixed: a run counts by its first."""
+    """Names of equal scores, one unless protocols may be mixed: a run counts by its first.
+
+    None of them names an evaluation seed: scores at any compare.
+    """
 
     names: tuple[ScoreName, ...]
     notes: tuple[str, ...] = ()
@@ -99,11 +102,17 @@ def _having(
             f"protocol of {wanted.metric}", wanted.protocol, [name.protocol for name in named]
         )
     runs = [run for group in groups for run in group.runs]
-    return {name: [run for run in runs if name.key in run.row.metrics] for name in asked}
+    logged = {run.row.run_id: set(_names(run)) for run in runs}
+    return {name: [run for run in runs if name in logged[run.row.run_id]] for name in asked}
 
 
 def _names(run: SeedRun) -> list[ScoreName]:
-    """Every score that was logged to a run."""
+    """Every score that was logged to a run, at any evaluation seed."""
+    return sorted({name.of_any_seed for name in logged_scores(run)})
+
+
+def logged_scores(run: SeedRun) -> list[ScoreName]:
+    """Names of the scores that ``workbench evaluate`` logged to a run, with evaluation seeds."""
     parsed = (ScoreName.parse(key) for key in run.row.metrics)
     return sorted(name for name in parsed if name is not None)
 
@@ -142,7 +151,8 @@ def _ways(having: Mapping[ScoreName, Sequence[SeedRun]], files: ScoreFiles) -> s
     """Who was measured by which protocol, and in what the protocols differ."""
     made = {}
     for name, runs in having.items():
-        kept = files.find(runs[0].row, name)
+        first = next(each for each in logged_scores(runs[0]) if each.of_any_seed == name)
+        kept = files.find(runs[0].row, first)
         made[name] = None if kept is None else dict(_flat(kept.fingerprint))
     known = [parts for parts in made.values() if parts is not None]
     keys = sorted({key for parts in known for key in parts})

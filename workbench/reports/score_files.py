@@ -101,7 +101,7 @@ def _parsed(text: str, name: ScoreName) -> KeptScore | None:
         score = content["scores"][name.metric]
         made = score["fingerprint"]
         own = (content["reference"], content["steps"], short_protocol(made["protocol"]))
-        if own != (name.reference, name.steps, name.protocol):
+        if (*own, made["seed"]) != (name.reference, name.steps, name.protocol, name.seed):
             return None
         ends, kimg = score["interval"], content.get("kimg")
         return KeptScore(

@@ -6,7 +6,14 @@ from pathlib import Path
 
 from workbench.metrics import metric_info
 from workbench.reports.scores import GroupScore, ScoreComparison
-from workbench.reports.tables import Table, group_cells, judged, verdict_cells, write_rows
+from workbench.reports.tables import (
+    Table,
+    group_cells,
+    judged,
+    spreads,
+    verdict_cells,
+    write_rows,
+)
 
 
 def tables_of_scores(comparison: ScoreComparison) -> list[Table]:
@@ -17,8 +24,10 @@ def tables_of_scores(comparison: ScoreComparison) -> list[Table]:
     score = f"{comparison.metric} {metric_info(comparison.metric).arrow}"
     columns = ["variant", "seeds", "kimg", score, "95 % interval", "over"]
     rows = [_cells(result) for result in comparison.results]
+    several = [(r.group.label, r.estimate) for r in comparison.results if len(r.scores) > 1]
     found = [
         Table(f"{what}; {how}", columns, rows),
+        spreads(what, several),
         judged(comparison.verdicts, what),
     ]
     return [table for table in found if table.rows]
@@ -56,7 +65,7 @@ def _cells(result: GroupScore) -> list[str]:
     ends = result.interval
     return [
         result.group.label,
-        str(len(result.scores)),
+        str(result.estimate.n),
         ", ".join(f"{kimg:g}" for kimg in result.kimg) or "-",
         _number(result.estimate.mean),
         "-" if ends is None else f"{_number(ends[0])} to {_number(ends[1])}",

@@ -14,6 +14,7 @@ from workbench.reports.comparison import (
     AT_KIMG,
     AT_SECONDS,
     BEST,
+    BEST_FRESH,
     LAST,
     Comparison,
     GroupResult,
@@ -22,7 +23,7 @@ from workbench.reports.comparison import (
 from workbench.reports.groups import Group
 from workbench.reports.statistics import Difference, Estimate
 
-_STATISTICS = (AT_KIMG, AT_SECONDS, BEST, LAST)
+_STATISTICS = (AT_KIMG, AT_SECONDS, BEST, BEST_FRESH, LAST)
 
 
 class Table(NamedTuple):
@@ -52,12 +53,12 @@ class Table(NamedTuple):
 def all_tables(comparison: Comparison) -> list[Table]:
     """All of a comparison, in tables that fit a terminal."""
     wide = [*side_table(comparison).parts(), *drift_table(comparison).parts()]
-    found = [score_table(comparison), verdict_table(comparison), *wide]
+    found = [score_table(comparison), spread_table(comparison), verdict_table(comparison), *wide]
     return [table for table in found if table.rows]
 
 
 def score_table(comparison: Comparison) -> Table:
-    """What each group reached, best first; +- is a 95 % interval's half width over seeds."""
+    """What each group reached, best first; +- is a 95 % interval's half width."""
     metric = comparison.metric
     asked = [
         (statistic, heading)
@@ -72,7 +73,7 @@ def score_table(comparison: Comparison) -> Table:
         ]
         for result in comparison.results
     ]
-    title = f"{title_of(metric)}, mean over seeds ± 95 % interval"
+    title = f"{title_of(metric)}, mean over training seeds ± 95 % interval"
     return Table(title, ["variant", "seeds", *(heading for _, heading in asked)], rows)
 
 
@@ -81,9 +82,40 @@ def headings(comparison: Comparison) -> dict[str, str]:
     return {
         AT_KIMG: f"at {comparison.kimg:g} kimg",
         AT_SECONDS: f"at {comparison.seconds or 0:.0f} s",
-        BEST: "best",
+        BEST: "best evaluation",
+        BEST_FRESH: "its weights, fresh noise",
         LAST: "last",
     }
+
+
+def spread_table(comparison: Comparison) -> Table:
+    """How far scores scatter, over training seeds and over evaluation seeds apart."""
+    found = [
+        (result.group.label, own)
+        for result in comparison.results
+        if (own := result.get(comparison.metric, AT_KIMG)) is not None
+    ]
+    return spreads(f"{title_of(comparison.metric)} at {comparison.kimg:g} kimg", found)
+
+
+def spreads(what: str, found: Sequence[tuple[str, Estimate]]) -> Table:
+    """Standard deviations, a row for each label."""
+    columns = ["variant", "training seeds", "sd over them", "evaluation seeds", "sd over them"]
+    rows = [
+        [
+            label,
+            str(own.n),
+            _sd(own.training_sd),
+            str(len({each.evaluation_seed for each in own.observations})),
+            _sd(own.evaluation_sd),
+        ]
+        for label, own in found
+    ]
+    return Table(f"Spread of {what}", columns, rows)
+
+
+def _sd(value: float | None) -> str:
+    return "-" if value is None else _digits(value)
 
 
 def side_table(comparison: Comparison) -> Table:
@@ -121,7 +153,7 @@ def drift_table(comparison: Comparison) -> Table:
 
 
 def verdict_table(comparison: Comparison) -> Table:
-    """Every group against the best that several seeds vouch for."""
+    """Every group against the best that several seeds vouch for, or the one that was named."""
     return judged(comparison.verdicts, f"{judged_score(comparison)} at {comparison.kimg:g} kimg")
 
 
@@ -135,9 +167,17 @@ def judged_score(comparison: Comparison) -> str:
 
 def judged(verdicts: Sequence[Verdict], what: str) -> Table:
     """Verdicts, a row each; the title says against which group."""
-    title = f"{what}, against {verdicts[0].best} (Welch, over seeds)" if verdicts else what
-    columns = ["variant", "difference", "95 % interval", "verdict"]
-    rows = [[verdict.label, *difference(verdict.difference), verdict.words] for verdict in verdicts]
+    title = f"{what}, against {verdicts[0].reference}" if verdicts else what
+    columns = ["variant", "difference", "95 % interval", "p (Holm)", "verdict"]
+    rows = [
+        [
+            verdict.label,
+            *difference(verdict.difference),
+            "-" if verdict.p is None else f"{verdict.p:.2g}",
+            verdict.words,
+        ]
+        for verdict in verdicts
+    ]
     return Table(title, columns, rows)
 
 
@@ -202,10 +242,11 @@ def verdict_cells(verdict: Verdict | None) -> dict[str, object]:
     """A group's difference, and from which group, in a row of numbers."""
     low, high = (verdict.difference.interval if verdict else None) or (None, None)
     return {
-        "difference_from": verdict.best if verdict else None,
+        "difference_from": verdict.reference if verdict else None,
         "difference": verdict.difference.mean if verdict else None,
         "difference_low": low,
         "difference_high": high,
+        "p_holm": verdict.p if verdict else None,
     }
 
 

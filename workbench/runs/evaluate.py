@@ -141,21 +141,20 @@ def _on_ranks(request: EvaluateRequest) -> Any:
         weights.refuse_unused()
         batch_size = request.batch_size or source.batch_size(ranks.device)
         batch_size = ranks.from_main(batch_size)
-        evaluator = Evaluator(
-            metrics,
-            chosen.prompts,
-            source.seed,
-            batch_size,
-            precision=source.precision,
-        )
         prompts = chosen.prompts
+        evaluator = Evaluator(metrics, prompts, batch_size=batch_size, precision=source.precision)
         _check_certainty(request, evaluator)
+        seeds = request.source.seeds or (source.seed,)
+        drawn = [(source.at_seed(seed), replace(evaluator, seed=seed)) for seed in seeds]
         # All of them before the first draws: a wrong one must not end hours of work.
-        samplers = [source.sampler(steps, prompts) for steps in _step_counts(request, source)]
-        keepers = [_keeper(request, source, evaluator, s.steps, ranks) for s in samplers]
+        jobs = [
+            (own, its, own.sampler(steps, prompts), _keeper(request, own, its, steps, ranks))
+            for own, its in drawn
+            for steps in _step_counts(request, source)
+        ]
         rows = [
-            _row(request, source, chosen, evaluator, sampler, keeper, ranks)
-            for sampler, keeper in zip(samplers, keepers, strict=True)
+            _row(request, own, chosen, its, sampler, keeper, ranks)
+            for own, its, sampler, keeper in jobs
         ]
         return rows, source.run
 
@@ -195,6 +194,7 @@ def _row(
     cache = FeatureCache(request.workspace.cache / "features", made_by)
     peers = Peers(ranks.rank, ranks.world, ranks.gather)
     what = f"{source.name}, {steps} steps" if source.default_steps else source.name
+    what += f", seed {source.seed}" if len(request.source.seeds or ()) > 1 else ""
     with request.bar(what) as show:
         viewed = evaluator.viewing(cache, show, keeper).view(sampler, peers)
     values = evaluator.scores(viewed.observations, peers)
@@ -252,7 +252,9 @@ def _keeper(
         return None
     if source.default_steps is None:
         raise RequestError(f"{source.name} is a folder of images already: drop --keep-images.")
-    folder = request.keep_images / f"{steps}-steps"
+    several = len(request.source.seeds or ()) > 1
+    place = request.keep_images / f"seed-{source.seed}" if several else request.keep_images
+    folder = place / f"{steps}-steps"
     if not ranks.is_main:
         return KeptImages(folder)
     return claim_folder(

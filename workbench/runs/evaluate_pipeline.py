@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -30,11 +31,16 @@ _OURS = ("prompt", "num_inference_steps", "generator", "output_type")
 """Arguments of the call that every image here needs, and that are given here."""
 
 
+_APART = 10**9
+"""Between the noise of two evaluation seeds."""
+
+
 class PipelineSource:
     """Any diffusers text-to-image pipeline, by its own call: its scheduler, guidance and noise.
 
-    Image i is drawn with ``torch.Generator().manual_seed(seed + i)``, so that a batch's size
-    cannot change an image whose scheduler draws from the generator that it is given.
+    Image i is drawn with ``torch.Generator().manual_seed(10^9 seed + i)``, so that a batch's size
+    cannot change an image whose scheduler draws from the generator that it is given, and that two
+    evaluation seeds share no noise.
 
     Args:
         call: further arguments of the pipeline's call.
@@ -80,6 +86,12 @@ class PipelineSource:
     def default_steps(self) -> tuple[int, ...]:
         return (int(self._default),)
 
+    def at_seed(self, seed: int) -> Self:
+        """The same on another noise; the pipeline is shared."""
+        other = copy.copy(self)
+        other.seed = seed
+        return other
+
     def kind(self) -> str:
         return "pipeline"
 
@@ -103,6 +115,7 @@ class PipelineSource:
             "call": self._call,
             "steps": steps,
             "seed": self.seed,
+            **({"apart": _APART} if self.seed else {}),  # images of before were otherwise drawn
             "device": self._device.type,
         }
 
@@ -128,7 +141,8 @@ class PipelineSource:
 
     @torch.no_grad()
     def _images(self, prompts: Sequence[str], start: int, steps: int) -> Tensor:
-        seeds = range(self.seed + start, self.seed + start + len(prompts))
+        first = self.seed * _APART + start
+        seeds = range(first, first + len(prompts))
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         try:
             with quiet_libraries():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -34,10 +35,13 @@ _FROM_IMAGES = 1  # "steps" of what is read, not drawn
 
 @dataclass(frozen=True)
 class Asked:
-    """What a person asks of a source; ``call`` are further arguments of a stock pipeline."""
+    """What a person asks of a source; ``call`` are further arguments of a stock pipeline.
+
+    ``seeds`` are evaluation seeds: None = the source's own.
+    """
 
     reference: str
-    seed: int | None = None
+    seeds: tuple[int, ...] | None = None
     cfg_scale: float = 1.0
     stock: bool = False
     call: Mapping[str, Any] | None = None
@@ -75,6 +79,10 @@ class Source(Protocol):
     @property
     def seed(self) -> int:
         """Of the noise; 0 for what is not drawn."""
+        ...
+
+    def at_seed(self, seed: int) -> Source:
+        """The same on another noise."""
         ...
 
     @property
@@ -122,11 +130,11 @@ def open_source(workspace: Workspace, asked: Asked, device: torch.device) -> Sou
     folder = Path(asked.reference).expanduser()
     is_pipeline = (folder / MODEL_INDEX).is_file()
     if folder.is_dir() and not is_pipeline and not (folder / "config.json").is_file():
-        drawn = (asked.stock, asked.call, asked.cfg_scale != 1.0, asked.seed, asked.precision)
+        drawn = (asked.stock, asked.call, asked.cfg_scale != 1.0, asked.seeds, asked.precision)
         if any(drawn):
             raise RequestError(
                 f"{folder} holds images: --stock and --call are of pipelines, --cfg-scale of "
-                "teachers, --seed and --precision of what is drawn."
+                "teachers, --seeds and --precision of what is drawn."
             )
         return ImageSource(folder)
     if asked.stock and not is_pipeline:
@@ -143,10 +151,16 @@ def open_source(workspace: Workspace, asked: Asked, device: torch.device) -> Sou
         if asked.precision not in (None, "fp32"):
             raise RequestError("--precision is of runs and teachers: a stock pipeline is as it is.")
         call = {**teacher_call(asked.reference), **(asked.call or {})}
-        return PipelineSource(folder, asked.seed or 0, call, device, own_settings(asked.reference))
+        return PipelineSource(folder, _first(asked), call, device, own_settings(asked.reference))
     if asked.call:
         raise RequestError("--call is of stock pipelines: add --stock.")
     return ModelSource(workspace, load_model(workspace, asked.reference, device), asked, device)
+
+
+def _first(asked: Asked, own: EvaluationConfig | None = None) -> int:
+    if asked.seeds:
+        return asked.seeds[0]
+    return (own and own.seed) or 0
 
 
 class ModelSource:
@@ -168,7 +182,7 @@ class ModelSource:
         told = self.settings.precision if self.settings else model.precision
         self._drawing = EvaluationConfig.model_validate(
             {
-                "seed": self._seed(asked.seed),
+                "seed": _first(asked, self.settings),
                 "cfg_scale": asked.cfg_scale,
                 "precision": asked.precision or told,
                 "batch_size": self.settings.batch_size if self.settings else "auto",
@@ -177,10 +191,12 @@ class ModelSource:
         self._samplers = Samplers(model.teacher, self._drawing, device)
         self._encoded: dict[tuple[str, ...], Encodings] = {}
 
-    def _seed(self, asked: int | None) -> int:
-        if asked is not None:
-            return asked
-        return (self.settings and self.settings.seed) or 0
+    def at_seed(self, seed: int) -> Self:
+        """The same on another noise; models and encodings are shared."""
+        other = copy.copy(self)
+        other._drawing = self._drawing.at_seed(seed)
+        other._samplers = self._samplers.at_seed(seed)
+        return other
 
     @property
     def seed(self) -> int:
@@ -288,6 +304,9 @@ class ImageSource:
 
     def batch_size(self, device: torch.device) -> int:
         return IMAGES_AT_ONCE
+
+    def at_seed(self, seed: int) -> ImageSource:
+        return self  # nothing is drawn
 
     def count(self) -> int | None:
         return len(self._files)

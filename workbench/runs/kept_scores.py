@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from workbench.workspace import Workspace
@@ -14,23 +14,33 @@ ARTIFACTS = "evaluations"
 _PROTOCOL_DIGITS = 8
 _KEY = re.compile(
     r"evaluation/(?P<reference>[^/]+)/(?P<metric>[^/]+)_(?P<steps>\d+)steps_"
-    rf"(?P<protocol>[0-9a-f]{{{_PROTOCOL_DIGITS}}})"
+    rf"(?P<protocol>[0-9a-f]{{{_PROTOCOL_DIGITS}}})(_seed(?P<seed>\d+))?"
 )
 
 
 @dataclass(frozen=True, order=True)
 class ScoreName:
-    """A logged score: what was measured against what, of how many steps, and how (``protocol``)."""
+    """A logged score: what was measured against what, of how many steps, and how (``protocol``).
+
+    ``seed`` is the evaluation seed; names of before, all of them of one seed, do not end in it.
+    """
 
     reference: str
     metric: str
     steps: int
     protocol: str
+    seed: int = 0
 
     @property
     def key(self) -> str:
-        """The MLflow metric. It ends in the protocol's id: one name, one way of measuring."""
-        return f"evaluation/{self.reference}/{self.metric}_{self.steps}steps_{self.protocol}"
+        """The MLflow metric: one name, one way of measuring, one noise."""
+        how = f"{self.metric}_{self.steps}steps_{self.protocol}"
+        return f"evaluation/{self.reference}/{how}" + (f"_seed{self.seed}" if self.seed else "")
+
+    @property
+    def of_any_seed(self) -> ScoreName:
+        """The name without its evaluation seed: scores that compare have the same."""
+        return replace(self, seed=0)
 
     @classmethod
     def parse(cls, key: str) -> ScoreName | None:
@@ -38,7 +48,10 @@ class ScoreName:
         found = _KEY.fullmatch(key)
         if found is None:
             return None
-        return cls(found["reference"], found["metric"], int(found["steps"]), found["protocol"])
+        seed = int(found["seed"] or 0)
+        return cls(
+            found["reference"], found["metric"], int(found["steps"]), found["protocol"], seed
+        )
 
 
 def short_protocol(protocol: str) -> str:

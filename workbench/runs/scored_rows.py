@@ -48,6 +48,11 @@ class ScoredRow:
     kimg: float | None = None
     how: str = ""
 
+    @property
+    def seed(self) -> int:
+        """The evaluation seed; 0 for what is not drawn."""
+        return int(self.fingerprint["seed"])
+
     def as_dict(self) -> dict[str, Any]:
         """Scores by name beside the sampler's own columns; all about each under ``scores``."""
         head = {"model": self.kind, "steps": self.steps, "nfe": self.nfe}
@@ -62,6 +67,7 @@ class ScoredRow:
             "how": self.how,
             "reference": self.reference,
             "samples": self.samples,
+            "seed": self.seed,
             "scores": {score.name: asdict(score) for score in self.scores},
         }
 
@@ -73,6 +79,7 @@ class ScoredRow:
                 score.name,
                 self.steps or 0,
                 short_protocol(score.fingerprint["protocol"]),
+                self.seed,
             ).key: score.value
             for score in self.scores
         }
