@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tests.reports.conftest import MakeRow
 from workbench.errors import RequestError
 from workbench.metrics import DRIFT_METRICS, METRICS
 from workbench.reports import all_tables, compare, make_groups, write_csv
-from workbench.reports.comparison import AT_KIMG, AT_SECONDS, BEST, LAST
+from workbench.reports.comparison import AT_KIMG, AT_SECONDS, BEST, BEST_FRESH, LAST
 from workbench.reports.tables import drift_table
 from workbench.tracking import Curve, RunRow, curve_tags
 
@@ -44,10 +45,72 @@ def test_statistics_at_equal_kimg_and_equal_seconds(make_row: MakeRow) -> None:
     assert quick.ms_per_image is not None
     assert quick.ms_per_image.values == (0.5, 1.5)
     (verdict,) = found.verdicts
-    # Equal variances s^2 = 0.02, n = 2 each: half = t(2) sqrt(0.02), t(2) = 4.3027.
+    # Both pairs of a seed differ by 0.6: nothing is left to doubt.
     assert verdict.difference.mean == pytest.approx(0.6)
-    assert verdict.difference.half == pytest.approx(4.30265273 * math.sqrt(0.02))
+    assert verdict.difference.half == pytest.approx(0.0, abs=1e-12)
+    assert verdict.words == "worse"
+
+
+def test_runs_are_compared_by_training_seed(make_row: MakeRow) -> None:
+    """Values that differ much between seeds and little within a pair are told apart."""
+    pairs = {"a": (0.5, 0.9, 1.4), "b": (0.52, 0.93, 1.41)}
+    rows = [make_row(v, s, [(1, x)]) for v, xs in pairs.items() for s, x in enumerate(xs)]
+    (verdict,) = compare(make_groups(rows)).verdicts
+    # Differences 0.02, 0.03, 0.01: mean 0.02, s 0.01; half = t(2) s / sqrt(3), t(2) = 4.3027.
+    assert verdict.difference.mean == pytest.approx(0.02)
+    assert verdict.difference.half == pytest.approx(4.30265273 * 0.01 / math.sqrt(3))
+    assert verdict.difference.seeds == (0, 1, 2)
+    assert verdict.p == verdict.difference.p  # one difference: nothing to correct
     assert verdict.words == "not told apart"
+
+
+def test_runs_that_share_one_noise_get_no_verdict(make_row: MakeRow) -> None:
+    rows = [
+        make_row(variant, seed, [(1, level + 0.001 * seed)], params={"evaluation.seed": "0"})
+        for variant, level in (("a", 0.5), ("b", 0.9))
+        for seed in (0, 1, 2)
+    ]
+    found = compare(make_groups(rows))
+    assert [verdict.words for verdict in found.verdicts] == ["one evaluation seed: no verdict"]
+    assert any("--seeds 0,1,2,3" in note for note in found.notes)
+    assert all_tables(found)[0].rows[0][2] == "0.501"  # without an interval
+    (spread,) = [table for table in all_tables(found) if table.title.startswith("Spread")]
+    assert spread.rows[0] == ["a", "3", "0.001", "1", "-"]
+
+
+def test_verdicts_are_corrected_for_all_pairs_unless_one_is_named(make_row: MakeRow) -> None:
+    chance = random.Random(0)
+    rows = [
+        make_row(variant, seed, [(1, level + chance.gauss(0, 0.01))])
+        for variant, level in (("a", 0.5), ("b", 0.53), ("c", 0.56), ("d", 0.59))
+        for seed in range(5)
+    ]
+    found = compare(make_groups(rows))
+    assert {verdict.asked for verdict in found.verdicts} == {6}
+    assert all(verdict.p >= verdict.difference.p for verdict in found.verdicts)
+    assert "corrected for 6 differences" in " ".join(found.notes)
+    named = compare(make_groups(rows), against="b")
+    assert [(v.reference, v.asked) for v in named.verdicts] == [("b", 3)] * 3
+    assert named.verdicts[0].words in ("better", "not told apart")
+    with pytest.raises(RequestError, match=r"'bb'.*Did you mean 'b'"):
+        compare(make_groups(rows), against="bb")
+
+
+def test_the_last_and_the_best_weights_count_at_fresh_seeds_too(make_row: MakeRow) -> None:
+    """The best evaluation looks better than its weights, which fresh noise shows."""
+    fresh = {f"fresh/{w}_{i}_fid": v for w, i, v in FRESH}
+    rows = [make_row("a", seed, [(0, 2.0), (1, 0.4), (2, 0.6)], metrics=fresh) for seed in (0, 1)]
+    (result,) = compare(make_groups(rows)).results
+    assert result.get("fid", BEST).mean == pytest.approx(0.4)
+    assert result.get("fid", BEST_FRESH).mean == pytest.approx(0.5)
+    last = result.get("fid", LAST)
+    assert last.mean == pytest.approx((0.6 + 0.63 + 0.66) / 3)
+    assert last.evaluation_sd == pytest.approx(0.03)
+    assert len({each.evaluation_seed for each in last.observations}) == 6
+    assert result.get("fid", AT_KIMG) == last  # all runs ended there
+
+
+FRESH = [("last", 1, 0.63), ("last", 2, 0.66), ("best", 1, 0.49), ("best", 2, 0.51)]
 
 
 def test_alignment_is_better_higher(make_row: MakeRow) -> None:
@@ -67,11 +130,11 @@ def test_alignment_is_better_higher(make_row: MakeRow) -> None:
 def test_one_seed_has_no_interval_and_says_so(make_row: MakeRow) -> None:
     rows = [make_row("a", 0, [(1, 1.0)]), make_row("b", 0, [(1, 2.0)])]
     found = compare(make_groups(rows))
-    assert found.verdicts[0].words == "one seed: no interval"
+    assert found.verdicts[0].words == "one seed: no verdict"
     assert "One seed only, so no interval: a, b." in found.notes
-    score, verdict, _ = all_tables(found)
+    score, _, verdict, _ = all_tables(found)
     assert score.rows[0] == ["a", "1", "1.000", "1.000", "1.000", "1.000"]
-    assert verdict.rows == [["b", "+1.000", "-", "one seed: no interval"]]
+    assert verdict.rows == [["b", "+1.000", "-", "-", "one seed: no verdict"]]
 
 
 def test_an_unfinished_run_that_limits_the_others_is_named(make_row: MakeRow) -> None:
@@ -91,7 +154,13 @@ def test_runs_without_times_have_no_equal_seconds(make_row: MakeRow) -> None:
     rows = [make_row("a", 0, [(0, 2.0), (1, 1.0)], pace=math.nan), make_row("b", 0, [(1, 1.0)])]
     found = compare(make_groups(rows))
     assert found.seconds is None
-    assert all_tables(found)[0].columns == ["variant", "seeds", "at 1 kimg", "best", "last"]
+    assert all_tables(found)[0].columns == [
+        "variant",
+        "seeds",
+        "at 1 kimg",
+        "best evaluation",
+        "last",
+    ]
 
 
 def test_an_unknown_metric_names_the_known(make_row: MakeRow) -> None:
@@ -119,14 +188,15 @@ def test_files_hold_every_number_in_full(make_row: MakeRow, tmp_path: Path) -> N
     plain = json.loads(json.dumps(found.as_dict()))
     assert plain["groups"][0]["scores"]["fid"]["at_kimg"]["mean"] == shown.mean
     assert plain["groups"][0]["runs"][1]["evaluation"] == "protocol-a"
-    assert plain["verdicts"][0]["excludes_zero"] is False
+    assert plain["verdicts"][0]["told_apart"] is False
+    assert [line["p_holm"] for line in lines] == ["", "1.0"]
 
 
 def test_markdown_is_a_table(make_row: MakeRow) -> None:
     rows = [make_row(v, 0, [(1, fid)]) for v, fid in (("a", 1.0), ("b", 2.0))]
     lines = all_tables(compare(make_groups(rows)))[0].markdown().splitlines()
     assert lines[2:] == [
-        "| variant | seeds | at 1 kimg | at 100 s | best | last |",
+        "| variant | seeds | at 1 kimg | at 100 s | best evaluation | last |",
         "| --- | --- | --- | --- | --- | --- |",
         "| a | 1 | 1.000 | 1.000 | 1.000 | 1.000 |",
         "| b | 1 | 2.000 | 2.000 | 2.000 | 2.000 |",
@@ -140,7 +210,7 @@ def test_tables_name_whom_the_others_are_held_against(make_row: MakeRow) -> None
         *(make_row("steady", seed, [(0, 2.0), (1, 0.6)], alignment=0.8) for seed in (0, 1)),
         *(make_row("worse", seed, [(0, 2.0), (1, 0.9)], alignment=0.7) for seed in (0, 1)),
     ]
-    _, verdicts, beside = all_tables(compare(make_groups(rows)))
+    _, _, verdicts, beside = all_tables(compare(make_groups(rows)))
     assert "against steady" in verdicts.title
     assert [row[0] for row in verdicts.rows] == ["lucky", "worse"]
     assert beside.columns[1] == "alignment at 1 kimg"
@@ -159,21 +229,26 @@ def test_a_run_that_has_only_begun_has_no_value_at_equal_kimg_and_is_named(
     assert any("not at equal kimg: begun" in note for note in found.notes)
 
 
-def test_a_table_of_fid_and_alignment_is_what_it_has_always_been(make_row: MakeRow) -> None:
+def test_the_tables_of_fid_and_alignment(make_row: MakeRow) -> None:
     rows = [
         make_row("wide", seed, [(0, 2.0), (1, 0.5 + 0.01 * seed)], alignment=0.9) for seed in (0, 1)
     ]
     rows += [make_row("narrow", 0, [(0, 2.0), (1, 0.9)], alignment=0.95)]
     text = "\n".join(table.markdown() for table in all_tables(compare(make_groups(rows))))
     assert text == (
-        "**FID, mean over seeds ± 95 % interval**\n\n"
-        "| variant | seeds | at 1 kimg | at 100 s | best | last |\n"
+        "**FID, mean over training seeds ± 95 % interval**\n\n"
+        "| variant | seeds | at 1 kimg | at 100 s | best evaluation | last |\n"
         "| --- | --- | --- | --- | --- | --- |\n"
         "| wide | 2 | 0.505±0.064 | 0.505±0.064 | 0.505±0.064 | 0.505±0.064 |\n"
         "| narrow | 1 | 0.900 | 0.900 | 0.900 | 0.900 |\n\n"
-        "**FID at 1 kimg, against wide (Welch, over seeds)**\n\n"
-        "| variant | difference | 95 % interval | verdict |\n| --- | --- | --- | --- |\n"
-        "| narrow | +0.395 | - | one seed: no interval |\n\n"
+        "**Spread of FID at 1 kimg**\n\n"
+        "| variant | training seeds | sd over them | evaluation seeds | sd over them |\n"
+        "| --- | --- | --- | --- | --- |\n"
+        "| wide | 2 | - | 2 | - |\n| narrow | 1 | - | 1 | - |\n\n"
+        "**FID at 1 kimg, against wide**\n\n"
+        "| variant | difference | 95 % interval | p (Holm) | verdict |\n"
+        "| --- | --- | --- | --- | --- |\n"
+        "| narrow | +0.395 | - | - | one seed: no verdict |\n\n"
         "**Beside it**\n\n"
         "| variant | alignment at 1 kimg | ms/image | NFE |\n| --- | --- | --- | --- |\n"
         "| wide | 0.900±0.000 | 1.000±6.353 | 4 |\n"
@@ -205,7 +280,7 @@ def test_any_score_that_was_measured_judges_in_its_own_direction(
 ) -> None:
     found = compare(make_groups(of_score(make_row, name, {"b": worse, "a": better})), name)
     assert [group.label for group in found.groups] == ["a", "b"]
-    assert [(v.best, v.words) for v in found.verdicts] == [("a", "worse")]
+    assert [(v.reference, v.words) for v in found.verdicts] == [("a", "worse")]
     best = [run for result in found.results for run in result.get(name, BEST).values]
     reached = [1.0] * 6 if name != "kid" else [*better, *worse]  # all but KID are best at 1
     assert best == pytest.approx(reached)
@@ -221,7 +296,7 @@ def test_on_either_side_of_a_target_groups_may_be_equally_good(make_row: MakeRow
     assert verdict.words == "not told apart"
     assert abs(verdict.difference.mean) < 0.001
     titles = [table.title for table in all_tables(found)]
-    assert titles[1].startswith("|log(saturation / 1)| at 1 kimg, against ")
+    assert titles[2].startswith("|log(saturation / 1)| at 1 kimg, against ")
     # Seeds on both sides are off by as much as each of them, although their mean is on target.
     apart = {"even": (0.8, 1.2), "near": (0.95, 0.96)}
     found = compare(make_groups(of_score(make_row, "saturation", apart)), "saturation")
@@ -260,9 +335,9 @@ def test_the_drift_has_a_table_of_its_own(make_row: MakeRow) -> None:
     assert whole.rows[1][1:] == ["-"] * 8
     tables = all_tables(found)
     assert [len(table.columns) for table in tables[-2:]] == [5, 5]
-    assert tables[2].columns == ["variant", "alignment at 1 kimg", "ms/image", "NFE"]
+    assert tables[3].columns == ["variant", "alignment at 1 kimg", "ms/image", "NFE"]
     # Nothing of it where nothing of it was measured.
-    assert len(all_tables(compare(make_groups(rows[2:])))) == 2
+    assert len(all_tables(compare(make_groups(rows[2:])))) == 3
 
 
 def test_runs_that_measured_drift_alone_are_compared_by_it(make_row: MakeRow) -> None:

@@ -15,7 +15,7 @@ from scipy import stats
 from tests.reports.conftest import MakeRow
 from workbench.errors import RequestError
 from workbench.evaluation import Interval
-from workbench.evaluation.hashing import short_hash
+from workbench.evaluation.hashing import protocol_id, short_hash
 from workbench.metrics import Goal
 from workbench.reports import (
     ScoreComparison,
@@ -37,7 +37,6 @@ PROTOCOL = {
     "reference": "bb",
     "samples": 2000,
     "prompts": "cc",
-    "seed": 0,
     "versions": {"torch": "2.12.0", "numpy": "2.4"},
 }
 OTHER = {**PROTOCOL, "samples": 10000, "versions": {"torch": "2.13.0", "numpy": "2.4"}}
@@ -63,12 +62,15 @@ def measure(make_row: MakeRow, place: Workspace) -> Measure:
         reference: str = "coco10k",
         steps: int = 4,
         kimg: float = 12.8,
+        seed: int | None = None,
         logged: bool = True,
     ) -> RunRow:
         if isinstance(row, tuple):
             row = make_row(*row, [(12.8, 1.0)], tags={"folder": f"/runs/e/{row[0]}-seed{row[1]}"})
-        protocol = short_hash({"metric": metric, **made})
-        fingerprint = {"metric": metric, **made, "protocol": protocol, "sampler": {"kimg": kimg}}
+        protocol = protocol_id({"metric": metric, **made})
+        drawn = int(row.tags["seed"]) if seed is None else seed
+        fingerprint = {"metric": metric, **made, "seed": drawn, "protocol": protocol}
+        fingerprint["sampler"] = {"kimg": kimg}
         fingerprint["id"] = short_hash(fingerprint)
         ends = Interval(value - 0.25, value + 0.5)
         kept = ScoredRow(
@@ -105,6 +107,10 @@ def test_a_name_says_what_was_measured_and_nothing_else_is_one() -> None:
     name = ScoreName("coco-10k.v2", "fid_clip", 4, "0123abcd")
     assert name.key == "evaluation/coco-10k.v2/fid_clip_4steps_0123abcd"
     assert ScoreName.parse(name.key) == name
+    drawn = replace(name, seed=12)
+    assert drawn.key == f"{name.key}_seed12"
+    assert ScoreName.parse(drawn.key) == drawn
+    assert drawn.of_any_seed == name
     for other in ("eval/fid", "evaluation/digits/fid_4steps", "table/student_4_fid"):
         assert ScoreName.parse(other) is None
 
@@ -120,15 +126,16 @@ def test_means_and_intervals_over_seeds_and_over_samples_of_one(
     assert [r.group.label for r in found.results] == ["b", "a", "c"]
     t = stats.ttest_1samp([3.0, 4.0, 5.5], 0.0).confidence_interval(0.95)
     assert a.interval == pytest.approx((t.low, t.high))
-    assert (a.interval_over, b.interval_over) == ("seeds", "samples")
+    assert (a.interval_over, b.interval_over) == ("training and evaluation", "samples")
     assert b.interval == (1.75, 2.5)  # of the file: not around one seed's mean
     # The only group of one seed vouches for nothing: a is what the others are held against.
-    assert [(v.label, v.best, v.words) for v in found.verdicts] == [
-        ("b", "a", "one seed: no interval"),
+    assert [(v.label, v.reference, v.words) for v in found.verdicts] == [
+        ("b", "a", "one seed: no verdict"),
         ("c", "a", "worse"),
     ]
-    assert any("says nothing of other seeds: b." in note for note in found.notes)
-    scores, verdicts = tables_of_scores(found)
+    assert any("says nothing of other ones: b." in note for note in found.notes)
+    scores, spread, verdicts = tables_of_scores(found)
+    assert [row[0] for row in spread.rows] == ["a", "c"]
     assert scores.columns[3:] == ["kid ↓", "95 % interval", "over"]
     assert scores.rows[0] == ["b", "1", "12.8", "2", "1.75 to 2.5", "samples"]
     assert len(verdicts.rows) == 2
@@ -140,6 +147,50 @@ def test_means_and_intervals_over_seeds_and_over_samples_of_one(
     assert (lines[0]["low"], lines[0]["interval_over"]) == ("1.75", "samples")
     fingerprint = found.as_dict()["groups"][0]["runs"][0]["kept"]["fingerprint"]
     assert fingerprint["samples"] == 2000
+
+
+def test_scores_at_several_evaluation_seeds_are_crossed_with_the_training_seeds(
+    measure: Measure, asked: Callable[..., ScoreComparison]
+) -> None:
+    """Of runs that shared one noise: scored again at the same four, they get verdicts."""
+    training, noise = (0.0, 0.05, -0.03), (0.0, 0.1, -0.08, 0.02)
+    rows = []
+    for variant, level in (("a", 1.0), ("b", 1.3)):
+        for seed, own in enumerate(training):
+            row: RunRow | tuple[str, int] = (variant, seed)
+            for place, common in enumerate(noise):
+                value = level + own + common + 0.01 * ((seed + place) % 2)
+                row = measure(row, value, seed=place)
+            rows.append(row)
+    found = asked(*rows)
+    a, _ = found.results
+    assert (len(a.scores), a.estimate.n) == (12, 3)
+    assert a.interval_over == "training and evaluation"
+    observations = [(o.training_seed, o.evaluation_seed, o.value) for o in a.estimate.observations]
+    assert observations[5] == (1, 1, pytest.approx(1.0 + 0.05 + 0.1))
+    # What both share cancels in the pairs, and stays in each one's own interval.
+    (verdict,) = found.verdicts
+    assert verdict.words == "worse"
+    assert verdict.difference.half < 0.1 * a.estimate.half
+    scores, spread, _ = tables_of_scores(found)
+    assert spread.rows[0][:3:2] + spread.rows[0][3:4] == ["a", f"{a.estimate.training_sd:.3f}", "4"]
+    assert a.estimate.evaluation_sd == pytest.approx(stats.tstd(noise), rel=0.1)
+    assert scores.rows[0][1] == "3"
+
+
+def test_evaluation_seeds_that_some_runs_lack_are_left_out_and_named(
+    measure: Measure, asked: Callable[..., ScoreComparison]
+) -> None:
+    rows = []
+    for variant, seeds in (("a", (0, 1, 2)), ("b", (1, 2, 3))):
+        for training in (0, 1):
+            row: RunRow | tuple[str, int] = (variant, training)
+            for seed in seeds:
+                row = measure(row, 1.0 + 0.1 * seed + 0.01 * training, seed=seed)
+            rows.append(row)
+    found = asked(*rows)
+    assert [len(result.scores) for result in found.results] == [4, 4]
+    assert any("not every run was scored at (0, 3)" in note for note in found.notes)
 
 
 def test_higher_is_better_where_the_metric_says_so(
@@ -210,7 +261,7 @@ def test_scores_made_in_different_ways_are_not_mixed_unasked(
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("features", "inception/zz"), ("reference", "zz"), ("prompts", "zz"), ("seed", 7)],
+    [("features", "inception/zz"), ("reference", "zz"), ("prompts", "zz")],
 )
 def test_every_part_of_a_fingerprint_keeps_scores_apart(
     measure: Measure, asked: Callable[..., ScoreComparison], key: str, value: object
@@ -230,7 +281,7 @@ def test_the_protocol_that_all_runs_share_is_taken_or_has_to_be_chosen(
     b = measure(b, 6.0, OTHER)
     with pytest.raises(RequestError, match=r"in 2 ways: .*samples 10000.* Choose with --protocol"):
         asked(a, b)
-    other = short_hash({"metric": "kid", **OTHER})[:8]
+    other = protocol_id({"metric": "kid", **OTHER})[:8]
     assert [r.estimate.mean for r in asked(a, b, protocol=other).results] == [5.0, 6.0]
     assert [r.estimate.mean for r in asked(a, b, protocol=other[:4]).results] == [5.0, 6.0]
     with pytest.raises(RequestError, match=r"Unknown protocol of kid 'ffff'.*Known: "):
@@ -259,7 +310,7 @@ def test_the_file_is_that_of_the_logged_score(
     # Equal values by two protocols: each name has its own file.
     both = measure(measure(("c", 0), 1.0), 1.0, OTHER)
     for made in (PROTOCOL, OTHER):
-        own = short_hash({"metric": "kid", **made})
+        own = protocol_id({"metric": "kid", **made})
         (score,) = asked(both, protocol=own[:8]).results[0].scores
         assert score.kept is not None
         assert score.kept.fingerprint["protocol"] == own

@@ -11,12 +11,17 @@ import pytest
 from workbench.registry import get_experiment, make_plan
 from workbench.training import formats
 from workbench.training.config import RunConfig, load_config, validated
+from workbench.training.overrides import with_overrides
 from workbench.training.recipes import run_config
 
 KEPT: dict[str, dict[str, Any]] = json.loads(
     Path(__file__).with_name("format_1_configs.json").read_text()
 )
 """EXPERIMENT/VARIANT -> configuration and fingerprints, written by the last version of format 1."""
+
+
+BEFORE = ("evaluation.seed=0", "evaluation.fresh_seeds=0", "training.ema_rampup=null")
+"""What every run did before it could be set otherwise."""
 
 
 @pytest.mark.parametrize("name", KEPT)
@@ -30,10 +35,15 @@ def test_an_earlier_configuration_keeps_its_fingerprints(name: str) -> None:
 
 @pytest.mark.parametrize("name", KEPT)
 def test_today_s_experiment_is_the_same_run(name: str) -> None:
-    """Recipes and tasks give what the built-in settings of format 1 were."""
+    """But for what has got another default since: recipes and tasks give what format 1 was."""
     experiment, variant = name.split("/")
     config = make_plan(get_experiment(experiment)).config(variant, 0)
-    assert config.fingerprint() == KEPT[name]["fingerprint"]
+    assert config.fingerprint() != KEPT[name]["fingerprint"]
+    # A start at another variant names that one's settings, by their hash.
+    start = json.dumps(KEPT[name]["config"]["start"])
+    before = with_overrides(config, [*BEFORE, f"start={start}"])
+    assert before.fingerprint() == KEPT[name]["fingerprint"]
+    assert before.recipe_fingerprint() == KEPT[name]["recipe"]
 
 
 def test_what_format_1_left_unsaid_is_what_it_did(tmp_path: Path) -> None:
@@ -50,6 +60,17 @@ def test_what_format_1_left_unsaid_is_what_it_did(tmp_path: Path) -> None:
     assert (by_hand.evaluation.reference, by_hand.evaluation.metrics) == (None, ())
 
 
+@pytest.mark.parametrize("name", KEPT)
+def test_a_configuration_of_format_2_is_still_the_run_that_it_was(name: str) -> None:
+    """It named its format, and neither the average's warm-up nor fresh evaluation seeds."""
+    written = validated(KEPT[name]["config"]).model_dump(mode="json")
+    del written["training"]["ema_rampup"], written["evaluation"]["fresh_seeds"]
+    config = validated({**written, "format": 2})
+    assert (config.training.ema_rampup, config.evaluation.fresh_seeds) == (None, 0)
+    assert config.fingerprint() == KEPT[name]["fingerprint"]
+    assert config.recipe_fingerprint() == KEPT[name]["recipe"]
+
+
 def test_other_values_of_new_settings_are_other_runs() -> None:
     plain = run_config()
     for change in (
@@ -59,6 +80,9 @@ def test_other_values_of_new_settings_are_other_runs() -> None:
         "evaluation.precision=bf16",
         'evaluation.shown=["the digit 1"]',
         "training.stability.rollback=true",
+        "training.ema_rampup=null",
+        "evaluation.fresh_seeds=0",
+        "evaluation.seed=0",
     ):
         assert run_config(change).fingerprint() != plain.fingerprint(), change
 
@@ -71,6 +95,7 @@ def test_every_setting_is_format_1_s_or_says_what_its_absence_meant() -> None:
     values = RunConfig().model_dump(mode="json")
     kept = {key for key, _ in _leaves(formats.as_format_1(values))}
     changed = {"evaluation.reference", "evaluation.metrics", "evaluation.shown"}
+    changed |= {"training.ema_rampup", "evaluation.fresh_seeds"}  # other defaults since
     assert kept - changed <= written
     assert old >= written - {"training.optimizers"}
 

@@ -32,7 +32,7 @@ class SeedRun:
     @property
     def evaluation_seed(self) -> int:
         """Of the noise that its samples are drawn from."""
-        set_ = self.row.params.get("evaluation.seed", "0")
+        set_ = self.row.params.get("evaluation.seed", "null")
         return int(set_) if set_.isdigit() else self.seed
 
     @property

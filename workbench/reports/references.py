@@ -197,7 +197,6 @@ def _circumstances(group: Group, protocol: str) -> str:
     row = next(run.row for run in group.runs if run.protocol == protocol)
     known = {
         "samples": row.params.get("evaluation.samples"),
-        "seed": row.params.get("evaluation.seed"),
         "torch": row.tags.get("version.torch"),
         "diffusers": row.tags.get("version.diffusers"),
     }

@@ -199,7 +199,7 @@ def as_table(observations: Sequence[Observation]) -> dict[int, dict[int, float]]
         ValueError: no observations, or one training seed twice at one evaluation seed.
     """
     if not observations:
-        raise ValueError("a mean needs values on both sides")
+        raise ValueError("a mean needs scores")
     table: dict[int, dict[int, float]] = {}
     for seed, noise, value in observations:
         row = table.setdefault(seed, {})
