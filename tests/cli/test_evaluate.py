@@ -298,7 +298,7 @@ def test_another_metric_draws_nothing_and_a_fresh_batch_size_too(
 def test_a_stock_pipeline_draws_each_image_from_its_own_generator(
     prepared: InsideWorkbench,
 ) -> None:
-    asked = Asked(str(prepared.teacher), seed=3, stock=True)
+    asked = Asked(str(prepared.teacher), seeds=(3,), stock=True)
     source = open_source(open_workspace(prepared.workspace), asked, CPU)
     assert isinstance(source, PipelineSource)
     assert source.default_steps == (50,)

@@ -68,10 +68,10 @@ def test_captions_that_are_not_those_of_the_build_are_refused(place, photos, obs
     file = built.folder / "captions.json"
     file.write_text(json.dumps(["the digit 1"] * 12))
     with pytest.raises(RequestError, match="not those that the reference was built with"):
-        open_reference(place, "real").prompts(2, 0)
+        open_reference(place, "real").prompts(2)
     file.write_text("[")
     with pytest.raises(RequestError, match="is damaged"):
-        open_reference(place, "real").prompts(2, 0)
+        open_reference(place, "real").prompts(2)
 
 
 def test_preparation_is_the_middle_square_resized(photos):
@@ -96,10 +96,10 @@ def test_a_reference_holds_what_the_network_sees_in_the_prepared_images(
     np.testing.assert_allclose(seen.statistics.covariance, np.cov(seen.rows.T), atol=1e-6)
     factor = seen.statistics.known_factor
     np.testing.assert_allclose(factor @ factor.T, seen.statistics.covariance, atol=1e-8)
-    assert reference.prompts(12, 0)[11] == "the digit 1"
+    assert reference.prompts(12)[11] == "the digit 1"
     assert built.identity == open_reference(place, "real").identity
     with pytest.raises(RequestError, match="has 12 captions, not 13"):
-        reference.prompts(13, 0)
+        reference.prompts(13)
 
 
 def test_samples_of_another_size_are_prepared_alike(place, observers, photos):

@@ -131,21 +131,41 @@ def test_roles_start_as_the_teacher_and_leave_it_alone() -> None:
     )
 
 
-def test_average_is_the_weighted_history() -> None:
+def averaged(*overrides: str) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
+    """A weight of the generator at the start and after each update, and its average at the end."""
     history: list[torch.Tensor] = []
 
     class Watch(Listener):
         def on_iteration(self, progress) -> None:
-            history.append(engine.networks.generator.module.first.detach().clone())
+            history.append(weight().detach().clone())
 
-    engine = Engine(config(kimg=0.16), student(), ALONE, listener=Watch())
+    engine = Engine(config(*overrides, kimg=0.16), student(), ALONE, listener=Watch())
+
+    def weight() -> torch.Tensor:
+        return engine.networks.generator.module.first
+
+    start = weight().detach().clone()
+    engine.train()
+    return start, history, engine.average.module.first.detach()
+
+
+def test_average_is_the_weighted_history() -> None:
+    expected, history, average = averaged("training.ema_rampup=null")
     decay = ema_decay(16, 100)
     assert decay == pytest.approx(0.5 ** (16 / 100))
-    expected = engine.networks.generator.module.first.detach().clone()
-    engine.train()
     for value in history:
         expected = decay * expected + (1 - decay) * value
-    torch.testing.assert_close(engine.average.module.first.detach(), expected)
+    torch.testing.assert_close(average, expected)
+
+
+def test_the_average_forgets_the_teacher_at_once() -> None:
+    """EDM's rule: after n images the half-life is at most ema_rampup n; the first update copies."""
+    _, history, average = averaged("training.ema_rampup=0.5")
+    expected = history[0]
+    for place, value in enumerate(history[1:], start=1):
+        decay = 0.5 ** (16 / min(100.0, 0.5 * 16 * place))
+        expected = decay * expected + (1 - decay) * value
+    torch.testing.assert_close(average, expected)
 
 
 def test_every_phase_counts_its_evaluations() -> None:

@@ -109,7 +109,7 @@ def compare(
     tracking_uri: TrackingOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Put variants side by side: best, last, at equal kimg and seconds, with 95 % intervals.
+    """Put variants side by side, with 95 % intervals: best, last, at equal kimg and seconds.
 
     Runs of equal settings are averaged over their seeds; intervals cover training and evaluation,
     and verdicts are corrected for their number (Holm). Older settings under the same name and

@@ -30,6 +30,7 @@ def show_outcomes(
     if len(outcomes) == 1:
         results = outcomes[0].results
         print_results(results["table"], str(results["run"]))
+        show_fresh(results)
     else:
         _print_several(outcomes)
     experiment = outcomes[0].folder.path.parent.name
@@ -65,6 +66,28 @@ def print_results(table: list[dict[str, Any]], title: str) -> None:
         ],
         title,
     )
+
+
+def show_fresh(results: Mapping[str, Any]) -> None:
+    """What the last and the best weights score at fresh evaluation seeds, where that was asked."""
+    from workbench.metrics import title_of
+    from workbench.runs.folder import judged_by
+
+    judge, fresh = judged_by(results), results.get("fresh") or []
+    found = {
+        weights: [row[judge] for row in fresh if row["weights"] == weights and judge in row]
+        for weights in ("last", "best")
+    }
+    if not judge or not found["last"]:
+        return
+    told = {weights: ", ".join(map(_number, values)) for weights, values in found.items()}
+    say(f"{title_of(judge)} of the last weights at fresh evaluation seeds: {told['last']}.")
+    best = results["best"]
+    if found["best"] and best["nimg"] != results["nimg"]:
+        say(
+            f"Best evaluation: {_number(best[judge])} at {best['nimg'] / 1000:g} kimg, chosen from "
+            f"all of them; its weights at the same fresh seeds: {told['best']}."
+        )
 
 
 def _print_several(outcomes: Sequence[RunOutcome]) -> None:

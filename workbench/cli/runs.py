@@ -12,6 +12,7 @@ from workbench.cli.common import (
     WorkspaceOption,
     print_json,
     print_table,
+    say,
 )
 
 app = typer.Typer(name="runs", no_args_is_help=True, help="List runs, and send what was spooled.")
@@ -52,6 +53,7 @@ def list_(
             for row in rows
         ],
     )
+    say("best: chosen from a run's evaluations, so it looks better than its weights are.")
 
 
 @app.command(epilog="Example:  workbench runs sync")
