@@ -99,6 +99,32 @@ def test_a_folder_is_scored_against_a_reference_that_was_built(
     assert "alignment" not in told.stdout
 
 
+def test_a_run_s_fresh_scores_are_those_of_evaluate(inside_finished: InsideWorkbench) -> None:
+    """Two ways to the same number: the run's end, and its checkpoint scored at those seeds."""
+    results = json.loads((inside_finished.only_run() / "results.json").read_text())
+    fresh = {(row["weights"], row["seed"]): row for row in results["fresh"]}
+    assert set(fresh) == {(w, s) for w in ("last", "best") for s in (1_000_000, 2_000_000)}
+    command = ("evaluate", "quickstart", "--metrics", "fid", "--bootstrap", "0")
+    seeds = ("--seeds", "0,1000000,2000000")
+    table = inside_finished.json(*command, *seeds)["table"]
+    assert [row["seed"] for row in table] == [0, 1_000_000, 2_000_000]
+    own = next(r for r in results["table"] if (r["model"], r["steps"]) == ("student", 4))
+    assert table[0]["fid"] == pytest.approx(own["fid"], rel=1e-6)
+    for row in table[1:]:
+        assert row["fid"] == pytest.approx(fresh["last", row["seed"]]["fid"], rel=1e-6)
+    assert len({row["fid"] for row in table}) == 3
+    assert len({row["scores"]["fid"]["fingerprint"]["protocol"] for row in table}) == 1
+    told = inside_finished(*command, *seeds)
+    assert "Over 3 evaluation seeds" in told.stdout
+    asked = ("compare", "quickstart", "--metric", "fid", "--reference", "digits", "--steps", "4")
+    (group,) = inside_finished.json(*asked)["groups"]
+    assert group["mean"] == pytest.approx(np.mean([row["fid"] for row in table]))
+    assert group["interval_over"] == "evaluation seeds"
+    assert group["evaluation_sd"] == pytest.approx(np.std([r["fid"] for r in table], ddof=1))
+    refused = inside_finished("evaluate", "quickstart", "--seeds", "1,x", code=2)
+    assert "--seeds '1,x': expected numbers" in refused.stderr
+
+
 def test_scores_are_kept_with_what_decides_them(
     referenced: InsideWorkbench, digit_files: Path
 ) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tests.helpers import EMPTY, SmallVelocity, labels
 from workbench.errors import PrunedRunError, RequestError
 from workbench.methods import Loss, Phase
 from workbench.teachers.base import OwnVelocity
-from workbench.training.checkpoint import damage, load_modules
+from workbench.training.checkpoint import checkpoint_path, damage, load_modules
 from workbench.training.config import AdamConfig, RunConfig, ScheduleConfig, TrainingConfig
 from workbench.training.ema import ema_decay
 from workbench.training.engine import Engine, InterruptedRunError, NonFiniteError, Student
@@ -166,6 +167,24 @@ def test_the_average_forgets_the_teacher_at_once() -> None:
         decay = 0.5 ** (16 / min(100.0, 0.5 * 16 * place))
         expected = decay * expected + (1 - decay) * value
     torch.testing.assert_close(average, expected)
+
+
+def test_the_best_weights_come_back_at_the_end(tmp_path: Path) -> None:
+    """Not the last ones, nor those of a checkpoint near by: the average of the best evaluation."""
+    seen: dict[int, torch.Tensor] = {}
+
+    def evaluate(nimg: int, average: OwnVelocity) -> dict[str, float]:
+        seen[nimg] = average.module.first.detach().clone()
+        return {"fid": 1.0 if nimg == 320 else 2.0}
+
+    engine = Engine(config(), student(), ALONE, tmp_path, evaluate=evaluate)
+    engine.train()
+    assert torch.equal(engine.average.module.first, seen[800])
+    assert engine.load_best()
+    assert torch.equal(engine.average.module.first, seen[320])
+    assert not torch.equal(seen[320], seen[800])
+    shutil.rmtree(checkpoint_path(tmp_path, 320))
+    assert not engine.load_best()
 
 
 def test_every_phase_counts_its_evaluations() -> None:
