@@ -123,6 +123,22 @@ def test_an_interval_of_fid_covers_its_expectation_where_prompts_repeat_and_wher
         assert blind > 1.3 * np.std(scores)
 
 
+def test_the_error_of_real_digits_is_how_far_draws_of_so_many_of_each_are_apart(classifier, digits):
+    """600 of 1797 without replacement; the factor is of a finite population."""
+    images, labels = digits
+    seen, labels = classifier.features(images).numpy(), labels.numpy()
+    metric = FrechetMetric(classifier, FeatureStatistics.from_features(seen))
+    random = np.random.default_rng(0)
+    fresh, errors = [], []
+    for _ in range(60):
+        places = [random.permutation(np.flatnonzero(labels == digit))[:60] for digit in range(10)]
+        x = seen[np.concatenate(places)]
+        fresh.append(metric.compute(x))
+        errors.append(metric.error(x, Design(np.repeat(np.arange(10), 60))))
+    spread = np.std(fresh, ddof=1) / np.sqrt(1 - 600 / 1797)
+    assert np.mean(errors) == pytest.approx(spread, rel=0.2)
+
+
 @pytest.mark.parametrize(
     ("samples", "prompts"), [(60, 30), (61, 30), (400, 100), (400, 200), (50, 20)]
 )
@@ -306,7 +322,5 @@ def test_too_few_samples_are_told_how_many_it_takes():
         extrapolate(METRICS[0], few, one_prompt(few))
     with pytest.raises(RequestError, match="recall needs at least 8 samples, not 7"):
         interval(METRICS[4], rows(0, 7), 0.5, one_prompt(rows(0, 7)))
-    with pytest.raises(RequestError, match="at least 2 resamples for its interval, not 0"):
-        extrapolate(METRICS[0], x, one_prompt(x, 0))
     with pytest.raises(RequestError, match="at least 2 resamples"):
         interval(METRICS[0], x, 0.5, one_prompt(x, 1))

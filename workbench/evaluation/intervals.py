@@ -73,18 +73,13 @@ def check_interval(metric: Metric, samples: int, resamples: int) -> None:
         )
 
 
-def check_extrapolation(metric: FrechetMetric, samples: int, resamples: int) -> None:
+def check_extrapolation(metric: FrechetMetric, samples: int) -> None:
     """Whether FID at infinite N can be had.
 
     Raises:
         RequestError: too few samples: in parts of fewer samples than features the bias is no
-            longer proportional to 1/N. Or no resamples for its interval.
+            longer proportional to 1/N.
     """
-    if resamples < 2:
-        raise RequestError(
-            f"{metric.name} at infinite N needs at least 2 resamples for its interval, not "
-            f"{resamples}: --bootstrap 200."
-        )
     fewest = _PARTS[-1] * (metric.observer.dimension + 1)
     if samples < fewest:
         raise RequestError(
@@ -145,7 +140,7 @@ def extrapolate(metric: FrechetMetric, rows: Rows, design: Design) -> Extrapolat
     Raises:
         RequestError: as :func:`check_extrapolation`.
     """
-    check_extrapolation(metric, len(rows), design.resamples)
+    check_extrapolation(metric, len(rows))
     from scipy import stats
 
     points = tuple(

@@ -65,7 +65,7 @@ class EvaluateRequest:
         samples: where nobody says, as many as there are prompts, captions or images.
         steps: None = the source's own.
         weights: files of networks by name.
-        bootstrap: resamples of an interval that needs them; 0 = no intervals, no extrapolation.
+        bootstrap: resamples of an interval that needs them; 0 = no intervals of scores.
         extrapolate: whether Frechet distances are also taken to infinite N.
         keep_images: folder that every image is written to.
         bar: shows one sampler's progress.
@@ -167,7 +167,7 @@ def _check_certainty(request: EvaluateRequest, evaluator: Evaluator) -> None:
         if request.bootstrap:
             check_interval(metric, evaluator.samples, request.bootstrap)
         if request.extrapolate and isinstance(metric, FrechetMetric):
-            check_extrapolation(metric, evaluator.samples, request.bootstrap)
+            check_extrapolation(metric, evaluator.samples)
     if request.extrapolate and not any(isinstance(m, FrechetMetric) for m in evaluator.metrics):
         raise RequestError("--extrapolate is of Frechet distances: ask for fid among --metrics.")
 
