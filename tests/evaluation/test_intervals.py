@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from workbench.errors import RequestError
 from workbench.evaluation import (
@@ -244,7 +245,15 @@ def test_shares_that_prompts_decide_are_surer():
     sure = half_width(interval(metric, x, 0.5, Design(labels)))
     unsure = half_width(interval(metric, x, 0.5, one_prompt(x)))
     assert unsure == pytest.approx(np.sqrt(0.25 / 1000), rel=0.01)
-    assert 0 < sure < 0.2 * unsure
+    assert sure == pytest.approx(unsure * np.sqrt(3.84 / 253.84), rel=0.01)  # z^2 rows of 0.25
+
+
+def test_an_interval_of_a_mean_is_students():
+    x = np.array([5.1, 4.8, 6.0, 5.5, 5.2], np.float32)[:, None]
+    metric = MeanMetric(Seen(), "aesthetic")
+    found = interval(metric, x, metric.compute(x), one_prompt(x))
+    known = stats.ttest_1samp(x[:, 0].astype(np.float64), 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((known.low, known.high))
 
 
 def test_equal_seed_equal_interval():
