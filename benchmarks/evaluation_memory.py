@@ -35,13 +35,13 @@ from workbench.evaluation import (
     Peers,
     Sampler,
 )
+from workbench.evaluation.design import Design
 from workbench.evaluation.intervals import interval
 from workbench.evaluation.networks import Networks, WeightFiles
 from workbench.evaluation.observers import Observer, observer_key
 
 BATCH = 250
 DIMENSION = 2048
-RESAMPLES = 200
 
 
 class RandomFeatures:
@@ -93,7 +93,7 @@ def measured(samples: int, statistics: bool) -> tuple[float, float, float, float
         )
         score = evaluator.scores(viewed.observations, Peers())["fid"]
         rows = viewed.observations.rows(observer_key(observer), samples)
-        ends = interval(metric, rows, score, RESAMPLES, 0)
+        ends = interval(metric, rows, score, Design(evaluator.prompts))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return peak, time.perf_counter() - began, score, (ends.high - ends.low) / 2
 

@@ -17,6 +17,9 @@ from workbench.errors import unknown_name
 EVAL, DRIFT, PERF = "eval", "drift", "perf"
 """How a metric's name in MLflow begins: scores of samples, drift from the teacher, speed."""
 
+SHARE = "share"
+"""The unit of what lies between 0 and 1 and would be there or not in each case."""
+
 OWN_NETWORK = "own"
 """Features of whichever network the reference was built with."""
 
@@ -142,6 +145,7 @@ def _reference(
     network: str = OWN_NETWORK,
     weights: tuple[str, ...] = (),
     *,
+    unit: str = "",
     is_distance: bool = False,
 ) -> MetricInfo:
     return MetricInfo(
@@ -149,6 +153,7 @@ def _reference(
         title,
         goal,
         what,
+        unit,
         is_distance=is_distance,
         needs_reference=True,
         network=network,
@@ -205,7 +210,7 @@ _ALL = (
         "alignment",
         Goal.HIGHER,
         "share of images in which a classifier finds what the prompt asks for",
-        "share",
+        SHARE,
         needs_prompts=True,
         network=OWN_NETWORK,
     ),
@@ -216,6 +221,7 @@ _ALL = (
         "share of samples inside the reference's manifold",
         _SHARE,
         _MANIFOLD,
+        unit=SHARE,
     ),
     _reference(
         "recall",
@@ -224,6 +230,7 @@ _ALL = (
         "share of the reference inside the samples' manifold",
         _MANIFOLD,
         _SHARE,
+        unit=SHARE,
     ),
     _frechet(
         "fid_clip", "FID (CLIP)", "FID in features of CLIP ViT-L/14", "clip_features", "clip-l14"

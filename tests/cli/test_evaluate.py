@@ -455,10 +455,7 @@ def test_evaluations_that_cannot_be_say_why(
             [fake, *real, "--metrics", "fid", "--weights", "clip=x"],
             "needs the weights of no network",
         ),
-        (
-            [teacher, *DIGITS_REFERENCE, "--metrics", "fid", "--extrapolate", "--bootstrap", "0"],
-            "at least 2 resamples for its interval, not 0",
-        ),
+        ([fake, *real, "--metrics", "recall", "--bootstrap", "1"], "at least 2 resamples, not 1"),
     ):
         told = referenced("evaluate", *arguments, code=2)
         assert message in told.stderr, (arguments, told.stderr)
@@ -466,25 +463,45 @@ def test_evaluations_that_cannot_be_say_why(
     assert not (referenced.workspace / "evaluations").exists()
 
 
-def test_an_extrapolation_takes_the_resamples_that_were_asked_for(
-    prepared: InsideWorkbench, digit_files: Path
+def test_resamples_are_recalls_and_intervals_know_the_prompts(
+    prepared: InsideWorkbench, digit_files: Path, tmp_path: Path
 ) -> None:
-    """With the same seed, the first 20 of 200 resamples have other quantiles."""
-    command = [
-        "evaluate",
-        str(digit_files / "real"),
-        *DIGITS_REFERENCE,
-        "--metrics",
-        "fid",
-        "--extrapolate",
-    ]
+    """The first 20 of 200 resamples have another spread."""
+    command = ["evaluate", str(digit_files / "real"), *DIGITS_REFERENCE, "--extrapolate"]
+    ten, same = tmp_path / "ten.txt", tmp_path / "same.txt"
+    labels = load_digits_images()[1][:300]
+    ten.write_text("".join(f"the digit {label}\n" for label in labels))
+    same.write_text("a digit\n" * 300)
+    command += ["--metrics", "fid,recall", "--prompts"]
     few, many = (
-        prepared.json(*command, "--bootstrap", count)["table"][0]["scores"]["fid"]
+        prepared.json(*command, str(ten), "--bootstrap", count)["table"][0]["scores"]
         for count in ("20", "200")
     )
-    assert few["extrapolated"]["value"] == many["extrapolated"]["value"]
-    assert few["extrapolated"]["interval"] != many["extrapolated"]["interval"]
-    assert few["bias"] > 0
+    assert few["fid"] == many["fid"]
+    assert few["recall"]["interval"] != many["recall"]["interval"]
+    assert few["fid"]["bias"] > 0
+    blind = prepared.json(*command, str(same))["table"][0]["scores"]["fid"]
+    assert blind["value"] == few["fid"]["value"]
+    assert blind["interval"] != few["fid"]["interval"]
+
+
+def test_the_floor_of_a_reference_is_told_for_any_number_of_samples(
+    referenced: InsideWorkbench,
+) -> None:
+    found = [
+        referenced.json("references", "floor", name, "--samples", samples)
+        for name, samples in (("real", "300"), ("real", "600"), ("digits", "2000"))
+    ]
+    assert [(one["reference"], one["samples"]) for one in found] == [
+        ("real", 300),
+        ("real", 600),
+        ("digits", 2000),
+    ]
+    assert found[1]["mean"] == pytest.approx(found[0]["mean"] * 0.75)
+    assert found[2]["low"] < found[2]["mean"] < found[2]["high"] < found[0]["mean"]
+    assert found[2]["mean"] == pytest.approx(0.21, abs=0.02)
+    told = referenced("references", "floor", "real", "--samples", "64", code=2)
+    assert "at least 130 images and 65 samples, not 300 and 64" in told.stderr
 
 
 def test_a_seed_without_a_choice_is_refused(prepared: InsideWorkbench, digit_files: Path) -> None:

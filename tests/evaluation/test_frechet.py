@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import tracemalloc
+from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
@@ -179,18 +180,77 @@ def test_far_from_zero_no_digits_are_lost():
     """At an offset of 1e6 sums of squares would keep 4 digits of a variance of 1."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(500, 16)), rng.normal(size=(3000, 16)) * 1.2 + 0.1
-    here, there = (
-        frechet_distance(gaussian_of(x + offset), FeatureStatistics.from_features(y + offset))
-        for offset in (0.0, 1e6)
-    )
-    assert here == pytest.approx(0.99941743639, rel=1e-9)
-    assert there == pytest.approx(here, rel=1e-8)
-    far = FeatureStatistics.from_features(y + 1e6)
-    np.testing.assert_allclose(far.covariance, np.cov(y.T), rtol=1e-7, atol=1e-7)
+    here = frechet_distance(gaussian_of(x), FeatureStatistics.from_features(y))
+    assert here == pytest.approx(0.99941743639, rel=1e-10)
+    for offset in (50.0, 1e3, -1e4, 1e6):
+        near, far = (FeatureStatistics.from_features(rows + offset) for rows in (x, y))
+        assert frechet_distance(gaussian_of(x + offset), far) == pytest.approx(here, rel=1e-10)
+        assert frechet_distance(near, far) == pytest.approx(here, rel=1e-10)
+    np.testing.assert_allclose(far.covariance, np.cov(y.T), rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(far.mean, y.mean(axis=0) + 1e6, rtol=1e-15)
     moved = frechet_influence(x + 1e6, far)
     near = frechet_influence(x, FeatureStatistics.from_features(y))
-    np.testing.assert_allclose(moved, near, atol=1e-6 * np.abs(near).max())
+    np.testing.assert_allclose(moved, near, atol=1e-8 * np.abs(near).max())
+
+
+def test_one_far_feature_beside_a_wide_one_loses_no_digits():
+    """The wide one is alike on both sides, so that the distance is all of the others'."""
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(400, 4)), rng.normal(size=(400, 4)) * 1.2
+    x[:, 0] = y[:, 0] = rng.normal(size=400) * 1e4
+    here, there = (
+        frechet_distance(gaussian_of(x + offset), FeatureStatistics.from_features(y + offset))
+        for offset in (0.0, np.array([0.0, 1e6, 0.0, 0.0]))
+    )
+    assert here < 1
+    assert there == pytest.approx(here, abs=1e-7)
+
+
+@pytest.mark.parametrize("count", [300, 20_000])
+def test_far_float32_rows_lose_no_more_than_their_own_rounding(count):
+    """Sixteenths up to 16 are exact in float32 at 1e6 too; other features round there."""
+    rng = np.random.default_rng(count)
+    x, y = (np.round(rng.normal(size=(n, 12)) * 16) / 16 for n in (count, 2000))
+    near, far = (
+        frechet_distance(
+            gaussian_of(mapped([(0, (x + offset).astype(np.float32))], count)),
+            FeatureStatistics.from_features(torch.from_numpy((y + offset).astype(np.float32))),
+        )
+        for offset in (0.0, 1e6)
+    )
+    np.testing.assert_array_equal((x + 1e6).astype(np.float32) - np.float32(1e6), x)
+    assert far == pytest.approx(near, rel=1e-9)
+
+
+@pytest.mark.parametrize("offset", [0, 10**6])
+def test_equals_forty_digits(offset):
+    """Two features: Tr (S1 S2)^(1/2) = sqrt(Tr S1 S2 + 2 sqrt(det S1 det S2)), exact sums."""
+    rng = np.random.default_rng(3)
+    sides = [
+        (rng.normal(size=(n, 2)) @ rng.normal(size=(2, 2)) + mean).round(3) + offset
+        for n, mean in ((40, 0.0), (70, 0.5))
+    ]
+
+    def moments(rows):
+        exact = [[Decimal(float(value)) for value in row] for row in rows]
+        mean = [sum(column) / len(exact) for column in zip(*exact, strict=True)]
+        centred = [[value - m for value, m in zip(row, mean, strict=True)] for row in exact]
+        return mean, [
+            [sum(row[i] * row[j] for row in centred) / (len(exact) - 1) for j in (0, 1)]
+            for i in (0, 1)
+        ]
+
+    with localcontext() as context:
+        context.prec = 60
+        (m, s), (n, t) = map(moments, sides)
+        product = sum(s[i][j] * t[j][i] for i in (0, 1) for j in (0, 1))
+        determinants = [c[0][0] * c[1][1] - c[0][1] * c[1][0] for c in (s, t)]
+        root = (product + 2 * (determinants[0] * determinants[1]).sqrt()).sqrt()
+        apart = sum((a - b) ** 2 for a, b in zip(m, n, strict=True))
+        expected = float(apart + s[0][0] + s[1][1] + t[0][0] + t[1][1] - 2 * root)
+    x, y = sides
+    found = frechet_distance(gaussian_of(x), FeatureStatistics.from_features(y))
+    assert found == pytest.approx(expected, rel=1e-13 if offset == 0 else 1e-9)
 
 
 def test_a_reference_keeps_the_fingerprint_that_it_always_had():

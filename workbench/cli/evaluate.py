@@ -157,7 +157,9 @@ def evaluate(
     bootstrap: Annotated[
         int,
         typer.Option(
-            min=0, help="Resamples of each 95 % interval; 0 = none.", rich_help_panel=SURE
+            min=0,
+            help="Resamples of recall's 95 % interval, the others need none; 0 = no intervals.",
+            rich_help_panel=SURE,
         ),
     ] = 200,
     extrapolate: Annotated[

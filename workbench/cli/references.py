@@ -16,7 +16,7 @@ WHICH = "Which images"
 app = typer.Typer(
     name="references",
     no_args_is_help=True,
-    help="Real images that samples are compared with: build and list.",
+    help="Real images that samples are compared with: build, list, and what they score themselves.",
 )
 
 
@@ -124,3 +124,46 @@ def list_(workspace: WorkspaceOption = None, json_output: JsonOption = False) ->
         for one in listed
     ]
     print_table(["name", "images", "px", "networks", "identity", "images are"], rows)
+
+
+@app.command(epilog="Example:  workbench references floor digits --samples 2000")
+def floor(
+    name: Annotated[str, typer.Argument(help="One of references list.")],
+    samples: Annotated[
+        int | None,
+        typer.Option(min=2, help="Fresh images (default: as many as it has).", show_default=False),
+    ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(help="Whose features (default: those of its fid).", show_default=False),
+    ] = None,
+    splits: Annotated[int, typer.Option(min=2, help="Random splits into halves.")] = 20,
+    weights: WeightsOption = None,
+    workspace: WorkspaceOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """The FID of fresh real images against a reference, from its halves: mean, and where one lies.
+
+    Only a sampler that repeats the reference's own images scores below.
+    """
+    from workbench.evaluation import Observers, open_reference
+    from workbench.evaluation.floor import frechet_floor
+    from workbench.evaluation.networks import WeightFiles
+    from workbench.training.parallel import choose_device
+    from workbench.workspace import open_workspace
+
+    place = open_workspace(workspace)
+    reference = open_reference(place, name)
+    files = WeightFiles(place.root / "weights", weight_paths(weights))
+    seen_by = network or reference.network
+    observer = reference.view(Observers(place.cache, files, choose_device()).find(seen_by))
+    rows = reference.rows(seen_by, observer).rows
+    count = samples or len(rows)
+    found = frechet_floor(rows, reference.kinds, count, splits)
+    if json_output:
+        print_json({"reference": name, "network": seen_by, "samples": count, **found})
+        return
+    typer.echo(
+        f"FID of {count} fresh real images against {name} ({seen_by}): {found['mean']:.3g}, "
+        f"{found['low']:.3g} to {found['high']:.3g} in {splits} splits"
+    )

@@ -24,7 +24,7 @@ Array = NDArray[np.float64]
 
 _REFERENCE_BLOCK = 4096
 """Rows of a reference in float64 at a time. Its statistics' bits are part of every protocol."""
-_FAR = 1e3
+_FAR = 100.0
 """Mean over standard deviation from which on a sum of squares loses digits that matter."""
 
 
@@ -62,8 +62,8 @@ class FeatureStatistics:
     def from_features(cls, features: Tensor | NDArray[Any]) -> FeatureStatistics:
         """Statistics of feature rows (N, D), N >= 2, summed in blocks.
 
-        Rows that are far from zero for their spread are summed a second time around their mean.
-        All others keep the bits, and so the fingerprint, that they always had.
+        Where any feature is far from zero for its spread, they are summed a second time around
+        their mean. All others keep the bits, and so the fingerprint, that they always had.
 
         Raises:
             RequestError: fewer than two rows.
@@ -74,7 +74,7 @@ class FeatureStatistics:
         total, outer = _moments(rows, shift)
         mean = total / len(rows)
         variance = np.diag(outer) / len(rows) - mean**2
-        if (mean**2).max() > _FAR**2 * variance.max():
+        if (mean**2 > _FAR**2 * variance).any():
             shift = mean
             total, outer = _moments(rows, shift)
             mean = total / len(rows)
@@ -248,10 +248,13 @@ def _root_diagonal(rows: CentredRows, factor: Array, count: int) -> Array:
 
 
 def _mean(rows: NDArray[Any]) -> Array:
-    total = np.zeros(rows.shape[1])
+    """Of rows as they lie around the first: far from zero, sums of the rows would lose digits."""
+    first = np.array(rows[0], np.float64)
+    total = np.zeros(len(first))
     for _, block in blocks(rows):
-        total += block.sum(axis=0)
-    return total / len(rows)
+        total += (block - first).sum(axis=0)
+    mean: Array = first + total / len(rows)
+    return mean
 
 
 def _moments(rows: NDArray[Any], shift: Array) -> tuple[Array, Array]:

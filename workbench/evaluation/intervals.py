@@ -1,10 +1,7 @@
-"""How sure a score is: intervals by resampling, the bias of a Frechet distance, FID at infinite N.
+"""How sure a score is: its interval, the bias of a Frechet distance, FID at infinite N.
 
-A resample here is a random half of the samples, without repeats. The spread of a score over such
-halves is, to first order, its standard error over fresh samples (the delete-half jackknife, Shao &
-Wu 1989). The bootstrap's resamples with repeats hold only 63 % distinct images: distances to
-neighbours become 0, and a Frechet distance grows by a bias that can leave the score itself outside
-its interval. Whatever bias halves still have is taken out: quantiles are placed around the score.
+What would vary, and what would not, is the :class:`Design`'s to say: the noise does; prompts that
+repeat do not; prompts that occur once stand for all others. The reference is as it is.
 """
 
 from __future__ import annotations
@@ -13,12 +10,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from workbench.errors import RequestError
-from workbench.evaluation.metrics import FrechetMetric, Metric, Picks
+from workbench.evaluation.design import Design, Places
+from workbench.evaluation.metrics import FrechetMetric, Metric
 from workbench.evaluation.observations import Rows, chosen
-from workbench.metrics import metric_info
+from workbench.metrics import SHARE, metric_info
 
 LEVEL = 0.95
 _PARTS = (1, 2, 3, 4)
@@ -59,14 +56,6 @@ class Extrapolation:
         return asdict(self)
 
 
-def halves(samples: int, count: int, random: np.random.Generator) -> Picks:
-    """``count`` random subsets of half of the samples, (count, samples)."""
-    picks = np.zeros((count, samples), dtype=np.bool_)
-    for pick in picks:
-        pick[random.permutation(samples)[: samples // 2]] = True
-    return picks
-
-
 def check_interval(metric: Metric, samples: int, resamples: int) -> None:
     """Whether an interval can be had.
 
@@ -80,22 +69,17 @@ def check_interval(metric: Metric, samples: int, resamples: int) -> None:
     if samples < fewest:
         raise RequestError(
             f"An interval of {metric.name} needs at least {fewest} samples, not {samples}: it is "
-            f"computed on halves, and {minimum.why}."
+            f"seen by halves, and {minimum.why}."
         )
 
 
-def check_extrapolation(metric: FrechetMetric, samples: int, resamples: int) -> None:
+def check_extrapolation(metric: FrechetMetric, samples: int) -> None:
     """Whether FID at infinite N can be had.
 
     Raises:
         RequestError: too few samples: in parts of fewer samples than features the bias is no
-            longer proportional to 1/N. Or no resamples for its interval.
+            longer proportional to 1/N.
     """
-    if resamples < 2:
-        raise RequestError(
-            f"{metric.name} at infinite N needs at least 2 resamples for its interval, not "
-            f"{resamples}: --bootstrap 200."
-        )
     fewest = _PARTS[-1] * (metric.observer.dimension + 1)
     if samples < fewest:
         raise RequestError(
@@ -104,19 +88,38 @@ def check_extrapolation(metric: FrechetMetric, samples: int, resamples: int) -> 
         )
 
 
-def interval(metric: Metric, rows: Rows, score: float, resamples: int, seed: int) -> Interval:
-    """The score's percentile interval over resamples; equal seed, equal interval.
+def interval(metric: Metric, rows: Rows, score: float, design: Design) -> Interval:
+    """The score's interval: Student's t by its standard error, Wilson's for a share.
 
     Raises:
         RequestError: as :func:`check_interval`.
     """
-    check_interval(metric, len(rows), resamples)
-    picks = halves(len(rows), resamples, np.random.default_rng(seed))
-    low, high = _spread(metric, rows, picks)
-    return Interval(score + low, score + high)
+    check_interval(metric, len(rows), design.resamples)
+    error = metric.error(rows, design)
+    if metric_info(metric.name).unit == SHARE:
+        return wilson(score, error, len(rows))
+    reach = _quantile(design.freedom) * error
+    return Interval(score - reach, score + reach)
 
 
-def frechet_bias(metric: FrechetMetric, rows: Rows, score: float, seed: int) -> float | None:
+def wilson(share: float, error: float, count: int) -> Interval:
+    """Wilson's interval (1927) of as many yes-or-no rows as have the share's standard error.
+
+    Those are ``count`` where the rows are themselves independent and yes or no; more where strata
+    or values in between leave them less spread; fewer where more moves a share than its own rows.
+    A spread seen in few rows is little known, and none is seen where all agree: z^2 more rows with
+    the spread of yes and no are counted in, so that it never ends at 0.
+    """
+    squared = _quantile() ** 2
+    spread = count * share * (1.0 - share)
+    ratio = ((count * error) ** 2 + squared) / (spread + squared)
+    slack = squared * ratio / count
+    middle = (share + slack / 2.0) / (1.0 + slack)
+    reach = float(np.sqrt(slack * share * (1.0 - share) + (slack / 2.0) ** 2)) / (1.0 + slack)
+    return Interval(middle - reach, middle + reach)
+
+
+def frechet_bias(metric: FrechetMetric, rows: Rows, score: float, design: Design) -> float | None:
     """About how much of the score is there only because N is finite.
 
     The bias is proportional to 1/N, so halving the samples adds it once more. None where it is not:
@@ -124,46 +127,40 @@ def frechet_bias(metric: FrechetMetric, rows: Rows, score: float, seed: int) -> 
     """
     if len(rows) // 2 <= metric.observer.dimension:
         return None
-    order = np.random.default_rng(seed).permutation(len(rows))
-    return _mean_over_parts(metric, rows, order, 2) - score
+    return _mean_over(metric, rows, design.parts(2)) - score
 
 
-def extrapolate(metric: FrechetMetric, rows: Rows, resamples: int, seed: int) -> Extrapolation:
+def extrapolate(metric: FrechetMetric, rows: Rows, design: Design) -> Extrapolation:
     """FID at infinite N: a line through FID against 1/N (Chong & Forsyth 2020).
 
     Each point is the mean over all equal parts of the samples, so that the points share the same
-    sampling error, which moves the line but not its slope. The interval adds that error, from
-    resampling, to the line's own.
+    sampling error, which moves the line but not its slope. The interval adds that error to the
+    line's own.
 
     Raises:
         RequestError: as :func:`check_extrapolation`.
     """
-    check_extrapolation(metric, len(rows), resamples)
+    check_extrapolation(metric, len(rows))
     from scipy import stats
 
-    random = np.random.default_rng(seed)
-    order = random.permutation(len(rows))
     points = tuple(
-        (len(rows) // parts, _mean_over_parts(metric, rows, order, parts)) for parts in _PARTS
+        (len(rows) // parts, _mean_over(metric, rows, design.parts(parts))) for parts in _PARTS
     )
     line = stats.linregress([1.0 / size for size, _ in points], [value for _, value in points])
-    own = float(stats.t.ppf((1 + LEVEL) / 2, len(points) - 2) * line.intercept_stderr)
-    low, high = _spread(metric, rows, halves(len(rows), resamples, random))
+    own = _quantile(len(points) - 2) * float(line.intercept_stderr)
+    reach = float(np.hypot(_quantile(design.freedom) * metric.error(rows, design), own))
     value = float(line.intercept)
-    ends = Interval(value - float(np.hypot(low, own)), value + float(np.hypot(high, own)))
+    ends = Interval(value - reach, value + reach)
     return Extrapolation(value, ends, float(line.slope), points)
 
 
-def _spread(metric: Metric, rows: Rows, picks: Picks) -> tuple[float, float]:
-    """Quantiles of the score over resamples, around their mean."""
-    values = metric.replicates(rows, picks)
-    low, high = np.quantile(values - values.mean(), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+def _quantile(freedom: int | None = None) -> float:
+    """How many standard errors an interval reaches: Student's t, or the normal distribution's."""
+    from scipy import stats
+
+    law = stats.norm if freedom is None else stats.t(freedom)
+    return float(law.ppf((1 + LEVEL) / 2))
 
 
-def _mean_over_parts(
-    metric: FrechetMetric, rows: Rows, order: NDArray[np.int64], parts: int
-) -> float:
-    size = len(rows) // parts
-    split = (order[part * size : (part + 1) * size] for part in range(parts))
-    return float(np.mean([metric.compute(chosen(rows, places)) for places in split]))
+def _mean_over(metric: FrechetMetric, rows: Rows, parts: list[Places]) -> float:
+    return float(np.mean([metric.compute(chosen(rows, places)) for places in parts]))

@@ -1,4 +1,4 @@
-"""Scores as functions of the rows that an observer saw, and what resampling does to them."""
+"""Scores as functions of the rows that an observer saw, and how far chance moves them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from workbench.evaluation import kernels, manifold
+from workbench.evaluation.design import Array, Design, Picks
 from workbench.evaluation.frechet import (
     FeatureStatistics,
     frechet_distance,
@@ -20,9 +20,6 @@ from workbench.evaluation.frechet import (
 )
 from workbench.evaluation.observations import Rows
 from workbench.evaluation.observers import Observer, observer_key
-
-Array = NDArray[np.float64]
-Picks = NDArray[np.bool_]
 
 
 class Metric(Protocol):
@@ -44,8 +41,8 @@ class Metric(Protocol):
         """The score of rows (N, D), one a sample, in sample order."""
         ...
 
-    def replicates(self, rows: Rows, picks: Picks) -> Array:
-        """The score of each subset of the rows: picks (B, N) -> (B,), to first order at least."""
+    def error(self, rows: Rows, design: Design) -> float:
+        """Standard error of the score over fresh samples of the same design."""
         ...
 
 
@@ -91,8 +88,11 @@ class FrechetMetric:
     def compute(self, rows: Rows) -> float:
         return frechet_distance(gaussian_of(rows), self.reference)
 
-    def replicates(self, rows: Rows, picks: Picks) -> Array:
-        return _linear(self.compute(rows), frechet_influence(rows, self.reference), picks)
+    def error(self, rows: Rows, design: Design) -> float:
+        return design.error(rows, self._influence)
+
+    def _influence(self, rows: Rows, design: Design) -> Array:
+        return design.within(frechet_influence(rows, self.reference))
 
 
 @dataclass(frozen=True)
@@ -117,12 +117,16 @@ class KernelMetric:
         random = np.random.RandomState(self.seed)
         return kernels.kernel_distance(rows, self.reference.rows, random, self.subsets)
 
-    def replicates(self, rows: Rows, picks: Picks) -> Array:
+    def error(self, rows: Rows, design: Design) -> float:
+        return design.error(rows, self._influence)
+
+    def _influence(self, rows: Rows, design: Design) -> Array:
         # The score is no mean over all rows alike: a row moves it as often as subsets hold it.
         random = np.random.RandomState(self.seed)
         weights = kernels.subset_weights(len(rows), len(self.reference.rows), random, self.subsets)
-        influence = weights * kernels.mmd_influence(rows, self.reference.rows, kernels.cubic)
-        return _linear(self.compute(rows), influence - influence.mean(), picks)
+        influence = kernels.mmd_influence(rows, self.reference.rows, kernels.cubic)
+        moved: Array = weights * design.within(influence)
+        return moved
 
 
 @dataclass(frozen=True)
@@ -145,9 +149,11 @@ class CmmdMetric:
         distance = kernels.squared_mmd(rows, self.reference.rows, kernels.gaussian)
         return kernels.CMMD_SCALE * distance
 
-    def replicates(self, rows: Rows, picks: Picks) -> Array:
-        influence = kernels.mmd_influence(rows, self.reference.rows, kernels.gaussian)
-        return _linear(self.compute(rows), kernels.CMMD_SCALE * influence, picks)
+    def error(self, rows: Rows, design: Design) -> float:
+        return kernels.CMMD_SCALE * design.error(rows, self._influence)
+
+    def _influence(self, rows: Rows, design: Design) -> Array:
+        return design.within(kernels.mmd_influence(rows, self.reference.rows, kernels.gaussian))
 
 
 @dataclass(frozen=True)
@@ -165,9 +171,8 @@ class PrecisionMetric:
     def compute(self, rows: Rows) -> float:
         return float(self._inside(rows).mean())
 
-    def replicates(self, rows: Rows, picks: Picks) -> Array:
-        flags = self._inside(rows).astype(np.float64)
-        return _linear(float(flags.mean()), flags - flags.mean(), picks)
+    def error(self, rows: Rows, design: Design) -> float:
+        return design.error_of_mean(self._inside(rows).astype(np.float64))
 
     def _inside(self, rows: Rows) -> Picks:
         return manifold.inside(rows, self.reference.rows, self.reference.radii)
@@ -188,8 +193,10 @@ class RecallMetric:
     def compute(self, rows: Rows) -> float:
         return float(manifold.inside(self.reference.rows, rows, manifold.radii(rows)).mean())
 
-    def replicates(self, rows: Rows, picks: Picks) -> Array:
-        return manifold.covered_shares(self.reference.rows, rows, picks)
+    def error(self, rows: Rows, design: Design) -> float:
+        return design.error_by_halves(
+            lambda picks: manifold.covered_shares(self.reference.rows, rows, picks)
+        )
 
 
 @dataclass(frozen=True)
@@ -206,9 +213,8 @@ class MeanMetric:
     def compute(self, rows: Rows) -> float:
         return float(rows[:, 0].astype(np.float64).mean())
 
-    def replicates(self, rows: Rows, picks: Picks) -> Array:
-        values = rows[:, 0].astype(np.float64)
-        return _linear(float(values.mean()), values - values.mean(), picks)
+    def error(self, rows: Rows, design: Design) -> float:
+        return design.error_of_mean(rows[:, 0].astype(np.float64))
 
 
 def _manifold_ingredients(observer: Observer, reference: ReferenceRows) -> Mapping[str, str]:
@@ -217,9 +223,3 @@ def _manifold_ingredients(observer: Observer, reference: ReferenceRows) -> Mappi
         "reference": reference.fingerprint,
         "neighbours": str(manifold.NEIGHBOURS),
     }
-
-
-def _linear(score: float, influence: Array, picks: Picks) -> Array:
-    """First order: the score moves by the mean influence of the rows that are picked."""
-    shares: Array = picks @ influence / picks.sum(axis=1)
-    return score + shares

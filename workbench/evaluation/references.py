@@ -56,6 +56,11 @@ class Reference(Protocol):
         """How many captions it has; 0: none, or any number on demand."""
         ...
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Of each image, what it shows: its class or its caption, all the same if it has none."""
+        ...
+
     def prompts(self, samples: int) -> tuple[str, ...]:
         """The captions to draw samples for.
 
@@ -89,6 +94,10 @@ class BundledReference:
     @property
     def identity(self) -> str:
         return self.data.identity
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return tuple(str(int(label)) for label in self.data.load(_SIDE)[1])
 
     def prompts(self, samples: int) -> tuple[str, ...]:
         """The classes in the real data's shares, in every wording."""
@@ -209,6 +218,10 @@ class BuiltReference:
     @property
     def caption_count(self) -> int:
         return len(self.captions)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return self.captions or ("",) * self.record.images
 
     def prompts(self, samples: int) -> tuple[str, ...]:
         """The first captions."""

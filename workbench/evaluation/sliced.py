@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from workbench.evaluation.design import Array, Design
 from workbench.evaluation.hashing import short_hash
-from workbench.evaluation.metrics import Array, Picks
 from workbench.evaluation.observations import Rows
 from workbench.evaluation.observers import Observer, observer_key
 from workbench.flow.noise import NoiseSource
@@ -77,8 +77,10 @@ class SlicedWassersteinMetric:
     def compute(self, rows: Rows) -> float:
         return sliced_wasserstein(rows, self.reference, self.projections)
 
-    def replicates(self, rows: Rows, picks: Picks) -> Array:
-        return np.array([self.compute(rows[pick]) for pick in picks])
+    def error(self, rows: Rows, design: Design) -> float:
+        return design.error_by_halves(
+            lambda picks: np.array([self.compute(rows[pick]) for pick in picks])
+        )
 
 
 def interval_of(values: Array) -> dict[str, Any]:

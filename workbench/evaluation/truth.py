@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from workbench.errors import unknown_name
+from workbench.evaluation.design import Array, Design
 from workbench.evaluation.evaluator import Evaluator
 from workbench.evaluation.hashing import short_hash
-from workbench.evaluation.metrics import Array, MeanMetric, Metric, Picks
+from workbench.evaluation.metrics import MeanMetric, Metric
 from workbench.evaluation.observations import Rows
 from workbench.evaluation.observers import Observer, observer_key
 from workbench.evaluation.sliced import (
@@ -154,8 +155,10 @@ class ModeMetric:
     def compute(self, rows: Rows) -> float:
         return MODE_SCORES[self.name](mode_statistics(rows, self.mixture), self.mixture)
 
-    def replicates(self, rows: Rows, picks: Picks) -> Array:
-        return np.array([self.compute(rows[pick]) for pick in picks])
+    def error(self, rows: Rows, design: Design) -> float:
+        return design.error_by_halves(
+            lambda picks: np.array([self.compute(rows[pick]) for pick in picks])
+        )
 
 
 class Points:

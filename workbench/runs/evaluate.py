@@ -21,6 +21,7 @@ from workbench.evaluation import (
     Peers,
     Sampler,
 )
+from workbench.evaluation.design import Design
 from workbench.evaluation.hashing import short_hash
 from workbench.evaluation.intervals import (
     check_extrapolation,
@@ -64,7 +65,7 @@ class EvaluateRequest:
         samples: where nobody says, as many as there are prompts, captions or images.
         steps: None = the source's own.
         weights: files of networks by name.
-        bootstrap: resamples of each interval; 0 = no intervals, and no extrapolation.
+        bootstrap: resamples of an interval that needs them; 0 = no intervals of scores.
         extrapolate: whether Frechet distances are also taken to infinite N.
         keep_images: folder that every image is written to.
         bar: shows one sampler's progress.
@@ -165,7 +166,7 @@ def _check_certainty(request: EvaluateRequest, evaluator: Evaluator) -> None:
         if request.bootstrap:
             check_interval(metric, evaluator.samples, request.bootstrap)
         if request.extrapolate and isinstance(metric, FrechetMetric):
-            check_extrapolation(metric, evaluator.samples, request.bootstrap)
+            check_extrapolation(metric, evaluator.samples)
     if request.extrapolate and not any(isinstance(m, FrechetMetric) for m in evaluator.metrics):
         raise RequestError("--extrapolate is of Frechet distances: ask for fid among --metrics.")
 
@@ -227,16 +228,15 @@ def _score(
     observations: Observations,
 ) -> Score:
     fingerprint = evaluator.fingerprint_of(metric, identity)
-    seed = int(fingerprint["id"], 16)
+    design = Design(evaluator.prompts, request.bootstrap, int(fingerprint["id"], 16))
     rows = observations.rows(observer_key(metric.observer), evaluator.samples)
     score = Score(metric.name, value, fingerprint)
     if request.bootstrap:
-        score = replace(score, interval=interval(metric, rows, value, request.bootstrap, seed))
+        score = replace(score, interval=interval(metric, rows, value, design))
     if isinstance(metric, FrechetMetric):
-        score = replace(score, bias=frechet_bias(metric, rows, value, seed))
+        score = replace(score, bias=frechet_bias(metric, rows, value, design))
         if request.extrapolate:
-            limit = extrapolate(metric, rows, request.bootstrap, seed)
-            score = replace(score, extrapolated=limit)
+            score = replace(score, extrapolated=extrapolate(metric, rows, design))
     return score
 
 
