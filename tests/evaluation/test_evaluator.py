@@ -362,18 +362,29 @@ def golden(**changes):
         100,
     )
     metrics = (FrechetMetric(Colors(), reference), MeanMetric(Colors(), "clip"))
-    return Evaluator(metrics, ("a red cup", "a dog", "a cup"), 3, **changes)
+    return Evaluator(metrics, ("a red cup", "a dog", "a cup"), **changes)
 
 
 def test_precision_is_part_of_the_protocol_and_earlier_ids_stay(monkeypatch):
     monkeypatch.setattr("workbench.evaluation.evaluator._version", lambda name: "1.0")
     full, half = golden(), golden(precision="bf16")
-    assert full.protocol == golden(batch_size=7, precision="fp32").protocol == "d67ac356cf743ea8"
-    assert full.fingerprint(4)["id"] == "301429aec2b07f28"
+    assert full.protocol == golden(batch_size=7, precision="fp32").protocol == "300ba05e4a5a3aea"
+    assert full.fingerprint(4)["id"] == "4bfa1d3e70ee4e17"
     one = full.fingerprint_of(full.metrics[0], {"weights": "w"})
-    assert (one["protocol"], one["id"]) == ("dbda54a4050b9031", "d2874210eae4faf9")
+    assert (one["protocol"], one["id"]) == ("1a14539dcda8d966", "d179969223cb69a7")
     assert "precision" not in full.fingerprint(4)
     assert half.fingerprint(4)["precision"] == "bf16"
     assert half.protocol != full.protocol
     other = half.fingerprint_of(half.metrics[0], {"weights": "w"})
     assert other["protocol"] != one["protocol"]
+
+
+def test_the_evaluation_seed_is_a_repetition_and_no_protocol():
+    """Scores of any seed compare; each is still told from the others, and their rows are not one's."""
+    first, other = golden(), golden(seed=3)
+    assert first.protocol == other.protocol
+    assert first.fingerprint(4)["id"] != other.fingerprint(4)["id"]
+    one, two = (e.fingerprint_of(e.metrics[0], {"weights": "w"}) for e in (first, other))
+    assert one["protocol"] == two["protocol"]
+    assert (one["seed"], two["seed"]) == (0, 3)
+    assert one["id"] != two["id"]
