@@ -380,7 +380,7 @@ def test_precision_is_part_of_the_protocol_and_earlier_ids_stay(monkeypatch):
 
 
 def test_the_evaluation_seed_is_a_repetition_and_no_protocol():
-    """Scores of any seed compare; each is still told from the others, and their rows are not one's."""
+    """Scores of any seed compare; each has an id and rows of its own."""
     first, other = golden(), golden(seed=3)
     assert first.protocol == other.protocol
     assert first.fingerprint(4)["id"] != other.fingerprint(4)["id"]
