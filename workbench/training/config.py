@@ -65,7 +65,11 @@ class LoraConfig(FrozenConfig):
 
 
 class TrainingConfig(FrozenConfig):
-    """Budget, batch, optimisers and numerics. Durations are in kimg, thousand generated images."""
+    """Budget, batch, optimisers and numerics.
+
+    Durations are in kimg, thousand generated images: an iteration counts one batch, that of its
+    update of the generator, whatever its other updates draw.
+    """
 
     kimg: float = Field(64.0, gt=0, description="duration")
     batch_size: int = Field(128, ge=1, description="global batch: all ranks, all micro-batches")
@@ -321,7 +325,7 @@ class RunConfig(FrozenConfig):
                 "teacher_call": self.teacher_call,
                 "start": self.start,
                 "generator": self.generator.model_dump(mode="json"),
-                "method": self.method.model_dump(mode="json"),
+                "method": formats.as_format_1(self.model_dump(mode="json"))["method"],
                 "training": self.training.model_dump(
                     mode="json", exclude={"kimg", "micro_batch_size", "max_nonfinite", "stability"}
                 ),

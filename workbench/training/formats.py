@@ -1,8 +1,9 @@
 """Configurations of earlier formats: what they meant by what they did not say.
 
 Format 1 had no ``format`` key, and none of the keys in ``format_1.json``; that file holds what
-their absence meant. A key that is added from now on gets its line there. Then earlier files still
-load as what they were, and fingerprints of settings that mean the same stay the same.
+their absence meant, in all runs or in those of a kind of teacher or of a method. A key that is
+added from now on gets its line there, and one that is renamed its earlier name. Then earlier files
+still load as what they were, and fingerprints of settings that mean the same stay the same.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ _WHOLE = {"teacher", "prompts", "method", "generator", "training", "schedule", "
 
 
 def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a configuration, with what a format-1 file left unsaid.
+    """The values of a configuration by today's names, with what a format-1 file left unsaid.
 
     Format 1 was always written whole: what holds some settings alone is no such file.
     """
     changed = copy.deepcopy(dict(values))
+    for now, before in _table()["renamed"].items():
+        _rename(changed, before, now)
     if "format" in changed or not changed.keys() >= _WHOLE:
         return changed
     for (*groups, leaf), meaning in _absences(changed):
@@ -47,6 +50,8 @@ def as_format_1(values: Mapping[str, Any]) -> dict[str, Any]:
             node = node[group]
         if node[leaf] == meaning:
             del node[leaf]
+    for now, before in _table()["renamed"].items():
+        _rename(kept, now, before)
     if kept["prompts"]["source"] is None:
         kept["prompts"]["source"] = _table()["prompts"]
     return kept
@@ -71,9 +76,23 @@ def reference_in_format_1() -> str:
 
 
 def _absences(values: Mapping[str, Any]) -> Iterator[tuple[list[str], Any]]:
-    table = _table()
-    for key, meaning in {**table["all"], **table[_kind(values)]}.items():
+    table, method = _table(), values["method"].get("name")
+    for key, meaning in {
+        **table["all"],
+        **table[_kind(values)],
+        **table["methods"].get(method, {}),
+    }.items():
         yield key.split("."), meaning
+
+
+def _rename(values: dict[str, Any], old: str, new: str) -> None:
+    """Give a setting, if it is there, another name in its group."""
+    (*groups, leaf), name = old.split("."), new.rpartition(".")[2]
+    node: Any = values
+    for group in groups:
+        node = node.get(group) if isinstance(node, dict) else None
+    if isinstance(node, dict) and leaf in node:
+        node[name] = node.pop(leaf)
 
 
 def _kind(values: Mapping[str, Any]) -> str:
