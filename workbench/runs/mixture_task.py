@@ -168,8 +168,7 @@ class MixtureTask:
 
     def facts(self) -> Mapping[str, Any]:
         """The mixture, and what samples of the truth itself score."""
-        recipe = self.recipe.model_dump(mode="json", include={"modes", "radius", "std", "prompted"})
-        return {"mixture": recipe, "floor": floor(self.mixture, len(self.shown))}
+        return {"mixture": self.recipe.truth, "floor": floor(self.mixture, len(self.shown))}
 
     def further_models(self) -> Iterator[SampledModel]:
         """The truth: fresh samples of the mixture."""
@@ -184,13 +183,18 @@ class MixtureTask:
         yield SampledModel(TRUTH, 0, 0, sample)
 
     def pictures(self, samples: Tensor) -> Tensor:
-        """How densely the first two coordinates are populated (1, 3, H, W): black is dense."""
-        reach = float(self.mixture.means.abs().max()) + _MARGIN * self.mixture.std
-        points = samples.cpu().double().numpy()
-        bounds = [[-reach, reach]] * 2
+        """How densely the first and last coordinates are populated (1, 3, H, W): black is dense.
+
+        Each coordinate fills the picture as the truth needs it.
+        """
+        ends = [0, -1]
+        means, stds = self.mixture.means[:, ends], self.mixture.stds[:, ends]
+        reach = (means.abs() + _MARGIN * stds).amax(0).numpy()
+        points = samples[:, ends].cpu().double().numpy()
+        bounds = [[-far, far] for far in reach[::-1]]
         counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], _PIXELS, bounds)
-        pixel = (2 * reach / _PIXELS) ** 2
-        peak = float(self.mixture.shares.max()) / (2 * np.pi * self.mixture.std**2)
+        pixel = np.prod(2 * reach / _PIXELS)
+        peak = float((self.mixture.shares / stds.prod(1)).max()) / (2 * np.pi)
         shade = 1 - np.clip(counts / (len(points) * pixel * peak), 0, 1) ** 0.5
         picture = torch.from_numpy(shade[::-1].copy()).float()
         return picture.expand(1, 3, -1, -1)
