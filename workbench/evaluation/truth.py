@@ -27,8 +27,8 @@ from workbench.evaluation.sliced import (
 from workbench.flow.noise import NoiseSource
 from workbench.teachers.mixture import Mixture
 
-OUTLYING = 4.0
-"""Standard deviations from the nearest mode beyond which a sample belongs to none."""
+OUTLYING = math.exp(-8)
+"""Share of a mode's samples that are too far from it to count as its own: 4 std in the plane."""
 FLOOR_PAIRS = 20
 _DIRECTIONS = 64
 _PARTS = 4  # of a Gaussian's axes
@@ -46,7 +46,7 @@ class ModeStatistics:
 
     Attributes:
         shares: of all samples (K,).
-        outliers: share of samples more than :data:`OUTLYING` std from every mode.
+        outliers: share of samples that no mode counts as its own (:data:`OUTLYING`).
         offsets: mean minus true mean, in true std (K, D), of a mode's samples but for outliers.
         covariances: of the same samples (K, D, D); zero where there are fewer than two.
         cores: their interquartile range as a normal distribution's std, in the direction where it
@@ -70,9 +70,11 @@ class ModeStatistics:
 
 def mode_statistics(rows: Rows | Array, mixture: Mixture) -> ModeStatistics:
     """Shares, means and covariances of samples (N, D) by mode."""
+    from scipy.stats import chi
+
     points = np.asarray(rows, dtype=np.float64)
     label, distance = (x.numpy() for x in mixture.nearest(torch.from_numpy(points)))
-    inside = distance <= OUTLYING
+    inside = distance <= chi.isf(OUTLYING, mixture.dimension)
     shares = np.bincount(label, minlength=mixture.modes) / len(points)
     offsets = np.zeros((mixture.modes, mixture.dimension))
     covariances = np.zeros((mixture.modes, mixture.dimension, mixture.dimension))

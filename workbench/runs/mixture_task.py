@@ -28,6 +28,8 @@ from workbench.training.config import RunConfig
 
 SAMPLES_FILE = "samples.npz"
 """Samples of a run's teacher and student, (N, D) by caption, beside the figures."""
+SHOWN = (0, -1)
+"""Coordinates of pictures: the first and the last."""
 TRUTH = "truth"
 _PAIRS = 50_000
 _PIXELS = 128
@@ -187,14 +189,13 @@ class MixtureTask:
 
         Each coordinate fills the picture as the truth needs it.
         """
-        ends = [0, -1]
-        means, stds = self.mixture.means[:, ends], self.mixture.stds[:, ends]
-        reach = (means.abs() + _MARGIN * stds).amax(0).numpy()
-        points = samples[:, ends].cpu().double().numpy()
+        seen = self.mixture.marginal(SHOWN)
+        reach = (seen.means.abs() + _MARGIN * seen.stds).amax(0).numpy()
+        points = samples[:, SHOWN].cpu().double().numpy()
         bounds = [[-far, far] for far in reach[::-1]]
         counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], _PIXELS, bounds)
         pixel = np.prod(2 * reach / _PIXELS)
-        peak = float((self.mixture.shares / stds.prod(1)).max()) / (2 * np.pi)
+        peak = float((seen.shares / seen.stds.prod(1)).max()) / (2 * np.pi)
         shade = 1 - np.clip(counts / (len(points) * pixel * peak), 0, 1) ** 0.5
         picture = torch.from_numpy(shade[::-1].copy()).float()
         return picture.expand(1, 3, -1, -1)

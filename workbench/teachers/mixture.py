@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -49,6 +50,11 @@ class Mixture:
     def stds(self) -> Tensor:
         """Of each mode along each axis, float64 (K, D)."""
         return torch.as_tensor(self.std, dtype=torch.float64).expand(self.means.shape)
+
+    def marginal(self, axes: Sequence[int]) -> Self:
+        """The distribution of these coordinates alone."""
+        chosen = list(axes)
+        return replace(self, means=self.means[:, chosen], std=self.stds[:, chosen])
 
     def asking(self, labels: Tensor) -> Tensor:
         """Logarithms of shares (B, K) that put everything on the modes ``labels`` (B,)."""
