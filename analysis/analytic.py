@@ -26,11 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.errors import NoRunsError, RequestError
-from workbench.evaluation.truth import MODE_SCORES, floor, mode_statistics, truth
+from workbench.evaluation.truth import floor, mode_statistics, own_scores, truth
+from workbench.metrics import METRICS
 from workbench.plotting import TEXT_WIDTH, Drawing, Script, color, new_figure, paper_style, points
 from workbench.reports.statistics import Observation, estimate_scores
 from workbench.runs.folder import RunFolder, all_runs
-from workbench.runs.mixture_task import SAMPLES_FILE, TRUTH
+from workbench.runs.mixture_task import SAMPLES_FILE, SHOWN, TRUTH
+from workbench.teachers.analytic import mixture_recipe
 from workbench.teachers.mixture import Mixture
 from workbench.training.config import RunConfig
 from workbench.workspace import open_workspace
@@ -41,17 +43,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEADLINE = "sliced_w2"
-COLUMNS = {
-    HEADLINE: "sliced W2",
-    "share_tv": "TV of shares",
-    "mode_std": "std of modes",
-    "mode_core_least": "thinnest core",
-    "mode_core_most": "widest core",
-    "mode_cov_error": "covariances off by",
-    "mode_offset": "means off by (std)",
-    "outliers": "outliers",
-}
-_SHOWN = 2000
+_POINTS = 2000
 _PANELS = (4, 5, 6)
 """In a row: of these the number that leaves least of the last row empty."""
 
@@ -62,7 +54,8 @@ class Gathered(NamedTuple):
     Attributes:
         scores: one row a run and model: variant, seed, model, steps, each score.
         samples: caption -> points (N, 2), of each variant's first seed.
-        modes: one row a caption and mode: share, std, least and most of its core, offset.
+        modes: one row a caption and mode: share, std, least and most of its core, offset, in the
+            plane of the first and last coordinates.
         floor: score -> mean, low and high for fresh samples of the truth.
         mixture: the truth.
     """
@@ -104,8 +97,7 @@ def gather(runs: Sequence[RunFolder]) -> Gathered:
     if len(counts) > 1:
         listed = ", ".join(map(str, sorted(counts)))
         raise RequestError(f"These runs were measured on {listed} samples: one number for all.")
-    told = mixtures[0]
-    mixture = Mixture.ring(told["modes"], told["radius"], told["std"])
+    mixture = mixture_recipe(mixtures[0]).mixture
     labels = variant_labels([config for _, config, _ in found])
     rows = []
     samples: dict[str, NDArray[np.float32]] = {}
@@ -113,24 +105,22 @@ def gather(runs: Sequence[RunFolder]) -> Gathered:
         label, kept = labels[config.variant_fingerprint()], read_samples(run.figures / SAMPLES_FILE)
         for row in results["table"]:
             drawn = kept.get(f"{row['model']}, {row['steps']} steps")
-            scores = {**_mode_scores(drawn, mixture), **_plain(row)}
+            own = {} if drawn is None else own_scores(mixture).of(drawn, mixture)
             seeds = {"seed": config.seed, "evaluation_seed": config.drawn_evaluation.seed}
-            rows.append({"variant": label, **seeds, **scores})
+            rows.append({"variant": label, **seeds, **own, **_plain(row)})
         for caption, drawn in kept.items():
             of_whom = caption.replace("student", label) if _is_student(caption) else caption
             samples.setdefault(of_whom, drawn)
     shown = {TRUTH: truth(mixture, len(next(iter(samples.values())))), **samples}
     fresh = found[0][2]["floor"]
-    if not set(COLUMNS) <= set(fresh):
+    if not set(columns(mixture)) <= set(fresh):
         fresh = floor(mixture, counts.pop())
     return Gathered(pd.DataFrame(rows), shown, mode_frame(shown, mixture), fresh, mixture)
 
 
-def _mode_scores(drawn: NDArray[np.float32] | None, mixture: Mixture) -> dict[str, float]:
-    if drawn is None:
-        return {}
-    seen = mode_statistics(drawn, mixture)
-    return {name: score(seen, mixture) for name, score in MODE_SCORES.items()}
+def columns(mixture: Mixture) -> list[str]:
+    """The scores of a table, the headline first."""
+    return [HEADLINE, *own_scores(mixture).names]
 
 
 def _is_student(caption: str) -> bool:
@@ -165,9 +155,9 @@ def mode_frame(samples: Mapping[str, NDArray[np.float32]], mixture: Mixture) -> 
     """One row a model and mode: share, std, core, and how far the mean is off, in true std."""
     import pandas as pd
 
-    rows = []
+    rows, plane = [], mixture.marginal(SHOWN)
     for caption, drawn in samples.items():
-        seen = mode_statistics(drawn, mixture)
+        seen = mode_statistics(drawn[:, SHOWN], plane)
         offsets = np.linalg.norm(seen.offsets, axis=1)
         columns = (seen.shares, seen.stds, *seen.cores.T, offsets)
         for mode, values in enumerate(zip(*columns, strict=True)):
@@ -178,14 +168,16 @@ def mode_frame(samples: Mapping[str, NDArray[np.float32]], mixture: Mixture) -> 
 
 def table(found: Gathered) -> str:
     """Markdown: the floor, the teacher, and each variant's student, nearest first."""
-    fresh = {name: found.floor[name]["mean"] for name in COLUMNS}
+    names = columns(found.mixture)
+    fresh = {name: found.floor[name]["mean"] for name in names}
+    titles = [METRICS[name].title for name in names]
     lines = [
-        "| model | steps | seeds | " + " | ".join(COLUMNS.values()) + " | above the floor |",
-        "|---|---:|---:|" + "---:|" * (len(COLUMNS) + 1),
+        "| model | steps | seeds | " + " | ".join(titles) + " | above the floor |",
+        "|---|---:|---:|" + "---:|" * (len(names) + 1),
         _line("truth (floor)", "", "", fresh, found),
     ]
     for (label, steps), group in _models(found.scores):
-        means = {name: _estimated(group, name) for name in COLUMNS}
+        means = {name: _estimated(group, name) for name in names}
         lines.append(_line(label, str(steps), str(len(group)), means, found))
     return "\n".join(lines) + "\n"
 
@@ -207,7 +199,7 @@ def _estimated(rows: pd.DataFrame, name: str) -> Any:
 
 
 def _line(label: str, steps: str, seeds: str, values: Mapping[str, Any], found: Gathered) -> str:
-    cells = [_cell(values[name]) for name in COLUMNS]
+    cells = [_cell(values[name]) for name in columns(found.mixture)]
     distance = values[HEADLINE] if isinstance(values[HEADLINE], float) else values[HEADLINE].mean
     above = distance / found.floor[HEADLINE]["mean"]
     return "| " + " | ".join([label, steps, seeds, *cells, f"{above:.1f} x"]) + " |"
@@ -222,14 +214,17 @@ def _cell(value: Any) -> str:
 
 
 def plot(found: Gathered, *, width: float = TEXT_WIDTH) -> Figure:
-    """One panel a model: its samples, with circles of two true std around the true modes."""
+    """One panel a model: first and last coordinates, and two true std around the true modes.
+
+    Each coordinate has a scale of its own where the truth has.
+    """
     captions = list(found.samples)
-    columns = min(_PANELS, key=lambda n: (-len(captions) % n, n))
-    columns = min(columns, len(captions))
-    rows = math.ceil(len(captions) / columns)
+    across = min(_PANELS, key=lambda n: (-len(captions) % n, n))
+    across = min(across, len(captions))
+    rows = math.ceil(len(captions) / across)
     with paper_style():
-        figure = new_figure(width, width / columns * rows * 1.24)
-        axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        figure = new_figure(width, width / across * rows * 1.24)
+        axes = figure.subplots(rows, across, squeeze=False, sharex=True, sharey=True)
         for place, panel in enumerate(axes.flat):
             if place < len(captions):
                 _draw_points(panel, captions[place], found, color(place % 7))
@@ -239,19 +234,19 @@ def plot(found: Gathered, *, width: float = TEXT_WIDTH) -> Figure:
 
 
 def _draw_points(axes: Axes, caption: str, found: Gathered, shade: str) -> None:
-    drawn, mixture = found.samples[caption][:_SHOWN], found.mixture
-    axes.scatter(drawn[:, 0], drawn[:, 1], s=points(0.5), color=shade, alpha=0.4, linewidths=0)
+    drawn, plane = found.samples[caption][:_POINTS, SHOWN], found.mixture.marginal(SHOWN)
+    axes.scatter(*drawn.T, s=points(0.5), color=shade, alpha=0.4, linewidths=0)
     circle = np.linspace(0, 2 * math.pi, 60)
-    for x, y in mixture.means.numpy():
-        reach = 2 * mixture.std
+    stds = plane.stds.numpy()
+    for (x, y), (wide, high) in zip(plane.means.numpy(), 2 * stds, strict=True):
         axes.plot(
-            x + reach * np.cos(circle), y + reach * np.sin(circle), color="black", linewidth=0.4
+            x + wide * np.cos(circle), y + high * np.sin(circle), color="black", linewidth=0.4
         )
     own = found.modes[found.modes["model"] == caption]
     least, most = own["core_least"].mean(), own["core_most"].mean()
     name = caption.replace(", ", "\n", 1)
     axes.set_title(f"{name}\ncore {least:.2f} x {most:.2f}", fontsize=points(7))
-    axes.set_aspect("equal")
+    axes.set_aspect(stds[:, 0].max() / stds[:, 1].max())
     axes.set(xticks=(), yticks=())
 
 

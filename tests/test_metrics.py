@@ -10,7 +10,7 @@ from workbench.errors import RequestError
 from workbench.evaluation import manifold
 from workbench.evaluation.catalog import MAKERS, check_names
 from workbench.evaluation.networks.known import KNOWN
-from workbench.evaluation.truth import MODE_SCORES
+from workbench.evaluation.truth import AXIS_SCORES, MODE_SCORES
 from workbench.metrics import (
     DRIFT_METRICS,
     METRICS,
@@ -86,8 +86,8 @@ def test_the_first_of_a_kind_is_the_registrys_first() -> None:
 
 
 def test_whatever_computes_a_metric_is_registered() -> None:
-    assert {*MAKERS, *MODE_SCORES, "sliced_w2"} <= set(METRICS)
-    known = {*MAKERS, *MODE_SCORES, *DRIFT_METRICS, "sliced_w2", "ms_per_image"}
+    of_points = {*MODE_SCORES, *AXIS_SCORES, "sliced_w2"}
+    known = {*MAKERS, *of_points, *DRIFT_METRICS, "ms_per_image"}
     assert known == set(METRICS)
     nearest = manifold.NEIGHBOURS + 1
     assert METRICS["precision"].reference_minimum.count == nearest  # type: ignore[union-attr]

@@ -186,6 +186,12 @@ def _of_modes(name: str, title: str, what: str, goal: Goal = Goal.LOWER) -> Metr
     return MetricInfo(name, title, goal, what)
 
 
+def _of_axes(part: int, which: str) -> MetricInfo:
+    what = f"variance of samples over the truth's, along the {which} quarter of a Gaussian's axes"
+    title = f"variance, {which} axes"
+    return MetricInfo(f"axis_variance_{part}", title, Goal.NEAR, what, "ratio", 1.0)
+
+
 _ALL = (
     _frechet("fid", "FID", "Frechet distance of features to the reference", OWN_NETWORK),
     _reference(
@@ -287,6 +293,18 @@ _ALL = (
     _of_modes("mode_cov_error", "covariances off by", "relative error of covariances"),
     _of_modes("mode_offset", "means off by (std)", "distance of means from the true ones"),
     _of_modes("outliers", "outliers", "share of samples of no mode"),
+    MetricInfo(
+        "gaussian_w2",
+        "Gaussian W2",
+        Goal.LOWER,
+        "Wasserstein distance of samples as a Gaussian to the truth, which is one",
+        is_distance=True,
+        minimum=_COVARIANCE,
+    ),
+    _of_axes(1, "largest"),
+    _of_axes(2, "second largest"),
+    _of_axes(3, "second smallest"),
+    _of_axes(4, "smallest"),
     _ratio("saturation", "saturation", "mean chroma (largest minus least channel)"),
     _ratio("contrast", "contrast", "standard deviation of luminance within an image"),
     _ratio("brightness", "brightness", "mean luminance"),

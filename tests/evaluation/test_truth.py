@@ -11,19 +11,25 @@ from scipy import stats
 
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import Sampler
+from workbench.evaluation.frechet import FeatureStatistics, frechet_distance
 from workbench.evaluation.sliced import directions, sliced_wasserstein
 from workbench.evaluation.truth import (
+    AXIS_SCORES,
     MODE_SCORES,
+    axis_scores,
     floor,
+    mixture_hash,
     mode_statistics,
+    own_scores,
     truth,
     truth_evaluator,
 )
 from workbench.flow.noise import NoiseSource
-from workbench.teachers.analytic import mode_labels
+from workbench.teachers.analytic import ANALYTIC, mode_labels
 from workbench.teachers.mixture import Mixture
 
 RING = Mixture.ring(8, 2.0, 0.25)
+GAUSSIAN = ANALYTIC["analytic-anisotropic"].mixture
 
 
 def points(count: int, dimension: int = 2, stream: str = "a") -> np.ndarray:
@@ -95,6 +101,59 @@ def test_scores_of_narrowed_modes() -> None:
     assert scores["mode_cov_error"] == pytest.approx(1 - (0.18 / 0.25) ** 2, abs=0.03)
     assert scores["outliers"] == 0
     assert scores["share_tv"] < 0.02
+
+
+def test_unequal_modes_are_measured_in_their_own_widths() -> None:
+    """Samples at half of every std, moved by one std: far of a narrow mode is near of a wide."""
+    mixture = ANALYTIC["analytic-unequal"].mixture
+    labels = torch.arange(6).repeat_interleave(2000)
+    normal = 0.5 * NoiseSource(2).normal("n", 0, len(labels), (2,)) + torch.tensor([1.0, 0.0])
+    normal[::100] = torch.tensor([3.9, 0.0])
+    normal[50::100] = torch.tensor([4.1, 0.0])
+    seen = mode_statistics(mixture.at(labels, normal).numpy(), mixture)
+    np.testing.assert_allclose(seen.offsets[:, 0], 1.03, atol=0.05)
+    np.testing.assert_allclose(seen.shares, 1 / 6)
+    assert seen.outliers == pytest.approx(0.01)
+    scores = {name: score(seen, mixture) for name, score in MODE_SCORES.items()}
+    assert scores["mode_cov_error"] == pytest.approx(0.72, abs=0.03)  # 1 - 0.5^2, but for the far
+    assert scores["mode_std_min"] == pytest.approx(0.053, rel=0.1)
+
+
+def test_a_gaussian_is_judged_along_its_axes() -> None:
+    """Against the Frechet distance of FID, and variances that are known."""
+    assert own_scores(GAUSSIAN).names == AXIS_SCORES
+    factors = torch.linspace(1.2, 0.4, 64, dtype=torch.float64)
+    narrow = Mixture(GAUSSIAN.means + 0.1, GAUSSIAN.stds * factors, GAUSSIAN.shares)
+    rows = narrow.sample(NoiseSource(4), "x", 0, 20_000).numpy()
+    scores = axis_scores(rows, GAUSSIAN)
+    true = FeatureStatistics(np.zeros(64), GAUSSIAN.stds[0].square().diag().numpy(), 2)
+    distance = frechet_distance(FeatureStatistics.from_features(rows), true)
+    assert scores["gaussian_w2"] == pytest.approx(math.sqrt(distance), rel=1e-6)
+    exact = 64 * 0.1**2 + ((1 - factors) * GAUSSIAN.stds[0]).square().sum()
+    assert scores["gaussian_w2"] == pytest.approx(math.sqrt(exact), rel=0.02)
+    parts = [float(part.square().mean()) for part in factors.split(16)]
+    assert [scores[name] for name in AXIS_SCORES[1:]] == pytest.approx(parts, rel=0.02)
+    turned = Mixture(GAUSSIAN.means, GAUSSIAN.stds.flip(1), GAUSSIAN.shares)
+    flipped = axis_scores(rows[:, ::-1] - 0.1, turned)  # axes are told by their size, not by place
+    assert [flipped[name] for name in AXIS_SCORES[1:]] == pytest.approx(parts, rel=0.02)
+
+
+def test_the_evaluator_scores_a_gaussian_at_its_floor() -> None:
+    evaluator = truth_evaluator(GAUSSIAN, ("",) * 2000)
+    assert evaluator is not None
+    fresh = torch.from_numpy(truth(GAUSSIAN, 2000, "fresh"))
+    scores = evaluator.evaluate(Sampler(lambda _, start, n: fresh[start : start + n], 1, 1)).values
+    found = floor(GAUSSIAN, 2000, pairs=10)
+    assert set(scores) == set(found) == {"sliced_w2", *AXIS_SCORES}
+    for name, value in scores.items():
+        assert found[name]["mean"] == pytest.approx(value, rel=0.15), name
+    assert found["axis_variance_4"]["mean"] == pytest.approx(1, rel=0.01)
+
+
+def test_what_a_ring_s_scores_are_made_of_is_told_as_before() -> None:
+    assert mixture_hash(RING) == "98b110210824d8d5"
+    wider = Mixture(RING.means, torch.full((8, 1), 0.3).double(), RING.shares)
+    assert len({mixture_hash(each) for each in (RING, wider, GAUSSIAN)}) == 3
 
 
 def test_cores_show_flat_modes_that_a_few_far_samples_hide_from_the_std() -> None:

@@ -98,8 +98,8 @@ def test_the_fake_score_also_tells_real_from_fake(
         bce(tokens.features(mixed, at.t, real.cond), 1.0).mean()
         + bce(tokens.features(at.x_t, at.t, batch.cond), 0.0).mean()
     )
-    whole = ours.discriminating_phase(networks, batch).value
-    without = alone.discriminating_phase(networks, batch).value
+    whole = ours.fake_score_phase(networks, batch).value
+    without = alone.fake_score_phase(networks, batch).value
     torch.testing.assert_close(whole - without, expected, rtol=1e-4, atol=1e-4)
     sid = make_method(METHODS["sid"](guidance=ours.config.guidance), GeneratorConfig())
     torch.testing.assert_close(without, sid.fake_score_phase(networks, batch).value)
@@ -131,7 +131,7 @@ def test_warm_ups(networks: Networks) -> None:
 def test_one_evaluation_serves_velocity_and_features(networks: Networks, batch: Batch) -> None:
     """Guidance off: the discriminator costs the fake score one more sample an image, and G none."""
     psi = networks.fake_score
-    method().discriminating_phase(networks, batch)
+    method().fake_score_phase(networks, batch)
     assert psi.evaluations == 2 * COUNT
     psi.evaluations = 0
     method().adversarial_phase(networks, batch).value.backward()
@@ -140,7 +140,7 @@ def test_one_evaluation_serves_velocity_and_features(networks: Networks, batch: 
 
 def test_without_pairs_nothing_is_learned(networks: Networks, batch: Batch) -> None:
     with pytest.raises(ValueError, match="no image-text pairs"):
-        method().discriminating_phase(networks, replace(batch, pairs=None))
+        method().fake_score_phase(networks, replace(batch, pairs=None))
 
 
 def test_without_prompts_both_kinds_go_without(networks: Networks, batch: Batch) -> None:
@@ -155,8 +155,8 @@ def test_without_prompts_both_kinds_go_without(networks: Networks, batch: Batch)
         bce(tokens.features(mixed, at.t, empty), 1.0).mean()
         + bce(tokens.features(at.x_t, at.t, empty), 0.0).mean()
     )
-    whole = ours.discriminating_phase(networks, batch).value
-    without = alone.discriminating_phase(networks, batch).value
+    whole = ours.fake_score_phase(networks, batch).value
+    without = alone.fake_score_phase(networks, batch).value
     torch.testing.assert_close(whole - without, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -99,12 +101,36 @@ def test_each_divergence_weighs_by_its_second_derivative(name: str) -> None:
     torch.testing.assert_close(DIVERGENCES[name](r.detach()), r.detach() ** 2 * second)
 
 
-def test_dmd2_takes_five_fake_steps_with_draws_of_their_own() -> None:
-    phases = method("dmd2").phases(0)
-    assert [phase.roles for phase in phases] == [("fake_score", "discriminator")] * 5 + [
-        ("generator",)
-    ]
-    assert [phase.draw for phase in phases[:5]] == [0, 1, 2, 3, 4]
+@pytest.mark.parametrize("name", ["sid", "sid2a", "dmd", "dmd2", "f_distill"])
+def test_each_update_of_the_fake_score_has_a_draw_of_its_own(
+    networks: Networks, batch: Batch, name: str
+) -> None:
+    """Of prompts, of samples and of noise: nothing is asked for twice in an iteration."""
+    streams: list[str] = []
+
+    class Listening(NoiseSource):
+        def normal(self, stream: str, *where: Any) -> Tensor:
+            streams.append(stream)
+            return super().normal(stream, *where)
+
+        def uniform(self, stream: str, *where: Any) -> Tensor:
+            streams.append(stream)
+            return super().uniform(stream, *where)
+
+    ours = method(name, fake_score_updates=5)
+    *updates, generator = ours.phases(10**9)
+    trains = ("fake_score", "discriminator") if name in ("dmd2", "f_distill") else ("fake_score",)
+    assert [phase.roles for phase in updates] == [trains] * 5
+    assert [phase.draw for phase in updates] == [0, 1, 2, 3, 4]
+    assert (generator.roles, generator.draw) == (("generator",), 0)
+    heard = replace(batch, noise=Listening(4))
+    losses = [phase.loss(networks, heard).value.item() for phase in (*updates, generator)]
+    assert len(set(streams)) == len(streams) > 15
+    assert len(set(losses)) == 6
+    plain = [phase.roles for phase in method(name).phases(10**9)]
+    usual = METHODS[name]().fake_score_updates
+    assert plain == [trains] * usual + [("generator",)]
+    assert usual == (5 if name in ("dmd2", "f_distill") else 1)
 
 
 def test_dmd2_is_dmd_with_an_adversarial_term(networks: Networks, batch: Batch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 
 import pytest
@@ -18,29 +20,36 @@ LATE = 10**9
 """Images after which every warm-up is over."""
 
 
-def documented() -> dict[str, tuple[str, str, str]]:
-    """Method -> (needs pairs, forward, backward) as the page's table has them."""
+def documented() -> dict[str, tuple[str, str, str, str]]:
+    """Method -> (needs pairs, forward, backward, n) as the page's table has them."""
     rows = [
         line.split("|")[1:-1] for line in PAGE.read_text().splitlines() if line.startswith("| `")
     ][1:]
     cells = [[cell.strip().strip("`") for cell in row] for row in rows]
-    return {row[0]: (row[2], row[4], row[5]) for row in cells if len(row) == 6}
+    return {row[0]: (row[2], row[4], row[5], row[6]) for row in cells if len(row) == 7}
 
 
-def value(formula: str, k: int) -> int:
-    """ "2k + 3" at k."""
-    terms = (term.strip() for term in formula.split("+"))
-    return sum(int(term[:-1]) * k if term.endswith("k") else int(term) for term in terms)
+def value(formula: str, k: int, n: int) -> int:
+    """ "nk + 2n + 3" at k and n."""
+    letters = {"k": k, "n": n}
+    terms = (re.findall(r"\d+|[kn]", term) for term in formula.split("+"))
+    return sum(math.prod(letters.get(part) or int(part) for part in term) for term in terms)
 
 
 def test_every_method_is_documented() -> None:
     assert documented().keys() == METHODS.keys()
 
 
+@pytest.mark.parametrize("updates", [None, 1, 3])
 @pytest.mark.parametrize("k", [1, 4])
 @pytest.mark.parametrize("name", METHODS)
-def test_cost(name: str, k: int) -> None:
-    config = METHODS[name]()
+def test_cost(name: str, k: int, updates: int | None) -> None:
+    """Also of a score distillation that is told how often to update its fake score."""
+    needs_pairs, forward, backward, usual = documented()[name]
+    if not usual and updates:
+        pytest.skip("it has no fake score")
+    config = METHODS[name](**({"fake_score_updates": updates} if updates else {}))
+    n = updates or int(usual or 0)
     kind = method_type(config)
     networks = [OwnVelocity(Tokens(seed)) for seed in range(1 + len(kind.roles))]
     trained = dict(zip(kind.roles, networks[1:], strict=True))
@@ -54,7 +63,6 @@ def test_cost(name: str, k: int) -> None:
         for role, network in trained.items():
             network.requires_grad_(role in phase.roles)
         phase.loss(held, batch).value.backward()
-    needs_pairs, forward, backward = documented()[name]
     assert needs_pairs == ("yes" if kind.learns_from_pairs else "no")
-    assert sum(n.evaluations for n in networks) == COUNT * value(forward, k)
-    assert sum(n.backward_evaluations for n in networks) == COUNT * value(backward, k)
+    assert sum(n.evaluations for n in networks) == COUNT * value(forward, k, n)
+    assert sum(n.backward_evaluations for n in networks) == COUNT * value(backward, k, n)

@@ -15,11 +15,12 @@ from torch.utils._pytree import tree_leaves
 
 from workbench.bundled import bundled_folder, load_module
 from workbench.errors import RequestError
+from workbench.flow.noise import NoiseSource
 from workbench.registry import get_experiment, make_plan
 from workbench.runs import RunOutcome, RunRequest, all_runs, execute, load_model
 from workbench.runs.mixture_task import SAMPLES_FILE, MixtureTask
 from workbench.runs.text import TextJob
-from workbench.teachers.analytic import MixtureRecipe, build_mixture
+from workbench.teachers.analytic import ANALYTIC, MixtureRecipe, build_mixture
 from workbench.teachers.recipe import FlowMatchingRecipe
 from workbench.tracking import default_uri
 from workbench.training.events import StopFlag
@@ -40,18 +41,19 @@ SMALL = (
 Run = Callable[..., RunOutcome]
 
 
-def recipe(prompted: bool) -> MixtureRecipe:
+RING, PROMPTED = list(ANALYTIC)[:2]
+
+
+def recipe(name: str) -> MixtureRecipe:
     brief = FlowMatchingRecipe(steps=5, batch_size=32, warmup_steps=1)
-    modes = 10 if prompted else 8
-    return MixtureRecipe(
-        modes=modes, prompted=prompted, width=16, blocks=1, samples=500, pretraining=brief
-    )
+    small = {"width": 16, "blocks": 1, "samples": 500, "pretraining": brief}
+    return ANALYTIC[name].model_copy(update=small)
 
 
-def small_teacher(workspace: Workspace, prompted: bool) -> Path:
-    folder = workspace.teachers / f"small-{prompted}"
+def small_teacher(workspace: Workspace, name: str) -> Path:
+    folder = workspace.teachers / f"small-{name}"
     if not folder.exists():
-        build_mixture(recipe(prompted), folder)
+        build_mixture(recipe(name), folder)
     return folder
 
 
@@ -66,10 +68,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path) -> Wo
 def run(workspace: Workspace) -> Run:
     """Runs a small configuration on a small teacher of the analytic kind."""
 
-    def go(*overrides: str, prompted: bool = False) -> RunOutcome:
-        folder = small_teacher(workspace, prompted)
-        name = "teacher=analytic-ring-10-prompted" if prompted else SMALL[0]
-        config = run_config(*SMALL[1:], name, *overrides)
+    def go(*overrides: str, teacher: str = RING) -> RunOutcome:
+        folder = small_teacher(workspace, teacher)
+        config = run_config(*SMALL[1:], f"teacher={teacher}", *overrides)
         uri = default_uri(workspace.root)
         return execute(RunRequest(config, workspace, uri, find_teacher=lambda *_: folder))
 
@@ -106,17 +107,63 @@ class TwoDevices(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-@pytest.mark.parametrize("prompted", [False, True])
-def test_the_truth_is_drawn_where_noise_is_on_a_gpu(workspace: Workspace, prompted: bool) -> None:
-    config = run_config(*SMALL)
+@pytest.mark.parametrize("name", ANALYTIC)
+def test_the_truth_is_drawn_where_noise_is_on_a_gpu(workspace: Workspace, name: str) -> None:
+    config = run_config(*SMALL[1:], f"teacher={name}")
     job = TextJob(workspace, Ranks(0, 1, torch.device("cpu")), StopFlag())
-    task = MixtureTask(config, small_teacher(workspace, prompted), ["the digit 7"], job)
+    task = MixtureTask(config, small_teacher(workspace, name), ["the digit 7"], job)
+    size = task.mixture.dimension
     (truth,) = task.further_models()
     cond = task.encoded.rows(["the digit 7"] * 5)
     with TwoDevices():
         there = cond.to(torch.device("meta")) if cond else None
-        drawn = truth.sample(there, lambda step: torch.empty(5, 2, device="meta"))
-    assert (drawn.shape, drawn.device.type) == ((5, 2), "meta")
+        drawn = truth.sample(there, lambda step: torch.empty(5, size, device="meta"))
+    assert (drawn.shape, drawn.device.type) == ((5, size), "meta")
+
+
+def test_a_picture_shows_the_first_and_last_coordinates_as_the_truth_fills_them(
+    workspace: Workspace,
+) -> None:
+    """As wide as high for a Gaussian of unequal axes; flat where the samples are."""
+    name = "analytic-anisotropic"
+    job = TextJob(workspace, Ranks(0, 1, torch.device("cpu")), StopFlag())
+    config = run_config(*SMALL[1:], f"teacher={name}")
+    task = MixtureTask(config, small_teacher(workspace, name), ["the digit 7"], job)
+    samples = task.mixture.sample(NoiseSource(0), "x", 0, 20_000)
+    flat = samples * torch.cat([torch.ones(63), torch.tensor([0.2])])
+
+    def extent(drawn: torch.Tensor) -> tuple[float, float]:
+        dark = (1 - task.pictures(drawn)[0, 0]).square()
+        height, width = (dark.sum(axis) for axis in (1, 0))
+        place = torch.arange(128.0)
+        middle = [float((part * place).sum() / part.sum()) for part in (height, width)]
+        assert middle == pytest.approx([63.5, 63.5], abs=1)
+        spread = [
+            float(((part * (place - 63.5) ** 2).sum() / part.sum()).sqrt())
+            for part in (height, width)
+        ]
+        return spread[0], spread[1]
+
+    high, wide = extent(samples)
+    assert high == pytest.approx(wide, rel=0.05) == pytest.approx(12.8, rel=0.1)
+    high, wide = extent(flat)
+    assert high < 0.4 * wide
+
+
+def test_a_gaussian_is_scored_along_its_axes(
+    run: Run, workspace: Workspace, tmp_path: Path
+) -> None:
+    outcome = run("experiment=gaussian", teacher="analytic-anisotropic")
+    rows = {(row["model"], row["steps"]): row for row in outcome.results["table"]}
+    assert rows["truth", 0]["axis_variance_4"] == pytest.approx(1, abs=0.2)
+    assert rows["teacher", 4]["axis_variance_4"] < 0.3 < rows["teacher", 4]["axis_variance_1"]
+    assert rows["teacher", 20]["gaussian_w2"] < rows["teacher", 4]["gaussian_w2"]
+    assert "mode_std" not in rows["student", 4]
+    script = load_module(bundled_folder("analysis") / "analytic.py")
+    where = ["--workspace", str(workspace.root), "--out", str(tmp_path / "g"), "--format", "png"]
+    written = script.SCRIPT.run(["--experiment", "gaussian", *where])
+    assert "| variance, smallest axes |" in written.printed.splitlines()[0]
+    assert (tmp_path / "g.png").is_file()
 
 
 def test_the_same_command_recalls_it(run: Run) -> None:
@@ -140,7 +187,7 @@ def test_a_data_aided_run_starts_at_another_and_learns_from_the_truth(run: Run) 
 
 def test_a_prompted_run_counts_modes_that_were_asked_for(run: Run) -> None:
     guided = ("evaluation.cfg_scale=2", "method.guidance.eval_teacher=2")
-    outcome = run("experiment=prompted", *guided, prompted=True)
+    outcome = run("experiment=prompted", *guided, teacher=PROMPTED)
     rows = {(row["model"], row["steps"]): row for row in outcome.results["table"]}
     assert rows["truth", 0]["alignment"] > 0.99
     assert rows["teacher", 20]["alignment"] > 0.9

@@ -203,6 +203,6 @@ def test_the_types_of_settings() -> None:
     assert setting_types("method.adversarial.fake_weight") == {float}  # of one method alone
     assert setting_types("method.adversarial.fake_wait") == frozenset()
     assert setting_types("training.kimg.more") == frozenset()
-    whole = ("generator.steps", "training.lora.rank", "data.limit", "method.fake_updates")
+    whole = ("generator.steps", "training.lora.rank", "data.limit", "method.fake_score_updates")
     assert all(takes_whole_numbers(key) for key in whole)
     assert not takes_whole_numbers("method.sid_alpha")

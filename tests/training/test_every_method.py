@@ -187,10 +187,22 @@ def whole_state(engine: Engine) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_it_resumes_to_the_bit(name: str, tmp_path: Path) -> None:
+BRIEF_RUNS = {
+    **{name: settings(name, BRIEF) for name in METHODS},
+    **{
+        f"{name}, 3 updates": with_overrides(settings(name, BRIEF), ["method.fake_score_updates=3"])
+        for name in ("sid", "sid2a")
+    },
+}
+"""Title -> settings: of every method as it is, and with more updates of the fake score."""
+
+
+@pytest.mark.parametrize("title", BRIEF_RUNS)
+def test_it_resumes_to_the_bit(title: str, tmp_path: Path) -> None:
     """Stopped in the middle of a warm-up, where there is one."""
-    whole = Engine(settings(name, BRIEF), student(name), ALONE, tmp_path / "whole")
+    config = BRIEF_RUNS[title]
+    name = config.method.name
+    whole = Engine(config, student(name), ALONE, tmp_path / "whole")
     whole.train()
     stop = StopFlag()
 
@@ -198,11 +210,10 @@ def test_it_resumes_to_the_bit(name: str, tmp_path: Path) -> None:
         def on_iteration(self, progress) -> None:
             stop.requested = progress.nimg >= 320
 
-    config = settings(name, BRIEF)
     cut = Engine(config, student(name), ALONE, tmp_path / "cut", StopThere(), stop=stop)
     with pytest.raises(InterruptedRunError):
         cut.train()
-    resumed = Engine(settings(name, BRIEF), student(name), ALONE, tmp_path / "cut")
+    resumed = Engine(config, student(name), ALONE, tmp_path / "cut")
     resumed.train()
     assert resumed.state.evaluations == whole.state.evaluations > 0
     ended = whole_state(whole)
@@ -213,10 +224,10 @@ def train_all() -> dict[str, list[tuple[int, str, float]]]:
     """Every method, ``BRIEF`` kimg each; runs on every rank."""
     found = {}
     with joined_ranks() as ranks:
-        for name in METHODS:
+        for title, config in BRIEF_RUNS.items():
             losses = Losses()
-            Engine(settings(name, BRIEF), student(name), ranks, None, losses).train()
-            found[name] = losses.values
+            Engine(config, student(config.method.name), ranks, None, losses).train()
+            found[title] = losses.values
     return found
 
 
@@ -228,11 +239,12 @@ def test_two_ranks_follow_one() -> None:
             assert a == pytest.approx(b, rel=1e-3, abs=1e-4), (name, metric, nimg)
 
 
-@pytest.mark.parametrize("name", ["sid2a", "dmd2", "scm", "meanflow"])
-def test_micro_batches_change_nothing_but_rounding(name: str) -> None:
-    ended = []
+@pytest.mark.parametrize("title", ["sid2a", "sid, 3 updates", "dmd2", "scm", "meanflow"])
+def test_micro_batches_change_nothing_but_rounding(title: str) -> None:
+    ended, whole = [], BRIEF_RUNS[title]
     for size in (64, 20):
-        engine = Engine(settings(name, BRIEF, micro_batch_size=size), student(name), ALONE)
+        config = with_overrides(whole, [f"training.micro_batch_size={size}"])
+        engine = Engine(config, student(config.method.name), ALONE)
         engine.train()
         ended.append(whole_state(engine))
     for key, value in ended[0].items():

@@ -100,6 +100,23 @@ def test_every_setting_is_format_1_s_or_says_what_its_absence_meant() -> None:
     assert old >= written - {"training.optimizers"}
 
 
+@pytest.mark.parametrize("name", ["analytic/dmd2", "analytic/sid"])
+def test_a_renamed_setting_is_read_by_its_earlier_name(name: str) -> None:
+    """Also in files that say their format; and with another value it is another run."""
+    kept = KEPT[name]["config"]
+    plain = validated(kept)
+    assert plain.method.fake_score_updates == kept["method"].get("fake_updates", 1)
+    earlier = {**plain.model_dump(mode="json"), "method": kept["method"]}
+    assert validated(earlier) == plain
+    method = {**kept["method"], "fake_updates": 3}
+    fewer = validated({**kept, "method": method})
+    assert fewer.method.fake_score_updates == 3
+    assert fewer.fingerprint() != plain.fingerprint()
+    assert fewer.recipe_fingerprint() != plain.recipe_fingerprint()
+    today = {**plain.model_dump(mode="json")["method"], "fake_score_updates": 3}
+    assert fewer == validated({**plain.model_dump(mode="json"), "method": today})
+
+
 def _leaves(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
     if not isinstance(node, dict) or not node:
         return [(prefix, node)]

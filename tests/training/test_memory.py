@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from workbench.methods import METHODS, Pairs, method_type
+from workbench.methods import METHODS, Pairs, Phase, method_type
 from workbench.teachers import PipelineTeacher, load_pipeline_teacher
 from workbench.teachers.architecture import Architecture
 from workbench.teachers.digits import PROMPTS
@@ -152,6 +153,27 @@ def test_weights_are_the_arithmetic_of_the_precision() -> None:
     assert parts["moments"] == 8 * teacher.parameters
     assert parts["average"] == 4 * teacher.parameters
     assert parts["gradients"] == pytest.approx(2 * teacher.parameters, rel=0.05)
+
+
+def test_more_updates_of_the_fake_score_are_one_after_the_other(
+    digits_teacher: PipelineTeacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They need no more memory, and the estimate no more time."""
+    architecture, gone_through = Architecture.in_folder(digits_teacher.folder), []
+    update = memory._update
+
+    def counted(phase: Phase, *rest: Any) -> Any:
+        gone_through.append(phase.name)
+        return update(phase, *rest)
+
+    monkeypatch.setattr(memory, "_update", counted)
+    totals, counts = [], []
+    for updates in (1, 7):
+        settings = [*RUN, f"method.fake_score_updates={updates}"]
+        totals.append(estimate_memory(architecture, with_overrides(RunConfig(), settings)).total)
+        counts.append(len(gone_through))
+    assert totals[0] == totals[1]
+    assert counts[1] == 2 * counts[0]
 
 
 def test_building_holds_the_source_and_a_whole_copy() -> None:

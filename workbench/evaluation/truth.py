@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,10 +28,11 @@ from workbench.evaluation.sliced import (
 from workbench.flow.noise import NoiseSource
 from workbench.teachers.mixture import Mixture
 
-OUTLYING = 4.0
-"""Standard deviations from the nearest mode beyond which a sample belongs to none."""
+OUTLYING = math.exp(-8)
+"""Share of a mode's samples that are too far from it to count as its own: 4 std in the plane."""
 FLOOR_PAIRS = 20
 _DIRECTIONS = 64
+_PARTS = 4  # of a Gaussian's axes
 _IQR_OF_NORMAL = 1.3489795
 _REFERENCE_SEED = 2**32
 """Of the truth's samples, apart from any seed of evaluation."""
@@ -45,7 +47,7 @@ class ModeStatistics:
 
     Attributes:
         shares: of all samples (K,).
-        outliers: share of samples more than :data:`OUTLYING` std from every mode.
+        outliers: share of samples that no mode counts as its own (:data:`OUTLYING`).
         offsets: mean minus true mean, in true std (K, D), of a mode's samples but for outliers.
         covariances: of the same samples (K, D, D); zero where there are fewer than two.
         cores: their interquartile range as a normal distribution's std, in the direction where it
@@ -69,18 +71,22 @@ class ModeStatistics:
 
 def mode_statistics(rows: Rows | Array, mixture: Mixture) -> ModeStatistics:
     """Shares, means and covariances of samples (N, D) by mode."""
+    from scipy.stats import chi
+
     points = np.asarray(rows, dtype=np.float64)
     label, distance = (x.numpy() for x in mixture.nearest(torch.from_numpy(points)))
-    inside = distance <= OUTLYING * mixture.std
+    inside = distance <= chi.isf(OUTLYING, mixture.dimension)
     shares = np.bincount(label, minlength=mixture.modes) / len(points)
     offsets = np.zeros((mixture.modes, mixture.dimension))
     covariances = np.zeros((mixture.modes, mixture.dimension, mixture.dimension))
     cores = np.zeros((mixture.modes, 2))
     axes = directions(_DIRECTIONS, mixture.dimension)
-    for mode, mean in enumerate(mixture.means.numpy()):
+    for mode, (mean, std) in enumerate(
+        zip(mixture.means.numpy(), mixture.stds.numpy(), strict=True)
+    ):
         own = points[inside & (label == mode)]
         if len(own):
-            offsets[mode] = (own.mean(axis=0) - mean) / mixture.std
+            offsets[mode] = (own.mean(axis=0) - mean) / std
         if len(own) > 1:
             covariances[mode] = np.cov(own, rowvar=False)
             low, high = np.percentile(own @ axes.T, [25, 75], axis=0)
@@ -111,9 +117,9 @@ def _core_most(seen: ModeStatistics, mixture: Mixture) -> float:
 
 def _covariance_error(seen: ModeStatistics, mixture: Mixture) -> float:
     """Frobenius norm of the error relative to the true covariance, mean over modes."""
-    true = mixture.std**2 * np.eye(mixture.dimension)
-    errors = np.linalg.norm(seen.covariances - true, axis=(1, 2)) / np.linalg.norm(true)
-    return float(errors.mean())
+    true = torch.diag_embed(mixture.stds.square()).numpy()
+    errors = np.linalg.norm(seen.covariances - true, axis=(1, 2))
+    return float((errors / np.linalg.norm(true, axis=(1, 2))).mean())
 
 
 def _offset(seen: ModeStatistics, mixture: Mixture) -> float:
@@ -140,9 +146,50 @@ MODE_SCORES: Mapping[str, Callable[[ModeStatistics, Mixture], float]] = {
 distance of means from the true ones in std; share of samples of no mode."""
 
 
+def mode_scores(rows: Rows | Array, mixture: Mixture) -> dict[str, float]:
+    """Each of :data:`MODE_SCORES` of samples (N, D)."""
+    seen = mode_statistics(rows, mixture)
+    return {name: score(seen, mixture) for name, score in MODE_SCORES.items()}
+
+
+AXIS_SCORES = ("gaussian_w2", *(f"axis_variance_{part + 1}" for part in range(_PARTS)))
+"""What samples of a single Gaussian are scored by."""
+
+
+def axis_scores(rows: Rows | Array, mixture: Mixture) -> dict[str, float]:
+    """Each of :data:`AXIS_SCORES` of samples (N, D).
+
+    The Wasserstein distance of the Gaussian with their mean and covariance S to the truth's is
+    W_2^2 = |m - mu|^2 + Tr(S + C - 2 (C^(1/2) S C^(1/2))^(1/2)). Then their variance along an axis
+    as a ratio to the truth's, mean over each quarter of the axes, from the largest to the smallest.
+    """
+    points, std = np.asarray(rows, dtype=np.float64), mixture.stds[0].numpy()
+    away = points.mean(axis=0) - mixture.means[0].numpy()
+    covariance = np.atleast_2d(np.cov(points, rowvar=False))
+    both = np.linalg.eigvalsh(std[:, None] * covariance * std).clip(0)
+    square = away @ away + np.trace(covariance) + std @ std - 2 * np.sqrt(both).sum()
+    ratios = (np.diag(covariance) / std**2)[np.argsort(-std, kind="stable")]
+    parts = [float(part.mean()) for part in np.array_split(ratios, _PARTS)]
+    return dict(zip(AXIS_SCORES, (math.sqrt(max(0.0, square)), *parts), strict=True))
+
+
+class Own(NamedTuple):
+    """The scores that a truth has besides the sliced distance, by their names."""
+
+    names: tuple[str, ...]
+    of: Callable[[Rows | Array, Mixture], dict[str, float]]
+
+
+def own_scores(mixture: Mixture) -> Own:
+    """A Gaussian is judged axis by axis, several of them mode by mode."""
+    if mixture.modes == 1:
+        return Own(AXIS_SCORES, axis_scores)
+    return Own(tuple(MODE_SCORES), mode_scores)
+
+
 @dataclass(frozen=True)
-class ModeMetric:
-    """One of :data:`MODE_SCORES`. The std are best at the truth's own, not at their least."""
+class OwnMetric:
+    """One of :func:`own_scores`. Those of spread are best at the truth's, not at their least."""
 
     observer: Observer
     mixture: Mixture
@@ -153,7 +200,7 @@ class ModeMetric:
         return {"points": observer_key(self.observer), "mixture": mixture_hash(self.mixture)}
 
     def compute(self, rows: Rows) -> float:
-        return MODE_SCORES[self.name](mode_statistics(rows, self.mixture), self.mixture)
+        return own_scores(self.mixture).of(rows, self.mixture)[self.name]
 
     def error(self, rows: Rows, design: Design) -> float:
         return design.error_by_halves(
@@ -199,7 +246,7 @@ def truth_evaluator(
     label: Label | None = None,
     batch_size: int = 2500,
 ) -> Evaluator | None:
-    """Distance of samples to as many of the truth, and how their modes differ from the truth's.
+    """Distance of samples to as many of the truth, and how modes or axes differ from the truth's.
 
     Args:
         prompts: one for each sample, in the mixture's shares; empty ones for no prompts.
@@ -213,7 +260,7 @@ def truth_evaluator(
     points = Points(mixture.dimension)
     makers: dict[str, Callable[[str], Metric]] = {
         "sliced_w2": lambda _: SlicedWassersteinMetric(points, truth(mixture, len(prompts))),
-        **dict.fromkeys(MODE_SCORES, lambda name: ModeMetric(points, mixture, name)),
+        **dict.fromkeys(own_scores(mixture).names, lambda name: OwnMetric(points, mixture, name)),
     }
     if label is not None:
         observer = AskedMode(mixture, label)
@@ -252,12 +299,12 @@ def floor(mixture: Mixture, samples: int, pairs: int = FLOOR_PAIRS) -> dict[str,
     for pair in range(pairs):
         one, other = (truth(mixture, samples, f"floor/{side}/{pair}") for side in ("a", "b"))
         found["sliced_w2"].append(sliced_wasserstein(one, other, PROJECTIONS))
-        seen = mode_statistics(one, mixture)
-        for name, score in MODE_SCORES.items():
-            found.setdefault(name, []).append(score(seen, mixture))
+        for name, value in own_scores(mixture).of(one, mixture).items():
+            found.setdefault(name, []).append(value)
     return {name: interval_of(np.array(values)) for name, values in found.items()}
 
 
 def mixture_hash(mixture: Mixture) -> str:
     """Short hash of a mixture's parameters."""
-    return short_hash([mixture.means.tolist(), mixture.std, mixture.shares.tolist()])
+    std = torch.as_tensor(mixture.std, dtype=torch.float64).tolist()
+    return short_hash([mixture.means.tolist(), std, mixture.shares.tolist()])

@@ -63,22 +63,23 @@ class AdversarialSiD(SiD):
         self.adversarial = config.adversarial
 
     def phases(self, nimg: int) -> Sequence[Phase]:
-        fake_score = Phase(("fake_score",), self.discriminating_phase)
         if nimg < 1000 * self.adversarial.generator_start_kimg:
-            return (fake_score,)
-        joined = nimg >= 1000 * self.adversarial.adversarial_start_kimg
-        phase = self.adversarial_phase if joined else self.generator_phase
-        return (fake_score, Phase(("generator",), phase))
+            return self.fake_score_phases()
+        if nimg < 1000 * self.adversarial.adversarial_start_kimg:
+            return super().phases(nimg)
+        return (*self.fake_score_phases(), Phase(("generator",), self.adversarial_phase))
 
     def last_start(self) -> float:
         settings = self.adversarial
         return max(settings.generator_start_kimg, settings.adversarial_start_kimg)
 
-    def discriminating_phase(self, networks: Networks, batch: Batch) -> Loss:
+    def fake_score_phase(
+        self, networks: Networks, batch: Batch, stream: str = "fake_score"
+    ) -> Loss:
         """The fake score learns its own task and to tell real from generated samples."""
-        at = self.generated(networks, batch, "fake_score")
+        at = self.generated(networks, batch, stream)
         scale, weight = self.config.guidance.train_fake, self.adversarial.fake_weight
-        return discriminating_loss(networks, batch, at, "fake_score", scale, logits, weight)
+        return discriminating_loss(networks, batch, at, stream, scale, logits, weight)
 
     def adversarial_phase(self, networks: Networks, batch: Batch) -> Loss:
         """weight SiD + weight w(t) BCE(generated, 1), from one evaluation of the fake score."""

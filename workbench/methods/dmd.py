@@ -7,7 +7,6 @@ whose gradient is that of variational score distillation (arXiv 2305.16213) and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from workbench.flow import get_weighting
 from workbench.flow.weightings import Weighting
-from workbench.methods.base import Loss, Networks, Phase
+from workbench.methods.base import Loss, Networks
 from workbench.methods.batch import Batch
 from workbench.methods.generator import GeneratorConfig
 from workbench.methods.score import ScoreConfig, ScoreDistillation, WeightingName
@@ -69,17 +68,11 @@ def dmd_loss(
 
 
 class DMD(ScoreDistillation):
-    """Each iteration: one fake-score step, then one generator step, on newly drawn samples."""
+    """The generator descends the KL divergence, :func:`dmd_loss`."""
 
     def __init__(self, config: DMDSettings, generator: GeneratorConfig) -> None:
         super().__init__(config, generator)
         self.weighting = get_weighting(config.weighting)
-
-    def phases(self, nimg: int) -> Sequence[Phase]:
-        return (
-            Phase(("fake_score",), self.fake_score_phase),
-            Phase(("generator",), self.generator_phase),
-        )
 
     def generator_phase(self, networks: Networks, batch: Batch) -> Loss:
         x_g = self.sampler.sample(networks.generator, batch, "generator")

@@ -7,8 +7,6 @@ that tells diffused real from diffused generated samples, and no regression.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
 from types import MappingProxyType
 from typing import Literal
 
@@ -18,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from workbench.flow import x0_from_velocity
-from workbench.methods.base import Loss, Networks, Phase
+from workbench.methods.base import Loss, Networks
 from workbench.methods.batch import Batch
 from workbench.methods.discrimination import (
     bce,
@@ -36,7 +34,9 @@ HEAD = "discriminator"
 class DMD2Settings(DMDSettings):
     """Settings of DMD2; weights as published for ImageNet."""
 
-    fake_updates: int = Field(5, ge=1, description="fake-score updates for one of the generator")
+    fake_score_updates: int = Field(
+        5, ge=1, description="updates of fake score and head before each of the generator"
+    )
     gan_generator_weight: float = Field(
         3e-3, ge=0, description="of the adversarial term in the generator's loss"
     )
@@ -73,26 +73,17 @@ class DMD2(DMD):
 
     heads = MappingProxyType({HEAD: _discriminator})
     learns_from_pairs = True
+    fake_score_roles = ("fake_score", HEAD)
+    fake_score_stream = "fake_score0"
     config: DMD2Settings
 
     def __init__(self, config: DMD2Settings, generator: GeneratorConfig) -> None:
         super().__init__(config, generator)
         check_guidance(config.guidance)
 
-    def phases(self, nimg: int) -> Sequence[Phase]:
-        return (
-            *(
-                Phase(
-                    ("fake_score", HEAD),
-                    partial(self.discriminating_phase, stream=f"fake_score{update}"),
-                    draw=update,
-                )
-                for update in range(self.config.fake_updates)
-            ),
-            Phase(("generator",), self.generator_phase),
-        )
-
-    def discriminating_phase(self, networks: Networks, batch: Batch, stream: str) -> Loss:
+    def fake_score_phase(
+        self, networks: Networks, batch: Batch, stream: str = "fake_score"
+    ) -> Loss:
         """The fake score learns its own task, and with the head to tell real from generated."""
         at = self.generated(networks, batch, stream)
         return discriminating_loss(

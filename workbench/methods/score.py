@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, NamedTuple, Self
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import torch
 from pydantic import AfterValidator, Field, model_validator
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from workbench.errors import unknown_name
 from workbench.flow import expand_like, get_density, get_weighting, x0_from_velocity
-from workbench.methods.base import Loss, Method, Networks
+from workbench.methods.base import Loss, Method, Networks, Phase
 from workbench.methods.batch import Batch
 from workbench.methods.generator import GeneratorConfig
 from workbench.methods.reductions import rms
@@ -108,6 +110,12 @@ class ScoreConfig(FrozenConfig):
     t_range: tuple[float, float] = Field((0.0, 1.0), description="truncation of the density of t")
     guidance: GuidanceConfig = GuidanceConfig()
     loss_scale: float = Field(100.0, gt=0, description="factor of the generator's loss")
+    fake_score_updates: int = Field(
+        1,
+        ge=1,
+        description="updates of the fake score before each of the generator, each on new samples, "
+        "which kimg does not count",
+    )
 
     @model_validator(mode="after")
     def _known_density(self) -> Self:
@@ -136,9 +144,20 @@ def fake_score_loss(x_g: Tensor, eps: Tensor, velocity: Tensor) -> Tensor:
 
 
 class ScoreDistillation(Method):
-    """A method whose generator is told by two scores: the teacher's, and one of its own samples."""
+    """A method whose generator is told by two scores: the teacher's, and one of its own samples.
+
+    Each iteration: updates of the fake score, then one of the generator, all on newly drawn samples
+    and prompts.
+
+    Attributes:
+        fake_score_roles: what an update of the fake score trains.
+        fake_score_stream: of the random numbers of an iteration's first one; those of the n-th
+            after it are of ``fake_scoreN``.
+    """
 
     roles = ("fake_score", "generator")
+    fake_score_roles: ClassVar[tuple[str, ...]] = ("fake_score",)
+    fake_score_stream: ClassVar[str] = "fake_score"
 
     def __init__(self, config: ScoreConfig, generator: GeneratorConfig) -> None:
         super().__init__(generator)
@@ -159,6 +178,22 @@ class ScoreDistillation(Method):
         with torch.no_grad():
             x_g = self.sampler.sample(networks.generator, batch, stream)
         return self.diffuse(x_g, batch, stream)
+
+    def phases(self, nimg: int) -> Sequence[Phase]:
+        return (*self.fake_score_phases(), Phase(("generator",), self.generator_phase))
+
+    def fake_score_phases(self) -> Sequence[Phase]:
+        """An iteration's updates of the fake score."""
+        first, count = self.fake_score_stream, self.config.fake_score_updates
+        streams = (first, *(f"fake_score{update}" for update in range(1, count)))
+        return [
+            Phase(self.fake_score_roles, partial(self.fake_score_phase, stream=stream), draw)
+            for draw, stream in enumerate(streams)
+        ]
+
+    @abstractmethod
+    def generator_phase(self, networks: Networks, batch: Batch) -> Loss:
+        """The generator follows the difference of the two scores."""
 
     def fake_score_phase(
         self, networks: Networks, batch: Batch, stream: str = "fake_score"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from workbench.flow import get_weighting
 from workbench.flow.weightings import Weighting
-from workbench.methods.base import Loss, Networks, Phase
+from workbench.methods.base import Loss, Networks
 from workbench.methods.batch import Batch
 from workbench.methods.generator import GeneratorConfig
 from workbench.methods.score import (
@@ -55,19 +54,13 @@ def sid_loss(
 
 
 class SiD(ScoreDistillation):
-    """Each iteration: one fake-score step, then one generator step, on newly drawn samples."""
+    """The generator descends SiD's loss, :func:`sid_loss`."""
 
     config: SiDSettings
 
     def __init__(self, config: SiDSettings, generator: GeneratorConfig) -> None:
         super().__init__(config, generator)
         self.weighting = get_weighting(config.weighting)
-
-    def phases(self, nimg: int) -> Sequence[Phase]:
-        return (
-            Phase(("fake_score",), self.fake_score_phase),
-            Phase(("generator",), self.generator_phase),
-        )
 
     def generator_phase(self, networks: Networks, batch: Batch) -> Loss:
         x_g = self.sampler.sample(networks.generator, batch, "generator")

@@ -28,6 +28,8 @@ from workbench.training.config import RunConfig
 
 SAMPLES_FILE = "samples.npz"
 """Samples of a run's teacher and student, (N, D) by caption, beside the figures."""
+SHOWN = (0, -1)
+"""Coordinates of pictures: the first and the last."""
 TRUTH = "truth"
 _PAIRS = 50_000
 _PIXELS = 128
@@ -168,8 +170,7 @@ class MixtureTask:
 
     def facts(self) -> Mapping[str, Any]:
         """The mixture, and what samples of the truth itself score."""
-        recipe = self.recipe.model_dump(mode="json", include={"modes", "radius", "std", "prompted"})
-        return {"mixture": recipe, "floor": floor(self.mixture, len(self.shown))}
+        return {"mixture": self.recipe.truth, "floor": floor(self.mixture, len(self.shown))}
 
     def further_models(self) -> Iterator[SampledModel]:
         """The truth: fresh samples of the mixture."""
@@ -184,13 +185,17 @@ class MixtureTask:
         yield SampledModel(TRUTH, 0, 0, sample)
 
     def pictures(self, samples: Tensor) -> Tensor:
-        """How densely the first two coordinates are populated (1, 3, H, W): black is dense."""
-        reach = float(self.mixture.means.abs().max()) + _MARGIN * self.mixture.std
-        points = samples.cpu().double().numpy()
-        bounds = [[-reach, reach]] * 2
+        """How densely the first and last coordinates are populated (1, 3, H, W): black is dense.
+
+        Each coordinate fills the picture as the truth needs it.
+        """
+        seen = self.mixture.marginal(SHOWN)
+        reach = (seen.means.abs() + _MARGIN * seen.stds).amax(0).numpy()
+        points = samples[:, SHOWN].cpu().double().numpy()
+        bounds = [[-far, far] for far in reach[::-1]]
         counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], _PIXELS, bounds)
-        pixel = (2 * reach / _PIXELS) ** 2
-        peak = float(self.mixture.shares.max()) / (2 * np.pi * self.mixture.std**2)
+        pixel = np.prod(2 * reach / _PIXELS)
+        peak = float((seen.shares / seen.stds.prod(1)).max()) / (2 * np.pi)
         shade = 1 - np.clip(counts / (len(points) * pixel * peak), 0, 1) ** 0.5
         picture = torch.from_numpy(shade[::-1].copy()).float()
         return picture.expand(1, 3, -1, -1)

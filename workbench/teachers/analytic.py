@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, PositiveFloat, ValidationError, model_validator
 from torch import Tensor
 
 from workbench.errors import RequestError
@@ -28,15 +30,12 @@ _START, _WEIGHTS = "start", "start/model.safetensors"
 
 
 class MixtureRecipe(BuildRecipe):
-    """Gaussians on a ring, and the pretraining of the network that students start at.
+    """A mixture of Gaussians, and the pretraining of the network that students start at.
 
     A prompted one has ten modes, one for each number that a prompt names; the empty prompt asks for
     all of them in their shares.
     """
 
-    modes: int = Field(8, ge=1)
-    radius: float = Field(2.0, gt=0)
-    std: float = Field(0.25, gt=0, description="of each mode")
     prompted: bool = Field(False, description="a prompt asks for the mode of its number")
     width: int = Field(64, ge=1, description="of the network that students start at")
     blocks: int = Field(3, ge=1)
@@ -46,8 +45,19 @@ class MixtureRecipe(BuildRecipe):
     )
 
     @property
+    @abstractmethod
     def mixture(self) -> Mixture:
-        return Mixture.ring(self.modes, self.radius, self.std)
+        """The truth."""
+
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """For lists of teachers."""
+
+    @property
+    def truth(self) -> dict[str, Any]:
+        """What of the recipe the truth depends on, as plain values."""
+        return self.model_dump(mode="json", exclude=_OF_THE_START)
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -61,14 +71,91 @@ class MixtureRecipe(BuildRecipe):
 
     def network(self) -> MLPVelocity:
         """The network that students start at, with weights from torch's random state."""
-        seen = self.modes if self.prompted else 0
+        seen = self.mixture.modes if self.prompted else 0
         return MLPVelocity(self.mixture.dimension, seen, self.width, self.blocks)
+
+
+_OF_THE_START = {*BuildRecipe.model_fields, "width", "blocks", "samples"}
+
+
+class RingRecipe(MixtureRecipe):
+    """Equal Gaussians on a ring in the plane."""
+
+    modes: int = Field(8, ge=1)
+    radius: float = Field(2.0, gt=0)
+    std: float = Field(0.25, gt=0, description="of each mode")
+
+    @property
+    def mixture(self) -> Mixture:
+        return Mixture.ring(self.modes, self.radius, self.std)
+
+    @property
+    def description(self) -> str:
+        return f"{self.modes} Gaussians on a ring, exact velocity"
+
+
+class ModesRecipe(MixtureRecipe):
+    """Any Gaussians whose axes are the coordinates'."""
+
+    means: tuple[tuple[float, ...], ...] = Field(min_length=1, description="of each mode")
+    stds: tuple[tuple[PositiveFloat, ...], ...] = Field(description="of each, along each axis")
+    shares: tuple[PositiveFloat, ...] = Field(description="of the modes, up to a factor")
+
+    @model_validator(mode="after")
+    def _alike(self) -> Self:
+        sizes = {len(row) for row in (*self.means, *self.stds)}
+        if len(sizes) > 1 or not len(self.means) == len(self.stds) == len(self.shares):
+            raise ValueError("each mode has a mean and a std along each axis, and a share")
+        return self
+
+    @property
+    def mixture(self) -> Mixture:
+        means, stds, shares = (
+            torch.tensor(values, dtype=torch.float64)
+            for values in (self.means, self.stds, self.shares)
+        )
+        return Mixture(means, stds, shares / shares.sum())
+
+    @property
+    def description(self) -> str:
+        modes, dimension = len(self.means), len(self.means[0])
+        what = "a Gaussian" if modes == 1 else f"{modes} unequal Gaussians"
+        return f"{what} in {dimension} dimensions, exact velocity"
+
+
+def mixture_recipe(values: Mapping[str, Any]) -> MixtureRecipe:
+    """A recipe of either kind from plain values, or from its :attr:`MixtureRecipe.truth` alone."""
+    return (ModesRecipe if "means" in values else RingRecipe).model_validate(values)
+
+
+def _unequal() -> ModesRecipe:
+    """Six modes on a ring, of three shares and widths in turn, far apart for their widths."""
+    places = [math.pi / 3 * mode for mode in range(6)]
+    return ModesRecipe(
+        means=tuple((3 * math.cos(angle), 3 * math.sin(angle)) for angle in places),
+        stds=((0.2, 0.2), (0.4, 0.4), (0.1, 0.1)) * 2,
+        shares=(4.0, 1.0, 2.0) * 2,
+    )
+
+
+def _anisotropic(dimension: int = 64, largest: float = 1.0, smallest: float = 0.1) -> ModesRecipe:
+    """A Gaussian whose std falls by equal factors from axis to axis."""
+    fall = (smallest / largest) ** (1 / (dimension - 1))
+    return ModesRecipe(
+        means=((0.0,) * dimension,),
+        stds=(tuple(largest * fall**axis for axis in range(dimension)),),
+        shares=(1.0,),
+        width=128,
+        blocks=2,
+    )
 
 
 ANALYTIC: Mapping[str, MixtureRecipe] = MappingProxyType(
     {
-        "analytic-ring-8": MixtureRecipe(),
-        "analytic-ring-10-prompted": MixtureRecipe(modes=len(NUMBER_WORDS), prompted=True),
+        "analytic-ring-8": RingRecipe(),
+        "analytic-ring-10-prompted": RingRecipe(modes=len(NUMBER_WORDS), prompted=True),
+        "analytic-unequal": _unequal(),
+        "analytic-anisotropic": _anisotropic(),
     }
 )
 """Name -> recipe of the analytic teachers."""
@@ -182,7 +269,7 @@ def read_recipe(folder: Path) -> MixtureRecipe:
         RequestError: damaged.
     """
     try:
-        return MixtureRecipe.model_validate(read_json(folder / MIXTURE_FILE))
+        return mixture_recipe(read_json(folder / MIXTURE_FILE))
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
         raise RequestError(f"{folder / MIXTURE_FILE} is damaged: {where}.") from None

@@ -63,7 +63,7 @@ def _analytic() -> list[TeacherSpec]:
     return [
         TeacherSpec(
             name,
-            f"{recipe.modes} Gaussians on a ring, exact velocity",
+            recipe.description,
             recipe.parameters,
             None,
             recipe.latent_shape,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -18,16 +19,16 @@ LOG_SHARES = "log_shares"
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """K Gaussians of one standard deviation in every direction.
+    """K Gaussians with the axes as their own; one alone is a Gaussian.
 
     Attributes:
         means: float64 (K, D).
-        std: of each mode, in every direction.
+        std: of each mode along each axis: a number, or float64 that broadcasts to (K, D).
         shares: of the modes, float64 (K,), summing to 1.
     """
 
     means: Tensor
-    std: float
+    std: float | Tensor
     shares: Tensor
 
     @classmethod
@@ -45,6 +46,16 @@ class Mixture:
     def dimension(self) -> int:
         return self.means.shape[1]
 
+    @property
+    def stds(self) -> Tensor:
+        """Of each mode along each axis, float64 (K, D)."""
+        return torch.as_tensor(self.std, dtype=torch.float64).expand(self.means.shape)
+
+    def marginal(self, axes: Sequence[int]) -> Self:
+        """The distribution of these coordinates alone."""
+        chosen = list(axes)
+        return replace(self, means=self.means[:, chosen], std=self.stds[:, chosen])
+
     def asking(self, labels: Tensor) -> Tensor:
         """Logarithms of shares (B, K) that put everything on the modes ``labels`` (B,)."""
         hot = nn.functional.one_hot(labels, self.modes).double()
@@ -53,7 +64,7 @@ class Mixture:
     def velocity(self, x_t: Tensor, t: Tensor, log_shares: Tensor | None = None) -> Tensor:
         """E[eps - x_0 | x_t], float64 (B, D), for x_t = (1 - t) x_0 + t eps.
 
-        Mode k makes x_t Gaussian with mean m = (1 - t) mu_k and variance
+        Mode k makes x_t Gaussian with mean m = (1 - t) mu_k and, along each axis, variance
         s_t^2 = (1 - t)^2 std^2 + t^2. Given k, E[eps | x_t] = t (x_t - m) / s_t^2 and
         E[x_0 | x_t] = mu_k + (1 - t) std^2 (x_t - m) / s_t^2 (Gaussian conditioning); the modes'
         posterior is a softmax of log densities, so that nothing underflows far from every mode.
@@ -63,14 +74,14 @@ class Mixture:
             t: (B,) in [0, 1].
             log_shares: the modes' shares (B, K), other than the mixture's own.
         """
-        x, time = x_t.double()[:, None], t.double()[:, None]
-        means = self.means.to(x.device)
-        variance = (1 - time) ** 2 * self.std**2 + time**2
-        away = x - (1 - time)[..., None] * means
+        x, time = x_t.double()[:, None], t.double()[:, None, None]
+        means, own = self.means.to(x.device), self.stds.to(x.device).square()
+        variance = (1 - time) ** 2 * own + time**2
+        away = x - (1 - time) * means
         prior = self.shares.log().to(x.device) if log_shares is None else log_shares.double()
-        posterior = torch.softmax(prior - away.square().sum(2) / (2 * variance), dim=1)
-        slope = (time - (1 - time) * self.std**2) / variance
-        return (posterior[..., None] * (slope[..., None] * away - means)).sum(1)
+        posterior = torch.softmax(prior + _log_density(away, variance), dim=1)
+        slope = (time - (1 - time) * own) / variance
+        return (posterior[..., None] * (slope * away - means)).sum(1)
 
     def sample(self, noise: NoiseSource, stream: str, start: int, count: int) -> Tensor:
         """The samples ``start .. start + count`` of a stream, float32 (count, D)."""
@@ -85,12 +96,23 @@ class Mixture:
 
     def at(self, labels: Tensor, normal: Tensor) -> Tensor:
         """Samples of given modes (B,) from standard normal noise (B, D), float32."""
-        return (self.means[labels] + self.std * normal.double()).float()
+        return (self.means[labels] + self.stds[labels] * normal.double()).float()
 
     def nearest(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """The nearest mode of points (N, D), int64 (N,), and how far it is, float64 (N,)."""
-        distance, label = torch.cdist(points.double(), self.means).min(dim=1)
-        return label, distance
+        """The likeliest mode of points (N, D), int64 (N,), and how far it is, float64 (N,).
+
+        Of modes of one width and equal shares it is the nearest one. The distance is in the mode's
+        own std along each axis.
+        """
+        away, own = points.double()[:, None] - self.means, self.stds.square()
+        label = (self.shares.log() + _log_density(away, own)).argmax(dim=1)
+        distances = (away.square() / own).sum(2).sqrt()
+        return label, distances.gather(1, label[:, None])[:, 0]
+
+
+def _log_density(away: Tensor, variance: Tensor) -> Tensor:
+    """Of modes whose means are ``away`` (N, K, D), with a constant left out (N, K)."""
+    return -(away.square() / variance + variance.log()).sum(-1) / 2
 
 
 class ExactVelocity(VelocityNetwork):

@@ -65,7 +65,11 @@ class LoraConfig(FrozenConfig):
 
 
 class TrainingConfig(FrozenConfig):
-    """Budget, batch, optimisers and numerics. Durations are in kimg, thousand generated images."""
+    """Budget, batch, optimisers and numerics.
+
+    Durations are in kimg, thousand generated images: an iteration counts one batch, that of its
+    update of the generator, whatever its other updates draw.
+    """
 
     kimg: float = Field(64.0, gt=0, description="duration")
     batch_size: int = Field(128, ge=1, description="global batch: all ranks, all micro-batches")

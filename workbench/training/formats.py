@@ -1,9 +1,10 @@
 """Configurations of earlier formats: what they meant by what they did not say.
 
 ``earlier_formats.json`` holds, for each earlier format, the keys that it did not have and what
-their absence meant; format 1 had no ``format`` key either, and lacked what format 2 lacked. A key
-that is added from now on gets its line there, under the newest format that lacked it, and
-:class:`~workbench.training.config.RunConfig` the next number where that format was written before.
+their absence meant, in all runs or in those of a kind of teacher or of a method; format 1 had no
+``format`` key either, and lacked what format 2 lacked. A key that is added from now on gets its
+line there, under the newest format that lacked it, and :class:`~workbench.training.config.RunConfig`
+the next number where that format was written before; one that is renamed gets its earlier name.
 Then earlier files still load as what they were, and fingerprints of settings that mean the same
 stay the same.
 """
@@ -25,11 +26,13 @@ _WHOLE = {"teacher", "prompts", "method", "generator", "training", "schedule", "
 
 
 def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a configuration, with what a file of an earlier format left unsaid.
+    """The values of a configuration by today's names, with what an earlier format left unsaid.
 
     Such files were always written whole: what holds some settings alone is none of them.
     """
     changed = copy.deepcopy(dict(values))
+    for now, before in _table()["renamed"].items():
+        _rename(changed, before, now)
     written = changed.get("format", 1)
     if not changed.keys() >= _WHOLE or not isinstance(written, int) or written >= FORMAT:
         return changed
@@ -53,6 +56,8 @@ def as_format_1(values: Mapping[str, Any]) -> dict[str, Any]:
             node = node[group]
         if node[leaf] == meaning:
             del node[leaf]
+    for now, before in _table()["renamed"].items():
+        _rename(kept, now, before)
     if kept["prompts"]["source"] is None:
         kept["prompts"]["source"] = _table()["prompts"]
     return kept
@@ -77,11 +82,26 @@ def reference_in_format_1() -> str:
 
 
 def _absences(values: Mapping[str, Any], written: int = 1) -> Iterator[tuple[list[str], Any]]:
-    """Keys that the format ``written`` did not have, and what their absence meant."""
+    """Keys that the format ``written`` did not have, and what their absence meant.
+
+    They are listed for all runs, for those of a kind of teacher, and for those of a method.
+    """
+    kind, method = _kind(values), str(values["method"].get("name"))
     for number in range(written, FORMAT):
         lacked = _table()[str(number)]
-        for key, meaning in {**lacked["all"], **lacked.get(_kind(values), {})}.items():
+        found = {**lacked["all"], **lacked.get(kind, {}), **lacked.get(method, {})}
+        for key, meaning in found.items():
             yield key.split("."), meaning
+
+
+def _rename(values: dict[str, Any], old: str, new: str) -> None:
+    """Give a setting, if it is there, another name in its group."""
+    (*groups, leaf), name = old.split("."), new.rpartition(".")[2]
+    node: Any = values
+    for group in groups:
+        node = node.get(group) if isinstance(node, dict) else None
+    if isinstance(node, dict) and leaf in node:
+        node[name] = node.pop(leaf)
 
 
 def _kind(values: Mapping[str, Any]) -> str:

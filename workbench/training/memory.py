@@ -144,9 +144,9 @@ def _simulated(
         batch = _batch(architecture, micro_batch)
         networks = Networks(roles.teacher, roles.trained, architecture.prompts(1), roles.heads)
         rounds = 1 if micro_batch == local_batch else 2
+        told = {phase.name: phase for phase in method.phases(_AFTER_WARM_UPS)}
         return {
-            phase.name: _update(phase, networks, batch, rounds, ranks)
-            for phase in method.phases(_AFTER_WARM_UPS)
+            name: _update(phase, networks, batch, rounds, ranks) for name, phase in told.items()
         }
 
 
