@@ -25,6 +25,8 @@ from workbench.teachers.folder import quiet_libraries
 from workbench.teachers.pair_sources import read_pairs
 from workbench.teachers.prompt_sources import read_prompts
 from workbench.teachers.student_pipeline import (
+    PLAIN_PIPELINE,
+    plain_pipeline_source,
     student_call,
     student_pipeline,
     student_scheduler,
@@ -98,7 +100,7 @@ def export_student(workspace: Workspace, request: ExportRequest) -> Export:
         results = None  # those scores belong to other weights
     card = Card(record, model.teacher, request.folder, prompt, check, results)
     with _aside(request.folder) as partial:
-        _write(pipeline, model, partial, DTYPES[request.dtype])
+        _write(pipeline, model, record, partial)
         record.save(partial)
         (partial / "README.md").write_text(model_card(card), encoding="utf-8")
     return Export(request.folder, record, check)
@@ -173,9 +175,13 @@ def _plain_call(pipeline: Any, call: Mapping[str, Any], prompt: str, seed: int) 
     return images.float().cpu()
 
 
-def _write(pipeline: Any, model: LoadedStudent, folder: Path, dtype: torch.dtype) -> None:
+def _write(pipeline: Any, model: LoadedStudent, record: StudentRecord, folder: Path) -> None:
+    source = plain_pipeline_source(model.teacher.family)
+    (folder / PLAIN_PIPELINE).write_text(source, encoding="utf-8")
     with quiet_libraries():
-        pipeline.to(dtype).save_pretrained(folder, safe_serialization=True)
+        pipeline.to(DTYPES[record.dtype])
+        pipeline.register_to_config(student=record.defaults)
+        pipeline.save_pretrained(folder, safe_serialization=True)
         if model.config.training.lora is not None:
             save_adapter(model.network, folder / ADAPTER, model.teacher.family.pipeline_type())
 

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from workbench.errors import RequestError
+from workbench.methods import method_type, step_times
 from workbench.settings import FrozenConfig
 from workbench.teachers.json_file import read_json
 from workbench.teachers.student_pipeline import STUDENT_RECORD
@@ -38,6 +39,21 @@ class StudentRecord(FrozenConfig):
     dtype: str = Field(description="of the weights in this folder")
     call: Mapping[str, Any] = Field(description="arguments of the plain call, besides the prompt")
     config: RunConfig = Field(description="of the run; its generator says how to sample")
+
+    @property
+    def fewest_steps(self) -> int:
+        """After how many of its steps it makes samples: any, or all."""
+        return 1 if method_type(self.config.method).any_step else self.config.generator.steps
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The ``student`` of an exported model_index.json, which its pipeline.py reads."""
+        generator = self.config.generator
+        return {
+            "call": dict(self.call),
+            "fewest_steps": self.fewest_steps,
+            "sigmas": step_times(generator.steps, generator.flow_shift).tolist(),
+        }
 
     def save(self, folder: Path) -> None:
         text = self.model_dump_json(indent=1) + "\n"

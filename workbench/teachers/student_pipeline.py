@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 STUDENT_RECORD = "student.json"
 """In an exported folder: what made the student, and how it is sampled."""
 
+PLAIN_PIPELINE = "pipeline.py"
+"""In an exported folder: the stock class with the student's defaults, for diffusers to load."""
+
 _TIME_ERROR = 1e-5  # the scheduler's own rounding stays below it
 _TRAIN_STEPS = 1000  # of every stock scheduler: its times are 1000 sigma
 
@@ -138,6 +141,12 @@ def student_pipeline(teacher: PipelineTeacher, network: VelocityNetwork, schedul
         "scheduler": scheduler,
     }
     return teacher.family.student_type()(**parts)
+
+
+def plain_pipeline_source(family: Family) -> str:
+    """What :data:`PLAIN_PIPELINE` says for a family's students."""
+    source = Path(__file__).with_name("plain_pipeline.py").read_text(encoding="utf-8")
+    return source.replace("SanaPipeline", family.student_class)
 
 
 def student_call(
