@@ -25,11 +25,13 @@ from safetensors.torch import load_file
 from tests.cli.conftest import Workbench
 from tests.conftest import SMALL_RECIPES
 from workbench.cli.main import run_cli
+from workbench.evaluation.digits_classifier import load_or_train
 from workbench.methods import METHODS
 from workbench.runs import LoadedModel, load_model
 from workbench.runs.start import keep_start, load_start
 from workbench.runs.student import weights_fingerprint
-from workbench.teachers import VelocityNetwork, load_pipeline_teacher
+from workbench.teachers import VelocityNetwork, build_from_recipe, load_pipeline_teacher
+from workbench.teachers.bundled_data import BUNDLED
 from workbench.training.config import RunConfig, load_config
 from workbench.training.overrides import with_overrides
 from workbench.workspace import open_workspace
@@ -353,6 +355,34 @@ print(StudentPipeline.from_pretrained(folder)("the digit 3").images[0].size)
     assert process.returncode == 0, process.stderr
     assert process.stdout.splitlines()[-1] == "(32, 32)"
     assert "The config attributes {'student': {" in process.stderr
+
+
+def test_the_plain_call_draws_the_digit_that_is_asked_for(
+    exports: Exports, teachers_folder: Path, evaluation_cache: Path
+) -> None:
+    """A teacher that has learnt to read, as its own student of eight Euler steps."""
+    small = SMALL_RECIPES["SanaPipeline"]
+    training = small.pretraining.model_copy(update={"steps": 1200})
+    longer = small.model_copy(update={"pretraining": training})
+    reader = build_from_recipe("tests-reader", longer, teachers_folder, data=BUNDLED["digits"])
+    itself = ("training.optimizers.generator.lr=1e-12", "training.kimg=0.016")
+    steps = ("generator.steps=8", "generator.noise=ddim", "evaluation.student_steps=[8]")
+    exports.workbench(*exports.workbench.brief("reader", *itself, *steps, teacher=reader))
+    exports.workbench("export", "reader/", str(exports.root / "reader"))
+    code = """
+import diffusers, numpy as np, torch
+pipe = diffusers.DiffusionPipeline.from_pretrained(
+    "reader", custom_pipeline="pipeline", trust_remote_code=True
+)
+torch.manual_seed(0)
+images = [pipe(f"the digit {digit}", output_type="np").images[0] for digit in range(10)]
+np.save("reader.npy", np.stack(images))
+"""
+    process = without_workbench(code, where=exports.root)
+    assert process.returncode == 0, process.stderr
+    images = torch.from_numpy(np.load(exports.root / "reader.npy")).permute(0, 3, 1, 2)
+    judged = load_or_train(evaluation_cache).log_probabilities(images).argmax(dim=1)
+    assert (judged == torch.arange(10)).sum() >= 8, judged
 
 
 def test_a_student_of_a_trajectory_is_used_with_all_its_steps(exports: Exports) -> None:
