@@ -434,7 +434,7 @@ def test_the_card_tells_what_it_is(exports: Exports) -> None:
         assert row["fingerprint"]["id"] in card
     assert results["teacher"]["fingerprint"] in card
     assert "| `generator.flow_shift` | `3.0` |" in card
-    assert "sigmas 1, 0.9, 0.75, 0.5;" in card
+    assert "sigmas 1, 0.9, 0.75, 0.5, with new noise at each step" in card
     assert "Checked at the export: 2 images" in card
     flux = (exports.root / "FluxPipeline" / "README.md").read_text()
     assert "`guidance_scale=2.5` is what the student was trained with" in flux

@@ -66,7 +66,8 @@ def export_student(workspace: Workspace, request: ExportRequest) -> Export:
     """Write a run's averaged generator as a stock pipeline, with a model card and a record.
 
     The folder appears whole or not at all. Everything but transformer and scheduler is the
-    teacher's. A LoRA student's adapter is merged there, and kept apart in ``adapter``.
+    teacher's. Its pipeline.py gives a plain call the student's own defaults, which no setting of a
+    stock class can. A LoRA student's adapter is merged there, and kept apart in ``adapter``.
 
     Raises:
         RequestError: the folder is not empty, no such run, an unknown type of weights, or a

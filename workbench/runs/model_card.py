@@ -126,13 +126,13 @@ def _start(card: Card) -> str:
     return (
         f"# {card.folder.name}\n\n"
         f"{_program([*_loading(card), *_drawing(card, {}, 'image.png', seed=None)])}\n"
-        "Both last arguments of the loading are needed, for this folder as for a copy on the hub: "
-        f"without them diffusers runs no code of a folder. Here that is `{PLAIN_PIPELINE}`, a page "
-        f"that gives `{stock}` the student's times and its own defaults ({defaults}). Without it "
-        f"the folder opens as the stock `{stock}`, with a warning that `student` is ignored, and "
-        "draws with that class's defaults, which are not the student's: see "
-        "[below](#the-stock-class). Code that cannot pass them puts the folder on `sys.path` and "
-        "calls `StudentPipeline.from_pretrained`, `from pipeline import StudentPipeline`.\n"
+        "`custom_pipeline` and `trust_remote_code` are both needed, for this folder as for a copy "
+        f"on the hub: only then does diffusers run its `{PLAIN_PIPELINE}`, a page that gives "
+        f"`{stock}` the student's times and its own defaults ({defaults}). Without them the folder "
+        f"opens as the stock `{stock}`, with a warning that `student` is ignored, and a plain call "
+        "has that class's defaults, which are wrong for the student: see "
+        "[below](#the-stock-class). Code that cannot pass them may put the folder on `sys.path` "
+        "and import `StudentPipeline` from `pipeline`.\n"
     )
 
 
@@ -202,9 +202,9 @@ def _usage(card: Card) -> str:
     sigmas = ", ".join(f"{t:g}" for t in times.tolist())
     k = generator.steps
     said = [
-        f"It was trained at sigmas {sigmas}; from one to the next goes "
-        f"{'new noise' if card.renoised else 'a plain Euler step'}. Numbers of steps that it does "
-        "not have are refused.",
+        f"It was trained at sigmas {sigmas}, with "
+        f"{'new noise at each step' if card.renoised else 'plain Euler steps'}. Numbers of steps "
+        "that it does not have are refused.",
         f"`guidance_scale={record.call['guidance_scale']:g}` is what the student was trained with; "
         "guidance is distilled into it, negative prompts do nothing.",
         "`generator` decides all noise of an image. Without one torch's global state does, which "
