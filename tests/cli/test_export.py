@@ -355,6 +355,7 @@ print(StudentPipeline.from_pretrained(folder)("the digit 3").images[0].size)
     assert process.returncode == 0, process.stderr
     assert process.stdout.splitlines()[-1] == "(32, 32)"
     assert "The config attributes {'student': {" in process.stderr
+    assert 'custom_pipeline="pipeline", trust_remote_code=True' in process.stderr
 
 
 def test_the_plain_call_draws_the_digit_that_is_asked_for(

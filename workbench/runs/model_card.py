@@ -15,7 +15,7 @@ from workbench.runs.student import StudentRecord
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.hub import revision_of
 from workbench.teachers.hub_catalog import find_hub_teacher
-from workbench.teachers.student_pipeline import PLAIN_PIPELINE, STUDENT_RECORD
+from workbench.teachers.student_pipeline import PLAIN_LOADING, PLAIN_PIPELINE, STUDENT_RECORD
 
 _FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 _LICENCE = re.compile(r"^license(?:_name)?:\s*(\S.*?)\s*$", re.MULTILINE)
@@ -147,8 +147,7 @@ def _introduction(card: Card) -> str:
 
 def _loading(card: Card) -> list[str]:
     """The student with its own defaults."""
-    arguments = [f'custom_pipeline="{Path(PLAIN_PIPELINE).stem}"', "trust_remote_code=True"]
-    return _loaded("DiffusionPipeline", _folder(card), [*_dtype(card), *arguments])
+    return _loaded("DiffusionPipeline", _folder(card), [*_dtype(card), *PLAIN_LOADING])
 
 
 def _folder(card: Card) -> str:

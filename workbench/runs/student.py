@@ -15,7 +15,7 @@ from workbench.errors import RequestError
 from workbench.methods import method_type, step_times
 from workbench.settings import FrozenConfig
 from workbench.teachers.json_file import read_json
-from workbench.teachers.student_pipeline import STUDENT_RECORD
+from workbench.teachers.student_pipeline import PLAIN_LOADING, STUDENT_RECORD
 from workbench.training.config import RunConfig
 
 
@@ -47,11 +47,15 @@ class StudentRecord(FrozenConfig):
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The ``student`` of an exported model_index.json, which its pipeline.py reads."""
+        """The ``student`` of an exported model_index.json, which its pipeline.py reads.
+
+        A stock class knows no such key, and diffusers quotes it in a warning: so it says how.
+        """
         generator = self.config.generator
         return {
             "call": dict(self.call),
             "fewest_steps": self.fewest_steps,
+            "needs": ", ".join(PLAIN_LOADING),
             "sigmas": step_times(generator.steps, generator.flow_shift).tolist(),
         }
 

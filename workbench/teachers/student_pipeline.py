@@ -24,6 +24,9 @@ STUDENT_RECORD = "student.json"
 PLAIN_PIPELINE = "pipeline.py"
 """In an exported folder: the stock class with the student's defaults, for diffusers to load."""
 
+PLAIN_LOADING = ('custom_pipeline="pipeline"', "trust_remote_code=True")
+"""What ``DiffusionPipeline.from_pretrained`` must be given to load it."""
+
 _TIME_ERROR = 1e-5  # the scheduler's own rounding stays below it
 _TRAIN_STEPS = 1000  # of every stock scheduler: its times are 1000 sigma
 
