@@ -85,8 +85,8 @@ OTHER_METHODS: Mapping[str, tuple[str, ...]] = {
 }
 """Students of the methods that no family above has, of one teacher."""
 
-WITHOUT_TORCHVISION = "import sys; sys.modules['torchvision'] = None\n"
-"""As where it is not installed: a student does not need it."""
+WITHOUT_TORCHVISION = 'import sys; sys.modules["torchvision"] = None\n'
+"""As where it is not installed, and as the cards say to begin where it does not import."""
 
 DRAW = """
 import json, sys
@@ -437,6 +437,7 @@ def test_the_card_tells_what_it_is(exports: Exports) -> None:
     assert "| `generator.flow_shift` | `3.0` |" in card
     assert "sigmas 1, 0.9, 0.75, 0.5, with new noise at each step" in card
     assert "Checked at the export: 2 images" in card
+    assert WITHOUT_TORCHVISION.strip() in card
     flux = (exports.root / "FluxPipeline" / "README.md").read_text()
     assert "`guidance_scale=2.5` is what the student was trained with" in flux
     assert f'base_model: "{exports.folders(name).name}"' in front

@@ -208,8 +208,10 @@ def _usage(card: Card) -> str:
         "guidance is distilled into it, negative prompts do nothing.",
         "`generator` decides all noise of an image. Without one torch's global state does, which "
         "on a GPU is the GPU's own: the same seed gives other images there than on a CPU.",
-        "torchvision is not needed. Where one is installed, diffusers and transformers import it: "
-        "`import torchvision` must work beside the installed torch.",
+        "torchvision is not needed, but where one is installed, diffusers and transformers import "
+        "it. If `import torchvision` fails beside the installed torch, so do these programs "
+        '("Could not import module"), unless they begin with '
+        '`import sys; sys.modules["torchvision"] = None`.',
     ]
     if k > 1 and card.fewer_steps is None:
         said.append(
