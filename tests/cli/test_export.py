@@ -89,15 +89,16 @@ WITHOUT_TORCHVISION = 'import sys; sys.modules["torchvision"] = None\n'
 """As where it is not installed, and as the cards say to begin where it does not import."""
 
 DRAW = """
-import json, sys
+import json, pathlib, sys
 import numpy as np, torch
 import diffusers
 
 torch.set_num_threads(1)
-plain = {"custom_pipeline": "pipeline", "trust_remote_code": True}
 root, prompt, seeds = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 for name in sys.argv[4:]:
     folder = f"{root}/{name}"
+    (module,) = pathlib.Path(folder).glob("*_student.py")
+    plain = {"custom_pipeline": module.stem, "trust_remote_code": True}
     pipe = diffusers.DiffusionPipeline.from_pretrained(folder, **plain)
     kind = type(pipe).__bases__[0]
     stock = kind.from_pretrained(folder)
@@ -340,7 +341,7 @@ def test_the_folders_code_needs_a_flag_or_an_import_and_the_stock_class_warns(
 import diffusers, sys
 folder = sys.argv[1]
 try:
-    diffusers.DiffusionPipeline.from_pretrained(folder, custom_pipeline="pipeline")
+    diffusers.DiffusionPipeline.from_pretrained(folder, custom_pipeline="sana_student")
 except ValueError as refusal:
     assert "trust_remote_code=True" in str(refusal), refusal
 else:
@@ -348,14 +349,14 @@ else:
 stock = diffusers.DiffusionPipeline.from_pretrained(folder)
 assert type(stock) is diffusers.SanaPipeline
 sys.path.insert(0, folder)
-from pipeline import StudentPipeline
+from sana_student import StudentPipeline
 print(StudentPipeline.from_pretrained(folder)("the digit 3").images[0].size)
 """
     process = without_workbench(code, str(exports.root / "SanaPipeline"), where=exports.root)
     assert process.returncode == 0, process.stderr
     assert process.stdout.splitlines()[-1] == "(32, 32)"
     assert "The config attributes {'student': {" in process.stderr
-    assert 'custom_pipeline="pipeline", trust_remote_code=True' in process.stderr
+    assert 'custom_pipeline="sana_student", trust_remote_code=True' in process.stderr
 
 
 def test_the_plain_call_draws_the_digit_that_is_asked_for(
@@ -373,7 +374,7 @@ def test_the_plain_call_draws_the_digit_that_is_asked_for(
     code = """
 import diffusers, numpy as np, torch
 pipe = diffusers.DiffusionPipeline.from_pretrained(
-    "reader", custom_pipeline="pipeline", trust_remote_code=True
+    "reader", custom_pipeline="sana_student", trust_remote_code=True
 )
 torch.manual_seed(0)
 images = [pipe(f"the digit {digit}", output_type="np").images[0] for digit in range(10)]

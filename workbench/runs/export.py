@@ -25,7 +25,7 @@ from workbench.teachers.folder import quiet_libraries
 from workbench.teachers.pair_sources import read_pairs
 from workbench.teachers.prompt_sources import read_prompts
 from workbench.teachers.student_pipeline import (
-    PLAIN_PIPELINE,
+    plain_module,
     plain_pipeline_source,
     student_call,
     student_pipeline,
@@ -66,7 +66,7 @@ def export_student(workspace: Workspace, request: ExportRequest) -> Export:
     """Write a run's averaged generator as a stock pipeline, with a model card and a record.
 
     The folder appears whole or not at all. Everything but transformer and scheduler is the
-    teacher's. Its pipeline.py gives a plain call the student's own defaults, which no setting of a
+    teacher's. A module there gives a plain call the student's own defaults, which no setting of a
     stock class can. A LoRA student's adapter is merged there, and kept apart in ``adapter``.
 
     Raises:
@@ -177,14 +177,15 @@ def _plain_call(pipeline: Any, call: Mapping[str, Any], prompt: str, seed: int) 
 
 
 def _write(pipeline: Any, model: LoadedStudent, record: StudentRecord, folder: Path) -> None:
-    source = plain_pipeline_source(model.teacher.family)
-    (folder / PLAIN_PIPELINE).write_text(source, encoding="utf-8")
+    family = model.teacher.family
+    module = folder / f"{plain_module(family)}.py"
+    module.write_text(plain_pipeline_source(family), encoding="utf-8")
     with quiet_libraries():
         pipeline.to(DTYPES[record.dtype])
-        pipeline.register_to_config(student=record.defaults)
+        pipeline.register_to_config(student=record.defaults(family))
         pipeline.save_pretrained(folder, safe_serialization=True)
         if model.config.training.lora is not None:
-            save_adapter(model.network, folder / ADAPTER, model.teacher.family.pipeline_type())
+            save_adapter(model.network, folder / ADAPTER, family.pipeline_type())
 
 
 @contextmanager

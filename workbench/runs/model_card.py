@@ -15,7 +15,7 @@ from workbench.runs.student import StudentRecord
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.hub import revision_of
 from workbench.teachers.hub_catalog import find_hub_teacher
-from workbench.teachers.student_pipeline import PLAIN_LOADING, PLAIN_PIPELINE, STUDENT_RECORD
+from workbench.teachers.student_pipeline import STUDENT_RECORD, plain_loading, plain_module
 
 _FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 _LICENCE = re.compile(r"^license(?:_name)?:\s*(\S.*?)\s*$", re.MULTILINE)
@@ -121,18 +121,18 @@ def _teacher_place(card: Card) -> tuple[str | None, Path]:
 
 def _start(card: Card) -> str:
     """A whole program, and what the folder cannot tell diffusers by itself."""
-    stock = card.teacher.family.student_class
+    stock, module = card.teacher.family.student_class, plain_module(card.teacher.family)
     defaults = ", ".join(f"`{key}={value!r}`" for key, value in card.record.call.items())
     return (
         f"# {card.folder.name}\n\n"
         f"{_program([*_loading(card), *_drawing(card, {}, 'image.png', seed=None)])}\n"
         "`custom_pipeline` and `trust_remote_code` are both needed, for this folder as for a copy "
-        f"on the hub: only then does diffusers run its `{PLAIN_PIPELINE}`, a page that gives "
+        f"on the hub: only then does diffusers run its `{module}.py`, a page that gives "
         f"`{stock}` the student's times and its own defaults ({defaults}). Without them the folder "
         f"opens as the stock `{stock}`, with a warning that `student` is ignored, and a plain call "
         "has that class's defaults, which are wrong for the student: see "
         "[below](#the-stock-class). Code that cannot pass them may put the folder on `sys.path` "
-        "and import `StudentPipeline` from `pipeline`.\n"
+        f"and import `StudentPipeline` from `{module}`.\n"
     )
 
 
@@ -147,7 +147,9 @@ def _introduction(card: Card) -> str:
 
 def _loading(card: Card) -> list[str]:
     """The student with its own defaults."""
-    return _loaded("DiffusionPipeline", _folder(card), [*_dtype(card), *PLAIN_LOADING])
+    return _loaded(
+        "DiffusionPipeline", _folder(card), [*_dtype(card), *plain_loading(card.teacher.family)]
+    )
 
 
 def _folder(card: Card) -> str:

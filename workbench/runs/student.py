@@ -14,8 +14,9 @@ from torch import Tensor
 from workbench.errors import RequestError
 from workbench.methods import method_type, step_times
 from workbench.settings import FrozenConfig
+from workbench.teachers.family import Family
 from workbench.teachers.json_file import read_json
-from workbench.teachers.student_pipeline import PLAIN_LOADING, STUDENT_RECORD
+from workbench.teachers.student_pipeline import STUDENT_RECORD, plain_loading
 from workbench.training.config import RunConfig
 
 
@@ -45,9 +46,8 @@ class StudentRecord(FrozenConfig):
         """After how many of its steps it makes samples: any, or all."""
         return 1 if method_type(self.config.method).any_step else self.config.generator.steps
 
-    @property
-    def defaults(self) -> dict[str, Any]:
-        """The ``student`` of an exported model_index.json, which its pipeline.py reads.
+    def defaults(self, family: Family) -> dict[str, Any]:
+        """The ``student`` of an exported model_index.json, which the module beside it reads.
 
         A stock class knows no such key, and diffusers quotes it in a warning: so it says how.
         """
@@ -55,7 +55,7 @@ class StudentRecord(FrozenConfig):
         return {
             "call": dict(self.call),
             "fewest_steps": self.fewest_steps,
-            "needs": ", ".join(PLAIN_LOADING),
+            "needs": ", ".join(plain_loading(family)),
             "sigmas": step_times(generator.steps, generator.flow_shift).tolist(),
         }
 

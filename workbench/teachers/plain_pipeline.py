@@ -6,6 +6,7 @@ which are ``student`` in model_index.json. This file needs diffusers alone.
 
 import functools
 import inspect
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ class StudentPipeline(diffusers.SanaPipeline):
     """
 
     scheduler: Any
-    source = Path(__file__).read_text(encoding="utf-8")
 
     def __init__(self, *args: Any, student: Any = None, **components: Any) -> None:
         super().__init__(*args, **components)
@@ -47,7 +47,7 @@ class StudentPipeline(diffusers.SanaPipeline):
 
     def save_pretrained(self, save_directory: Any, *args: Any, **options: Any) -> None:
         Path(save_directory).mkdir(parents=True, exist_ok=True)
-        (Path(save_directory) / "pipeline.py").write_text(self.source, encoding="utf-8")
+        shutil.copy(__file__, save_directory)
         super().save_pretrained(save_directory, *args, **options)
 
 

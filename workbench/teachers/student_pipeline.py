@@ -21,12 +21,6 @@ if TYPE_CHECKING:
 STUDENT_RECORD = "student.json"
 """In an exported folder: what made the student, and how it is sampled."""
 
-PLAIN_PIPELINE = "pipeline.py"
-"""In an exported folder: the stock class with the student's defaults, for diffusers to load."""
-
-PLAIN_LOADING = ('custom_pipeline="pipeline"', "trust_remote_code=True")
-"""What ``DiffusionPipeline.from_pretrained`` must be given to load it."""
-
 _TIME_ERROR = 1e-5  # the scheduler's own rounding stays below it
 _TRAIN_STEPS = 1000  # of every stock scheduler: its times are 1000 sigma
 
@@ -146,8 +140,21 @@ def student_pipeline(teacher: PipelineTeacher, network: VelocityNetwork, schedul
     return teacher.family.student_type()(**parts)
 
 
+def plain_module(family: Family) -> str:
+    """The module in an exported folder: the stock class with the student's defaults.
+
+    Named by its class: diffusers copies it to a folder that all loaded modules share.
+    """
+    return family.student_class.removesuffix("Pipeline").lower() + "_student"
+
+
+def plain_loading(family: Family) -> tuple[str, str]:
+    """What ``DiffusionPipeline.from_pretrained`` must be given to load it."""
+    return f'custom_pipeline="{plain_module(family)}"', "trust_remote_code=True"
+
+
 def plain_pipeline_source(family: Family) -> str:
-    """What :data:`PLAIN_PIPELINE` says for a family's students."""
+    """What the module of a family's students says."""
     source = Path(__file__).with_name("plain_pipeline.py").read_text(encoding="utf-8")
     return source.replace("SanaPipeline", family.student_class)
 
