@@ -82,12 +82,17 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def teacher_folders(shared_folder: Path) -> Callable[[str], Path]:
-    """Pipeline class -> folder of its tiny teacher. Read them only: every test shares them."""
+def teachers_folder(shared_folder: Path) -> Path:
+    """Where the tests' teachers are built, once."""
     kept = os.environ.get(SHARED_FOLDER)
-    where = Path(kept) if kept else shared_folder / "teachers"
+    return Path(kept) if kept else shared_folder / "teachers"
+
+
+@pytest.fixture(scope="session")
+def teacher_folders(teachers_folder: Path) -> Callable[[str], Path]:
+    """Pipeline class -> folder of its tiny teacher. Read them only: every test shares them."""
     return lambda name: build_from_recipe(
-        f"tests-{name}", SMALL_RECIPES[name], where, data=BUNDLED["digits"]
+        f"tests-{name}", SMALL_RECIPES[name], teachers_folder, data=BUNDLED["digits"]
     )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -24,11 +25,13 @@ from safetensors.torch import load_file
 from tests.cli.conftest import Workbench
 from tests.conftest import SMALL_RECIPES
 from workbench.cli.main import run_cli
+from workbench.evaluation.digits_classifier import load_or_train
 from workbench.methods import METHODS
 from workbench.runs import LoadedModel, load_model
 from workbench.runs.start import keep_start, load_start
 from workbench.runs.student import weights_fingerprint
-from workbench.teachers import VelocityNetwork, load_pipeline_teacher
+from workbench.teachers import VelocityNetwork, build_from_recipe, load_pipeline_teacher
+from workbench.teachers.bundled_data import BUNDLED
 from workbench.training.config import RunConfig, load_config
 from workbench.training.overrides import with_overrides
 from workbench.workspace import open_workspace
@@ -82,35 +85,89 @@ OTHER_METHODS: Mapping[str, tuple[str, ...]] = {
 }
 """Students of the methods that no family above has, of one teacher."""
 
-STOCK = """
-import json, re, sys
-import numpy as np, torch
+WITHOUT_TORCHVISION = 'import sys; sys.modules["torchvision"] = None\n'
+"""As where it is not installed, and as the cards say to begin where it does not import."""
 
-library = torch.library.Library("torchvision", "DEF")  # a CUDA wheel beside a CPU torch
-library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-from diffusers import DiffusionPipeline
+DRAW = """
+import json, pathlib, sys
+import numpy as np, torch
+import diffusers
 
 torch.set_num_threads(1)
 root, prompt, seeds = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 for name in sys.argv[4:]:
     folder = f"{root}/{name}"
+    (module,) = pathlib.Path(folder).glob("*_student.py")
+    plain = {"custom_pipeline": module.stem, "trust_remote_code": True}
+    pipe = diffusers.DiffusionPipeline.from_pretrained(folder, **plain)
+    kind = type(pipe).__bases__[0]
+    stock = kind.from_pretrained(folder)
     call = json.load(open(f"{folder}/student.json"))["call"]
-    pipe = DiffusionPipeline.from_pretrained(folder)
-    pipe.set_progress_bar_config(disable=True)
-    calls = []
-    pipe.transformer.register_forward_hook(lambda *_: calls.append(1))
-    images = []
-    for seed in seeds:
+    calls, told = [], []
+
+    def draw(pipe, seed, generator=None, **arguments):
         torch.manual_seed(seed)
-        images.append(pipe(prompt, output_type="np", **call).images[0])
-    np.save(f"{root}/{name}.npy", np.stack(images))
-    blocks = re.findall("```python\\n(.*?)```", open(f"{folder}/README.md").read(), re.DOTALL)
-    names = {}
-    for number, block in enumerate(blocks[:2]):
-        exec(block.replace("image.png", f"{root}/{name}-{number}.png"), names)
-    print(json.dumps([name, type(pipe).__name__, len(calls), "workbench" in sys.modules]))
+        pipe.set_progress_bar_config(disable=True)
+        return pipe(prompt, generator=generator, output_type="np", **arguments).images[0]
+
+    pipe.transformer.register_forward_hook(lambda *_: calls.append(1))
+    images = {"plain": np.stack([draw(pipe, seed) for seed in seeds])}
+    plain_calls = len(calls)
+    images["generated"] = draw(pipe, 99, torch.Generator().manual_seed(seeds[0]))[None]
+    images["stock"] = np.stack([draw(stock, seed, **call) for seed in seeds])
+    for steps in range(7):
+        calls.clear()
+        try:
+            images[str(steps)] = draw(pipe, seeds[0], num_inference_steps=steps)[None]
+            told.append(len(calls))
+        except ValueError as refusal:
+            told.append(str(refusal))
+    images["plain again"] = draw(pipe, seeds[0])[None]
+    pipe.save_pretrained(f"{folder}-again")
+    again = diffusers.DiffusionPipeline.from_pretrained(f"{folder}-again", **plain)
+    images["saved again"] = draw(again, seeds[0])[None]
+    half = {"torch_dtype": torch.bfloat16}  # a saved copy opens as the stock class too
+    for kept, own, asked in (("own", plain, {}), ("stock", {}, call)):
+        opened = diffusers.DiffusionPipeline.from_pretrained(f"{folder}-again", **own, **half)
+        images[f"half {kept}"] = draw(opened, seeds[0], **asked)[None]
+    np.savez(f"{root}/{name}.npz", **images)
+    facts = [kind.__name__, type(stock) is kind, plain_calls, told, "workbench" in sys.modules]
+    print(json.dumps([name, *facts]))
 """
+
+
+RUN_PROGRAMS = """
+import json, os, sys
+import torch, diffusers, transformers
+
+torch.set_num_threads(1)
+for name, programs in json.load(sys.stdin).items():
+    for number, program in enumerate(programs):
+        child = os.fork()
+        if not child:
+            os.mkdir(f"{name}-{number}")
+            os.chdir(f"{name}-{number}")
+            exec(compile(program, name, "exec"), {"__name__": "__main__"})
+            os._exit("workbench" in sys.modules)
+        assert not os.waitpid(child, 0)[1], program
+"""
+"""Each program in a process and a folder of its own, which begin before any name is bound."""
+
+
+def without_workbench(
+    code: str, *arguments: str, where: Path, given: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """A process that finds no workbench on its path, not even beside itself."""
+    return subprocess.run(
+        [sys.executable, "-I", "-c", WITHOUT_TORCHVISION + code, *arguments],
+        cwd=where,
+        env={**os.environ, "HF_MODULES_CACHE": str(where / "modules"), "HF_HUB_OFFLINE": "1"},
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
 
 
 class Quiet(Workbench):
@@ -178,21 +235,26 @@ def exports(
     return Exports(workbench, root, teacher_folders)
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """What a process without workbench made of one folder."""
+
+    stock: str
+    stock_opens_as_itself: bool
+    plain_calls: int
+    told: list[int | str]
+    imported_workbench: bool
+    images: Mapping[str, Any]
+
+
 @pytest.fixture(scope="module")
-def stock(exports: Exports) -> Mapping[str, tuple[str, int, bool]]:
-    """What a process without workbench made of the folders: class, transformer calls, import."""
-    arguments = [str(exports.root), PROMPT, json.dumps(SEEDS), *SMALL_RECIPES, *OTHER_METHODS]
-    process = subprocess.run(
-        [sys.executable, "-c", STOCK, *arguments],
-        cwd=exports.root,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+def drawn(exports: Exports) -> Mapping[str, Drawn]:
+    names = [*SMALL_RECIPES, *OTHER_METHODS]
+    arguments = [str(exports.root), PROMPT, json.dumps(SEEDS), *names]
+    process = without_workbench(DRAW, *arguments, where=exports.root)
     assert process.returncode == 0, process.stderr
     rows = [json.loads(line) for line in process.stdout.splitlines() if line.startswith("[")]
-    return {name: (kind, calls, imported) for name, kind, calls, imported in rows}
+    return {name: Drawn(*facts, np.load(exports.root / f"{name}.npz")) for name, *facts in rows}
 
 
 def test_every_method_is_exported() -> None:
@@ -201,39 +263,128 @@ def test_every_method_is_exported() -> None:
 
 
 @pytest.mark.parametrize("name", [*SMALL_RECIPES, *OTHER_METHODS])
-def test_stock_diffusers_draws_the_students_images(
-    exports: Exports, stock: Mapping[str, tuple[str, int, bool]], name: str
+def test_the_plain_call_draws_the_students_images(
+    exports: Exports, drawn: Mapping[str, Drawn], name: str
 ) -> None:
-    kind, calls, imported_workbench = stock[name]
-    assert not imported_workbench
+    """Of the folder's own class, and of the stock one where it is told everything."""
+    found = drawn[name]
+    assert not found.imported_workbench
     own = name in SMALL_RECIPES and name != "SanaSprintPipeline"
-    assert kind == (name if own else "SanaPipeline")
-    theirs = np.load(exports.root / f"{name}.npy")
-    assert np.abs(theirs[0] - theirs[1]).max() > 0.01
-    np.testing.assert_allclose(exports.sampled(f"{name}/"), theirs, atol=1e-4, rtol=0)
-    np.testing.assert_allclose(exports.sampled(str(exports.root / name)), theirs, atol=1e-4, rtol=0)
-    assert calls == 4 * len(SEEDS)
+    assert found.stock == (name if own else "SanaPipeline")
+    assert found.stock_opens_as_itself
+    assert found.plain_calls == 4 * len(SEEDS)
+    plain = found.images["plain"]
+    assert np.abs(plain[0] - plain[1]).max() > 0.01
+    expected = exports.sampled(f"{name}/")
+    for images in (plain, found.images["stock"], exports.sampled(str(exports.root / name))):
+        np.testing.assert_allclose(images, expected, atol=1e-4, rtol=0)
+    for one in ("generated", "plain again", "saved again"):
+        np.testing.assert_allclose(found.images[one], expected[:1], atol=1e-4, rtol=0)
+    np.testing.assert_array_equal(found.images["half own"], found.images["half stock"])
 
 
-@pytest.mark.parametrize("name", SMALL_RECIPES)
-def test_the_cards_code_runs_as_it_is(
-    exports: Exports, stock: Mapping[str, tuple[str, int, bool]], name: str
+@pytest.mark.parametrize("name", [*SMALL_RECIPES, *OTHER_METHODS])
+def test_every_step_count_of_the_student_is_right_and_others_are_refused(
+    exports: Exports, drawn: Mapping[str, Drawn], name: str
 ) -> None:
-    """Four steps, and the first two of them where they make samples."""
-    record = json.loads((exports.root / name / "student.json").read_text())
-    prompt = re.search(
-        r"image = pipe\(\n    '(.*)',", (exports.root / name / "README.md").read_text()
-    )
-    assert prompt is not None
-    wanted = ("4",) if name == TRAJECTORY else ("4", "2")
-    for number, steps in enumerate(wanted):
-        drawn = np.asarray(Image.open(exports.root / f"{name}-{number}.png")).astype(int)
-        out = exports.root / "one"
-        shutil.rmtree(out, ignore_errors=True)
-        one = ("--prompt", prompt[1], "--steps", steps, "--files", "--out", str(out))
-        exports.workbench("sample", record["run"], *one)
-        (file,) = out.iterdir()
-        assert np.abs(np.asarray(Image.open(file)).astype(int) - drawn).max() <= 1
+    counts = (4,) if name in (TRAJECTORY, "meanflow") else (1, 2, 3, 4)
+    span = "4" if len(counts) == 1 else "1 to 4"
+    for steps, told in enumerate(drawn[name].told):
+        if steps in counts:
+            assert told == steps, "calls of the transformer"
+            expected = exports.sampled(f"{name}/", "--steps", str(steps))[:1]
+            images = drawn[name].images[str(steps)]
+            np.testing.assert_allclose(images, expected, atol=1e-4, rtol=0)
+        else:
+            refusal = f"This student has {span} steps; num_inference_steps={steps} is none of them."
+            assert told == refusal
+
+
+def test_each_program_of_a_card_runs_alone(exports: Exports, tmp_path: Path) -> None:
+    """Complete, writing one file that no other one of the card writes, of the right image."""
+    cards = {name: (exports.root / name / "README.md").read_text() for name in SMALL_RECIPES}
+    seeded = "import torch; torch.manual_seed(0)\nimage = pipe('"  # for the one that says no seed
+    programs = {
+        name: [
+            text.replace("image = pipe('", seeded)
+            for text in re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+        ]
+        for name, card in cards.items()
+    }
+    process = without_workbench(RUN_PROGRAMS, where=tmp_path, given=json.dumps(programs))
+    assert process.returncode == 0, process.stderr
+    for name, card in cards.items():
+        steps = {"image.png": "4", "image_stock.png": "4"}
+        if name != TRAJECTORY:
+            steps["image_2_steps.png"] = "2"
+        if LORA in SETTINGS[name]:
+            steps["adapter.png"] = "4"
+        drawn = {file.name: file for file in tmp_path.glob(f"{name}-*/*")}
+        assert set(drawn) == set(steps)
+        assert len(programs[name]) == len(steps)
+        prompt = re.search(r"pipe\('(.*)'\)", card)
+        assert prompt is not None
+        for file_name, count in steps.items():
+            out = tmp_path / "own" / name / file_name
+            one = ("--prompt", prompt[1], "--steps", count, "--files", "--out", str(out))
+            exports.workbench("sample", f"{name}/", *one)
+            (own,) = out.iterdir()
+            both = [np.asarray(Image.open(file)).astype(int) for file in (own, drawn[file_name])]
+            assert np.abs(both[0] - both[1]).max() <= 1, (name, file_name)
+
+
+def test_the_folders_code_needs_a_flag_or_an_import_and_the_stock_class_warns(
+    exports: Exports,
+) -> None:
+    """What the card says of opening the folder otherwise."""
+    code = """
+import diffusers, sys
+folder = sys.argv[1]
+try:
+    diffusers.DiffusionPipeline.from_pretrained(folder, custom_pipeline="sana_student")
+except ValueError as refusal:
+    assert "trust_remote_code=True" in str(refusal), refusal
+else:
+    raise AssertionError("the card's sentence on the two arguments is not true any more")
+stock = diffusers.DiffusionPipeline.from_pretrained(folder)
+assert type(stock) is diffusers.SanaPipeline
+sys.path.insert(0, folder)
+from sana_student import StudentPipeline
+print(StudentPipeline.from_pretrained(folder)("the digit 3").images[0].size)
+"""
+    process = without_workbench(code, str(exports.root / "SanaPipeline"), where=exports.root)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines()[-1] == "(32, 32)"
+    assert "The config attributes {'student': {" in process.stderr
+    assert 'custom_pipeline="sana_student", trust_remote_code=True' in process.stderr
+
+
+def test_the_plain_call_draws_the_digit_that_is_asked_for(
+    exports: Exports, teachers_folder: Path, evaluation_cache: Path
+) -> None:
+    """A teacher that has learnt to read, as its own student of eight Euler steps."""
+    small = SMALL_RECIPES["SanaPipeline"]
+    training = small.pretraining.model_copy(update={"steps": 1200})
+    longer = small.model_copy(update={"pretraining": training})
+    reader = build_from_recipe("tests-reader", longer, teachers_folder, data=BUNDLED["digits"])
+    itself = ("training.optimizers.generator.lr=1e-12", "training.kimg=0.016")
+    steps = ("generator.steps=8", "generator.noise=ddim", "evaluation.student_steps=[8]")
+    exports.workbench(*exports.workbench.brief("reader", *itself, *steps, teacher=reader))
+    exports.workbench("export", "reader/", str(exports.root / "reader"))
+    code = """
+import diffusers, numpy as np, torch
+pipe = diffusers.DiffusionPipeline.from_pretrained(
+    "reader", custom_pipeline="sana_student", trust_remote_code=True
+)
+torch.manual_seed(0)
+images = [pipe(f"the digit {digit}", output_type="np").images[0] for digit in range(10)]
+np.save("reader.npy", np.stack(images))
+"""
+    process = without_workbench(code, where=exports.root)
+    assert process.returncode == 0, process.stderr
+    images = torch.from_numpy(np.load(exports.root / "reader.npy")).permute(0, 3, 1, 2)
+    judged = load_or_train(evaluation_cache).log_probabilities(images).argmax(dim=1)
+    assert (judged == torch.arange(10)).sum() >= 8, judged
 
 
 def test_a_student_of_a_trajectory_is_used_with_all_its_steps(exports: Exports) -> None:
@@ -285,8 +436,9 @@ def test_the_card_tells_what_it_is(exports: Exports) -> None:
         assert row["fingerprint"]["id"] in card
     assert results["teacher"]["fingerprint"] in card
     assert "| `generator.flow_shift` | `3.0` |" in card
-    assert "sigmas 1, 0.9, 0.75, 0.5 at `num_inference_steps=4`" in card
+    assert "sigmas 1, 0.9, 0.75, 0.5, with new noise at each step" in card
     assert "Checked at the export: 2 images" in card
+    assert WITHOUT_TORCHVISION.strip() in card
     flux = (exports.root / "FluxPipeline" / "README.md").read_text()
     assert "`guidance_scale=2.5` is what the student was trained with" in flux
     assert f'base_model: "{exports.folders(name).name}"' in front

@@ -14,6 +14,8 @@ from workbench.methods import FewStepSampler, GeneratorConfig, step_times
 from workbench.teachers import FAMILIES, PipelineTeacher, VelocityNetwork
 from workbench.teachers.student_pipeline import (
     STUDENT_RECORD,
+    plain_module,
+    plain_pipeline_source,
     refuse_student,
     stock_noise,
     student_call,
@@ -171,6 +173,14 @@ def test_saved_settings_alone_give_the_students_times(
 def test_times_that_no_settings_give_are_refused() -> None:
     with pytest.raises(RequestError, match="50 step times of flow_shift 100"):
         student_scheduler(FAMILIES["SanaPipeline"], 50, 100.0, renoise=True)
+
+
+def test_modules_of_one_name_are_the_same() -> None:
+    """diffusers copies those of all folders into one, where they replace each other."""
+    modules = {
+        (plain_module(family), plain_pipeline_source(family)) for family in FAMILIES.values()
+    }
+    assert len(modules) == len({name for name, _ in modules}) == 3
 
 
 def test_a_student_is_refused_as_a_teacher(tmp_path: Path) -> None:

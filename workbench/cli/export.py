@@ -38,10 +38,10 @@ def export(
     workspace: WorkspaceOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Write a run's student as a pipeline that stock diffusers opens.
+    """Write a run's student as a pipeline that diffusers opens without workbench.
 
-    DiffusionPipeline.from_pretrained(FOLDER) draws its images from a plain call; README.md there
-    shows it. sample, evaluate and --set start=FOLDER take the folder too.
+    README.md there begins with a whole program: pipe(PROMPT) draws with the student's own steps,
+    size and guidance. sample, evaluate and --set start=FOLDER take the folder too.
     """
     from workbench.runs import ExportRequest, export_student
     from workbench.workspace import open_workspace

@@ -25,6 +25,8 @@ from workbench.teachers.folder import quiet_libraries
 from workbench.teachers.pair_sources import read_pairs
 from workbench.teachers.prompt_sources import read_prompts
 from workbench.teachers.student_pipeline import (
+    plain_module,
+    plain_pipeline_source,
     student_call,
     student_pipeline,
     student_scheduler,
@@ -64,7 +66,8 @@ def export_student(workspace: Workspace, request: ExportRequest) -> Export:
     """Write a run's averaged generator as a stock pipeline, with a model card and a record.
 
     The folder appears whole or not at all. Everything but transformer and scheduler is the
-    teacher's. A LoRA student's adapter is merged there, and kept apart in ``adapter``.
+    teacher's. A module there gives a plain call the student's own defaults, which no setting of a
+    stock class can. A LoRA student's adapter is merged there, and kept apart in ``adapter``.
 
     Raises:
         RequestError: the folder is not empty, no such run, an unknown type of weights, or a
@@ -98,7 +101,7 @@ def export_student(workspace: Workspace, request: ExportRequest) -> Export:
         results = None  # those scores belong to other weights
     card = Card(record, model.teacher, request.folder, prompt, check, results)
     with _aside(request.folder) as partial:
-        _write(pipeline, model, partial, DTYPES[request.dtype])
+        _write(pipeline, model, record, partial)
         record.save(partial)
         (partial / "README.md").write_text(model_card(card), encoding="utf-8")
     return Export(request.folder, record, check)
@@ -173,11 +176,16 @@ def _plain_call(pipeline: Any, call: Mapping[str, Any], prompt: str, seed: int) 
     return images.float().cpu()
 
 
-def _write(pipeline: Any, model: LoadedStudent, folder: Path, dtype: torch.dtype) -> None:
+def _write(pipeline: Any, model: LoadedStudent, record: StudentRecord, folder: Path) -> None:
+    family = model.teacher.family
+    module = folder / f"{plain_module(family)}.py"
+    module.write_text(plain_pipeline_source(family), encoding="utf-8")
     with quiet_libraries():
-        pipeline.to(dtype).save_pretrained(folder, safe_serialization=True)
+        pipeline.to(DTYPES[record.dtype])
+        pipeline.register_to_config(student=record.defaults(family))
+        pipeline.save_pretrained(folder, safe_serialization=True)
         if model.config.training.lora is not None:
-            save_adapter(model.network, folder / ADAPTER, model.teacher.family.pipeline_type())
+            save_adapter(model.network, folder / ADAPTER, family.pipeline_type())
 
 
 @contextmanager

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench.methods import method_type, step_times
+from workbench.methods import step_times
 from workbench.metrics import in_order, title_of
 from workbench.runs.student import StudentRecord
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.hub import revision_of
 from workbench.teachers.hub_catalog import find_hub_teacher
-from workbench.teachers.student_pipeline import STUDENT_RECORD
+from workbench.teachers.student_pipeline import STUDENT_RECORD, plain_loading, plain_module
 
 _FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 _LICENCE = re.compile(r"^license(?:_name)?:\s*(\S.*?)\s*$", re.MULTILINE)
@@ -51,9 +51,8 @@ class Card:
     @property
     def fewer_steps(self) -> int | None:
         """The first half of the student's steps; None where it is no sample after them."""
-        config = self.record.config
-        partial = config.generator.steps > 1 and method_type(config.method).any_step
-        return config.generator.steps // 2 if partial else None
+        steps = self.record.config.generator.steps
+        return steps // 2 if self.record.fewest_steps < steps else None
 
     @property
     def renoised(self) -> bool:
@@ -66,9 +65,10 @@ def model_card(card: Card) -> str:
     """Markdown with YAML front matter; its code samples run as they are."""
     parts = [
         _front_matter(card),
+        _start(card),
         _introduction(card),
         _usage(card),
-        _limits(card),
+        _stock_class(card),
         _adapter(card),
         _scores(card.results),
         _look(card.results),
@@ -119,64 +119,102 @@ def _teacher_place(card: Card) -> tuple[str | None, Path]:
     return (name.partition("@")[0] if revision_of(folder) else None), folder
 
 
+def _start(card: Card) -> str:
+    """A whole program, and what the folder cannot tell diffusers by itself."""
+    stock, module = card.teacher.family.student_class, plain_module(card.teacher.family)
+    defaults = ", ".join(f"`{key}={value!r}`" for key, value in card.record.call.items())
+    return (
+        f"# {card.folder.name}\n\n"
+        f"{_program([*_loading(card), *_drawing(card, {}, 'image.png', seed=None)])}\n"
+        "`custom_pipeline` and `trust_remote_code` are both needed, for this folder as for a copy "
+        f"on the hub: only then does diffusers run its `{module}.py`, a page that gives "
+        f"`{stock}` the student's times and its own defaults ({defaults}). Without them the folder "
+        f"opens as the stock `{stock}`, with a warning that `student` is ignored, and a plain call "
+        "has that class's defaults, which are wrong for the student: see "
+        "[below](#the-stock-class). Code that cannot pass them may put the folder on `sys.path` "
+        f"and import `StudentPipeline` from `{module}`.\n"
+    )
+
+
 def _introduction(card: Card) -> str:
     record, generator = card.record, card.record.config.generator
     return (
-        f"# {card.folder.name}\n\n"
         f"A text-to-image generator of {generator.steps} steps, distilled from "
         f"`{record.teacher.name}` with the method `{record.config.method.name}` on "
         f"{record.nimg / 1000:g} thousand generated images by workbench {record.workbench}.\n"
     )
 
 
-def _usage(card: Card) -> str:
-    lines = [
-        "import torch",
-        "from diffusers import DiffusionPipeline",
+def _loading(card: Card) -> list[str]:
+    """The student with its own defaults."""
+    return _loaded(
+        "DiffusionPipeline", _folder(card), [*_dtype(card), *plain_loading(card.teacher.family)]
+    )
+
+
+def _folder(card: Card) -> str:
+    return str(card.folder.resolve())
+
+
+def _dtype(card: Card) -> list[str]:
+    return ["torch_dtype=torch.bfloat16"] if card.record.dtype == "bf16" else []
+
+
+def _loaded(class_name: str, folder: str, arguments: Sequence[str], *others: str) -> list[str]:
+    return [
+        f"from diffusers import {', '.join((class_name, *others))}",
         "",
-        f"pipe = DiffusionPipeline.from_pretrained({str(card.folder.resolve())!r}{_dtype(card)})",
-        *_drawing(card, card.record.call),
+        *_call(f"pipe = {class_name}.from_pretrained", [repr(folder), *arguments]),
     ]
-    return "## Use\n\n" + _code(lines)
 
 
-def _dtype(card: Card) -> str:
-    return ", torch_dtype=torch.bfloat16" if card.record.dtype == "bf16" else ""
+def _drawing(
+    card: Card, call: Mapping[str, Any], file: str, seed: str | None = "generator"
+) -> list[str]:
+    """One image, saved.
 
-
-def _drawing(card: Card, call: Mapping[str, Any]) -> list[str]:
-    """Lines that draw one image from seed 0 and save it."""
+    Args:
+        seed: what makes it the one of seed 0: the call's generator, torch's global one, or nothing.
+    """
     arguments = [repr(card.prompt), *(f"{key}={value!r}" for key, value in call.items())]
-    seeded = ["torch.manual_seed(0)"]
-    if not card.renoised or card.teacher.family.gives_generator:
-        seeded = []
+    if seed == "generator":
         arguments.append("generator=torch.Generator().manual_seed(0)")
-    body = [f"    {argument}," for argument in arguments]
-    return [*seeded, "image = pipe(", *body, ").images[0]", 'image.save("image.png")']
+    return [
+        *(["torch.manual_seed(0)"] if seed == "global" else []),
+        *_call("image = pipe", arguments, ".images[0]"),
+        f'image.save("{file}")',
+    ]
 
 
-def _code(lines: Sequence[str]) -> str:
-    return "\n".join(["```python", *lines, "```", ""])
+def _call(called: str, arguments: Sequence[str], then: str = "") -> list[str]:
+    if len(arguments) == 1:
+        return [f"{called}({arguments[0]}){then}"]
+    return [f"{called}(", *(f"    {argument}," for argument in arguments), f"){then}"]
 
 
-def _limits(card: Card) -> str:
+def _program(lines: Sequence[str]) -> str:
+    needs_torch = any("torch." in line for line in lines)
+    return "\n".join(["```python", *(["import torch"] * needs_torch), *lines, "```", ""])
+
+
+def _usage(card: Card) -> str:
     record, generator = card.record, card.record.config.generator
     times = step_times(generator.steps, generator.flow_shift)
     sigmas = ", ".join(f"{t:g}" for t in times.tolist())
     k = generator.steps
     said = [
-        f"The scheduler's settings give sigmas {sigmas} at `num_inference_steps={k}`, the times "
-        f"of training, and {'new noise at every step' if card.renoised else 'plain Euler steps'}. "
-        "Another number of steps gives other sigmas, at which the student was not trained.",
+        f"It was trained at sigmas {sigmas}, with "
+        f"{'new noise at each step' if card.renoised else 'plain Euler steps'}. Numbers of steps "
+        "that it does not have are refused.",
         f"`guidance_scale={record.call['guidance_scale']:g}` is what the student was trained with; "
         "guidance is distilled into it, negative prompts do nothing.",
+        "`generator` decides all noise of an image. Without one torch's global state does, which "
+        "on a GPU is the GPU's own: the same seed gives other images there than on a CPU.",
+        "torchvision is not needed, but where one is installed, diffusers and transformers import "
+        "it. If `import torchvision` fails beside the installed torch, so do these programs "
+        '("Could not import module"), unless they begin with '
+        '`import sys; sys.modules["torchvision"] = None`.',
     ]
-    if card.renoised and not card.teacher.family.gives_generator:
-        said.append(
-            "This pipeline class gives its `generator` to the first noise only; the scheduler "
-            "draws from torch's global state. `torch.manual_seed` sets both. On a GPU that is the "
-            "GPU's own state, so the same seed gives other images than on a CPU."
-        )
     if k > 1 and card.fewer_steps is None:
         said.append(
             f"A student of method `{record.config.method.name}` makes samples only after all its "
@@ -184,27 +222,41 @@ def _limits(card: Card) -> str:
         )
     if record.dtype != "fp32":
         said.append("The weights are rounded to bfloat16: images differ a little from float32's.")
-    text = "\n".join(f"- {line}" for line in said) + "\n"
+    text = "## Use\n\n" + "\n".join(f"- {line}" for line in said) + "\n"
     fewer = card.fewer_steps
-    return text if fewer is None else f"{text}\n{_fewer_steps(card, fewer)}"
+    if fewer is None:
+        return text
+    name = f"image_{fewer}_step{'s' * (fewer > 1)}.png"
+    lines = [*_loading(card), *_drawing(card, {"num_inference_steps": fewer}, name)]
+    return f"{text}\nThe first {fewer} of its {k} steps, for which it was trained too:\n\n" + (
+        _program(lines)
+    )
 
 
-def _fewer_steps(card: Card, fewer: int) -> str:
-    """The student after the first steps of its K, with the sigmas given in the call."""
-    generator, k = card.record.config.generator, card.record.config.generator.steps
-    times = step_times(k, generator.flow_shift)[:fewer].tolist()
-    call = {**card.record.call, "num_inference_steps": fewer, "sigmas": times}
+def _stock_class(card: Card) -> str:
+    """The same images without the folder's code."""
+    stock, k = card.teacher.family.student_class, card.record.config.generator.steps
     lines = [
-        "from diffusers import FlowMatchEulerDiscreteScheduler",
-        "",
-        "settings = pipe.scheduler.config",
-        "pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(",
-        "    settings, shift=1.0, shift_terminal=None",
-        ")",
-        *_drawing(card, call),
+        *_loaded(stock, _folder(card), _dtype(card)),
+        *_drawing(card, card.record.call, "image_stock.png", _stock_seed(card)),
     ]
-    text = f"The first {fewer} of its {k} steps, for which it was trained too:\n\n"
-    return text + _code(lines)
+    text = (
+        "## The stock class\n\n"
+        "Without the folder's code each of the student's defaults must be said, and only "
+        f"`num_inference_steps={k}` is right: the scheduler's settings give these times, at "
+        "another number of steps it gives others.\n\n"
+    )
+    if _stock_seed(card) == "global":
+        text += (
+            "This class gives its `generator` to the first noise only; the scheduler draws from "
+            "torch's global state. `torch.manual_seed` sets both.\n\n"
+        )
+    return text + _program(lines)
+
+
+def _stock_seed(card: Card) -> str:
+    alone = card.renoised and not card.teacher.family.gives_generator
+    return "global" if alone else "generator"
 
 
 def _adapter(card: Card) -> str:
@@ -216,23 +268,21 @@ def _adapter(card: Card) -> str:
         "## Adapter\n\n"
         f"Trained as a LoRA of rank {lora.rank} and alpha {lora.alpha:g} (targets: {lora.targets})."
         " It is merged into the transformer here; `adapter` holds it alone, for "
-        "`pipe.load_lora_weights` on the teacher's pipeline.\n"
+        "`pipe.load_lora_weights` on the teacher's pipeline (which needs `peft`).\n"
     )
     if family.pipeline_class != family.student_class:
         return text
-    folder, revision = str(card.folder.resolve()), card.record.teacher.revision
     hub_id, local = _teacher_place(card)
-    pinned = f", revision={revision!r}" if hub_id and revision else ""
+    revision = card.record.teacher.revision
+    pinned = [f"revision={revision!r}"] if hub_id and revision else []
+    scheduler, folder = "FlowMatchEulerDiscreteScheduler", _folder(card)
     lines = [
-        "from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler",
-        "",
-        f"pipe = DiffusionPipeline.from_pretrained({hub_id or str(local)!r}{pinned})",
+        *_loaded("DiffusionPipeline", hub_id or str(local), pinned, scheduler),
         f"pipe.load_lora_weights({folder + '/adapter'!r})",
-        "pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(",
-        f"    {folder!r}, subfolder='scheduler'",
-        ")",
+        f"pipe.scheduler = {scheduler}.from_pretrained({folder!r}, subfolder='scheduler')",
+        *_drawing(card, card.record.call, "adapter.png", _stock_seed(card)),
     ]
-    return f"{text}\n{_code(lines)}"
+    return f"{text}\n{_program(lines)}"
 
 
 def _scores(results: Mapping[str, Any] | None) -> str:

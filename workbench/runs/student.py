@@ -12,9 +12,11 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from workbench.errors import RequestError
+from workbench.methods import method_type, step_times
 from workbench.settings import FrozenConfig
+from workbench.teachers.family import Family
 from workbench.teachers.json_file import read_json
-from workbench.teachers.student_pipeline import STUDENT_RECORD
+from workbench.teachers.student_pipeline import STUDENT_RECORD, plain_loading
 from workbench.training.config import RunConfig
 
 
@@ -38,6 +40,24 @@ class StudentRecord(FrozenConfig):
     dtype: str = Field(description="of the weights in this folder")
     call: Mapping[str, Any] = Field(description="arguments of the plain call, besides the prompt")
     config: RunConfig = Field(description="of the run; its generator says how to sample")
+
+    @property
+    def fewest_steps(self) -> int:
+        """After how many of its steps it makes samples: any, or all."""
+        return 1 if method_type(self.config.method).any_step else self.config.generator.steps
+
+    def defaults(self, family: Family) -> dict[str, Any]:
+        """The ``student`` of an exported model_index.json, which the module beside it reads.
+
+        A stock class knows no such key, and diffusers quotes it in a warning: so it says how.
+        """
+        generator = self.config.generator
+        return {
+            "call": dict(self.call),
+            "fewest_steps": self.fewest_steps,
+            "needs": ", ".join(plain_loading(family)),
+            "sigmas": step_times(generator.steps, generator.flow_shift).tolist(),
+        }
 
     def save(self, folder: Path) -> None:
         text = self.model_dump_json(indent=1) + "\n"

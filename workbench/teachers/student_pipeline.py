@@ -140,6 +140,25 @@ def student_pipeline(teacher: PipelineTeacher, network: VelocityNetwork, schedul
     return teacher.family.student_type()(**parts)
 
 
+def plain_module(family: Family) -> str:
+    """The module in an exported folder: the stock class with the student's defaults.
+
+    Named by its class: diffusers copies it to a folder that all loaded modules share.
+    """
+    return family.student_class.removesuffix("Pipeline").lower() + "_student"
+
+
+def plain_loading(family: Family) -> tuple[str, str]:
+    """What ``DiffusionPipeline.from_pretrained`` must be given to load it."""
+    return f'custom_pipeline="{plain_module(family)}"', "trust_remote_code=True"
+
+
+def plain_pipeline_source(family: Family) -> str:
+    """What the module of a family's students says."""
+    source = Path(__file__).with_name("plain_pipeline.py").read_text(encoding="utf-8")
+    return source.replace("SanaPipeline", family.student_class)
+
+
 def student_call(
     teacher: PipelineTeacher, pipeline: Any, steps: int, distilled_guidance: float
 ) -> Mapping[str, Any]:
