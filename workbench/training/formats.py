@@ -3,8 +3,8 @@
 ``earlier_formats.json`` holds, for each earlier format, the keys that it did not have and what
 their absence meant, in all runs or in those of a kind of teacher or of a method; format 1 had no
 ``format`` key either, and lacked what format 2 lacked. A key that is added from now on gets its
-line there, under the newest format that lacked it, and :class:`~workbench.training.config.RunConfig`
-the next number where that format was written before; one that is renamed gets its earlier name.
+line there, under the newest format that lacked it, and ``RunConfig`` the next number where that
+format was written before; one that is renamed gets its earlier name.
 Then earlier files still load as what they were, and fingerprints of settings that mean the same
 stay the same.
 """
