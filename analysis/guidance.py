@@ -53,13 +53,13 @@ EXPERIMENT = "guidance"
 _PASSES = 3
 _TOUCHING, _NEARER = 200.0, 40.0  # as bad as hiding so many points of a line
 
-_COLUMNS = ["label", "seed", "model", "steps"]
+_COLUMNS = ["label", "seed", "evaluation_seed", "model", "steps"]
 
 
 def collect(groups: Sequence[Group]) -> pd.DataFrame:
     """One row for each run's student at K, and each run's teacher at each of its step counts.
 
-    Columns: label, seed, model, steps, the distance and the other score (:func:`axes_of`); rows
+    Columns: label, both seeds, model, steps, the distance and the other score (:func:`axes_of`); rows
     that lack a finite score are left out, and so are the teachers where the groups have several.
 
     Raises:

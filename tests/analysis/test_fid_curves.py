@@ -74,7 +74,7 @@ def curve(axes, gid):
 
 def test_reads_what_the_run_logged(fid_curves, tmp_path):
     frame, levels = fid_curves.read_runs([write_run(tmp_path / "a")], ["SiD"])
-    assert list(frame.columns)[:5] == ["label", "run", "seed", "kimg", "seconds"]
+    assert list(frame.columns)[:4] == ["label", "run", "seed", "evaluation_seed"]
     assert frame["kimg"].tolist() == KIMG
     assert frame["fid"].tolist() == FID
     assert frame["alignment"].tolist() == ALIGNMENT
@@ -386,7 +386,7 @@ def test_runs_that_clip_judges_are_drawn_with_their_fid(fid_curves, tmp_path, fr
     assert fid_curves.main([*tracked, "--out", str(out), "--format", "svg", "--csv"]) == 0
     frame = pd.read_csv(f"{out}.csv")
     scores = ["fid", "clip", "saturation"]
-    assert list(frame.columns)[6:] == scores
+    assert list(frame.columns)[7:] == scores
     figure = fid_curves.plot_panels(frame)
     labels = [axes.get_ylabel() for axes in figure.axes]
     assert labels == ["FID", "", "", "CLIP score (pale)"]
