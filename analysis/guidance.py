@@ -59,8 +59,8 @@ _COLUMNS = ["label", "seed", "evaluation_seed", "model", "steps"]
 def collect(groups: Sequence[Group]) -> pd.DataFrame:
     """One row for each run's student at K, and each run's teacher at each of its step counts.
 
-    Columns: label, both seeds, model, steps, the distance and the other score (:func:`axes_of`); rows
-    that lack a finite score are left out, and so are the teachers where the groups have several.
+    Columns: label, both seeds, model, steps, the distance and the other score (:func:`axes_of`);
+    rows that lack a finite score are left out, and so are the teachers of groups with several.
 
     Raises:
         RequestError: no run has both scores of its student.

@@ -88,7 +88,8 @@ def test_points_are_means_of_the_students_at_k(guidance: ModuleType) -> None:
                 assert math.isnan(means.loc[label, f"{name}_half"])
             else:
                 assert means.loc[label, f"{name}_half"] == pytest.approx(own.half)
-    assert line(axes, "teacher").get_xydata().tolist() == [[0.877, 0.966], [0.294, 0.924]]
+    levels = line(axes, "teacher").get_xydata()
+    assert levels == pytest.approx(np.array([[0.877, 0.966], [0.294, 0.924]]))
 
 
 def test_names_hide_neither_each_other_nor_leave_the_panel(guidance: ModuleType) -> None:
