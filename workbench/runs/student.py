@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from torch import Tensor
 
 from workbench.errors import RequestError
@@ -17,6 +17,7 @@ from workbench.settings import FrozenConfig
 from workbench.teachers.family import Family
 from workbench.teachers.json_file import read_json
 from workbench.teachers.student_pipeline import STUDENT_RECORD, plain_loading
+from workbench.training import formats
 from workbench.training.config import RunConfig
 
 
@@ -58,6 +59,11 @@ class StudentRecord(FrozenConfig):
             "needs": ", ".join(plain_loading(family)),
             "sigmas": step_times(generator.steps, generator.flow_shift).tolist(),
         }
+
+    @field_validator("config", mode="before")
+    @classmethod
+    def _of_an_earlier_format(cls, config: Any) -> Any:
+        return formats.upgraded(config) if isinstance(config, Mapping) else config
 
     def save(self, folder: Path) -> None:
         text = self.model_dump_json(indent=1) + "\n"

@@ -104,8 +104,11 @@ class ModesRecipe(MixtureRecipe):
     @model_validator(mode="after")
     def _alike(self) -> Self:
         sizes = {len(row) for row in (*self.means, *self.stds)}
-        if len(sizes) > 1 or not len(self.means) == len(self.stds) == len(self.shares):
+        counts = {len(self.means), len(self.stds), len(self.shares)}
+        if len(sizes) > 1 or len(counts) > 1 or 0 in sizes:
             raise ValueError("each mode has a mean and a std along each axis, and a share")
+        if self.prompted and len(self.means) != len(NUMBER_WORDS):
+            raise ValueError(f"prompts ask for {len(NUMBER_WORDS)} modes, not {len(self.means)}")
         return self
 
     @property
@@ -128,11 +131,16 @@ def mixture_recipe(values: Mapping[str, Any]) -> MixtureRecipe:
     return (ModesRecipe if "means" in values else RingRecipe).model_validate(values)
 
 
+def _exact(value: float) -> float:
+    """Without last bits, in which machines differ: they are part of the teacher's name."""
+    return round(value, 12)
+
+
 def _unequal() -> ModesRecipe:
     """Six modes on a ring, of three shares and widths in turn, far apart for their widths."""
     places = [math.pi / 3 * mode for mode in range(6)]
     return ModesRecipe(
-        means=tuple((3 * math.cos(angle), 3 * math.sin(angle)) for angle in places),
+        means=tuple((_exact(3 * math.cos(angle)), _exact(3 * math.sin(angle))) for angle in places),
         stds=((0.2, 0.2), (0.4, 0.4), (0.1, 0.1)) * 2,
         shares=(4.0, 1.0, 2.0) * 2,
     )
@@ -143,7 +151,7 @@ def _anisotropic(dimension: int = 64, largest: float = 1.0, smallest: float = 0.
     fall = (smallest / largest) ** (1 / (dimension - 1))
     return ModesRecipe(
         means=((0.0,) * dimension,),
-        stds=(tuple(largest * fall**axis for axis in range(dimension)),),
+        stds=(tuple(_exact(largest * fall**axis) for axis in range(dimension)),),
         shares=(1.0,),
         width=128,
         blocks=2,
@@ -271,7 +279,8 @@ def read_recipe(folder: Path) -> MixtureRecipe:
     try:
         return mixture_recipe(read_json(folder / MIXTURE_FILE))
     except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or first["msg"].removeprefix("Value error, ")
         raise RequestError(f"{folder / MIXTURE_FILE} is damaged: {where}.") from None
 
 

@@ -81,7 +81,7 @@ class TrainingConfig(FrozenConfig):
     )
     ema_halflife_kimg: float = Field(4.4, ge=0, description="of the generator's average; 0 = off")
     ema_rampup: float | None = Field(
-        0.05,
+        0.25,
         gt=0,
         description="that half-life is at most this share of the images so far, as in "
         "EDM, so that the average forgets the teacher early; none = constant",

@@ -19,13 +19,15 @@ def ema_decay(batch_size: int, halflife_nimg: float) -> float:
 def halflife_at(nimg: int, halflife_nimg: float, rampup: float | None) -> float:
     """The half-life in images while ``nimg`` have been seen: at most ``rampup`` times them.
 
-    The rule of EDM's training (Karras et al. 2022). With a constant half-life H the share 2^(-n/H)
+    The rule of EDM's training (Karras et al. 2022), whose own share of 0.05 leaves an average over
+    ten updates after two hundred. With a constant half-life H the share 2^(-n/H)
     of the average is still the undistilled teacher after n images: 13 % of it at 12.8 kimg with
-    H = 4.4 kimg. With the warm-up the first update of the generator is copied whole.
+    H = 4.4 kimg. With the warm-up the first update of the generator is copied whole, but where the
+    method lets it wait: then it counts as after so many images.
 
     Example:
-        >>> halflife_at(12_800, 4_400, 0.05), halflife_at(128_000, 4_400, 0.05)
-        (640.0, 4400)
+        >>> halflife_at(12_800, 4_400, 0.25), halflife_at(128_000, 4_400, 0.25)
+        (3200.0, 4400)
     """
     return halflife_nimg if rampup is None else min(halflife_nimg, rampup * nimg)
 

@@ -31,16 +31,19 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
     Such files were always written whole: what holds some settings alone is none of them.
     """
     changed = copy.deepcopy(dict(values))
-    for now, before in _table()["renamed"].items():
-        _rename(changed, before, now)
     written = changed.get("format", 1)
-    if not changed.keys() >= _WHOLE or not isinstance(written, int) or written >= FORMAT:
+    if not changed.keys() >= _WHOLE or written not in range(1, FORMAT):
         return changed
+    if not all(isinstance(changed[group], dict) for group in _WHOLE - {"teacher"}):
+        return changed  # validation says what is wrong
+    for now, before in _renamed(changed):
+        _rename(changed, before, now)
     for (*groups, leaf), meaning in _absences(changed, written):
-        node = changed
+        node: Any = changed
         for group in groups:
-            node = node.setdefault(group, {})
-        node.setdefault(leaf, meaning)
+            node = node.setdefault(group, {}) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            node.setdefault(leaf, meaning)
     if written == 1 and _kind(changed) == "points":  # it learns from no prompts, whatever it names
         changed.get("prompts", {}).update(source=None)
     return {**changed, "format": FORMAT}
@@ -56,7 +59,7 @@ def as_format_1(values: Mapping[str, Any]) -> dict[str, Any]:
             node = node[group]
         if node[leaf] == meaning:
             del node[leaf]
-    for now, before in _table()["renamed"].items():
+    for now, before in _renamed(values):
         _rename(kept, now, before)
     if kept["prompts"]["source"] is None:
         kept["prompts"]["source"] = _table()["prompts"]
@@ -94,13 +97,18 @@ def _absences(values: Mapping[str, Any], written: int = 1) -> Iterator[tuple[lis
             yield key.split("."), meaning
 
 
+def _renamed(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Today's and the earlier name of settings of the method."""
+    yield from _table()["renamed"].get(str(values["method"].get("name")), {}).items()
+
+
 def _rename(values: dict[str, Any], old: str, new: str) -> None:
-    """Give a setting, if it is there, another name in its group."""
+    """Give a setting another name in its group, if it is there and the other is not."""
     (*groups, leaf), name = old.split("."), new.rpartition(".")[2]
     node: Any = values
     for group in groups:
         node = node.get(group) if isinstance(node, dict) else None
-    if isinstance(node, dict) and leaf in node:
+    if isinstance(node, dict) and leaf in node and name not in node:
         node[name] = node.pop(leaf)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -40,10 +39,17 @@ class ShuffledPasses:
     """
 
     def __init__(self, length: int, noise: NoiseSource) -> None:
-        self.length = length
-        self._order = lru_cache(maxsize=8)(
-            lambda stream, epoch: noise.permutation(f"{stream}/{epoch}", length)
-        )
+        self.length, self.noise = length, noise
+        self._orders: dict[str, dict[int, Tensor]] = {}
+
+    def _order(self, stream: str, epoch: int) -> Tensor:
+        """A stream's order; this one and its neighbors are kept, as batches go over their edge."""
+        kept = self._orders.get(stream, {})
+        if epoch not in kept:
+            near = {each: order for each, order in kept.items() if abs(each - epoch) == 1}
+            order = self.noise.permutation(f"{stream}/{epoch}", self.length)
+            kept = self._orders[stream] = {**near, epoch: order}
+        return kept[epoch]
 
     def rows(self, stream: str, start: int, count: int) -> Tensor:
         """Row indices of samples ``start .. start + count``, int64 (count,)."""
