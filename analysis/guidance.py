@@ -34,7 +34,7 @@ from workbench.plotting import (
     round_ticks,
 )
 from workbench.reports.curves import distance_in, measured_in
-from workbench.reports.frames import final_frame, over_seeds
+from workbench.reports.frames import final_frame, over_noise, over_seeds
 from workbench.reports.groups import Group
 from workbench.reports.references import select
 from workbench.reports.variant_panels import MARKERS
@@ -140,7 +140,7 @@ def _draw_settings(axes: Axes, frame: pd.DataFrame) -> list[Annotation]:
 
 def _draw_teacher(axes: Axes, rows: pd.DataFrame) -> list[Annotation]:
     """The teacher at each step count, joined in their order; returns their names."""
-    levels = over_seeds(rows.sort_values("steps"), ["steps"], ["x", "y"])
+    levels = over_noise(rows.sort_values("steps"), ["steps"], ["x", "y"])
     (line,) = axes.plot(levels["x"], levels["y"], "x", color=NEUTRAL, zorder=2)
     line.set(linestyle=(0, (4, 2.5)), linewidth=points(0.7), markersize=points(4), gid="teacher")
     return [

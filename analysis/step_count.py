@@ -28,7 +28,7 @@ from workbench.plotting import (
     points,
 )
 from workbench.reports.curves import measured_in, need_distance
-from workbench.reports.frames import final_frame, over_seeds, student_names
+from workbench.reports.frames import final_frame, over_noise, over_seeds, student_names
 from workbench.reports.groups import Group
 from workbench.reports.references import select
 from workbench.reports.variant_panels import MARKERS, teacher_levels
@@ -62,9 +62,10 @@ def collect(groups: Sequence[Group]) -> pd.DataFrame:
     keys = ["line", "trained_steps", "steps"]
     scores = measured_in(frame)
     own = over_seeds(students.sort_values(["trained_steps", "steps"]), keys, scores)
-    teacher = frame[frame["model"] == TEACHER].drop_duplicates("steps").sort_values("steps")
-    teacher = teacher.assign(line=TEACHER, trained_steps=None, n=1)
-    kept = teacher[[*keys, "n", *scores]] if len({g.teacher for g in groups}) == 1 else None
+    teacher = frame[frame["model"] == TEACHER].sort_values("steps")
+    teacher = teacher.assign(line=TEACHER, trained_steps=None)
+    one = len({group.teacher for group in groups}) == 1
+    kept = over_noise(teacher, keys, scores) if one else None
     return own if kept is None else pd.concat([own, kept], ignore_index=True)
 
 

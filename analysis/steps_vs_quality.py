@@ -37,7 +37,7 @@ from workbench.plotting import (
     round_ticks,
 )
 from workbench.reports.curves import drawable, measured_in, need_distance
-from workbench.reports.frames import final_frame, over_seeds, student_names
+from workbench.reports.frames import final_frame, over_noise, over_seeds, student_names
 from workbench.reports.groups import Group
 from workbench.reports.kept_evaluations import kept_rows, one_call
 from workbench.reports.references import select
@@ -84,13 +84,13 @@ def collect(groups: Sequence[Group], workspace: Workspace | None = None) -> pd.D
     own = frame[frame["model"] != STUDENT].assign(trained_steps=None)
     places = zip(own["model"], own["line"], strict=True)
     own["line"] = [_teacher_line(model, names[line] if several else None) for model, line in places]
-    teachers = over_seeds(own, _KEYS, values)
     kept, notes = _kept(groups, workspace, several) if workspace else ([], ())
     if kept:
         more = pd.DataFrame(kept)
         known = set(zip(more["line"], more["steps"], strict=True))
-        pairs = zip(teachers["line"], teachers["steps"], strict=True)
-        teachers = pd.concat([teachers[[pair not in known for pair in pairs]], more])
+        pairs = zip(own["line"], own["steps"], strict=True)
+        own = pd.concat([own[[pair not in known for pair in pairs]], more])
+    teachers = over_noise(own, _KEYS, values)
     found = [teachers.sort_values(["line", "steps"]), over_seeds(students, _KEYS, values)]
     whole = pd.concat(found, ignore_index=True)
     marks = {f"front_{cost}": front(list(whole[cost]), list(whole[score])) for cost in COSTS}
@@ -122,7 +122,7 @@ def _kept(
     groups: Sequence[Group], workspace: Workspace, several: bool
 ) -> tuple[list[dict[str, object]], tuple[str, ...]]:
     protocols = {run.protocol for group in groups for run in group.runs}
-    rows: dict[tuple[str, int], dict[str, object]] = {}
+    rows: dict[tuple[str, int, int], dict[str, object]] = {}
     other = 0
     for teacher in dict.fromkeys(group.teacher for group in groups):
         # The first group's own points are those that kept ones stand among.
@@ -133,8 +133,8 @@ def _kept(
                 other += 1
                 continue
             head = {"line": line, "model": TEACHER, "steps": row.steps}
-            costs = {"nfe": row.nfe, "ms_per_image": row.ms_per_image, "n": 1}
-            rows[line, row.steps] = {**head, "trained_steps": None, **costs, **row.scores}
+            costs = {"nfe": row.nfe, "ms_per_image": row.ms_per_image, "evaluation_seed": row.seed}
+            rows[line, row.steps, row.seed] = {**head, "trained_steps": None, **costs, **row.scores}
     note = (
         f"{other} kept evaluations were not made by the protocol, guidance and teacher's weights "
         "of the runs' own tables; left out."

@@ -3,7 +3,7 @@
     python benchmarks/evaluation_seeds.py
     python benchmarks/evaluation_seeds.py --training-sd 0.026 --evaluation-sd 0.026 --shared 0.82
 
-Simulates one variant, and the difference of two, whose runs are scored on the same number of drawn
+Simulates one variant, and the difference of two on the same noise, whose runs are scored on the same number of drawn
 images: either on noise of each run's own (the default, ``evaluation.seed = null``), or divided
 among m evaluation seeds that all runs share. A score of fewer images varies more: its variance over
 evaluation seeds is taken as proportional to 1 / images. Printed are the median half width of the
@@ -24,19 +24,29 @@ TIMES = 2000
 
 def simulate(
     seeds: int, noises: int | None, options: argparse.Namespace, chance: np.random.Generator
-) -> list[Observation]:
-    """Scores of one variant whose mean is 0; ``noises`` None is noise of each run's own."""
+) -> list[list[Observation]]:
+    """Scores of two variants whose mean is 0; ``noises`` None is noise of each run's own.
+
+    What noise does to all runs alike it does to both variants; the rest, and training, is each
+    run's own.
+    """
     shape = (seeds, noises or 1)
     total = options.evaluation_sd**2 * shape[1]  # of a score of so many fewer images
-    common, own = np.sqrt(total * options.shared), np.sqrt(total * (1 - options.shared))
-    noise = chance.normal(size=shape if noises is None else (1, noises))
-    scores = options.training_sd * chance.normal(size=(seeds, 1))
-    scores = scores + common * noise + own * chance.normal(size=shape)
-    return [
-        Observation(seed, place if noises else seed, float(value))
-        for seed, row in enumerate(scores)
-        for place, value in enumerate(row)
-    ]
+    common = np.sqrt(total * options.shared) * chance.normal(
+        size=shape if noises is None else (1, noises)
+    )
+    found = []
+    for _ in range(2):
+        scores = options.training_sd * chance.normal(size=(seeds, 1)) + common
+        scores = scores + np.sqrt(total * (1 - options.shared)) * chance.normal(size=shape)
+        found.append(
+            [
+                Observation(seed, place if noises else seed, float(value))
+                for seed, row in enumerate(scores)
+                for place, value in enumerate(row)
+            ]
+        )
+    return found
 
 
 def half_width(
@@ -46,12 +56,8 @@ def half_width(
     chance = np.random.default_rng(0)
     halves, inside = [], 0
     for _ in range(TIMES):
-        ours = simulate(seeds, noises, options, chance)
-        found = (
-            difference(ours, simulate(seeds, noises, options, chance))
-            if pairs
-            else estimate_scores(ours)
-        )
+        ours, theirs = simulate(seeds, noises, options, chance)
+        found = difference(ours, theirs) if pairs else estimate_scores(ours)
         assert found.half is not None
         halves.append(found.half)
         inside += abs(found.mean) <= found.half

@@ -103,11 +103,11 @@ def test_a_run_s_fresh_scores_are_those_of_evaluate(inside_finished: InsideWorkb
     """Two ways to the same number: the run's end, and its checkpoint scored at those seeds."""
     results = json.loads((inside_finished.only_run() / "results.json").read_text())
     fresh = {(row["weights"], row["seed"]): row for row in results["fresh"]}
-    assert set(fresh) == {(w, s) for w in ("last", "best") for s in (1_000_000, 2_000_000)}
+    assert set(fresh) == {(w, s) for w in ("last", "best") for s in (10**9, 2 * 10**9)}
     command = ("evaluate", "quickstart", "--metrics", "fid", "--bootstrap", "0")
-    seeds = ("--seeds", "0,1000000,2000000")
+    seeds = ("--seeds", "0,1000000000,2000000000")
     table = inside_finished.json(*command, *seeds)["table"]
-    assert [row["seed"] for row in table] == [0, 1_000_000, 2_000_000]
+    assert [row["seed"] for row in table] == [0, 10**9, 2 * 10**9]
     own = next(r for r in results["table"] if (r["model"], r["steps"]) == ("student", 4))
     assert table[0]["fid"] == pytest.approx(own["fid"], rel=1e-6)
     for row in table[1:]:
@@ -123,6 +123,9 @@ def test_a_run_s_fresh_scores_are_those_of_evaluate(inside_finished: InsideWorkb
     assert group["evaluation_sd"] == pytest.approx(np.std([r["fid"] for r in table], ddof=1))
     refused = inside_finished("evaluate", "quickstart", "--seeds", "1,x", code=2)
     assert "--seeds '1,x': expected numbers" in refused.stderr
+    for wrong in ("", str(2**64)):
+        refused = inside_finished("evaluate", "quickstart", "--seeds", wrong, code=2)
+        assert len(refused.stderr.strip().splitlines()) == 1
 
 
 def test_scores_are_kept_with_what_decides_them(

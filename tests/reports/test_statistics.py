@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from workbench.reports import Observation, difference, estimate, estimate_scores, holm
-from workbench.reports.statistics import DIVERGED, NO_PAIRS, ONE_NOISE, ONE_SEED, SOME_NOISE
+from workbench.reports.statistics import (
+    DIVERGED,
+    NO_PAIRS,
+    NO_SPREAD,
+    ONE_NOISE,
+    ONE_SEED,
+    SOME_NOISE,
+    on_common_noise,
+)
 
 Scores = NDArray[np.float64]
 
@@ -211,7 +219,9 @@ def test_seeds_that_are_missing_or_equal() -> None:
     alone = difference(own_noise([0.5]), own_noise([0.4, 0.41]))
     assert (alone.half, alone.p, alone.reason) == (None, None, ONE_SEED)
     assert alone.mean == pytest.approx(0.095)
-    assert difference(own_noise([0.5, 0.5]), own_noise([0.4, 0.4])).p == 0.0
+    # Coarse scores are equal by chance: no spread is no certainty.
+    coarse = difference(own_noise([0.5, 0.5]), own_noise([0.4, 0.4]))
+    assert (coarse.half, coarse.p, coarse.reason) == (None, None, NO_SPREAD)
     assert difference(own_noise([0.4, 0.4]), own_noise([0.4, 0.4])).p == 1.0
     with pytest.raises(ValueError, match="needs values"):
         estimate([])
@@ -229,6 +239,14 @@ def test_seeds_in_common_are_paired_and_the_others_left_out() -> None:
     assert found.mean == pytest.approx((0.15 + 0.08) / 2)
     one = [each for each in own_noise([0.4, 0.45, 0.62, 9.0]) if each.training_seed >= 2]
     assert difference(ours, one).reason == NO_PAIRS
+
+
+def test_scores_are_reduced_to_the_noise_that_all_runs_share() -> None:
+    """Runs of own seeds 0 to 2, scored again at 0, 1 and 2, are a complete table."""
+    scores = [Observation(s, e, 0.4 + 0.01 * s + 0.02 * e) for s in (4, 5) for e in (0, 1, 2)]
+    own = [Observation(4, 4, 9.0), Observation(5, 5, 9.0)]
+    assert on_common_noise([*scores, *own]) == tuple(scores)
+    assert on_common_noise(own) == tuple(own)
 
 
 def test_noise_that_some_runs_share_is_said() -> None:

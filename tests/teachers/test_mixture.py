@@ -169,10 +169,11 @@ def test_a_marginal_has_the_coordinates_asked_for() -> None:
 
 def test_earlier_teachers_are_kept_where_they_were() -> None:
     """Their folders, and checkpoints of their students, are told by these."""
-    hashes = {name: ANALYTIC[name].hash for name in list(ANALYTIC)[:2]}
-    assert hashes == {
+    assert {name: recipe.hash for name, recipe in ANALYTIC.items()} == {
         "analytic-ring-8": "0752df774a",
         "analytic-ring-10-prompted": "09677dc05d",
+        "analytic-unequal": "fa3d02d876",
+        "analytic-anisotropic": "3f1bb9fbd9",
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from workbench.errors import RequestError
 from workbench.registry import get_experiment, make_plan
 from workbench.training import formats
 from workbench.training.config import RunConfig, load_config, validated
@@ -69,6 +70,23 @@ def test_a_configuration_of_format_2_is_still_the_run_that_it_was(name: str) -> 
     assert (config.training.ema_rampup, config.evaluation.fresh_seeds) == (None, 0)
     assert config.fingerprint() == KEPT[name]["fingerprint"]
     assert config.recipe_fingerprint() == KEPT[name]["recipe"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"format": 0}, {"format": -1}, {"format": "2"}, {"method": "sid"}, {"evaluation": None}],
+)
+def test_a_damaged_earlier_file_is_refused_in_one_line(change: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match=r"^Invalid configuration: [^\n]*$"):
+        validated({**KEPT["quickstart/default"]["config"], **change})
+
+
+def test_a_setting_that_was_renamed_is_read_by_its_earlier_name() -> None:
+    earlier = KEPT["methods/dmd2"]["config"]
+    assert earlier["method"]["fake_updates"] == validated(earlier).method.fake_score_updates
+    both = {**earlier["method"], "fake_score_updates": 3}
+    with pytest.raises(RequestError, match="fake_updates"):
+        validated({**earlier, "method": both})
 
 
 def test_other_values_of_new_settings_are_other_runs() -> None:

@@ -180,6 +180,7 @@ def evaluate(
     from workbench.cli.building import ensure_with_bar
     from workbench.runs import EvaluateRequest, evaluate_source
     from workbench.runs.evaluate_sources import Asked
+    from workbench.training.config import MOST_SEEDS
     from workbench.workspace import open_workspace
 
     wanted = None if metrics is None else split_names(metrics)
@@ -189,6 +190,8 @@ def evaluate(
         raise unknown_name("precision", str(precision), ("fp32", "bf16"))
     counts = whole_numbers("--steps", steps, least=1)
     drawn = whole_numbers("--seeds", seeds, least=0)
+    if drawn and max(drawn) >= MOST_SEEDS:
+        raise RequestError(f"--seeds {seeds!r}: each must be below {MOST_SEEDS}.")
     given = weight_paths(weights)
     asked = Asked(model, tuple(drawn) if drawn else None, cfg_scale, stock, _call(call), precision)
     place = open_workspace(workspace)
@@ -272,7 +275,7 @@ def whole_numbers(option: str, text: str | None, *, least: int) -> list[int] | N
         RequestError: one that is no whole number, or below ``least``.
     """
     try:
-        found = [int(part) for part in text.split(",")] if text else None
+        found = None if text is None else [int(part) for part in text.split(",")]
     except ValueError:
         raise RequestError(f"{option} {text!r}: expected numbers like 4,2,1.") from None
     if found and min(found) < least:

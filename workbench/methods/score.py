@@ -146,8 +146,9 @@ def fake_score_loss(x_g: Tensor, eps: Tensor, velocity: Tensor) -> Tensor:
 class ScoreDistillation(Method):
     """A method whose generator is told by two scores: the teacher's, and one of its own samples.
 
-    Each iteration: updates of the fake score, then one of the generator, all on newly drawn samples
-    and prompts.
+    Each iteration: updates of the fake score, then one of the generator, each on newly drawn
+    samples. Updates of the fake score have prompts of their own but the first, which shares the
+    generator's; all share the number of steps.
 
     Attributes:
         fake_score_roles: what an update of the fake score trains.

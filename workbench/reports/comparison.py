@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from statistics import fmean
 from typing import Any
 
 from workbench.errors import RequestError, unknown_name
@@ -14,6 +13,7 @@ from workbench.metrics import METRICS, Goal, MetricInfo, in_order, primary_of_mo
 from workbench.reports.groups import Group, SeedRun, Selection, shortened
 from workbench.reports.statistics import (
     ONE_NOISE,
+    SOME_NOISE,
     Difference,
     Estimate,
     Observation,
@@ -180,24 +180,41 @@ def compare(
     seconds: float | None = min(run.seconds for run in begun)
     if any(math.isnan(run.seconds) for run in begun):
         seconds = None
-    results = [_result(group, known, nimg, seconds) for group in groups]
+    fresh = all(run.fresh(tags.LAST, metric) for run in begun)
+    results = [_result(group, known, nimg, seconds, fresh) for group in groups]
     results.sort(key=lambda result: rank(result.get(metric, AT_KIMG), info))
     notes = [*selection.notes, *_limits(begun, nimg), *_only_begun(runs, nimg), *_single(groups)]
     if seconds is not None:
         notes += _machines(runs)
     measured = [(result.group, result.get(metric, AT_KIMG)) for result in results]
+    if against is not None and against in [g.label for g, own in measured if own is None]:
+        raise RequestError(
+            f"Not every run of {against} has {info.title} at {nimg / 1000:g} kimg, so nothing can "
+            "be compared with it."
+        )
     verdicts = judge([(g, own) for g, own in measured if own], info, against)
     notes += caution(verdicts, chosen=against is None)
+    notes += _without(results, metric, nimg)
+    notes += paired_notes(verdicts, groups)
     return Comparison(metric, nimg / 1000, seconds, tuple(results), verdicts, tuple(notes))
 
 
-def _result(group: Group, scores: Sequence[str], nimg: int, seconds: float | None) -> GroupResult:
+def _result(
+    group: Group, scores: Sequence[str], nimg: int, seconds: float | None, fresh: bool
+) -> GroupResult:
+    """Scores at fresh seeds count where all compared runs have them: else of unlike noise."""
+    at_end = fresh and all(run.nimg == nimg for run in group.runs)
+
+    def last(run: SeedRun, name: str) -> dict[int, float]:
+        own = _own(run, run.curve.last(name))
+        return {**own, **run.fresh(tags.LAST, name)} if own and fresh else own
+
     reads: dict[str, Read] = {
         BEST: lambda run, name: _own(run, _best(run, name)),
-        BEST_FRESH: lambda run, name: run.fresh(tags.BEST, name),
-        LAST: _last,
+        BEST_FRESH: lambda run, name: run.fresh(tags.BEST, name) if run.row.primary == name else {},
+        LAST: last,
         AT_KIMG: lambda run, name: (
-            _last(run, name) if nimg == run.nimg else _own(run, run.curve.at_nimg(name, nimg))
+            last(run, name) if at_end else _own(run, run.curve.at_nimg(name, nimg))
         ),
     }
     if seconds is not None:
@@ -234,12 +251,6 @@ def _own(run: SeedRun, value: float | None) -> dict[int, float]:
     return {} if value is None else {run.evaluation_seed: value}
 
 
-def _last(run: SeedRun, name: str) -> dict[int, float]:
-    """Of the last weights, also at the fresh evaluation seeds of a finished run."""
-    own = _own(run, run.curve.last(name))
-    return {**own, **run.fresh(tags.LAST, name)} if own else {}
-
-
 def _best(run: SeedRun, name: str) -> float | None:
     logged = run.row.best_scores.get(name)
     if logged is not None:  # of all evaluations: a long curve keeps only some of them
@@ -250,11 +261,15 @@ def _best(run: SeedRun, name: str) -> float | None:
 def rank(found: Estimate | None, info: MetricInfo) -> tuple[bool, float]:
     """Sorts groups best first; those without a value last, all of them equal if nothing ranks.
 
-    Near a target every seed counts by its own distance: one above and one below are not on it.
+    Near a target every score counts by its own distance: one above and one below are not on it.
     """
     if found is None or math.isnan(found.mean):
         return True, 0.0
-    return False, fmean(map(info.badness, found.values)) if info.ranks else 0.0
+    if not info.ranks:
+        return False, 0.0
+    judged = _judged(found, info)
+    mean = estimate_scores(judged).mean
+    return False, mean if info.goal is Goal.NEAR else info.badness(mean)
 
 
 def judge(
@@ -316,9 +331,33 @@ def caution(verdicts: Sequence[Verdict], *, chosen: bool = True) -> list[str]:
             "from them, so there are no intervals and no verdicts. Score them at several: "
             "workbench evaluate RUN --seeds 0,1,2,3, then compare with --reference and --steps."
         )
-    few = {verdict.difference.seeds for verdict in verdicts if verdict.difference.seeds}
-    if len(few) > 1:
-        notes.append("Not all groups have the same training seeds: pairs are of those in common.")
+    return notes
+
+
+def paired_notes(verdicts: Sequence[Verdict], groups: Sequence[Group]) -> list[str]:
+    """Which runs a difference leaves out, as its pair has no run of that training seed."""
+    seeds = {group.label: set(group.seeds) for group in groups}
+    notes = []
+    for verdict in verdicts:
+        paired = set(verdict.difference.seeds)
+        if paired and (seeds[verdict.label] | seeds[verdict.reference]) - paired:
+            told = ", ".join(map(str, sorted(paired)))
+            notes.append(
+                f"{verdict.label} against {verdict.reference}: of the training seeds in common, "
+                f"{told}; the means above are of all."
+            )
+    return notes
+
+
+def _without(results: Sequence[GroupResult], metric: str, nimg: int) -> list[str]:
+    """Groups that have no interval or no verdict, and why."""
+    notes = []
+    for result in results:
+        own = result.get(metric, AT_KIMG)
+        if own is None and any(run.nimg >= nimg for run in result.group.runs):
+            notes.append(f"{result.group.label}: no verdict, as not every run has {metric} there.")
+        elif own is not None and own.reason in (ONE_NOISE, SOME_NOISE):
+            notes.append(f"{result.group.label}: no interval ({own.reason}).")
     return notes
 
 

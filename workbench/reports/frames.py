@@ -101,6 +101,14 @@ def over_seeds(frame: pd.DataFrame, keys: Sequence[str], values: Sequence[str]) 
     return pd.DataFrame(rows, columns=[*keys, "n", *columns])
 
 
+def over_noise(frame: pd.DataFrame, keys: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
+    """As :func:`over_seeds`, of a teacher: each noise that it was drawn from is a repetition.
+
+    It has no training seed here; what several runs say of one noise counts once.
+    """
+    return over_seeds(frame.assign(seed=frame["evaluation_seed"]), keys, values)
+
+
 def _mean(column: pd.Series[float]) -> float:
     """NaN where any is: a mean over fewer is another mean."""
     return float(column.mean(skipna=False))

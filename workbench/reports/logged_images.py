@@ -28,7 +28,7 @@ def logged_prompts(run: SeedRun) -> list[str]:
 def logged_images(run: SeedRun, tracking_uri: str) -> tuple[NDArray[Any], float]:
     """Images (columns, 3, S, S) in [0, 1] of the run's newest evaluation, and its kimg.
 
-    All runs draw them from the same prompts and, with equal ``evaluation.seed``, the same noise.
+    All runs draw them from the same prompts, and those of one evaluation seed from the same noise.
     Small images are enlarged to S = 96 by repeated pixels, large ones reduced to 256.
 
     Raises:

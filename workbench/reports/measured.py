@@ -17,7 +17,13 @@ from workbench.reports.frames import CELL
 from workbench.reports.groups import Group, SeedRun
 from workbench.reports.kept_evaluations import kept_benchmarks, kept_rows, one_call
 from workbench.reports.score_files import ScoreFiles
-from workbench.reports.statistics import Estimate, Observation, estimate, estimate_scores
+from workbench.reports.statistics import (
+    Estimate,
+    Observation,
+    estimate,
+    estimate_scores,
+    on_common_noise,
+)
 from workbench.runs.external_scores import ExternalName
 from workbench.runs.kept_scores import ScoreName
 from workbench.runs.tags import REFERENCE, STUDENT, TEACHER
@@ -128,7 +134,7 @@ def _of_run(
             seed = name.seed
         else:
             place = Place(STUDENT, name.steps or _steps(run), reference)
-            protocol, seed = _protocol(run, name, sources), own
+            protocol, seed = _benchmark(run, name, sources)
         yield Score(place, name.metric, protocol, value, run, seed)
 
 
@@ -167,9 +173,10 @@ def _is_earlier(
     return True
 
 
-def _protocol(run: SeedRun, name: ExternalName, sources: Sources) -> str:
+def _benchmark(run: SeedRun, name: ExternalName, sources: Sources) -> tuple[str, int]:
+    """Its protocol and the seed that its images were drawn from; 0, as by default, if unknown."""
     file = None if sources.files is None else sources.files.find_benchmark(run.row, name)
-    return UNKNOWN if file is None else file.protocol
+    return (UNKNOWN, 0) if file is None else (file.protocol, file.seed)
 
 
 def _of_teacher(group: Group, sources: Sources, notes: list[str]) -> Iterator[Score]:
@@ -190,7 +197,7 @@ def _of_teacher(group: Group, sources: Sources, notes: list[str]) -> Iterator[Sc
         other += not same
         if same:
             place = Place(TEACHER, file.steps, reference)
-            found.append((place, file.benchmark, file.protocol, file.score, 0))
+            found.append((place, file.benchmark, file.protocol, file.score, file.seed))
     for run in group.runs:
         yield from (Score(*score[:4], run, score[4]) for score in found)
     if other:
@@ -215,7 +222,7 @@ def _cell(scores: Sequence[Score], own: Collection[str], wanted: Collection[str]
     counted = list(ways[shared[0]].values())
     if scores[0].place.model == STUDENT:
         seen = [Observation(each.run.seed, each.seed, each.value) for each in counted]
-        return Cell(estimate_scores(seen), (shared[0],))
+        return Cell(estimate_scores(on_common_noise(seen)), (shared[0],))
     # A teacher has no training seed here: each noise that it was drawn from is a repetition.
     noises: dict[int, list[float]] = {}
     for each in counted:

@@ -16,7 +16,7 @@ from workbench.reports.groups import Group, SeedRun, Selection, shortened
 from workbench.reports.score_files import ScoreFiles
 from workbench.runs.kept_scores import ScoreName
 
-_NOT_PROTOCOL = ("protocol", "sampler", "id", "seed")
+_NOT_PROTOCOL = ("protocol", "sampler", "id")
 _SHOWN_CHARACTERS = 60
 
 

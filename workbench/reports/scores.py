@@ -9,7 +9,7 @@ from typing import Any
 
 from workbench.errors import RequestError
 from workbench.metrics import Goal, metric_info
-from workbench.reports.comparison import Verdict, caution, judge, rank
+from workbench.reports.comparison import Verdict, caution, judge, paired_notes, rank
 from workbench.reports.groups import Group, SeedRun, Selection, shortened
 from workbench.reports.score_choice import Choice, Wanted, choose_scores, logged_scores
 from workbench.reports.score_files import KeptScore, ScoreFiles
@@ -151,7 +151,12 @@ def compare_scores(
         goal=info.goal,
         results=tuple(results),
         verdicts=verdicts,
-        notes=(*selection.notes, *notes, *caution(verdicts, chosen=against is None)),
+        notes=(
+            *selection.notes,
+            *notes,
+            *caution(verdicts, chosen=against is None),
+            *paired_notes(verdicts, [r.group for r in results]),
+        ),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a teacher's samples are measured to be, once for all runs that distil it.
+"""What a teacher's samples are measured to be, once for all runs of one evaluation seed.
 
 It depends on the teacher, its call and the protocol of evaluation, not on the student: an
 experiment of twenty runs would else spend a third of its time on the same fifty Euler steps.

@@ -263,9 +263,10 @@ class ModelSource:
         if prompts not in self._encoded:
             few = len(set(prompts)) <= _ENCODED_AT_ONCE
             teacher = self.model.teacher
-            self._encoded = {
-                prompts: EncodedPrompts(teacher, prompts) if few else _LastBatch(teacher)
-            }
+            self._encoded.clear()  # in place: the same model on other noise shares it
+            self._encoded[prompts] = (
+                EncodedPrompts(teacher, prompts) if few else _LastBatch(teacher)
+            )
         return self._encoded[prompts]
 
 

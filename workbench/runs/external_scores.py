@@ -82,6 +82,11 @@ class ExternalFile:
     def steps(self) -> int:
         return int(self.fingerprint["sampler"]["steps"])
 
+    @property
+    def seed(self) -> int:
+        """Of the first image's noise; equal for all models unless it was asked for."""
+        return int(self.fingerprint["sampler"].get("seed", 0))
+
     def is_of(self, teacher: str, cfg_scale: float) -> bool:
         """Whether a teacher of these files (fingerprint) drew the images with this guidance."""
         sampler = self.fingerprint["sampler"]

@@ -22,7 +22,7 @@ _KEY = re.compile(
 class ScoreName:
     """A logged score: what was measured against what, of how many steps, and how (``protocol``).
 
-    ``seed`` is the evaluation seed; names of before, all of them of one seed, do not end in it.
+    ``seed`` is the evaluation seed; names of before do not end in it, whatever it was.
     """
 
     reference: str

@@ -266,7 +266,9 @@ class Session:
             if self.engine.load_best():
                 rows += self._at_fresh_seeds(BEST, best)
             else:
-                text = f"The best weights, of {best / 1000:g} kimg, are not kept: no fresh scores."
+                text = (
+                    f"The best weights, of {best / 1000:g} kimg, cannot be read: no fresh scores."
+                )
                 self.listeners.on_warning(state.nimg, text)
         return rows
 

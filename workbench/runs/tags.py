@@ -22,14 +22,14 @@ STOCK, TEACHER, STUDENT = "stock", "teacher", "student"
 LAST, BEST = "last", "best"
 """Whose scores are taken again at fresh evaluation seeds: the last weights, and the best ones."""
 
-_APART = 1_000_000
+_APART = 10**9
 _FRESH = re.compile(rf"fresh/({LAST}|{BEST})_(\d+)_(\w+)")
 
 
 def fresh_seed(seed: int, number: int) -> int:
     """The fresh evaluation seed of that number, 1 on, of a run whose evaluation seed is ``seed``.
 
-    Equal for the variants of one training seed, and no other training seed's.
+    Equal for the variants of one training seed, and no other's below 10^9.
     """
     return seed + number * _APART
 

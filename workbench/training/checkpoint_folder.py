@@ -9,6 +9,8 @@ from workbench.errors import RequestError
 from workbench.training.checkpoint import (
     CheckpointError,
     Stateful,
+    checkpoint_path,
+    damage,
     latest_checkpoint,
     load_checkpoint,
     prune_checkpoints,
@@ -51,10 +53,13 @@ class CheckpointFolder:
             )
         return self.ranks.from_main(found)
 
-    def at(self, nimg: int, wanted: int) -> Path | None:
-        """The whole one of just so many images, if it is there."""
-        found = self.newest(nimg, wanted)
-        return found if found is not None and _images(found) == wanted else None
+    def at(self, wanted: int) -> Path | None:
+        """The whole one of just so many images, if it is there; on every rank."""
+        found: Path | None = None
+        if self.path is not None and self.ranks.is_main:
+            path = checkpoint_path(self.path, wanted)
+            found = path if path.is_dir() and damage(path) is None else None
+        return self.ranks.from_main(found)
 
     def restore(self, found: Path, stateful: Stateful) -> TrainingState:
         """Everything as a checkpoint has it; returns its state.
@@ -94,7 +99,3 @@ class CheckpointFolder:
             good = state.stability.good if self.keep_good else None
             prune_checkpoints(self.path, self.keep, state.best_nimg, good)
         self.listener.on_checkpoint(state.nimg, written)
-
-
-def _images(path: Path) -> int:
-    return int(read_manifest(path)["progress"]["nimg"])

@@ -38,6 +38,9 @@ from workbench.training.stability import StabilityConfig
 
 Precision = Literal["fp32", "bf16-mixed", "bf16"]
 
+MOST_SEEDS = 2**33
+"""Evaluation seeds are below: stock pipelines draw image i of a seed from 10^9 seed + i."""
+
 
 class AdamConfig(FrozenConfig):
     """Adam as in the published runs: beta1 = 0."""
@@ -131,6 +134,7 @@ class EvaluationConfig(FrozenConfig):
     seed: int | None = Field(
         None,
         ge=0,
+        lt=MOST_SEEDS,
         description="evaluation seed: of the noise that samples are drawn from; none = the run's "
         "own seed, so that runs of several seeds share no noise",
     )

@@ -13,7 +13,7 @@ from workbench.flow.noise import NoiseSource
 from workbench.methods import Networks, make_method
 from workbench.metrics import DRIFT_METRICS, info_or_distance
 from workbench.teachers.base import VelocityNetwork
-from workbench.training.checkpoint import Stateful, load_modules
+from workbench.training.checkpoint import CheckpointError, Stateful, load_modules
 from workbench.training.checkpoint_folder import CheckpointFolder
 from workbench.training.config import RunConfig
 from workbench.training.ema import ema_decay, halflife_at, update_ema
@@ -167,11 +167,15 @@ class Engine:
         For looking back at the end: training does not go on from here.
         """
         best = self.state.best_nimg
-        path = None if best is None else self.checkpoints.at(self.state.nimg, best)
+        path = None if best is None else self.checkpoints.at(best)
         if path is None:
             return False
-        load_modules(path, {AVERAGE: self.average})
-        return True
+        unread = False
+        try:
+            load_modules(path, {AVERAGE: self.average})
+        except CheckpointError:
+            unread = True
+        return not self.ranks.any(unread)
 
     def _iterate(self) -> None:
         """One optimiser step of every phase, each on newly generated samples."""
