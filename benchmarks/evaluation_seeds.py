@@ -3,12 +3,13 @@
     python benchmarks/evaluation_seeds.py
     python benchmarks/evaluation_seeds.py --training-sd 0.026 --evaluation-sd 0.026 --shared 0.82
 
-Simulates one variant, and the difference of two on the same noise, whose runs are scored on the same number of drawn
-images: either on noise of each run's own (the default, ``evaluation.seed = null``), or divided
-among m evaluation seeds that all runs share. A score of fewer images varies more: its variance over
-evaluation seeds is taken as proportional to 1 / images. Printed are the median half width of the
-95 % interval that ``workbench compare`` gives, over the training's standard deviation, and how
-often it holds the truth. The defaults are what quickstart's runs showed.
+Simulates one variant, and the difference of two on the same noise, whose runs are scored on the
+same number of drawn images: either on noise of each run's own (the default, ``evaluation.seed =
+null``), or divided among m evaluation seeds that all runs share. A score of fewer images varies
+more: its variance over evaluation seeds is taken as proportional to 1 / images. Printed are the
+median half width of the 95 % interval that ``workbench compare`` gives, over the training's
+standard deviation, and how often it holds the truth. The defaults are what quickstart's runs
+showed.
 """
 
 from __future__ import annotations

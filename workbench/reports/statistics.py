@@ -338,7 +338,9 @@ def _tested(mean: float, error: Error, confidence: float, seeds: tuple[int, ...]
         return Difference(mean, None, error.freedom, None, error.reason, seeds)
     if math.isnan(half):
         return Difference(mean, None, None, None, DIVERGED, seeds)
-    if half <= 1e-9 * abs(mean):  # equal to rounding: a few coarse values, and no certainty
+    if mean != 0 and half <= 1e-9 * abs(
+        mean
+    ):  # equal to rounding: a few coarse values, and no certainty
         return Difference(mean, None, None, None, NO_SPREAD, seeds)
     p = 1.0 if error.variance == 0 else _p(mean, error.variance, error.freedom)
     return Difference(mean, half, error.freedom, p, None, seeds)
