@@ -144,7 +144,7 @@ def floor(
 ) -> None:
     """The FID of fresh real images against a reference, from its halves: mean, and where one lies.
 
-    Only a sampler that repeats the reference's own images scores below.
+    Samplers that score far below repeat the reference's own images.
     """
     from workbench.evaluation import Observers, open_reference
     from workbench.evaluation.floor import frechet_floor
@@ -158,12 +158,13 @@ def floor(
     seen_by = network or reference.network
     observer = reference.view(Observers(place.cache, files, choose_device()).find(seen_by))
     rows = reference.rows(seen_by, observer).rows
+    files.refuse_unused()
     count = samples or len(rows)
     found = frechet_floor(rows, reference.kinds, count, splits)
     if json_output:
         print_json({"reference": name, "network": seen_by, "samples": count, **found})
         return
     typer.echo(
-        f"FID of {count} fresh real images against {name} ({seen_by}): {found['mean']:.3g}, "
+        f"Frechet distance of {count} fresh real images to {name} ({seen_by}): {found['mean']:.3g}, "
         f"{found['low']:.3g} to {found['high']:.3g} in {splits} splits"
     )

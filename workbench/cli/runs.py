@@ -53,7 +53,8 @@ def list_(
             for row in rows
         ],
     )
-    say("best: chosen from a run's evaluations, so it looks better than its weights are.")
+    if rows:
+        say("best: chosen from a run's evaluations, so it looks better than its weights are.")
 
 
 @app.command(epilog="Example:  workbench runs sync")

@@ -1,4 +1,4 @@
-"""What real images score against a reference of the same kind: no sampler need be below."""
+"""What fresh real images score against a reference of the same kind."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ SPLITS = 20
 def frechet_floor(
     rows: Rows, kinds: Sequence[str], samples: int, splits: int = SPLITS
 ) -> dict[str, Any]:
-    """The Frechet distance of fresh real images to the reference: mean, and where one lies (95 %).
+    """The Frechet distance of fresh real images to the reference: mean, and where one lies.
 
     Halves of the reference share no image, so that one is fresh to the other. The distance of two
     sets of one distribution is proportional to 1/N + 1/M, so it is scaled from two halves to
-    ``samples`` fresh images and the whole reference.
+    ``samples`` fresh images and the whole reference. All splits are of one set of images: the
+    range holds 95 % of the splits, about where one fresh set lies.
 
     Args:
         rows: the reference's (M, D).
