@@ -165,6 +165,6 @@ def floor(
         print_json({"reference": name, "network": seen_by, "samples": count, **found})
         return
     typer.echo(
-        f"Frechet distance of {count} fresh real images to {name} ({seen_by}): {found['mean']:.3g}, "
-        f"{found['low']:.3g} to {found['high']:.3g} in {splits} splits"
+        f"Frechet distance of {count} fresh real images to {name} ({seen_by}): "
+        f"{found['mean']:.3g}, {found['low']:.3g} to {found['high']:.3g} in {splits} splits"
     )
