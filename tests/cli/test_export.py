@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,7 @@ for name in sys.argv[4:]:
     pipe.save_pretrained(f"{folder}-again")
     again = diffusers.DiffusionPipeline.from_pretrained(f"{folder}-again", **plain)
     images["saved again"] = draw(again, seeds[0])[None]
-    half = {"torch_dtype": torch.bfloat16}  # a saved copy opens as the stock class too
+    half = {"dtype": torch.bfloat16}  # a saved copy opens as the stock class too
     for kept, own, asked in (("own", plain, {}), ("stock", {}, call)):
         opened = diffusers.DiffusionPipeline.from_pretrained(f"{folder}-again", **own, **half)
         images[f"half {kept}"] = draw(opened, seeds[0], **asked)[None]
@@ -206,15 +206,20 @@ class Exports:
     workbench: Quiet
     root: Path
     folders: Callable[[str], Path]
+    _sampled: dict[tuple[str, int], Any] = field(default_factory=dict)
 
-    def sampled(self, name: str, *more: str) -> Any:
-        """Float images of ``workbench sample`` on the run."""
-        out = self.root / "sampled"
-        shutil.rmtree(out, ignore_errors=True)
-        prompts = [part for _ in SEEDS for part in ("--prompt", PROMPT)]
-        files = ("--files", "--format", "npy", "--out", str(out), "--seed", str(SEEDS[0]))
-        self.workbench("sample", name, *prompts, *files, *more)
-        return np.stack([np.load(file) for file in sorted(out.iterdir())])
+    def sampled(self, name: str, steps: int = 4) -> Any:
+        """Float images of ``workbench sample`` on the run, drawn once."""
+        if (name, steps) not in self._sampled:
+            out = self.root / "sampled"
+            shutil.rmtree(out, ignore_errors=True)
+            prompts = [part for _ in SEEDS for part in ("--prompt", PROMPT)]
+            files = ("--files", "--format", "npy", "--out", str(out), "--seed", str(SEEDS[0]))
+            told = () if steps == 4 else ("--steps", str(steps))
+            self.workbench("sample", name, *prompts, *files, *told)
+            images = [np.load(file) for file in sorted(out.iterdir())]
+            self._sampled[name, steps] = np.stack(images)
+        return self._sampled[name, steps]
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +297,7 @@ def test_every_step_count_of_the_student_is_right_and_others_are_refused(
     for steps, told in enumerate(drawn[name].told):
         if steps in counts:
             assert told == steps, "calls of the transformer"
-            expected = exports.sampled(f"{name}/", "--steps", str(steps))[:1]
+            expected = exports.sampled(f"{name}/", steps)[:1]
             images = drawn[name].images[str(steps)]
             np.testing.assert_allclose(images, expected, atol=1e-4, rtol=0)
         else:
@@ -304,13 +309,18 @@ def test_each_program_of_a_card_runs_alone(exports: Exports, tmp_path: Path) -> 
     """Complete, writing one file that no other one of the card writes, of the right image."""
     cards = {name: (exports.root / name / "README.md").read_text() for name in SMALL_RECIPES}
     seeded = "import torch; torch.manual_seed(0)\nimage = pipe('"  # for the one that says no seed
-    programs = {
-        name: [
-            text.replace("image = pipe('", seeded)
-            for text in re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-        ]
-        for name, card in cards.items()
-    }
+    programs: dict[str, list[str]] = {}
+    for name, card in cards.items():
+        assert str(exports.root) not in card
+        places = {
+            f'folder = "{name}"': f'folder = "{exports.root / name}"',
+            f'teacher = "{exports.folders(name).name}"': f'teacher = "{exports.folders(name)}"',
+            "image = pipe('": seeded,
+        }
+        programs[name] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+        assert all(f'\nfolder = "{name}"  # this folder,' in text for text in programs[name])
+        for said, meant in places.items():
+            programs[name] = [text.replace(said, meant) for text in programs[name]]
     process = without_workbench(RUN_PROGRAMS, where=tmp_path, given=json.dumps(programs))
     assert process.returncode == 0, process.stderr
     for name, card in cards.items():
@@ -437,7 +447,7 @@ def test_the_card_tells_what_it_is(exports: Exports) -> None:
     assert results["teacher"]["fingerprint"] in card
     assert "| `generator.flow_shift` | `3.0` |" in card
     assert "sigmas 1, 0.9, 0.75, 0.5, with new noise at each step" in card
-    assert "Checked at the export: 2 images" in card
+    assert "Checked at the export: 4 images" in card
     assert WITHOUT_TORCHVISION.strip() in card
     flux = (exports.root / "FluxPipeline" / "README.md").read_text()
     assert "`guidance_scale=2.5` is what the student was trained with" in flux
@@ -467,13 +477,37 @@ def test_an_exported_folder_is_a_model_but_no_teacher(exports: Exports) -> None:
     assert scores[0][0]["fid"] == pytest.approx(scores[1][0]["fid"], rel=1e-3)
     refused = exports.workbench("run", "quickstart", "--teacher", folder, code=2)
     assert "is a few-step student (student.json), not a teacher" in refused.stderr
+    stock = ("evaluate", folder, "--stock", "--samples", "4", "--metrics", "fid", "--steps")
+    refused = exports.workbench(*stock, "4,2", code=2)
+    assert "at its trained times only with its own 4 steps, not with 2" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_a_copy_that_diffusers_has_saved_is_a_student(
+    exports: Exports, drawn: Mapping[str, Drawn], tmp_path: Path
+) -> None:
+    """With the record, and by its model_index.json alone."""
+    copied = exports.root / "SanaPipeline-again"
+    for name in ("student.json", "README.md", "sana_student.py"):
+        assert (copied / name).read_text() == (exports.root / "SanaPipeline" / name).read_text()
+    bare = tmp_path / "bare"
+    shutil.copytree(copied, bare)
+    (bare / "student.json").unlink()
+    for folder, file in ((copied, "student.json"), (bare, "model_index.json")):
+        refused = exports.workbench("run", "quickstart", "--teacher", str(folder), code=2)
+        assert f"is a few-step student ({file}), not a teacher" in refused.stderr
+        stock = ("evaluate", str(folder), "--stock", "--samples", "4", "--metrics", "fid")
+        refused = exports.workbench(*stock, "--steps", "2", code=2)
+        assert "only with its own 4 steps, not with 2" in refused.stderr
 
 
 def test_bf16_halves_the_weights_and_says_so(exports: Exports, tmp_path: Path) -> None:
     exports.workbench("export", "SanaPipeline/", str(tmp_path / "half"), "--dtype", "bf16")
     stored = load_file(tmp_path / "half/transformer/diffusion_pytorch_model.safetensors")
     assert {value.dtype for value in stored.values()} == {torch.bfloat16}
-    assert "torch_dtype=torch.bfloat16" in (tmp_path / "half/README.md").read_text()
+    card = (tmp_path / "half/README.md").read_text()
+    assert " dtype=torch.bfloat16" in card
+    assert str(tmp_path) not in card
     assert [path.name for path in tmp_path.iterdir()] == ["half"], "nothing is left aside"
 
 
