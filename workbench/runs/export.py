@@ -107,8 +107,7 @@ def export_student(workspace: Workspace, request: ExportRequest) -> Export:
         if request.check:
             own = plain_pipeline(module, pipeline, student)
             check = _check_images(model, pipeline, own, record, prompt)
-        pipeline.register_to_config(student=student)
-        _write(pipeline, model, request.dtype, partial)
+        _write(pipeline, model, record, student, partial)
         record.save(partial)
         card = Card(record, model.teacher, request.folder, prompt, check, results)
         (partial / "README.md").write_text(model_card(card), encoding="utf-8")
@@ -206,9 +205,16 @@ def _drawn(pipeline: Any, prompt: str, seed: int, call: Mapping[str, Any]) -> Te
     return images[0].float().cpu()
 
 
-def _write(pipeline: Any, model: LoadedStudent, dtype: str, folder: Path) -> None:
+def _write(
+    pipeline: Any,
+    model: LoadedStudent,
+    record: StudentRecord,
+    student: Mapping[str, Any],
+    folder: Path,
+) -> None:
     with quiet_libraries():
-        pipeline.to(DTYPES[dtype])
+        pipeline.to(DTYPES[record.dtype])
+        pipeline.register_to_config(student=student)
         pipeline.save_pretrained(folder, safe_serialization=True)
         if model.config.training.lora is not None:
             save_adapter(model.network, folder / ADAPTER, model.teacher.family.pipeline_type())
