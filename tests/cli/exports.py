@@ -42,6 +42,19 @@ def guidance(teacher: str) -> tuple[str, ...]:
     return ("generator.distilled_guidance=2.5",) if takes_one else ()
 
 
+LORA = 'training.lora={"rank":4,"scale":2}'
+SETTINGS: Mapping[str, tuple[str, ...]] = {
+    "SanaPipeline": ("generator.flow_shift=3",),
+    "SanaSprintPipeline": ("method.name=kd",),  # which makes a student of noise type ddim
+    "StableDiffusion3Pipeline": (LORA, "method.name=dmd2", "data.source=digits"),
+    "FluxPipeline": (
+        "method.name=scm",
+        "data.source=digits",
+        "method.tangent_warmup_kimg=0.016",
+    ),
+}
+"""By family. Fresh noise unless said; together the families cover each kind of export."""
+
 TRAJECTORY = "SanaSprintPipeline"
 ALL_STEPS = (TRAJECTORY, "meanflow")
 """Students that make samples only after all their steps."""

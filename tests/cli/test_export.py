@@ -17,7 +17,9 @@ from safetensors.torch import load_file
 
 from tests.cli.exports import (
     BRIEF,
+    LORA,
     PROMPT,
+    SETTINGS,
     TRAJECTORY,
     WITHOUT_TORCHVISION,
     Drawn,
@@ -41,20 +43,7 @@ from workbench.training.overrides import with_overrides
 from workbench.workspace import open_workspace
 
 KEEP = ("training.kimg=0.032", "schedule.keep_checkpoints=9", "evaluation.seed=1")
-LORA = 'training.lora={"rank":4,"scale":2}'
 LORA5 = LORA.replace("4", "5")
-SETTINGS: Mapping[str, tuple[str, ...]] = {
-    "SanaPipeline": ("generator.flow_shift=3",),
-    "SanaSprintPipeline": ("method.name=kd",),  # which makes a student of noise type ddim
-    "StableDiffusion3Pipeline": (LORA, "method.name=dmd2", "data.source=digits"),
-    "FluxPipeline": (
-        "method.name=scm",
-        "data.source=digits",
-        "method.tangent_warmup_kimg=0.016",
-    ),
-}
-"""Fresh noise unless said; together the families cover each kind of export."""
-
 RUN_PROGRAMS = """
 import json, os, sys
 import torch, diffusers, transformers

@@ -8,8 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.exports import Drawn, Exports, Quiet, assert_plain_call, assert_step_counts, draw
-from tests.cli.test_export import SETTINGS
+from tests.cli.exports import (
+    SETTINGS,
+    Drawn,
+    Exports,
+    Quiet,
+    assert_plain_call,
+    assert_step_counts,
+    draw,
+)
 from workbench.methods import METHODS
 from workbench.training.config import RunConfig
 from workbench.training.overrides import with_overrides
