@@ -261,7 +261,8 @@ def test_an_exported_folder_is_a_model_but_no_teacher(exports: Exports) -> None:
     assert scores[0][0]["fid"] == pytest.approx(scores[1][0]["fid"], rel=1e-3)
     refused = exports.workbench("run", "quickstart", "--teacher", folder, code=2)
     assert "is a few-step student (student.json), not a teacher" in refused.stderr
-    stock = ("evaluate", folder, "--stock", "--samples", "4", "--metrics", "fid", "--steps")
+    fid = ("--metrics", "fid", "--reference", "digits")
+    stock = ("evaluate", folder, "--stock", "--samples", "4", *fid, "--steps")
     refused = exports.workbench(*stock, "4,2", code=2)
     assert "at its trained times only with its own 4 steps, not with 2" in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
@@ -272,6 +273,7 @@ def test_a_copy_that_diffusers_has_saved_is_a_student(
 ) -> None:
     """With the record, and by its model_index.json alone."""
     copied = exports.root / "SanaPipeline-again"
+    fid = ("--metrics", "fid", "--reference", "digits")
     for name in ("student.json", "README.md", "sana_student.py"):
         assert (copied / name).read_text() == (exports.root / "SanaPipeline" / name).read_text()
     bare = tmp_path / "bare"
@@ -280,7 +282,7 @@ def test_a_copy_that_diffusers_has_saved_is_a_student(
     for folder, file in ((copied, "student.json"), (bare, "model_index.json")):
         refused = exports.workbench("run", "quickstart", "--teacher", str(folder), code=2)
         assert f"is a few-step student ({file}), not a teacher" in refused.stderr
-        stock = ("evaluate", str(folder), "--stock", "--samples", "4", "--metrics", "fid")
+        stock = ("evaluate", str(folder), "--stock", "--samples", "4", *fid)
         refused = exports.workbench(*stock, "--steps", "2", code=2)
         assert "only with its own 4 steps, not with 2" in refused.stderr
 

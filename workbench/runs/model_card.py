@@ -124,6 +124,13 @@ def _teacher_place(card: Card) -> tuple[str | None, Path]:
     return (name.partition("@")[0] if revision_of(folder) else None), folder
 
 
+def _teacher_name(card: Card) -> str:
+    """As it was asked for; a folder without where it lay."""
+    hub_id, _ = _teacher_place(card)
+    name = card.record.teacher.name
+    return name if hub_id else Path(name).name
+
+
 def _start(card: Card) -> str:
     """A whole program, and what the folder cannot tell diffusers by itself."""
     stock, module = card.teacher.family.student_class, plain_module(card.teacher.family)
@@ -145,7 +152,7 @@ def _introduction(card: Card) -> str:
     record, generator = card.record, card.record.config.generator
     return (
         f"A text-to-image generator of {generator.steps} steps, distilled from "
-        f"`{record.teacher.name}` with the method `{record.config.method.name}` on "
+        f"`{_teacher_name(card)}` with the method `{record.config.method.name}` on "
         f"{record.nimg / 1000:g} thousand generated images by workbench {record.workbench}.\n"
     )
 
@@ -224,8 +231,8 @@ def _usage(card: Card) -> str:
         "nothing in the stock class.",
         "`generator` decides all noise of an image. Without one torch's global state does, which "
         "on a GPU is the GPU's own: the same seed gives other images there than on a CPU.",
-        '`pipe.to("cuda")` after loading draws on an NVIDIA GPU. Large students are best exported '
-        "with `--dtype bf16`, which halves their memory.",
+        '`pipe.to("cuda")` after loading draws on an NVIDIA GPU. For large students, '
+        "`workbench export --dtype bf16` halves the weights.",
         "torchvision is not needed, but where one is installed, diffusers and transformers import "
         "it. If `import torchvision` fails beside the installed torch, so do these programs "
         '("Could not import module"), unless they begin with '
@@ -385,7 +392,7 @@ def _origin(card: Card) -> str:
     )
     return (
         "## Origin\n\n"
-        f"- Teacher: `{teacher.name}`, fingerprint `{teacher.fingerprint}`{revision}.\n"
+        f"- Teacher: `{_teacher_name(card)}`, fingerprint `{teacher.fingerprint}`{revision}.\n"
         f"- Run: `{record.run}` at {record.nimg / 1000:g} kimg, averaged weights "
         f"`{record.weights}`, stored as {record.dtype}. All of it in `{STUDENT_RECORD}`.\n"
         f"- {checked}\n"
