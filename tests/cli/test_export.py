@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,11 +15,24 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.cli.conftest import Workbench
+from tests.cli.exports import (
+    BRIEF,
+    LORA,
+    PROMPT,
+    SETTINGS,
+    TRAJECTORY,
+    WITHOUT_TORCHVISION,
+    Drawn,
+    Exports,
+    Quiet,
+    assert_plain_call,
+    assert_step_counts,
+    draw,
+    guidance,
+    without_workbench,
+)
 from tests.conftest import SMALL_RECIPES
-from workbench.cli.main import run_cli
 from workbench.evaluation.digits_classifier import load_or_train
-from workbench.methods import METHODS
 from workbench.runs import LoadedModel, load_model
 from workbench.runs.start import keep_start, load_start
 from workbench.runs.student import weights_fingerprint
@@ -36,106 +42,8 @@ from workbench.training.config import RunConfig, load_config
 from workbench.training.overrides import with_overrides
 from workbench.workspace import open_workspace
 
-PROMPT = "the digit 7"
-SEEDS = (5, 6)
-BRIEF = (
-    "training.kimg=0.064",
-    "training.batch_size=16",
-    "training.ema_halflife_kimg=0",
-    "training.optimizers.generator.lr=0.01",
-    "schedule.evaluate_kimg=1",
-    "schedule.checkpoint_kimg=0.032",
-    "evaluation.samples=20",
-    "evaluation.teacher_steps=[1]",
-    "evaluation.student_steps=[4]",
-)
-
-
-def guidance(teacher: str) -> tuple[str, ...]:
-    """Another guidance than the default, where the tests' teacher takes one as an input."""
-    takes_one = any(kind in teacher for kind in ("SanaSprintPipeline", "FluxPipeline"))
-    return ("generator.distilled_guidance=2.5",) if takes_one else ()
-
-
 KEEP = ("training.kimg=0.032", "schedule.keep_checkpoints=9", "evaluation.seed=1")
-LORA = 'training.lora={"rank":4,"scale":2}'
 LORA5 = LORA.replace("4", "5")
-SETTINGS: Mapping[str, tuple[str, ...]] = {
-    "SanaPipeline": ("generator.flow_shift=3",),
-    "SanaSprintPipeline": ("method.name=kd",),  # which makes a student of noise type ddim
-    "StableDiffusion3Pipeline": (LORA, "method.name=dmd2", "data.source=digits"),
-    "FluxPipeline": (
-        "method.name=scm",
-        "data.source=digits",
-        "method.tangent_warmup_kimg=0.016",
-    ),
-}
-"""Fresh noise unless said; together the families cover each kind of export."""
-
-TRAJECTORY = "SanaSprintPipeline"
-OTHER_METHODS: Mapping[str, tuple[str, ...]] = {
-    "sid2a": (
-        "data.source=digits",
-        "method.adversarial.generator_start_kimg=0",
-        "method.adversarial.adversarial_start_kimg=0",
-    ),
-    "dmd": (),
-    "f_distill": ("data.source=digits",),
-    "meanflow": ("data.source=digits",),
-}
-"""Students of the methods that no family above has, of one teacher."""
-
-WITHOUT_TORCHVISION = 'import sys; sys.modules["torchvision"] = None\n'
-"""As where it is not installed, and as the cards say to begin where it does not import."""
-
-DRAW = """
-import json, pathlib, sys
-import numpy as np, torch
-import diffusers
-
-torch.set_num_threads(1)
-root, prompt, seeds = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-for name in sys.argv[4:]:
-    folder = f"{root}/{name}"
-    (module,) = pathlib.Path(folder).glob("*_student.py")
-    plain = {"custom_pipeline": module.stem, "trust_remote_code": True}
-    pipe = diffusers.DiffusionPipeline.from_pretrained(folder, **plain)
-    kind = type(pipe).__bases__[0]
-    stock = kind.from_pretrained(folder)
-    call = json.load(open(f"{folder}/student.json"))["call"]
-    calls, told = [], []
-
-    def draw(pipe, seed, generator=None, **arguments):
-        torch.manual_seed(seed)
-        pipe.set_progress_bar_config(disable=True)
-        return pipe(prompt, generator=generator, output_type="np", **arguments).images[0]
-
-    pipe.transformer.register_forward_hook(lambda *_: calls.append(1))
-    images = {"plain": np.stack([draw(pipe, seed) for seed in seeds])}
-    plain_calls = len(calls)
-    images["generated"] = draw(pipe, 99, torch.Generator().manual_seed(seeds[0]))[None]
-    images["stock"] = np.stack([draw(stock, seed, **call) for seed in seeds])
-    for steps in range(7):
-        calls.clear()
-        try:
-            images[str(steps)] = draw(pipe, seeds[0], num_inference_steps=steps)[None]
-            told.append(len(calls))
-        except ValueError as refusal:
-            told.append(str(refusal))
-    images["plain again"] = draw(pipe, seeds[0])[None]
-    pipe.save_pretrained(f"{folder}-again")
-    again = diffusers.DiffusionPipeline.from_pretrained(f"{folder}-again", **plain)
-    images["saved again"] = draw(again, seeds[0])[None]
-    half = {"torch_dtype": torch.bfloat16}  # a saved copy opens as the stock class too
-    for kept, own, asked in (("own", plain, {}), ("stock", {}, call)):
-        opened = diffusers.DiffusionPipeline.from_pretrained(f"{folder}-again", **own, **half)
-        images[f"half {kept}"] = draw(opened, seeds[0], **asked)[None]
-    np.savez(f"{root}/{name}.npz", **images)
-    facts = [kind.__name__, type(stock) is kind, plain_calls, told, "workbench" in sys.modules]
-    print(json.dumps([name, *facts]))
-"""
-
-
 RUN_PROGRAMS = """
 import json, os, sys
 import torch, diffusers, transformers
@@ -154,163 +62,57 @@ for name, programs in json.load(sys.stdin).items():
 """Each program in a process and a folder of its own, which begin before any name is bound."""
 
 
-def without_workbench(
-    code: str, *arguments: str, where: Path, given: str = ""
-) -> subprocess.CompletedProcess[str]:
-    """A process that finds no workbench on its path, not even beside itself."""
-    return subprocess.run(
-        [sys.executable, "-I", "-c", WITHOUT_TORCHVISION + code, *arguments],
-        cwd=where,
-        env={**os.environ, "HF_MODULES_CACHE": str(where / "modules"), "HF_HUB_OFFLINE": "1"},
-        input=given,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-
-
-class Quiet(Workbench):
-    """Commands in this process, for fixtures of a whole module."""
-
-    def __call__(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        out, error = io.StringIO(), io.StringIO()
-        with (
-            pytest.MonkeyPatch.context() as patch,
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(error),
-        ):
-            patch.setenv("WORKBENCH_WORKSPACE", str(self.workspace))
-            patch.setattr(sys, "argv", ["workbench", *arguments])
-            try:
-                run_cli()
-                ended = 0
-            except SystemExit as end:
-                ended = end.code if isinstance(end.code, int) else 0
-        assert ended == code, out.getvalue() + error.getvalue()
-        return subprocess.CompletedProcess(arguments, ended, out.getvalue(), error.getvalue())
-
-    def brief(self, name: str, *settings: str, teacher: Path | None = None) -> list[str]:
-        where = str(teacher or self.teacher)
-        wanted = dict(text.split("=", 1) for text in (*BRIEF, *guidance(where), *settings))
-        assignments = [part for key in wanted for part in ("--set", f"{key}={wanted[key]}")]
-        run = ["run", "quickstart", "--teacher", where, "--recipe", "digits"]
-        run += ["--set", f"experiment={name}"]
-        return [*run, *assignments]
-
-
-@dataclass
-class Exports:
-    """A student of every family, exported; ``root / name`` is its folder."""
-
-    workbench: Quiet
-    root: Path
-    folders: Callable[[str], Path]
-
-    def sampled(self, name: str, *more: str) -> Any:
-        """Float images of ``workbench sample`` on the run."""
-        out = self.root / "sampled"
-        shutil.rmtree(out, ignore_errors=True)
-        prompts = [part for _ in SEEDS for part in ("--prompt", PROMPT)]
-        files = ("--files", "--format", "npy", "--out", str(out), "--seed", str(SEEDS[0]))
-        self.workbench("sample", name, *prompts, *files, *more)
-        return np.stack([np.load(file) for file in sorted(out.iterdir())])
-
-
 @pytest.fixture(scope="module")
 def exports(
     tmp_path_factory: pytest.TempPathFactory,
     teacher_folders: Callable[[str], Path],
     evaluation_cache: Path,
 ) -> Exports:
+    """A student of every family."""
     root = tmp_path_factory.mktemp("exports")
     workbench = Quiet(root / "workspace", teacher_folders("SanaPipeline"))
     shutil.copytree(evaluation_cache, open_workspace(workbench.workspace).cache)
     for name in SMALL_RECIPES:
         workbench(*workbench.brief(name, *SETTINGS[name], teacher=teacher_folders(name)))
         workbench("export", f"{name}/", str(root / name))
-    for name, settings in OTHER_METHODS.items():
-        workbench(*workbench.brief(name, f"method.name={name}", *settings))
-        workbench("export", f"{name}/", str(root / name))
     return Exports(workbench, root, teacher_folders)
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """What a process without workbench made of one folder."""
-
-    stock: str
-    stock_opens_as_itself: bool
-    plain_calls: int
-    told: list[int | str]
-    imported_workbench: bool
-    images: Mapping[str, Any]
 
 
 @pytest.fixture(scope="module")
 def drawn(exports: Exports) -> Mapping[str, Drawn]:
-    names = [*SMALL_RECIPES, *OTHER_METHODS]
-    arguments = [str(exports.root), PROMPT, json.dumps(SEEDS), *names]
-    process = without_workbench(DRAW, *arguments, where=exports.root)
-    assert process.returncode == 0, process.stderr
-    rows = [json.loads(line) for line in process.stdout.splitlines() if line.startswith("[")]
-    return {name: Drawn(*facts, np.load(exports.root / f"{name}.npz")) for name, *facts in rows}
+    return draw(exports, list(SMALL_RECIPES))
 
 
-def test_every_method_is_exported() -> None:
-    configs = [with_overrides(RunConfig(), settings) for settings in SETTINGS.values()]
-    assert {config.method.name for config in configs} | set(OTHER_METHODS) == set(METHODS)
-
-
-@pytest.mark.parametrize("name", [*SMALL_RECIPES, *OTHER_METHODS])
+@pytest.mark.parametrize("name", SMALL_RECIPES)
 def test_the_plain_call_draws_the_students_images(
     exports: Exports, drawn: Mapping[str, Drawn], name: str
 ) -> None:
-    """Of the folder's own class, and of the stock one where it is told everything."""
-    found = drawn[name]
-    assert not found.imported_workbench
-    own = name in SMALL_RECIPES and name != "SanaSprintPipeline"
-    assert found.stock == (name if own else "SanaPipeline")
-    assert found.stock_opens_as_itself
-    assert found.plain_calls == 4 * len(SEEDS)
-    plain = found.images["plain"]
-    assert np.abs(plain[0] - plain[1]).max() > 0.01
-    expected = exports.sampled(f"{name}/")
-    for images in (plain, found.images["stock"], exports.sampled(str(exports.root / name))):
-        np.testing.assert_allclose(images, expected, atol=1e-4, rtol=0)
-    for one in ("generated", "plain again", "saved again"):
-        np.testing.assert_allclose(found.images[one], expected[:1], atol=1e-4, rtol=0)
-    np.testing.assert_array_equal(found.images["half own"], found.images["half stock"])
+    assert_plain_call(exports, drawn, name)
 
 
-@pytest.mark.parametrize("name", [*SMALL_RECIPES, *OTHER_METHODS])
+@pytest.mark.parametrize("name", SMALL_RECIPES)
 def test_every_step_count_of_the_student_is_right_and_others_are_refused(
     exports: Exports, drawn: Mapping[str, Drawn], name: str
 ) -> None:
-    counts = (4,) if name in (TRAJECTORY, "meanflow") else (1, 2, 3, 4)
-    span = "4" if len(counts) == 1 else "1 to 4"
-    for steps, told in enumerate(drawn[name].told):
-        if steps in counts:
-            assert told == steps, "calls of the transformer"
-            expected = exports.sampled(f"{name}/", "--steps", str(steps))[:1]
-            images = drawn[name].images[str(steps)]
-            np.testing.assert_allclose(images, expected, atol=1e-4, rtol=0)
-        else:
-            refusal = f"This student has {span} steps; num_inference_steps={steps} is none of them."
-            assert told == refusal
+    assert_step_counts(exports, drawn, name)
 
 
 def test_each_program_of_a_card_runs_alone(exports: Exports, tmp_path: Path) -> None:
     """Complete, writing one file that no other one of the card writes, of the right image."""
     cards = {name: (exports.root / name / "README.md").read_text() for name in SMALL_RECIPES}
     seeded = "import torch; torch.manual_seed(0)\nimage = pipe('"  # for the one that says no seed
-    programs = {
-        name: [
-            text.replace("image = pipe('", seeded)
-            for text in re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-        ]
-        for name, card in cards.items()
-    }
+    programs: dict[str, list[str]] = {}
+    for name, card in cards.items():
+        assert str(exports.root) not in card
+        places = {
+            f'folder = "{name}"': f'folder = "{exports.root / name}"',
+            f'teacher = "{exports.folders(name).name}"': f'teacher = "{exports.folders(name)}"',
+            "image = pipe('": seeded,
+        }
+        programs[name] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+        assert all(f'\nfolder = "{name}"  # this folder,' in text for text in programs[name])
+        for said, meant in places.items():
+            programs[name] = [text.replace(said, meant) for text in programs[name]]
     process = without_workbench(RUN_PROGRAMS, where=tmp_path, given=json.dumps(programs))
     assert process.returncode == 0, process.stderr
     for name, card in cards.items():
@@ -406,16 +208,8 @@ def test_a_student_of_a_trajectory_is_used_with_all_its_steps(exports: Exports) 
 
 
 def test_a_method_of_pairs_alone_names_no_other_prompts(exports: Exports) -> None:
-    learnt_from = {}
-    for name in ("SanaPipeline", "meanflow", "FluxPipeline"):
-        (file,) = exports.workbench.workspace.glob(f"runs/{name}/*/results.json")
-        results = json.loads(file.read_text())
-        learnt_from[name] = [key for key in ("prompts", "pairs") if results[key] is not None]
-    assert learnt_from == {
-        "SanaPipeline": ["prompts"],
-        "meanflow": ["pairs"],
-        "FluxPipeline": ["pairs"],
-    }
+    assert exports.learnt_from("SanaPipeline") == ["prompts"]
+    assert exports.learnt_from("FluxPipeline") == ["pairs"]
 
 
 def test_the_card_tells_what_it_is(exports: Exports) -> None:
@@ -437,7 +231,7 @@ def test_the_card_tells_what_it_is(exports: Exports) -> None:
     assert results["teacher"]["fingerprint"] in card
     assert "| `generator.flow_shift` | `3.0` |" in card
     assert "sigmas 1, 0.9, 0.75, 0.5, with new noise at each step" in card
-    assert "Checked at the export: 2 images" in card
+    assert "Checked at the export: 4 images" in card
     assert WITHOUT_TORCHVISION.strip() in card
     flux = (exports.root / "FluxPipeline" / "README.md").read_text()
     assert "`guidance_scale=2.5` is what the student was trained with" in flux
@@ -467,13 +261,39 @@ def test_an_exported_folder_is_a_model_but_no_teacher(exports: Exports) -> None:
     assert scores[0][0]["fid"] == pytest.approx(scores[1][0]["fid"], rel=1e-3)
     refused = exports.workbench("run", "quickstart", "--teacher", folder, code=2)
     assert "is a few-step student (student.json), not a teacher" in refused.stderr
+    fid = ("--metrics", "fid", "--reference", "digits")
+    stock = ("evaluate", folder, "--stock", "--samples", "4", *fid, "--steps")
+    refused = exports.workbench(*stock, "4,2", code=2)
+    assert "at its trained times only with its own 4 steps, not with 2" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_a_copy_that_diffusers_has_saved_is_a_student(
+    exports: Exports, drawn: Mapping[str, Drawn], tmp_path: Path
+) -> None:
+    """With the record, and by its model_index.json alone."""
+    copied = exports.root / "SanaPipeline-again"
+    fid = ("--metrics", "fid", "--reference", "digits")
+    for name in ("student.json", "README.md", "sana_student.py"):
+        assert (copied / name).read_text() == (exports.root / "SanaPipeline" / name).read_text()
+    bare = tmp_path / "bare"
+    shutil.copytree(copied, bare)
+    (bare / "student.json").unlink()
+    for folder, file in ((copied, "student.json"), (bare, "model_index.json")):
+        refused = exports.workbench("run", "quickstart", "--teacher", str(folder), code=2)
+        assert f"is a few-step student ({file}), not a teacher" in refused.stderr
+        stock = ("evaluate", str(folder), "--stock", "--samples", "4", *fid)
+        refused = exports.workbench(*stock, "--steps", "2", code=2)
+        assert "only with its own 4 steps, not with 2" in refused.stderr
 
 
 def test_bf16_halves_the_weights_and_says_so(exports: Exports, tmp_path: Path) -> None:
     exports.workbench("export", "SanaPipeline/", str(tmp_path / "half"), "--dtype", "bf16")
     stored = load_file(tmp_path / "half/transformer/diffusion_pytorch_model.safetensors")
     assert {value.dtype for value in stored.values()} == {torch.bfloat16}
-    assert "torch_dtype=torch.bfloat16" in (tmp_path / "half/README.md").read_text()
+    card = (tmp_path / "half/README.md").read_text()
+    assert " dtype=torch.bfloat16" in card
+    assert str(tmp_path) not in card
     assert [path.name for path in tmp_path.iterdir()] == ["half"], "nothing is left aside"
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +14,12 @@ from torch import Tensor
 
 from workbench.errors import RequestError
 from workbench.methods import FewStepSampler, GeneratorConfig, step_times
-from workbench.teachers import FAMILIES, PipelineTeacher, VelocityNetwork
+from workbench.teachers import FAMILIES, PipelineTeacher, VelocityNetwork, load_pipeline_teacher
 from workbench.teachers.student_pipeline import (
     STUDENT_RECORD,
+    is_student,
     plain_module,
+    plain_pipeline,
     plain_pipeline_source,
     refuse_student,
     stock_noise,
@@ -184,7 +189,129 @@ def test_modules_of_one_name_are_the_same() -> None:
 
 
 def test_a_student_is_refused_as_a_teacher(tmp_path: Path) -> None:
+    """By its record, or as a copy that diffusers has saved without one."""
+    index = tmp_path / "model_index.json"
     refuse_student("plain", tmp_path)
+    index.write_text('{"_class_name": "SanaPipeline", "student": null}')
+    refuse_student("plain", tmp_path)
+    index.write_text('{"_class_name": "SanaPipeline", "student": {"sigmas": [1.0]}}')
+    with pytest.raises(RequestError, match=r"mine is a few-step student \(model_index.json\), not"):
+        refuse_student("mine", tmp_path)
     (tmp_path / STUDENT_RECORD).write_text("{}")
     with pytest.raises(RequestError, match=r"mine is a few-step student \(student.json\), not a"):
         refuse_student("mine", tmp_path)
+
+
+@pytest.fixture
+def plain(family_teacher: PipelineTeacher, student: VelocityNetwork, tmp_path: Path) -> Any:
+    """The module's pipeline of a student of four steps with new noise at each."""
+    return made_plain(family_teacher, student, tmp_path)
+
+
+def made_plain(teacher: PipelineTeacher, network: VelocityNetwork, folder: Path) -> Any:
+    pipeline = student_pipeline(
+        teacher, network, student_scheduler(teacher.family, 4, 3.0, renoise=True)
+    )
+    call = student_call(teacher, pipeline, 4, GUIDANCE)
+    module = folder / f"{plain_module(teacher.family)}.py"
+    module.write_text(plain_pipeline_source(teacher.family))
+    told = {"call": call, "fewest_steps": 1, "sigmas": step_times(4, 3.0).tolist(), "renoise": True}
+    return plain_pipeline(module, pipeline, told)
+
+
+def drawn(pipeline: Any, prompt: str | list[str] = PROMPT, seed: int = 11, **given: Any) -> Tensor:
+    torch.manual_seed(seed)
+    images: Tensor = pipeline(prompt, output_type="pt", **given).images
+    return images
+
+
+@pytest.mark.parametrize(
+    "other", [{"use_dynamic_shifting": True}, {"use_karras_sigmas": True}, {"shift": 7.0}], ids=str
+)
+def test_another_scheduler_does_not_bend_the_times(
+    family_teacher: PipelineTeacher, student: VelocityNetwork, plain: Any, other: dict[str, Any]
+) -> None:
+    settings = config("fresh", flow_shift=3.0)
+    expected = ours(family_teacher, student, settings, 11)
+    swapped = type(plain.scheduler).from_config(plain.scheduler.config, **other)
+    plain.scheduler = swapped
+    torch.testing.assert_close(drawn(plain), expected, atol=1e-4, rtol=0)
+    assert plain.scheduler is swapped
+
+
+def test_the_plain_call_refuses_what_the_student_was_not_trained_for(plain: Any) -> None:
+    cfg = "true_cfg_scale" if FAMILIES[type(plain).__name__].gives_sigmas else "guidance_scale"
+    refused = {
+        cfg: 4.5,
+        "negative_prompt": "blurry",
+        "negative_prompt_embeds": torch.zeros(1, 2, 3),
+        "sigmas": [1.0, 0.5],
+        "timesteps": [1000, 500],
+    }
+    for name, value in refused.items():
+        with pytest.raises(ValueError, match=rf"^{name} is fixed by this student's training"):
+            drawn(plain, **{name: value})
+    for steps in (0, 5, 2.0, "4", None):
+        with pytest.raises(ValueError, match=f"1 to 4 steps; num_inference_steps={steps!r} is"):
+            drawn(plain, num_inference_steps=steps)
+    kept = {**dict.fromkeys(("sigmas", "negative_prompt_embeds")), cfg: 1.0}
+    assert torch.equal(drawn(plain, negative_prompt="", **kept), drawn(plain))
+    bare = type(plain)(**plain.components)
+    with pytest.raises(ValueError, match="No `student` in this pipeline's settings"):
+        drawn(bare)
+
+
+def test_a_saved_copy_is_a_student_with_its_record(plain: Any, tmp_path: Path) -> None:
+    """Saved from its folder into another one, and into itself."""
+    plain.save_pretrained(tmp_path / "bare")
+    assert is_student(tmp_path / "bare")
+    for name in (STUDENT_RECORD, "README.md"):
+        (tmp_path / "bare" / name).write_text(name)
+    plain.register_to_config(_name_or_path=str(tmp_path / "bare"))
+    for place in ("again", "bare"):
+        plain.save_pretrained(tmp_path / place)
+        (module,) = (tmp_path / place).glob("*_student.py")
+        assert (tmp_path / place / STUDENT_RECORD).read_text() == STUDENT_RECORD
+        assert (tmp_path / place / "README.md").read_text() == "README.md"
+        assert json.loads((tmp_path / place / "model_index.json").read_text())["student"]
+        plain = plain_pipeline(module, plain, plain.config.student)
+        plain.register_to_config(_name_or_path=str(tmp_path / place))
+        plain.save_pretrained(tmp_path / place)
+
+
+def test_a_batch_is_its_images_one_by_one(digits_teacher: PipelineTeacher, tmp_path: Path) -> None:
+    pipeline = made_plain(digits_teacher, digits_teacher.network, tmp_path)
+    prompts, seeds = ["the digit 7", "the digit 2"], (3, 4)
+    given = [torch.Generator().manual_seed(seed) for seed in seeds]
+    single = [
+        drawn(pipeline, prompt, generator=torch.Generator().manual_seed(seed))
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+    both = drawn(pipeline, prompts, seed=99, generator=given)
+    assert (both[0] - both[1]).abs().max() > 0.01
+    torch.testing.assert_close(both, torch.cat(single), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "guided"),
+    [
+        ("FluxPipeline", {"true_cfg_scale": 3.0, "negative_prompt": ""}),
+        (
+            "StableDiffusion3Pipeline",
+            {"guidance_scale": 5.0, "negative_prompt": "no", "skip_guidance_layers": [0]},
+        ),
+        ("SanaPipeline", {"guidance_scale": 5.0, "negative_prompt": "no"}),
+    ],
+)
+def test_a_teachers_own_guidance_is_not_its_students(
+    teacher_folders: Callable[[str], Path], name: str, guided: dict[str, Any]
+) -> None:
+    """Four evaluations of one row, however the teacher is called."""
+    teacher = load_pipeline_teacher(name, teacher_folders(name), call=guided)
+    seen: list[int] = []
+    hook = teacher.network.module.register_forward_hook(
+        lambda _, __, output: seen.append(len(output[0]))
+    )
+    _, calls = stock(teacher, teacher.network, config("ddim"), 11)
+    hook.remove()
+    assert (calls, seen) == (4, [1, 1, 1, 1])

@@ -23,7 +23,7 @@ from workbench.teachers.folder import (
     quiet_libraries,
 )
 from workbench.teachers.json_file import read_json
-from workbench.teachers.student_pipeline import is_student
+from workbench.teachers.student_pipeline import STUDENT_RECORD, is_student, student_entry
 from workbench.training.config import EvaluationConfig
 
 _AT_ONCE = 250
@@ -48,7 +48,7 @@ class PipelineSource:
 
     Raises:
         RequestError: it cannot be loaded, is no pipeline from text to images, or takes no such
-            argument.
+            argument; a student is asked for another number of steps than its own.
     """
 
     run = None
@@ -68,7 +68,9 @@ class PipelineSource:
         self._pipeline = _load(folder, device)
         self._network = _network_of(self._pipeline)
         parameters = inspect.signature(self._pipeline.__call__).parameters
-        self._call = {**_stored_call(folder), **(call or {})}
+        stored = _stored_call(folder)
+        self._only_steps = stored.get("num_inference_steps") if is_student(folder) else None
+        self._call = {**stored, **(call or {})}
         own_steps = self._call.pop("num_inference_steps", None)
         taken = [key for key in self._call if key in _OURS]
         if taken:
@@ -81,6 +83,14 @@ class PipelineSource:
             )
         self._default_guidance = parameters["guidance_scale"].default
         self._default = own_steps or parameters["num_inference_steps"].default
+        self._check_steps(self._default)
+
+    def _check_steps(self, steps: int) -> None:
+        if self._only_steps not in (None, steps):
+            raise RequestError(
+                f"The stock class draws {self.name} at its trained times only with its own "
+                f"{self._only_steps} steps, not with {steps}: leave out --stock for others."
+            )
 
     @property
     def default_steps(self) -> tuple[int, ...]:
@@ -124,6 +134,7 @@ class PipelineSource:
         return content_fingerprint(self._folder, tuple(sorted(self._pipeline.components)))
 
     def sampler(self, steps: int, prompts: Sequence[str]) -> Sampler:
+        self._check_steps(steps)
         spent = 0.0
 
         def draw(batch: list[str], start: int, count: int) -> Tensor:
@@ -185,8 +196,10 @@ def _network_of(pipeline: Any) -> torch.nn.Module:
 
 def _stored_call(folder: Path) -> dict[str, Any]:
     """Arguments of the call that a teacher or an exported student keeps beside its weights."""
-    if is_student(folder):
+    if (folder / STUDENT_RECORD).is_file():
         return dict(StudentRecord.load(folder).call)
+    if is_student(folder):
+        return dict(student_entry(folder)["call"])
     return dict(TeacherNotes.load(folder).call)
 
 

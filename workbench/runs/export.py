@@ -26,6 +26,7 @@ from workbench.teachers.pair_sources import read_pairs
 from workbench.teachers.prompt_sources import read_prompts
 from workbench.teachers.student_pipeline import (
     plain_module,
+    plain_pipeline,
     plain_pipeline_source,
     student_call,
     student_pipeline,
@@ -95,14 +96,20 @@ def export_student(workspace: Workspace, request: ExportRequest) -> Export:
         config=model.config,
     )
     prompt = request.prompt or _first_prompt(model.config)
-    check = _check_images(model, pipeline, call, prompt) if request.check else None
     results = find_run(workspace, model.name).results()
     if results is not None and results["nimg"] != model.nimg:
         results = None  # those scores belong to other weights
-    card = Card(record, model.teacher, request.folder, prompt, check, results)
+    student = _defaults(record, model)
     with _aside(request.folder) as partial:
-        _write(pipeline, model, record, partial)
+        module = partial / f"{plain_module(model.teacher.family)}.py"
+        module.write_text(plain_pipeline_source(model.teacher.family), encoding="utf-8")
+        check = None
+        if request.check:
+            own = plain_pipeline(module, pipeline, student)
+            check = _check_images(model, pipeline, own, record, prompt)
+        _write(pipeline, model, record, student, partial)
         record.save(partial)
+        card = Card(record, model.teacher, request.folder, prompt, check, results)
         (partial / "README.md").write_text(model_card(card), encoding="utf-8")
     return Export(request.folder, record, check)
 
@@ -145,47 +152,72 @@ def _first_prompt(config: RunConfig) -> str:
     return read_prompts(config.prompts.model_copy(update={"limit": 1})).prompts[0]
 
 
+def _defaults(record: StudentRecord, model: LoadedStudent) -> dict[str, Any]:
+    """The ``student`` of model_index.json: its defaults, and whether steps draw new noise."""
+    renoise = _renoises(model.name, model.config.generator)
+    return {**record.defaults(model.teacher.family), "renoise": renoise}
+
+
 def _check_images(
-    model: LoadedStudent, pipeline: Any, call: Mapping[str, Any], prompt: str
+    model: LoadedStudent, stock: Any, own: Any, record: StudentRecord, prompt: str
 ) -> ImageCheck:
-    """Two images by the pipeline's plain call and by workbench's own sampler, before saving.
+    """Images by the stock class, told everything, by the folder's, and by workbench's sampler.
+
+    Before the weights are rounded and saved.
+
+    Args:
+        stock: the pipeline that is saved.
+        own: the same by the folder's module, whose first steps are drawn too.
 
     Raises:
         WorkbenchError: they differ by more than rounding.
     """
-    device, seeds = pipeline.device, (0, 1)
-    stock = torch.cat([_plain_call(pipeline, call, prompt, seed) for seed in seeds])
-    steps = int(call["num_inference_steps"])
-    # As the plain call draws: weights and sampler are what is compared.
-    drawing = Drawing([prompt] * len(seeds), steps, seeds[0], precision="fp32")
-    own = sample_model(model, drawing, device.type)
-    difference = (stock - own).abs().max().item()
+    steps = record.config.generator.steps
+    fewer = max(record.fewest_steps, steps // 2)
+
+    def sampled(images: int, steps: int) -> Tensor:
+        # As the pipelines draw: weights and sampler are what is compared.
+        drawing = Drawing([prompt] * images, steps, 0, precision="fp32")
+        return sample_model(model, drawing, stock.device.type)
+
+    expected = [*sampled(2, steps)]
+    drawn = [_drawn(stock, prompt, seed, record.call) for seed in (0, 1)]
+    expected.append(expected[0])
+    drawn.append(_drawn(own, prompt, 0, {}))
+    if fewer < steps:
+        expected.append(sampled(1, fewer)[0])
+        drawn.append(_drawn(own, prompt, 0, {"num_inference_steps": fewer}))
+    difference = (torch.stack(drawn) - torch.stack(expected)).abs().max().item()
     if not difference <= _TOLERANCE:
         raise WorkbenchError(
             f"Nothing was exported: the stock pipeline's images differ by {difference:.2g} from "
             f"those of {model.name} (allowed: {_TOLERANCE:g})."
         )
-    return ImageCheck(len(seeds), prompt, difference, device.type)
+    return ImageCheck(len(drawn), prompt, difference, stock.device.type)
 
 
-def _plain_call(pipeline: Any, call: Mapping[str, Any], prompt: str, seed: int) -> Tensor:
+def _drawn(pipeline: Any, prompt: str, seed: int, call: Mapping[str, Any]) -> Tensor:
+    """One image, from torch's global noise."""
     devices = [pipeline.device] if pipeline.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         images: Tensor = pipeline(prompt, output_type="pt", **call).images
-    return images.float().cpu()
+    return images[0].float().cpu()
 
 
-def _write(pipeline: Any, model: LoadedStudent, record: StudentRecord, folder: Path) -> None:
-    family = model.teacher.family
-    module = folder / f"{plain_module(family)}.py"
-    module.write_text(plain_pipeline_source(family), encoding="utf-8")
+def _write(
+    pipeline: Any,
+    model: LoadedStudent,
+    record: StudentRecord,
+    student: Mapping[str, Any],
+    folder: Path,
+) -> None:
     with quiet_libraries():
         pipeline.to(DTYPES[record.dtype])
-        pipeline.register_to_config(student=record.defaults(family))
+        pipeline.register_to_config(student=student)
         pipeline.save_pretrained(folder, safe_serialization=True)
         if model.config.training.lora is not None:
-            save_adapter(model.network, folder / ADAPTER, family.pipeline_type())
+            save_adapter(model.network, folder / ADAPTER, model.teacher.family.pipeline_type())
 
 
 @contextmanager

@@ -24,7 +24,7 @@ _UNSAID = ["experiment", "variant", "schedule", "evaluation"]
 
 @dataclass(frozen=True)
 class ImageCheck:
-    """Images by the stock pipeline against workbench's own sampler.
+    """Images by the stock pipeline and by the folder's module against workbench's own sampler.
 
     Attributes:
         difference: the largest one of a channel, of values in [0, 1].
@@ -47,6 +47,11 @@ class Card:
     prompt: str
     check: ImageCheck | None
     results: Mapping[str, Any] | None
+
+    @property
+    def name(self) -> str:
+        """The folder's own, without where it lies."""
+        return self.folder.resolve().name
 
     @property
     def fewer_steps(self) -> int | None:
@@ -119,20 +124,27 @@ def _teacher_place(card: Card) -> tuple[str | None, Path]:
     return (name.partition("@")[0] if revision_of(folder) else None), folder
 
 
+def _teacher_name(card: Card) -> str:
+    """As it was asked for; a folder without where it lay."""
+    hub_id, _ = _teacher_place(card)
+    name = card.record.teacher.name
+    return name if hub_id else Path(name).name
+
+
 def _start(card: Card) -> str:
     """A whole program, and what the folder cannot tell diffusers by itself."""
     stock, module = card.teacher.family.student_class, plain_module(card.teacher.family)
     defaults = ", ".join(f"`{key}={value!r}`" for key, value in card.record.call.items())
     return (
-        f"# {card.folder.name}\n\n"
+        f"# {card.name}\n\n"
         f"{_program([*_loading(card), *_drawing(card, {}, 'image.png', seed=None)])}\n"
         "`custom_pipeline` and `trust_remote_code` are both needed, for this folder as for a copy "
-        f"on the hub: only then does diffusers run its `{module}.py`, a page that gives "
-        f"`{stock}` the student's times and its own defaults ({defaults}). Without them the folder "
-        f"opens as the stock `{stock}`, with a warning that `student` is ignored, and a plain call "
-        "has that class's defaults, which are wrong for the student: see "
-        "[below](#the-stock-class). Code that cannot pass them may put the folder on `sys.path` "
-        f"and import `StudentPipeline` from `{module}`.\n"
+        f"on the hub: only then does diffusers run its `{module}.py`, a short file of code (read "
+        f"it before you trust it) that gives `{stock}` the student's times and its own defaults "
+        f"({defaults}). Without them the folder opens as the stock `{stock}`, with a warning that "
+        "`student` is ignored, and a plain call has that class's defaults, which are wrong for "
+        "the student: see [below](#the-stock-class). Code that cannot pass them may put the "
+        f"folder on `sys.path` and import `StudentPipeline` from `{module}`.\n"
     )
 
 
@@ -140,7 +152,7 @@ def _introduction(card: Card) -> str:
     record, generator = card.record, card.record.config.generator
     return (
         f"A text-to-image generator of {generator.steps} steps, distilled from "
-        f"`{record.teacher.name}` with the method `{record.config.method.name}` on "
+        f"`{_teacher_name(card)}` with the method `{record.config.method.name}` on "
         f"{record.nimg / 1000:g} thousand generated images by workbench {record.workbench}.\n"
     )
 
@@ -153,18 +165,26 @@ def _loading(card: Card) -> list[str]:
 
 
 def _folder(card: Card) -> str:
-    return str(card.folder.resolve())
+    """The line that names it: programs run beside the folder, or after a change of that line."""
+    return f"folder = {_quoted(card.name)}  # this folder, or its name on the hub"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _dtype(card: Card) -> list[str]:
-    return ["torch_dtype=torch.bfloat16"] if card.record.dtype == "bf16" else []
+    return ["dtype=torch.bfloat16"] if card.record.dtype == "bf16" else []
 
 
-def _loaded(class_name: str, folder: str, arguments: Sequence[str], *others: str) -> list[str]:
+def _loaded(class_name: str, places: str, arguments: Sequence[str], *others: str) -> list[str]:
+    """A pipeline from the place that the last line of ``places`` names."""
+    place = places.splitlines()[-1].partition(" = ")[0]
     return [
         f"from diffusers import {', '.join((class_name, *others))}",
         "",
-        *_call(f"pipe = {class_name}.from_pretrained", [repr(folder), *arguments]),
+        *places.splitlines(),
+        *_call(f"pipe = {class_name}.from_pretrained", [place, *arguments]),
     ]
 
 
@@ -204,12 +224,15 @@ def _usage(card: Card) -> str:
     k = generator.steps
     said = [
         f"It was trained at sigmas {sigmas}, with "
-        f"{'new noise at each step' if card.renoised else 'plain Euler steps'}. Numbers of steps "
-        "that it does not have are refused.",
+        f"{'new noise at each step' if card.renoised else 'plain Euler steps'}. The folder's code "
+        "refuses numbers of steps that it does not have; the stock class does not.",
         f"`guidance_scale={record.call['guidance_scale']:g}` is what the student was trained with; "
-        "guidance is distilled into it, negative prompts do nothing.",
+        "guidance is distilled into it. Negative prompts are refused by the folder's code, and do "
+        "nothing in the stock class.",
         "`generator` decides all noise of an image. Without one torch's global state does, which "
         "on a GPU is the GPU's own: the same seed gives other images there than on a CPU.",
+        '`pipe.to("cuda")` after loading draws on an NVIDIA GPU. For large students, '
+        "`workbench export --dtype bf16` halves the weights.",
         "torchvision is not needed, but where one is installed, diffusers and transformers import "
         "it. If `import torchvision` fails beside the installed torch, so do these programs "
         '("Could not import module"), unless they begin with '
@@ -275,11 +298,14 @@ def _adapter(card: Card) -> str:
     hub_id, local = _teacher_place(card)
     revision = card.record.teacher.revision
     pinned = [f"revision={revision!r}"] if hub_id and revision else []
-    scheduler, folder = "FlowMatchEulerDiscreteScheduler", _folder(card)
+    scheduler = "FlowMatchEulerDiscreteScheduler"
+    teacher = f"teacher = {_quoted(hub_id or local.name)}"
+    teacher += "" if hub_id else "  # the teacher's folder"
+    weights = ["folder", 'subfolder="adapter"', 'weight_name="pytorch_lora_weights.safetensors"']
     lines = [
-        *_loaded("DiffusionPipeline", hub_id or str(local), pinned, scheduler),
-        f"pipe.load_lora_weights({folder + '/adapter'!r})",
-        f"pipe.scheduler = {scheduler}.from_pretrained({folder!r}, subfolder='scheduler')",
+        *_loaded("DiffusionPipeline", f"{_folder(card)}\n{teacher}", pinned, scheduler),
+        *_call("pipe.load_lora_weights", weights),
+        f'pipe.scheduler = {scheduler}.from_pretrained(folder, subfolder="scheduler")',
         *_drawing(card, card.record.call, "adapter.png", _stock_seed(card)),
     ]
     return f"{text}\n{_program(lines)}"
@@ -354,8 +380,9 @@ def _origin(card: Card) -> str:
     if card.check is not None:
         checked = (
             f"Checked at the export: {card.check.images} images of {card.check.prompt!r} by the "
-            f"stock pipeline and by workbench's sampler, in float32 on {card.check.device}, differ "
-            f"by at most {card.check.difference:.1g} (values from 0 to 1)."
+            "stock class and by the folder's code differ from those of workbench's sampler, in "
+            f"float32 on {card.check.device}, by at most {card.check.difference:.1g} (values from "
+            "0 to 1)."
         )
     licence = _licence(card)
     terms = (
@@ -365,7 +392,7 @@ def _origin(card: Card) -> str:
     )
     return (
         "## Origin\n\n"
-        f"- Teacher: `{teacher.name}`, fingerprint `{teacher.fingerprint}`{revision}.\n"
+        f"- Teacher: `{_teacher_name(card)}`, fingerprint `{teacher.fingerprint}`{revision}.\n"
         f"- Run: `{record.run}` at {record.nimg / 1000:g} kimg, averaged weights "
         f"`{record.weights}`, stored as {record.dtype}. All of it in `{STUDENT_RECORD}`.\n"
         f"- {checked}\n"

@@ -52,7 +52,7 @@ def download(hub_id: str, revision: str | None = None) -> Path:
             with suppress(EntryNotFoundError):
                 hf_hub_download(repository, name, revision=commit)
         check_kind(index.parent)
-        refuse_student(hub_id, index.parent)
+        refuse_student(hub_id, index.parent)  # by its record, or by the index of a saved copy
         with quiet_libraries():
             folder = DiffusionPipeline.download(repository, revision=commit, use_safetensors=True)
         return Path(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from workbench.flow import shift_time
 from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.base import VelocityNetwork
 from workbench.teachers.family import Family, call_defaults
+from workbench.teachers.folder import MODEL_INDEX
+from workbench.teachers.json_file import read_json
 
 if TYPE_CHECKING:
     from workbench.teachers.pipeline import PipelineTeacher
@@ -21,24 +24,41 @@ if TYPE_CHECKING:
 STUDENT_RECORD = "student.json"
 """In an exported folder: what made the student, and how it is sampled."""
 
+STUDENT_ENTRY = "student"
+"""In an exported folder's model_index.json, and in a copy's that diffusers has saved: defaults."""
+
 _TIME_ERROR = 1e-5  # the scheduler's own rounding stays below it
 _TRAIN_STEPS = 1000  # of every stock scheduler: its times are 1000 sigma
 
 
 def is_student(folder: Path) -> bool:
-    """Whether a folder is an exported few-step student."""
-    return (folder / STUDENT_RECORD).is_file()
+    """Whether a folder is an exported few-step student, or a copy that diffusers has saved."""
+    return _says_student(folder) is not None
+
+
+def student_entry(folder: Path) -> Mapping[str, Any]:
+    """What a student's model_index.json says of its defaults; empty where it says nothing."""
+    index = folder / MODEL_INDEX
+    return (read_json(index).get(STUDENT_ENTRY) or {}) if index.is_file() else {}
+
+
+def _says_student(folder: Path) -> str | None:
+    """The name of the file that says that a folder is a student."""
+    if (folder / STUDENT_RECORD).is_file():
+        return STUDENT_RECORD
+    return MODEL_INDEX if student_entry(folder) else None
 
 
 def refuse_student(reference: str, folder: Path) -> None:
     """Few-step students are no teachers: their velocity is right at their own K times only.
 
     Raises:
-        RequestError: the folder is an exported student.
+        RequestError: the folder is an exported student, or a copy of one.
     """
-    if is_student(folder):
+    said = _says_student(folder)
+    if said is not None:
         raise RequestError(
-            f"{reference} is a few-step student ({STUDENT_RECORD}), not a teacher. Teachers are "
+            f"{reference} is a few-step student ({said}), not a teacher. Teachers are "
             "many-step flow-matching pipelines; a generator can start from a student (start=DIR)."
         )
 
@@ -159,6 +179,19 @@ def plain_pipeline_source(family: Family) -> str:
     return source.replace("SanaPipeline", family.student_class)
 
 
+def plain_pipeline(module: Path, pipeline: Any, student: Mapping[str, Any]) -> Any:
+    """A student's pipeline as the module of its folder makes it, of the same components.
+
+    Args:
+        module: the written file.
+        student: the ``student`` of model_index.json.
+    """
+    make = runpy.run_path(str(module))["StudentPipeline"]  # importing would leave a __pycache__
+    made = make(**pipeline.components, student=dict(student))
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
 def student_call(
     teacher: PipelineTeacher, pipeline: Any, steps: int, distilled_guidance: float
 ) -> Mapping[str, Any]:
@@ -166,7 +199,7 @@ def student_call(
 
     ``num_inference_steps``; ``guidance_scale``, which is 1 (off) unless the transformer takes it as
     an input; and what the teacher needs told that the class does not do by default (a size, a text
-    length, SANA's instruction ...).
+    length, SANA's instruction ...). Not the teacher's own guidance: it is distilled.
 
     Args:
         pipeline: the student's.
@@ -180,9 +213,17 @@ def student_call(
     for name, default in defaults.items():
         value = arguments.get(name, default)
         derived = name in ("height", "width") and default is None and own_size
-        if name not in _OF_THE_STUDENT and value != default and not derived:
+        fixed = name in (*_OF_THE_STUDENT, family.cfg_argument) or name.startswith(_GUIDED)
+        if not fixed and value != default and not derived:
             told[name] = value
     return {"num_inference_steps": steps, "guidance_scale": guidance, **told}
 
 
-_OF_THE_STUDENT = ("num_inference_steps", "guidance_scale", "intermediate_timesteps")
+_OF_THE_STUDENT = (
+    "num_inference_steps",
+    "sigmas",
+    "timesteps",
+    "intermediate_timesteps",
+    "guidance_scale",
+)
+_GUIDED = ("negative_", "skip_guidance_", "skip_layer_guidance_")
