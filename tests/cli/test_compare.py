@@ -60,7 +60,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory, filled: Workspace) -> Works
     for row in list_runs(uri, "ranges", where="tags.kind = 'run'"):
         value = 0.01 + 0.02 * (row.tags["variant"] == "narrow") + 0.001 * int(row.tags["seed"])
         made = {"metric": "kid", "samples": 2000, "versions": {"torch": "2.12"}}
-        made["protocol"] = short_hash(made)
+        made |= {"protocol": short_hash(made), "seed": int(row.tags["seed"])}
         score = Score("kid", value, {**made, "id": row.run_id}, Interval(value - 0.1, 1.0))
         kept = ScoredRow("m", "student", "coco10k", 2000, 4, 4.0, 1.0, (score,), made, 12.8)
         add_artifact(uri, row.run_id, keep_row(Workspace(folder / "away"), kept), ARTIFACTS)
@@ -158,7 +158,7 @@ def test_any_score_of_training_judges_and_drift_has_its_table(
     workbench.workspace = judged.root
     assert workbench.json("compare", "looks")["metric"] == "clip"
     lines = workbench("compare", "looks", "--markdown").stdout.splitlines()
-    assert lines[0] == "**CLIP score, mean over seeds ± 95 % interval**"
+    assert lines[0] == "**CLIP score, mean over training seeds ± 95 % interval**"
     assert "| variant | FID at 12.8 kimg | ms/image | NFE |" in lines
     drift = lines.index("| variant | saturation | contrast |")
     assert lines[drift - 2].startswith("**Drift from the teacher")

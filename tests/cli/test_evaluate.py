@@ -261,7 +261,7 @@ def test_scores_that_could_not_be_logged_are_shown_and_kept(
     assert inside_finished.json(*command)["table"][0]["fid"] == row["fid"]
     (run,) = list_runs(default_uri(inside_finished.workspace), "quickstart", where=ONLY_RUNS)
     protocol = row["scores"]["fid"]["fingerprint"]["protocol"][:8]
-    assert run.metrics[f"evaluation/digits/fid_4steps_{protocol}"] == row["fid"]
+    assert run.metrics[f"evaluation/digits/fid_4steps_{protocol}_seed5"] == row["fid"]
 
 
 def test_a_run_of_another_workspace_is_kept_but_logged_to_no_run_of_its_name(
@@ -432,7 +432,7 @@ def test_evaluations_that_cannot_be_say_why(
         ([fake, *real, "--metrics", "fid", "--cfg-scale", "2"], "--cfg-scale of teachers"),
         (
             [fake, *real, "--metrics", "fid", "--seed", "1"],
-            "--seed and --precision of what is drawn",
+            "--seeds and --precision of what is drawn",
         ),
         ([fake, *real, "--metrics", "fid", "--precision", "bf16"], "--precision of what is drawn"),
         (

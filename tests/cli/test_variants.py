@@ -61,7 +61,7 @@ def test_all_variants_run_and_share_a_figure(
     assert figure.stat().st_size > 5000
     rows = (prepared.workspace / "figures" / "pair.csv").read_text().splitlines()[1:]
     # Evaluated at 0, 0.16 and 0.32 kimg each, in the experiment's order.
-    assert [(row.split(",")[0], row.split(",")[3]) for row in rows] == [
+    assert [(row.split(",")[0], row.split(",")[4]) for row in rows] == [
         (name, kimg) for name in ("sana", "flux") for kimg in ("0.0", "0.16", "0.32")
     ]
 

@@ -32,6 +32,7 @@ from workbench.workspace import Workspace, open_workspace
 
 CPU = torch.device("cpu")
 ALONE = Ranks(0, 1, CPU)
+FRESH = ("student, 4 steps",) * 4
 PROMPTS = ("the digit 7", "a handwritten two", "zero written by hand", "the digit 1")
 LORA = 'training.lora={"rank":2,"scale":2}'
 
@@ -204,7 +205,8 @@ def test_a_run_tells_how_far_its_evaluations_are_and_leaves_no_scratch(
     scored = [place for place in Hearing.heard if place[2] == 60]
     assert scored == [
         (what, done, 60)
-        for what in ("student, 4 steps", "student, 4 steps", "teacher, 2 steps")
+        # At 0 kimg, at the end, the table, then the last and the best weights at fresh seeds.
+        for what in ("student, 4 steps", "student, 4 steps", "teacher, 2 steps", *FRESH)
         for done in (0, 60)
     ]
     assert not [path for path in outcome.folder.path.iterdir() if path.name[0] == "."]
