@@ -141,7 +141,7 @@ def test_scores_of_evaluate(scored: Workspace, workbench: InsideWorkbench, tmp_p
     assert (values["metric"], values["reference"], values["steps"]) == ("kid", "coco10k", 4)
     assert [group["label"] for group in values["groups"]] == ["wide", "narrow"]
     assert values["groups"][0]["mean"] == pytest.approx(0.0105)
-    assert values["groups"][0]["interval_over"] == "seeds"
+    assert values["groups"][0]["interval_over"] == "training and evaluation"
     assert values["groups"][0]["runs"][0]["kept"]["fingerprint"]["samples"] == 2000
     assert values["verdicts"][0]["excludes_zero"] is True
     assert numbers.read_text().splitlines()[1].startswith("wide,ranges,wide,")
