@@ -143,7 +143,7 @@ def test_scores_of_evaluate(scored: Workspace, workbench: InsideWorkbench, tmp_p
     assert values["groups"][0]["mean"] == pytest.approx(0.0105)
     assert values["groups"][0]["interval_over"] == "training and evaluation"
     assert values["groups"][0]["runs"][0]["kept"]["fingerprint"]["samples"] == 2000
-    assert values["verdicts"][0]["excludes_zero"] is True
+    assert values["verdicts"][0]["verdict"] == "no spread between seeds: no verdict"
     assert numbers.read_text().splitlines()[1].startswith("wide,ranges,wide,")
     lines = workbench("compare", "ranges", "--metric", "kid", "--markdown").stdout.splitlines()
     assert lines[0].startswith("**kid against coco10k, 4 steps; protocol ")
