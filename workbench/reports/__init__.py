@@ -3,7 +3,7 @@
 The report's page is apart, in ``workbench.reports.page``: it reads plans, which bring torch.
 """
 
-from workbench.reports.comparison import Comparison, GroupResult, Verdict, compare, primary_metric
+from workbench.reports.comparison import Comparison, GroupResult, compare, primary_metric
 from workbench.reports.figure import draw
 from workbench.reports.groups import Group, SeedRun, Selection, make_groups
 from workbench.reports.references import comparable, select, select_groups
@@ -21,6 +21,7 @@ from workbench.reports.statistics import (
     holm,
 )
 from workbench.reports.tables import all_tables, write_csv
+from workbench.reports.verdicts import Verdict
 
 __all__ = [
     "Comparison",

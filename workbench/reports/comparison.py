@@ -5,30 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 from workbench.errors import RequestError, unknown_name
-from workbench.metrics import METRICS, Goal, MetricInfo, in_order, primary_of_most
+from workbench.metrics import METRICS, in_order, primary_of_most
 from workbench.reports.groups import Group, SeedRun, Selection, shortened
 from workbench.reports.statistics import (
     ONE_NOISE,
     SOME_NOISE,
-    Difference,
     Estimate,
     Observation,
-    difference,
     estimate,
     estimate_scores,
-    holm,
 )
+from workbench.reports.verdicts import Verdict, caution, judge, paired_notes, rank
 from workbench.runs import tags
 from workbench.runs.state import RunState
 
 BEST, BEST_FRESH, LAST = "best", "best_fresh", "last"
 AT_KIMG, AT_SECONDS = "at_kimg", "at_seconds"
-
-_LEVEL = 0.05
 
 Read = Callable[[SeedRun, str], Mapping[int, float]]
 """(run, score) -> evaluation seed -> the run's value; empty where it has none."""
@@ -51,59 +46,6 @@ class GroupResult:
 
     def get(self, score: str, statistic: str) -> Estimate | None:
         return self.scores.get(score, {}).get(statistic)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A group against another, at equal kimg.
-
-    ``difference`` is of the metric's values; near a target, of their distances from it
-    (:meth:`MetricInfo.badness`), as two values on either side of it may be equally good.
-
-    Attributes:
-        p: probability of so large a difference where there is none, corrected for the ``asked``
-            differences (Holm); None without an interval.
-    """
-
-    label: str
-    reference: str
-    difference: Difference
-    info: MetricInfo
-    p: float | None
-    asked: int
-
-    @property
-    def told_apart(self) -> bool | None:
-        """Whether there is a difference, by the corrected probability; None without one."""
-        return None if self.p is None else self.p <= _LEVEL
-
-    @property
-    def is_better(self) -> bool:
-        return (self.difference.mean < 0) == (self.info.goal is not Goal.HIGHER)
-
-    @property
-    def words(self) -> str:
-        if self.told_apart is None:
-            return f"{self.difference.reason or 'no interval'}: no verdict"
-        if not self.told_apart:
-            return "not told apart"
-        if not self.info.ranks:
-            return "told apart"
-        return "better" if self.is_better else "worse"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "group": self.label,
-            "against": self.reference,
-            "difference": self.difference.mean,
-            "interval": self.difference.interval,
-            "p": self.difference.p,
-            "p_holm": self.p,
-            "asked": self.asked,
-            "told_apart": self.told_apart,
-            "verdict": self.words,
-        }
 
 
 @dataclass(frozen=True)
@@ -256,97 +198,6 @@ def _best(run: SeedRun, name: str) -> float | None:
     if logged is not None:  # of all evaluations: a long curve keeps only some of them
         return logged
     return METRICS[name].best(run.curve.scores.get(name, ())) if name in METRICS else None
-
-
-def rank(found: Estimate | None, info: MetricInfo) -> tuple[bool, float]:
-    """Sorts groups best first; those without a value last, all of them equal if nothing ranks.
-
-    Near a target every score counts by its own distance: one above and one below are not on it.
-    """
-    if found is None or math.isnan(found.mean):
-        return True, 0.0
-    if not info.ranks:
-        return False, 0.0
-    judged = _judged(found, info)
-    mean = estimate_scores(judged).mean
-    return False, mean if info.goal is Goal.NEAR else info.badness(mean)
-
-
-def judge(
-    measured: Sequence[tuple[Group, Estimate]], info: MetricInfo, against: str | None = None
-) -> tuple[Verdict, ...]:
-    """Every other group against one, corrected for all differences that this asks.
-
-    That one is named, or the best that several seeds vouch for. As the data choose the best, any
-    two groups might have been the pair: then all pairs count as asked, else only those with it.
-
-    Args:
-        measured: best first.
-
-    Raises:
-        RequestError: no group of that name.
-    """
-    if against is not None and against not in [group.label for group, _ in measured]:
-        raise unknown_name("variant to compare with", against, [g.label for g, _ in measured])
-    reference = next(
-        (p for p in measured if (p[0].label == against if against else p[1].n > 1)),
-        next(iter(measured), None),
-    )
-    if reference is None:
-        return ()
-    scores = {group.label: _judged(own, info) for group, own in measured}
-    label = reference[0].label
-    others = [name for name in scores if name != label]
-    pairs = [(name, label) for name in others]
-    if against is None:
-        pairs += list(combinations(others, 2))
-    found = {pair: difference(scores[pair[0]], scores[pair[1]]) for pair in pairs}
-    tested = {pair: each.p for pair, each in found.items() if each.p is not None}
-    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
-    return tuple(
-        Verdict(name, label, found[name, label], info, corrected.get((name, label)), len(tested))
-        for name in others
-    )
-
-
-def _judged(found: Estimate, info: MetricInfo) -> Sequence[Observation]:
-    if info.goal is not Goal.NEAR or not info.ranks:
-        return found.observations
-    return [each._replace(value=info.badness(each.value)) for each in found.observations]
-
-
-def caution(verdicts: Sequence[Verdict], *, chosen: bool = True) -> list[str]:
-    """What a reader of the verdicts has to know."""
-    notes = []
-    asked = verdicts[0].asked if verdicts else 0
-    if asked > 1:
-        why = "all pairs, for the best was chosen by the same data" if chosen else "asked here"
-        notes.append(
-            f"Verdicts are corrected for {asked} differences ({why}; Holm). Each interval is one "
-            "of 95 % by itself."
-        )
-    if any(verdict.difference.reason == ONE_NOISE for verdict in verdicts):
-        notes.append(
-            "All of these runs drew the same evaluation noise: how much it adds cannot be known "
-            "from them, so there are no intervals and no verdicts. Score them at several: "
-            "workbench evaluate RUN --seeds 0,1,2,3, then compare with --reference and --steps."
-        )
-    return notes
-
-
-def paired_notes(verdicts: Sequence[Verdict], groups: Sequence[Group]) -> list[str]:
-    """Which runs a difference leaves out, as its pair has no run of that training seed."""
-    seeds = {group.label: set(group.seeds) for group in groups}
-    notes = []
-    for verdict in verdicts:
-        paired = set(verdict.difference.seeds)
-        if paired and (seeds[verdict.label] | seeds[verdict.reference]) - paired:
-            told = ", ".join(map(str, sorted(paired)))
-            notes.append(
-                f"{verdict.label} against {verdict.reference}: of the training seeds in common, "
-                f"{told}; the means above are of all."
-            )
-    return notes
 
 
 def _without(results: Sequence[GroupResult], metric: str, nimg: int) -> list[str]:

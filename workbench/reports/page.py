@@ -16,7 +16,7 @@ from workbench.errors import RequestError
 from workbench.metrics import title_of
 from workbench.registry import Plan, attach_to_plan, load_plan
 from workbench.registry.rows import as_options, plan_key
-from workbench.reports.comparison import AT_KIMG, Comparison, Verdict, compare
+from workbench.reports.comparison import AT_KIMG, Comparison, compare
 from workbench.reports.figure import draw
 from workbench.reports.groups import Group
 from workbench.reports.references import select
@@ -31,6 +31,7 @@ from workbench.reports.tables import (
     side_table,
     spread_table,
 )
+from workbench.reports.verdicts import Verdict
 from workbench.tracking import run_address, without_user
 from workbench.workspace import Workspace
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from workbench.errors import RequestError
 from workbench.metrics import Goal, metric_info
-from workbench.reports.comparison import Verdict, caution, judge, paired_notes, rank
 from workbench.reports.groups import Group, SeedRun, Selection, shortened
 from workbench.reports.score_choice import Choice, Wanted, choose_scores, logged_scores
 from workbench.reports.score_files import KeptScore, ScoreFiles
 from workbench.reports.statistics import Estimate, Observation, estimate, estimate_scores
+from workbench.reports.verdicts import Verdict, caution, judge, paired_notes, rank
 from workbench.runs.kept_scores import ScoreName
 
 

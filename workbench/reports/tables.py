@@ -18,10 +18,10 @@ from workbench.reports.comparison import (
     LAST,
     Comparison,
     GroupResult,
-    Verdict,
 )
 from workbench.reports.groups import Group
 from workbench.reports.statistics import Difference, Estimate
+from workbench.reports.verdicts import Verdict
 
 _STATISTICS = (AT_KIMG, AT_SECONDS, BEST, BEST_FRESH, LAST)
 
