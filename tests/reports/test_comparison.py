@@ -113,6 +113,16 @@ def test_the_last_and_the_best_weights_count_at_fresh_seeds_too(make_row: MakeRo
     assert [result.get("fid", AT_KIMG).mean for result in beside] == pytest.approx([0.6, 0.7])
 
 
+def test_a_longer_run_s_fresh_scores_are_not_those_of_equal_kimg(make_row: MakeRow) -> None:
+    """Where one group went on, none counts its end's noise: else means would be of unlike noise."""
+    fresh = {"fresh/last_1_fid": 9.0, "fresh/last_2_fid": 9.0}
+    rows = [make_row("short", s, [(0, 2.0), (1, 0.5)], metrics=fresh) for s in (0, 1)]
+    rows += [make_row("long", s, [(0, 2.0), (1, 0.6), (2, 0.4)], metrics=fresh) for s in (0, 1)]
+    found = compare(make_groups(rows))
+    means = {r.group.label: r.get("fid", AT_KIMG).mean for r in found.results}
+    assert means == {"short": pytest.approx(0.5), "long": pytest.approx(0.6)}
+
+
 def test_a_pair_of_fewer_seeds_than_the_means_is_said(make_row: MakeRow) -> None:
     """Means of all seeds may lie the other way round than the pairs that are tested."""
     rows = [make_row("a", s, [(1, x)]) for s, x in enumerate((0.5, 0.51, 0.52, 3.0))]

@@ -123,7 +123,8 @@ def compare(
     if any(math.isnan(run.seconds) for run in begun):
         seconds = None
     fresh = all(run.fresh(tags.LAST, metric) for run in begun)
-    results = [_result(group, known, nimg, seconds, fresh) for group in groups]
+    at_end = fresh and all(run.nimg == nimg for run in begun)
+    results = [_result(group, known, nimg, seconds, fresh, at_end) for group in groups]
     results.sort(key=lambda result: rank(result.get(metric, AT_KIMG), info))
     notes = [*selection.notes, *_limits(begun, nimg), *_only_begun(runs, nimg), *_single(groups)]
     if seconds is not None:
@@ -142,10 +143,19 @@ def compare(
 
 
 def _result(
-    group: Group, scores: Sequence[str], nimg: int, seconds: float | None, fresh: bool
+    group: Group,
+    scores: Sequence[str],
+    nimg: int,
+    seconds: float | None,
+    fresh: bool,
+    at_end: bool,
 ) -> GroupResult:
-    """Scores at fresh seeds count where all compared runs have them: else of unlike noise."""
-    at_end = fresh and all(run.nimg == nimg for run in group.runs)
+    """Scores at fresh seeds count where all compared runs have them: else of unlike noise.
+
+    Args:
+        fresh: whether all have them, of their last weights.
+        at_end: whether those weights are also what is compared at equal kimg.
+    """
 
     def last(run: SeedRun, name: str) -> dict[int, float]:
         own = _own(run, run.curve.last(name))

@@ -195,8 +195,10 @@ def comparable(selection: Selection, *, allow_mixed: bool = False) -> Selection:
 def _circumstances(group: Group, protocol: str) -> str:
     """What of an evaluation a person can recognise."""
     row = next(run.row for run in group.runs if run.protocol == protocol)
+    seed = row.params.get("evaluation.seed")
     known = {
         "samples": row.params.get("evaluation.samples"),
+        "seed": None if seed == "null" else seed,  # protocols of before held it
         "torch": row.tags.get("version.torch"),
         "diffusers": row.tags.get("version.diffusers"),
     }
