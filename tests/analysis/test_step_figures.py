@@ -76,7 +76,18 @@ def test_each_k_has_its_means_and_intervals(step_count: ModuleType, groups: list
         pytest.approx(found.mean), pytest.approx(found.half), 2)  # fmt: skip
     teacher = frame[frame["line"] == "teacher"]
     assert teacher[["steps", "fid"]].values.tolist() == [[4, 0.8], [50, 0.3]]
-    assert teacher["fid_half"].isna().all()
+    assert teacher["n"].tolist() == [2, 2]  # its repetitions are the noises of the two seeds
+
+
+def test_the_teacher_has_an_interval_over_noises_and_none_of_one(step_count: ModuleType) -> None:
+    own = trained(4, {4: (0.5, 0.6)})
+    own.runs[1].row.metrics["table/teacher_4_fid"] = 0.9
+    teacher = step_count.collect([own]).query("line == 'teacher' and steps == 4").iloc[0]
+    assert teacher["fid_half"] == pytest.approx(estimate([0.8, 0.9]).half)
+    shared = trained(4, {4: (0.5, 0.6)}, **{"evaluation.seed": "0"})
+    frame = step_count.collect([shared])
+    assert frame["fid_half"].isna().all()  # nor has the student, of two runs on one noise
+    assert frame[frame["line"] == "teacher"]["n"].tolist() == [1, 1]
 
 
 def test_a_seed_without_the_score_leaves_a_gap_not_another_mean(step_count: ModuleType) -> None:
