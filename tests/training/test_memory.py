@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +57,7 @@ def measured_peak(teacher: PipelineTeacher, config: RunConfig) -> int:
     prompts, uncond = teacher.encode(PROMPTS), teacher.uncond()
     pairs = AnyPairs(teacher) if config.data else None
     student = Student(teacher.network, teacher.latent_shape, prompts, uncond, pairs=pairs)
+    gc.collect()  # garbage of earlier tests, freed meanwhile, would count as this run's
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         Engine(config, student, Ranks(0, 1, torch.device("cpu"))).train()
     events = profiler.profiler.kineto_results.events()
