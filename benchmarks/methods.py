@@ -21,9 +21,10 @@ from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.digits import PROMPTS
 from workbench.teachers.recipe import SanaRecipe
 from workbench.teachers.sana import SanaFamily
-from workbench.training.engine import Engine, Student
+from workbench.training.networks import Student
 from workbench.training.parallel import Ranks, choose_device
 from workbench.training.recipes import run_config
+from workbench.training.trainer import Trainer
 
 ROUNDS = 3
 STEPS = 4
@@ -54,15 +55,15 @@ class _Rows:
         return Pairs(self.pairs.latents[index], cond.select(index) if cond else None)
 
 
-def engine_of(name: str, student: Student, device: torch.device) -> tuple[Engine, _Turns]:
-    """An engine behind its warm-ups, and the source of its k."""
+def engine_of(name: str, student: Student, device: torch.device) -> tuple[Trainer, _Turns]:
+    """An trainer behind its warm-ups, and the source of its k."""
     data = ["data.source=digits"] if method_type(METHODS[name]()).learns_from_pairs else []
     config = run_config(f"method.name={name}", "training.kimg=1e6", *data)
-    engine = Engine(config, student, Ranks(0, 1, device))
+    trainer = Trainer(config, student, Ranks(0, 1, device))
     turns = _Turns(config.seed)
-    engine.noise = turns
-    engine.state.nimg = LATE - LATE % config.training.batch_size
-    return engine, turns
+    trainer.noise = turns
+    trainer.state.nimg = LATE - LATE % config.training.batch_size
+    return trainer, turns
 
 
 def student() -> Student:
@@ -84,13 +85,13 @@ def main() -> None:
     device = choose_device()
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     taught = student()
-    engines = {name: engine_of(name, taught, device) for name in METHODS}
+    trainers = {name: engine_of(name, taught, device) for name in METHODS}
     times: dict[str, list[float]] = {name: [] for name in METHODS}
     for turn in range(1 + ROUNDS):
-        for name, (engine, turns) in engines.items():
+        for name, (trainer, turns) in trainers.items():
             began = clock()
             for turns.k in range(1, STEPS + 1):
-                engine._iterate()
+                trainer.train_step()
             if device.type == "cuda":
                 torch.cuda.synchronize()
             if turn:

@@ -4,7 +4,7 @@
 
 An iteration's time is compared with the time of its network evaluations alone (the same numbers of
 forward and backward passes of the bare transformer at the same batch), so the ratio is what the
-engine, the losses, the optimisers and the noise add. Weights are random: only time is measured.
+trainer, the losses, the optimisers and the noise add. Weights are random: only time is measured.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.digits import PROMPTS
 from workbench.teachers.recipe import SanaRecipe
 from workbench.teachers.sana import SanaFamily
-from workbench.training.engine import Engine, Student
+from workbench.training.networks import Student
 from workbench.training.parallel import Ranks, choose_device
 from workbench.training.recipes import run_config
+from workbench.training.trainer import Trainer
 
 ITERATIONS = 24
 
@@ -51,12 +52,12 @@ def main() -> None:
     # k = 2 in every iteration: 2 k + 3 = 7 evaluations, 4 of them with a backward pass.
     settings = ["generator.steps=2", "generator.noise=fresh"]
     config = run_config(*settings)
-    engine = Engine(config, Student(network, shape, prompts), Ranks(0, 1, device))
-    object.__setattr__(engine, "noise", _AlwaysTwo(config.seed))
-    iteration = seconds(engine._iterate)
+    trainer = Trainer(config, Student(network, shape, prompts), Ranks(0, 1, device))
+    object.__setattr__(trainer, "noise", _AlwaysTwo(config.seed))
+    iteration = seconds(trainer.train_step)
 
     batch = config.training.batch_size
-    bare = engine.networks.generator
+    bare = trainer.networks.generator
     x = torch.randn(batch, *shape, device=device)
     t = torch.rand(batch, device=device)
     cond = prompts.select(torch.arange(batch) % len(prompts)).to(device)
@@ -68,7 +69,7 @@ def main() -> None:
     def to_weights() -> None:
         bare(x, t, cond).sum().backward()
 
-    frozen = engine.networks.teacher
+    frozen = trainer.networks.teacher
     source = x.clone().requires_grad_(True)
 
     def to_input() -> None:

@@ -1,6 +1,6 @@
 """Every score that the workbench knows: direction, unit, needs. The one place that says so.
 
-Engine, studies, comparisons, reports, model cards and the MLflow view ask here. Imports nothing
+Trainer, studies, comparisons, reports, model cards and the MLflow view ask here. Imports nothing
 heavy, so that a table of runs needs neither torch nor pandas.
 """
 

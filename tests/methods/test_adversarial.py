@@ -109,9 +109,7 @@ def test_the_generator_learns_from_both_terms(networks: Networks, batch: Batch) 
     both = method(sid_weight=0.7, generator_weight=0.2).adversarial_phase(networks, batch)
     sid = method(sid_weight=1.0, generator_weight=0.0).adversarial_phase(networks, batch).value
     torch.testing.assert_close(sid, method().generator_phase(networks, batch).value)
-    at = method().diffuse(
-        method().sampler.sample(networks.generator, batch, "generator"), batch, "generator"
-    )
+    at = method().diffuse(method().rollout(networks, batch), batch, "generator")
     features = networks.fake_score.module.features(at.x_t, at.t, batch.cond)
     weight = get_weighting("1-t")(at.t, at.x_g, at.x_g)
     deceived = (weight * bce(features, 1.0)).mean()

@@ -6,7 +6,13 @@ import torch
 from tests.helpers import SmallVelocity
 from workbench.errors import RequestError
 from workbench.flow import NoiseSource, euler, shift_time, uniform_times
-from workbench.methods import NOISE_RULES, generate, get_noise_rule, step_times
+from workbench.methods import (
+    NOISE_RULES,
+    FewStepSampler,
+    GeneratorConfig,
+    get_noise_rule,
+    step_times,
+)
 
 SHAPE = (3,)
 BATCH = 6
@@ -21,6 +27,10 @@ def network() -> SmallVelocity:
     return SmallVelocity(seed=1)
 
 
+def sampler(steps: int, noise: str, shift: float = 1.0) -> FewStepSampler:
+    return FewStepSampler(GeneratorConfig(steps=steps, noise=noise, flow_shift=shift))
+
+
 def test_times_of_four_steps() -> None:
     assert step_times(4).tolist() == [1.0, 0.75, 0.5, 0.25]
     shifted = step_times(4, flow_shift=3.0)
@@ -31,10 +41,10 @@ def test_times_of_four_steps() -> None:
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 @pytest.mark.parametrize("steps", [1, 2, 4, 7])
 def test_ddim_is_euler_on_the_same_grid(network: SmallVelocity, steps: int, shift: float) -> None:
-    def velocity(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return network.velocity(x, t, None)
+    def velocity(x: torch.Tensor, t: torch.Tensor, cond: None = None) -> torch.Tensor:
+        return network.velocity(x, t, cond)
 
-    ours = generate(velocity, draws, step_times(steps, shift), NOISE_RULES["ddim"])
+    ours = sampler(steps, "ddim", shift).sample(velocity, None, draws)
     theirs = euler(velocity, draws(0), uniform_times(steps, shift))
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
@@ -60,13 +70,7 @@ def test_steps_follow_the_definition(network: SmallVelocity, noise: str, evaluat
         x0_hat = x - t * network.velocity(x, torch.full((BATCH,), t, dtype=torch.float64), None)
         previous = t
     network.float()
-    ours = generate(
-        lambda x, t: network.velocity(x, t, None),
-        draws,
-        step_times(4),
-        get_noise_rule(noise),
-        evaluations,
-    )
+    ours = sampler(4, noise).sample(network.velocity, None, draws, evaluations)
     torch.testing.assert_close(ours.double(), x0_hat, rtol=1e-5, atol=1e-5)
 
 
@@ -74,13 +78,13 @@ def test_steps_follow_the_definition(network: SmallVelocity, noise: str, evaluat
 def test_only_the_last_evaluation_carries_gradient(network: SmallVelocity, noise: str) -> None:
     graphs: list[bool] = []
 
-    def velocity(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    def velocity(x: torch.Tensor, t: torch.Tensor, cond: None) -> torch.Tensor:
         assert not x.requires_grad
-        value = network.velocity(x, t, None)
+        value = network.velocity(x, t, cond)
         graphs.append(value.requires_grad)
         return value
 
-    output = generate(velocity, draws, step_times(4), NOISE_RULES[noise], evaluations=3)
+    output = sampler(4, noise).sample(velocity, None, draws, evaluations=3)
     assert graphs == [False, False, True]
     assert output.requires_grad
 
@@ -88,18 +92,18 @@ def test_only_the_last_evaluation_carries_gradient(network: SmallVelocity, noise
 def test_first_steps_of_the_grid_are_shared(network: SmallVelocity) -> None:
     seen: list[float] = []
 
-    def velocity(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    def velocity(x: torch.Tensor, t: torch.Tensor, cond: None) -> torch.Tensor:
         seen.append(float(t[0]))
-        return network.velocity(x, t, None)
+        return network.velocity(x, t, cond)
 
-    generate(velocity, draws, step_times(4), NOISE_RULES["fresh"], evaluations=2)
+    sampler(4, "fresh").sample(velocity, None, draws, evaluations=2)
     assert seen == [1.0, 0.75]
 
 
 @pytest.mark.parametrize("evaluations", [0, 5])
 def test_evaluations_outside_the_grid_are_refused(evaluations: int) -> None:
     with pytest.raises(ValueError, match=r"1\.\.4"):
-        generate(lambda x, t: x, draws, step_times(4), NOISE_RULES["fresh"], evaluations)
+        sampler(4, "fresh").sample(lambda x, t, cond: x, None, draws, evaluations)
 
 
 def test_unknown_noise_names_the_nearest() -> None:

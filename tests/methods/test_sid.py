@@ -161,7 +161,7 @@ def test_gradient_path_through_the_networks_matters() -> None:
     (whole,) = torch.autograd.grad(method.generator_phase(networks, b).value, [weights])
 
     class CutInput(ExactOwnVelocity):
-        def forward(self, x_t, t, cond):
+        def forward(self, x_t, t, cond, with_features=False):
             return super().forward(x_t.detach(), t, cond)
 
     cut = Networks(

@@ -25,9 +25,9 @@ from workbench.teachers.base import VelocityNetwork
 from workbench.tracking import default_uri
 from workbench.training.config import EvaluationConfig, RunConfig
 from workbench.training.events import Listener, Listeners
+from workbench.training.networks import Roles, Student, build_networks, student_network
 from workbench.training.parallel import Ranks
 from workbench.training.recipes import run_config
-from workbench.training.roles import Roles, Student, build_roles, student_network
 from workbench.workspace import Workspace, open_workspace
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def settings(*overrides: str) -> RunConfig:
 
 def roles(teacher: PipelineTeacher, config: RunConfig) -> Roles:
     student = Student(teacher.network, teacher.latent_shape, None, teacher.uncond())
-    return build_roles(student, config, make_method(config.method, config.generator), ALONE)
+    return build_networks(student, config, make_method(config.method, config.generator), ALONE)
 
 
 def images(teacher: PipelineTeacher, network: VelocityNetwork, precision: str) -> Tensor:

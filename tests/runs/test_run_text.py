@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from workbench.errors import InterruptedRunError
 from workbench.runs.text import TextJob, load_with_encodings
 from workbench.teachers import load_pipeline_teacher
 from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.text_store import TextStore, text_identity
 from workbench.training.config import RunConfig
-from workbench.training.engine import InterruptedRunError
 from workbench.training.events import StopFlag
 from workbench.training.parallel import Ranks, joined_ranks, launch
 from workbench.training.recipes import run_config

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from workbench.errors import RequestError
 from workbench.flow import NoiseSource, TrigFlow, uniform_times
-from workbench.methods import NOISE_RULES, generate
+from workbench.methods import FewStepSampler, GeneratorConfig
 from workbench.teachers import (
     Conditioning,
     PipelineTeacher,
@@ -80,13 +80,10 @@ def ours(teacher: PipelineTeacher, noise: Tensor, cfg_scale: float) -> Tensor:
     fresh = [noise, *(torch.randn(noise.shape, generator=generator) for _ in angles)]
     network = copy.deepcopy(teacher.network)
     network.distilled_guidance = cfg_scale
+    sampler = FewStepSampler(GeneratorConfig(steps=4, noise="fresh"))
+    sampler.times = path.to_rectified(angles)
     with torch.no_grad():
-        return generate(
-            lambda x, t: network(x, t, cond),
-            fresh.__getitem__,
-            path.to_rectified(angles),
-            NOISE_RULES["fresh"],
-        )
+        return sampler.sample(network, cond, fresh.__getitem__)
 
 
 @pytest.mark.parametrize("cfg_scale", [1.0, 4.5])
@@ -196,13 +193,24 @@ def test_half_precision_weights_answer_in_float32(teacher: PipelineTeacher) -> N
     x_t, t, cond = noise_for(teacher, 3), torch.rand(3), teacher.encode(PROMPTS)
     exact = teacher.velocity(x_t, t, cond)
     half = copy.deepcopy(teacher.network).to(torch.bfloat16)
-    mixed = copy.deepcopy(teacher.network)
-    mixed.autocast_dtype = torch.bfloat16
-    for network in (half, mixed):
-        velocity = network(x_t, t, cond)
-        assert velocity.dtype == torch.float32
-        assert not torch.equal(velocity, exact)
-        torch.testing.assert_close(velocity, exact, atol=0.1, rtol=0.1)
+    velocity = half(x_t, t, cond)
+    assert velocity.dtype == torch.float32
+    assert not torch.equal(velocity, exact)
+    torch.testing.assert_close(velocity, exact, atol=0.1, rtol=0.1)
+
+
+def test_times_are_never_rounded(teacher: PipelineTeacher) -> None:
+    """0.999 and 0.7491 are 1 and 0.75 in bfloat16: the sinusoids must see what they are."""
+    half = copy.deepcopy(teacher.network).to(torch.bfloat16)
+    t = torch.tensor([0.999, 0.7491, 0.5003])
+    seen: list[Tensor] = []
+    for module in half.modules():
+        if type(module).__name__ == "Timesteps":
+            module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    half(noise_for(teacher, 3), t, teacher.encode(PROMPTS))
+    scale = seen[0][2] / t[2]
+    assert seen[0].dtype == torch.float32
+    torch.testing.assert_close(seen[0] / scale, t, rtol=1e-6, atol=0)
 
 
 def test_blocks_are_the_transformer_s_layers(teacher: PipelineTeacher) -> None:

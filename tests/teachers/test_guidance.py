@@ -7,7 +7,7 @@ import torch
 
 from tests.helpers import EMPTY, ExactOwnVelocity, SmallVelocity, labels
 from workbench.errors import RequestError
-from workbench.teachers import guided_velocity, sample_teacher
+from workbench.teachers import denoise, sample_teacher
 
 B = 5
 X, T = torch.randn(B, 3, dtype=torch.float64), torch.rand(B, dtype=torch.float64)
@@ -25,13 +25,13 @@ def network(own: SmallVelocity) -> ExactOwnVelocity:
 
 def test_scale_one_is_the_conditional_velocity(network: ExactOwnVelocity) -> None:
     assert torch.equal(
-        guided_velocity(network, X, T, labels(B), EMPTY, 1.0), network(X, T, labels(B))
+        denoise(network, X, T, labels(B), EMPTY, 1.0).velocity, network(X, T, labels(B))
     )
 
 
 def test_scale_zero_is_the_unconditional_velocity(network: ExactOwnVelocity) -> None:
     assert torch.equal(
-        guided_velocity(network, X, T, labels(B), EMPTY, 0.0), network(X, T, EMPTY.expand(B))
+        denoise(network, X, T, labels(B), EMPTY, 0.0).velocity, network(X, T, EMPTY.expand(B))
     )
 
 
@@ -40,7 +40,7 @@ def test_velocity_is_linear_in_the_scale(network: ExactOwnVelocity, scale: float
     v_cond, v_uncond = network(X, T, labels(B)), network(X, T, EMPTY.expand(B))
     assert (v_cond - v_uncond).abs().min() > 0
     torch.testing.assert_close(
-        guided_velocity(network, X, T, labels(B), EMPTY, scale),
+        denoise(network, X, T, labels(B), EMPTY, scale).velocity,
         (1 - scale) * v_uncond + scale * v_cond,
     )
 
@@ -49,7 +49,7 @@ def test_velocity_is_linear_in_the_scale(network: ExactOwnVelocity, scale: float
 def test_guidance_is_one_call_and_costs_nothing_when_off(
     network: ExactOwnVelocity, own: SmallVelocity, scale: float, batches: list[int]
 ) -> None:
-    guided_velocity(network, X, T, labels(B), EMPTY, scale)
+    denoise(network, X, T, labels(B), EMPTY, scale)
     assert own.evaluated == batches
     assert network.evaluations == sum(batches)
 
@@ -65,8 +65,8 @@ def test_sampling_costs_one_evaluation_a_step_and_two_when_guided(
 @pytest.mark.parametrize("scale", [0.0, 2.0])
 def test_guidance_needs_an_unconditional_encoding(network: ExactOwnVelocity, scale: float) -> None:
     with pytest.raises(RequestError, match="unconditional"):
-        guided_velocity(network, X, T, labels(B), None, scale)
-    guided_velocity(network, X, T, labels(B), None, 1.0)
+        denoise(network, X, T, labels(B), None, scale)
+    denoise(network, X, T, labels(B), None, 1.0)
 
 
 def test_the_flow_shift_moves_the_times_that_are_visited() -> None:

@@ -13,7 +13,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 from workbench.errors import RequestError
 from workbench.flow.noise import NoiseSource
-from workbench.teachers import guided_velocity, sample_teacher
+from workbench.teachers import denoise, sample_teacher
 from workbench.teachers.analytic import (
     ANALYTIC,
     MixtureRecipe,
@@ -209,7 +209,7 @@ def test_guidance_mixes_two_exact_velocities(tmp_path: Path) -> None:
     assert cond is not None
 
     def at(scale: float) -> torch.Tensor:
-        return guided_velocity(prompted.network, x, t, cond, uncond, scale)
+        return denoise(prompted.network, x, t, cond, uncond, scale).velocity
 
     torch.testing.assert_close(at(3.0), at(0.0) + 3 * (at(1.0) - at(0.0)))
     torch.testing.assert_close(at(0.0), prompted.mixture.velocity(x, t).float())

@@ -29,9 +29,10 @@ from workbench.teachers.stock import (
     stock_guidance_default,
     stock_steps_default,
 )
+from workbench.teachers.weights import sharing_memory
 from workbench.training.config import LoraConfig
-from workbench.training.lora import AdapterBase, adapter_network
-from workbench.training.parallel import joined_ranks, launch
+from workbench.training.lora import AdapterBase, AdapterNetwork
+from workbench.training.parallel import Sharding, joined_ranks, launch, parallelize
 
 PROMPTS = ["a seven", "the number two", "zero"]
 STEPS = 4
@@ -326,35 +327,16 @@ def test_weights_in_half_precision_are_the_pipeline_in_half_precision(
     assert not torch.equal(mine, plain(family_teacher, guidance_scale=4.5))
 
 
-def test_mixed_precision_is_the_networks_alone(family_teacher: PipelineTeacher) -> None:
-    network = copy.deepcopy(family_teacher.network)
-    network.autocast_dtype = torch.bfloat16
-    mine = ours(stock_call(family_teacher, STEPS, 4.5), family_teacher, network)
-
-    def rounded(module: Any, inputs: Any, outputs: Any) -> Any:
-        return tuple(output.float() for output in outputs)
-
-    pipeline = copy.copy(family_teacher.pipeline)
-    pipeline.transformer = copy.deepcopy(pipeline.transformer)
-    forward = pipeline.transformer.forward
-    pipeline.transformer.forward = torch.autocast("cpu", torch.bfloat16)(forward)
-    pipeline.transformer.register_forward_hook(rounded)
-    mixed = PipelineTeacher("mixed", pipeline, family_teacher.family, family_teacher.folder)
-    theirs = plain(mixed, guidance_scale=4.5)
-    close(mine, theirs)
-    assert (mine - plain(family_teacher, guidance_scale=4.5)).abs().max() > 1e-4
-
-
 def test_a_network_with_its_adapters_off_is_the_teacher(sd3: PipelineTeacher) -> None:
-    base = AdapterBase(sd3.network, LoraConfig(rank=2), ["generator"])
+    base = AdapterBase(sharing_memory(sd3.network), LoraConfig(rank=2), ["generator"])
     for name, weight in base.module.named_parameters():
         if ".lora_" in name:
             nn.init.ones_(weight)
     call = stock_call(sd3, STEPS)
     exact = ours(call, sd3)
-    off = adapter_network(sd3.network, base, None)
+    off = AdapterNetwork(base, None)
     assert torch.equal(ours(call, sd3, off), exact)
-    on = adapter_network(sd3.network, base, "generator")
+    on = AdapterNetwork(base, "generator")
     assert (ours(call, sd3, on) - exact).abs().max() > 1e-2
     assert on.evaluations == call.nfe * len(PROMPTS)
 
@@ -365,12 +347,13 @@ def sharded_samples(folder: Path, adapters: bool) -> tuple[Tensor, bool]:
     cond, uncond, noise = teacher.encode(PROMPTS), teacher.uncond(), noise_for(teacher)
     with joined_ranks() as ranks:
         network = copy.deepcopy(teacher.network)
+        sharding = Sharding.of(ranks, torch.float32)
         if adapters:
-            base = AdapterBase(teacher.network, LoraConfig(rank=2), ["generator"])
-            network = adapter_network(teacher.network, base, None)
-            ranks.shard(base, network.blocks())
+            base = AdapterBase(network, LoraConfig(rank=2), ["generator"])
+            network = AdapterNetwork(base, None)
+            parallelize(base, network.blocks(), sharding)
         else:
-            ranks.shard(network, network.blocks())
+            parallelize(network, network.blocks(), sharding)
         teacher.release_network()
         samples = stock_call(teacher, STEPS).latents(network, cond, uncond, noise)
         return samples, all(hasattr(p, "full_tensor") for p in network.parameters())

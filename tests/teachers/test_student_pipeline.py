@@ -57,9 +57,7 @@ def ours(
     noise = stock_noise(teacher.family, seed, teacher.latent_shape, settings.steps)
     cond = teacher.encode([PROMPT])
     with torch.no_grad():
-        latents = FewStepSampler(settings).sample_from(
-            network, cond, noise.__getitem__, settings.steps
-        )
+        latents = FewStepSampler(settings).sample(network, cond, noise.__getitem__, settings.steps)
     return teacher.decode(latents)
 
 

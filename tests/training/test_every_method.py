@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from tests.helpers import EMPTY
-from tests.training.test_engine import ALONE
-from workbench.errors import RequestError
+from tests.training.test_trainer import ALONE
+from workbench.errors import InterruptedRunError, RequestError
 from workbench.flow import NoiseSource
 from workbench.methods import METHODS, Batch, FewStepSampler, Pairs, method_type
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.training.config import RunConfig, ScheduleConfig, TrainingConfig
-from workbench.training.engine import Engine, InterruptedRunError, Student
 from workbench.training.events import Listener, StopFlag
+from workbench.training.networks import Student
 from workbench.training.overrides import with_overrides
 from workbench.training.parallel import joined_ranks, launch
+from workbench.training.trainer import Trainer
 
 SHAPE = (2, 3)
 STD = 0.3
@@ -152,11 +153,11 @@ class Losses(Listener):
 
 
 @torch.no_grad()
-def error(engine: Engine) -> float:
+def error(trainer: Trainer) -> float:
     """Distance of the student's mean and deviation, for each label, from the data's."""
-    config, cond = engine.config, prompts(2000)
+    config, cond = trainer.config, prompts(2000)
     batch = Batch(0, 2000, cond, config.generator.steps, NoiseSource(9), SHAPE, torch.device("cpu"))
-    x = FewStepSampler(config.generator).sample(engine.average, batch, "test")
+    x = FewStepSampler(config.generator).sample(trainer.average, cond, batch.steps("test"))
     total = 0.0
     for label, mean in ((1, 1.0), (2, -1.0)):
         these = x[cond["label"] == label]
@@ -168,18 +169,18 @@ def error(engine: Engine) -> float:
 def test_it_learns_a_gaussian(name: str) -> None:
     """From a network that knows nothing, towards data whose mean and deviation are known."""
     losses = Losses()
-    engine = Engine(settings(name), student(name), ALONE, None, losses)
-    before = error(engine)
-    engine.train()
-    assert error(engine) < 0.25 * before
-    assert engine.state.skipped == 0
+    trainer = Trainer(settings(name), student(name), ALONE, None, losses)
+    before = error(trainer)
+    trainer.train()
+    assert error(trainer) < 0.25 * before
+    assert trainer.state.skipped == 0
     # What the fake score or the regression has left to explain falls.
     fitted = losses.of("train/fake_score_loss") or losses.of("train/generator_loss")
     assert sum(fitted[-3:]) < sum(fitted[:3])
 
 
-def whole_state(engine: Engine) -> dict[str, Tensor]:
-    parts = {**engine.networks.trained, **engine.networks.heads, "average": engine.average}
+def whole_state(trainer: Trainer) -> dict[str, Tensor]:
+    parts = {**trainer.networks.trained, **trainer.networks.heads, "average": trainer.average}
     return {
         f"{part}.{name}": value.clone()
         for part, network in parts.items()
@@ -202,7 +203,7 @@ def test_it_resumes_to_the_bit(title: str, tmp_path: Path) -> None:
     """Stopped in the middle of a warm-up, where there is one."""
     config = BRIEF_RUNS[title]
     name = config.method.name
-    whole = Engine(config, student(name), ALONE, tmp_path / "whole")
+    whole = Trainer(config, student(name), ALONE, tmp_path / "whole")
     whole.train()
     stop = StopFlag()
 
@@ -210,10 +211,10 @@ def test_it_resumes_to_the_bit(title: str, tmp_path: Path) -> None:
         def on_iteration(self, progress) -> None:
             stop.requested = progress.nimg >= 320
 
-    cut = Engine(config, student(name), ALONE, tmp_path / "cut", StopThere(), stop=stop)
+    cut = Trainer(config, student(name), ALONE, tmp_path / "cut", StopThere(), stop=stop)
     with pytest.raises(InterruptedRunError):
         cut.train()
-    resumed = Engine(config, student(name), ALONE, tmp_path / "cut")
+    resumed = Trainer(config, student(name), ALONE, tmp_path / "cut")
     resumed.train()
     assert resumed.state.evaluations == whole.state.evaluations > 0
     ended = whole_state(whole)
@@ -226,7 +227,7 @@ def train_all() -> dict[str, list[tuple[int, str, float]]]:
     with joined_ranks() as ranks:
         for title, config in BRIEF_RUNS.items():
             losses = Losses()
-            Engine(config, student(config.method.name), ranks, None, losses).train()
+            Trainer(config, student(config.method.name), ranks, None, losses).train()
             found[title] = losses.values
     return found
 
@@ -244,9 +245,9 @@ def test_micro_batches_change_nothing_but_rounding(title: str) -> None:
     ended, whole = [], BRIEF_RUNS[title]
     for size in (64, 20):
         config = with_overrides(whole, [f"training.micro_batch_size={size}"])
-        engine = Engine(config, student(config.method.name), ALONE)
-        engine.train()
-        ended.append(whole_state(engine))
+        trainer = Trainer(config, student(config.method.name), ALONE)
+        trainer.train()
+        ended.append(whole_state(trainer))
     for key, value in ended[0].items():
         torch.testing.assert_close(value, ended[1][key], rtol=2e-3, atol=1e-3)
 
@@ -255,19 +256,19 @@ def test_micro_batches_change_nothing_but_rounding(title: str) -> None:
 def test_a_method_of_data_is_refused_without(name: str) -> None:
     without = replace(student(name), pairs=None)
     with pytest.raises(RequestError, match=f"{name!r} learns from image-text pairs, and there are"):
-        Engine(settings(name, BRIEF), without, ALONE)
+        Trainer(settings(name, BRIEF), without, ALONE)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_guidance_without_an_empty_prompt_is_refused_before_training(name: str) -> None:
     unprompted = replace(student(name), uncond=None)
-    Engine(settings(name, BRIEF), unprompted, ALONE)
+    Trainer(settings(name, BRIEF), unprompted, ALONE)
     config = settings(name, BRIEF)
     key = "guidance.eval_teacher" if hasattr(config.method, "guidance") else "cfg_scale"
     guided = with_overrides(config, [f"method.{key}=2"])
-    Engine(guided, student(name), ALONE)
+    Trainer(guided, student(name), ALONE)
     with pytest.raises(RequestError, match=f"method.{key}=2: guidance needs an unconditional"):
-        Engine(guided, unprompted, ALONE)
+        Trainer(guided, unprompted, ALONE)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -276,10 +277,10 @@ def test_prompts_are_of_use_where_a_method_says_so(name: str) -> None:
     ended = []
     for label in (1, 2):
         only = Conditioning({"label": torch.full((64,), label)})
-        engine = Engine(settings(name, BRIEF), replace(student(name), prompts=only), ALONE)
-        engine.train()
-        ended.append(whole_state(engine))
-        given = next(iter(engine.updater.batches.take(0, 1, 0))).cond
+        trainer = Trainer(settings(name, BRIEF), replace(student(name), prompts=only), ALONE)
+        trainer.train()
+        ended.append(whole_state(trainer))
+        given = next(iter(trainer.updater.batches.take(0, 1, 0))).cond
         assert (given is not None) is learns_from_prompts(name)
     changed = any(not torch.equal(value, ended[1][key]) for key, value in ended[0].items())
     assert changed is learns_from_prompts(name)

@@ -16,10 +16,10 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
 from tests.helpers import SmallVelocity, labels
-from tests.training.test_engine import ALONE, Recorder, config
 from tests.training.test_parallel import Blocks, BlockVelocity, Losses, assert_close
+from tests.training.test_trainer import ALONE, Recorder, config
 from workbench import distill as distil_own
-from workbench.errors import RequestError
+from workbench.errors import InterruptedRunError, RequestError
 from workbench.flow import NoiseSource
 from workbench.methods import Batch, FewStepSampler, GeneratorConfig, Pairs, make_method
 from workbench.teachers import PipelineTeacher, load_pipeline_teacher, sample_teacher
@@ -27,11 +27,11 @@ from workbench.teachers.base import Conditioning, OwnVelocity, VelocityNetwork
 from workbench.teachers.digits import PROMPTS as DIGIT_PROMPTS
 from workbench.training.checkpoint import load_modules
 from workbench.training.config import AdamConfig, LoraConfig, RunConfig, TrainingConfig
-from workbench.training.engine import Engine, InterruptedRunError
 from workbench.training.events import StopFlag
 from workbench.training.lora import AdapterNetwork, merged, merged_network, save_adapter
+from workbench.training.networks import Roles, Student, build_networks, student_network
 from workbench.training.parallel import Ranks, joined_ranks, launch
-from workbench.training.roles import Roles, Student, build_roles, student_network
+from workbench.training.trainer import Trainer
 
 LORA = 'training.lora={"rank":4,"scale":2}'
 PROMPTS = ["the digit 7", "a handwritten two", "zero written by hand", "the digit 1"]
@@ -44,7 +44,7 @@ def student_of(teacher: PipelineTeacher) -> Student:
 
 
 def lora_roles(student: Student, *overrides: str) -> Roles:
-    return build_roles(student, config(LORA, *overrides), METHOD, ALONE)
+    return build_networks(student, config(LORA, *overrides), METHOD, ALONE)
 
 
 def batch(teacher: PipelineTeacher) -> tuple[Tensor, Tensor, Conditioning]:
@@ -175,17 +175,17 @@ def test_only_its_own_weights_are_a_roles_parameters(family_teacher: PipelineTea
 
 def test_memory_holds_one_base(family_teacher: PipelineTeacher) -> None:
     """The base of all networks is the pipeline's own memory; only adapters are new."""
-    engine = Engine(config(LORA), student_of(family_teacher), ALONE)
-    networks = (engine.networks.teacher, *engine.networks.trained.values(), engine.average)
+    trainer = Trainer(config(LORA), student_of(family_teacher), ALONE)
+    networks = (trainer.networks.teacher, *trainer.networks.trained.values(), trainer.average)
     held = {p.data_ptr(): p.numel() for n in networks for p in n.module.parameters()}
     base = {p.data_ptr(): p.numel() for p in family_teacher.network.parameters()}
     adapters = [p.numel() for n in networks[1:] for p in n.parameters()]
     assert base.items() <= held.items()
     assert sum(held.values()) == sum(base.values()) + sum(adapters)
     assert sum(adapters) < sum(base.values())
-    assert all(id(network.module) == id(engine.average.module) for network in networks)
-    own = {id(p) for o in engine.optimizers.values() for g in o.param_groups for p in g["params"]}
-    assert own == {id(p) for n in engine.networks.trained.values() for p in n.parameters()}
+    assert all(id(network.module) == id(trainer.average.module) for network in networks)
+    own = {id(p) for o in trainer.optimizers.values() for g in o.param_groups for p in g["params"]}
+    assert own == {id(p) for n in trainer.networks.trained.values() for p in n.parameters()}
 
 
 def training(*overrides: str, kimg: float = 0.08) -> RunConfig:
@@ -195,16 +195,16 @@ def training(*overrides: str, kimg: float = 0.08) -> RunConfig:
 def test_the_base_never_changes(digits_teacher: PipelineTeacher) -> None:
     before = snapshot(digits_teacher.network)
     state = copy.deepcopy(digits_teacher.network.state_dict())
-    engine = Engine(training(), student_of(digits_teacher), ALONE)
-    starts = {name: snapshot(network) for name, network in engine.networks.trained.items()}
-    engine.train()
-    for held in (digits_teacher.network, engine.networks.teacher):
+    trainer = Trainer(training(), student_of(digits_teacher), ALONE)
+    starts = {name: snapshot(network) for name, network in trainer.networks.trained.items()}
+    trainer.train()
+    for held in (digits_teacher.network, trainer.networks.teacher):
         assert equal(snapshot(held), before)
     assert equal(digits_teacher.network.state_dict(), state)
-    for name, network in engine.networks.trained.items():
+    for name, network in trainer.networks.trained.items():
         now = snapshot(network)
         assert not any(torch.equal(now[k], starts[name][k]) for k in now), name
-    assert not equal(snapshot(engine.average), starts["generator"])
+    assert not equal(snapshot(trainer.average), starts["generator"])
 
 
 def test_resuming_is_bit_exact(digits_teacher: PipelineTeacher, tmp_path: Path) -> None:
@@ -215,12 +215,12 @@ def test_resuming_is_bit_exact(digits_teacher: PipelineTeacher, tmp_path: Path) 
             stop.requested = progress.nimg >= 48
 
     student = student_of(digits_teacher)
-    whole = Engine(training(kimg=0.112), student, ALONE, tmp_path / "whole", points)
+    whole = Trainer(training(kimg=0.112), student, ALONE, tmp_path / "whole", points)
     whole.train()
     first = StopThere()
     with pytest.raises(InterruptedRunError):
-        Engine(training(kimg=0.112), student, ALONE, tmp_path / "cut", first, stop=stop).train()
-    resumed = Engine(training(kimg=0.112), student, ALONE, tmp_path / "cut", more)
+        Trainer(training(kimg=0.112), student, ALONE, tmp_path / "cut", first, stop=stop).train()
+    resumed = Trainer(training(kimg=0.112), student, ALONE, tmp_path / "cut", more)
     resumed.train()
     for name in TRAINED:
         assert equal(
@@ -229,7 +229,7 @@ def test_resuming_is_bit_exact(digits_teacher: PipelineTeacher, tmp_path: Path) 
     assert equal(snapshot(resumed.average), snapshot(whole.average))
     assert {**first.points, **more.points} == points.points
     with pytest.raises(RequestError, match="another recipe"):
-        Engine(config(kimg=0.112), student, ALONE, tmp_path / "cut").train()
+        Trainer(config(kimg=0.112), student, ALONE, tmp_path / "cut").train()
 
 
 def stored_elements(checkpoint: Path) -> int:
@@ -245,19 +245,19 @@ def test_checkpoints_hold_adapters_and_serve_inference(
     family_teacher: PipelineTeacher, tmp_path: Path
 ) -> None:
     settings = training(kimg=0.016)
-    engine = Engine(settings, student_of(family_teacher), ALONE, tmp_path / "lora")
-    engine.train()
+    trainer = Trainer(settings, student_of(family_teacher), ALONE, tmp_path / "lora")
+    trainer.train()
     newest = max((tmp_path / "lora").glob("nimg-*"))
-    adapter = sum(p.numel() for p in engine.average.parameters())
+    adapter = sum(p.numel() for p in trainer.average.parameters())
     # Generator, fake score, average, two moments of the first two and their step counts.
-    steps = 2 * len(engine.average.state_dict())
+    steps = 2 * len(trainer.average.state_dict())
     assert stored_elements(newest) == 7 * adapter + steps
     assert folder_size(newest) < 4 * 7 * family_teacher.parameters
     loaded = student_network(family_teacher.network, settings)
     load_modules(newest, {"generator_ema": loaded})
     inputs = batch(family_teacher)
     with torch.no_grad():
-        expected = engine.average(*inputs)
+        expected = trainer.average(*inputs)
         assert torch.equal(loaded(*inputs), expected)
         assert (family_teacher.network(*inputs) - expected).abs().max() > 1e-4
         # A full run's student has the structure of its checkpoint too.
@@ -301,18 +301,18 @@ def test_bf16_keeps_adapters_and_teacher_in_float32(digits_teacher: PipelineTeac
     inputs = batch(digits_teacher)
     exact = digits_teacher.network(*inputs)
     for precision, stored in (("bf16", torch.bfloat16), ("bf16-mixed", torch.float32)):
-        engine = Engine(
+        trainer = Trainer(
             training(f"training.precision={precision}", kimg=0.016),
             student_of(digits_teacher),
             ALONE,
         )
         with torch.no_grad():
-            expected = engine.networks.teacher(*inputs)
-            assert torch.equal(engine.average(*inputs), expected)
+            expected = trainer.networks.teacher(*inputs)
+            assert torch.equal(trainer.average(*inputs), expected)
         assert 0 < (expected - exact).abs().max() < 0.2
-        engine.train()
-        assert {p.dtype for p in engine.networks.teacher.parameters()} == {stored}
-        for network in (*engine.networks.trained.values(), engine.average):
+        trainer.train()
+        assert {p.dtype for p in trainer.networks.teacher.parameters()} == {stored}
+        for network in (*trainer.networks.trained.values(), trainer.average):
             assert {p.dtype for p in network.parameters()} == {torch.float32}
             assert all(p.isfinite().all() for p in network.parameters())
     assert equal(snapshot(digits_teacher.network), before)
@@ -360,13 +360,13 @@ def distil_case(ranks: Ranks, case: tuple[Any, bool], folder: Path, kimg: float)
         "schedule.log_kimg=0.016",
         kimg=kimg,
     )
-    engine = Engine(settings, Student(network, (3,), labels(7)), ranks, folder, losses, evaluated)
-    engine.train()
-    held = [getattr(p, "_local_tensor", p).numel() for p in engine.average.module.parameters()]
+    trainer = Trainer(settings, Student(network, (3,), labels(7)), ranks, folder, losses, evaluated)
+    trainer.train()
+    held = [getattr(p, "_local_tensor", p).numel() for p in trainer.average.module.parameters()]
     before = snapshot(network)
     change = max(
         float((whole_tensor(value) - before[name]).abs().max())
-        for name, value in engine.networks.teacher.named_parameters()
+        for name, value in trainer.networks.teacher.named_parameters()
     )
     return Seen(losses.values, ranks.gather(sum(held)), change)
 
@@ -417,7 +417,7 @@ def test_a_lora_generator_starts_where_another_ended(
 ) -> None:
     settings = training(kimg=0.016)
     student = student_of(digits_teacher)
-    Engine(settings, student, ALONE, tmp_path).train()
+    Trainer(settings, student, ALONE, tmp_path).train()
     earlier = student_network(digits_teacher.network, settings)
     load_modules(max(tmp_path.glob("nimg-*")), {"generator_ema": earlier})
     inputs = batch(digits_teacher)
@@ -426,7 +426,7 @@ def test_a_lora_generator_starts_where_another_ended(
         assert not torch.equal(expected, teacher)
         # An adapter goes on as one, a full run goes on from the fused weights.
         for overrides, tolerance in (((LORA,), 2e-6), ((), 1e-5)):
-            roles = build_roles(
+            roles = build_networks(
                 replace(student, generator=earlier), config(*overrides), METHOD, ALONE
             )
             for network in (roles.trained["generator"], roles.average):
@@ -442,12 +442,12 @@ def test_a_lora_generator_starts_where_another_ended(
 def test_a_full_generator_starts_elsewhere() -> None:
     teacher, other = OwnVelocity(SmallVelocity(1)), OwnVelocity(SmallVelocity(2))
     student = Student(teacher, (3,), labels(7), generator=other)
-    engine = Engine(config(), student, ALONE)
-    for network in (engine.networks.generator, engine.average):
+    trainer = Trainer(config(), student, ALONE)
+    for network in (trainer.networks.generator, trainer.average):
         assert equal(snapshot(network), snapshot(other))
-    for network in (engine.networks.fake_score, engine.networks.teacher):
+    for network in (trainer.networks.fake_score, trainer.networks.teacher):
         assert equal(snapshot(network), snapshot(teacher))
-    engine.train()
+    trainer.train()
     assert equal(snapshot(other), snapshot(OwnVelocity(SmallVelocity(2))))
 
 
@@ -554,15 +554,15 @@ def test_a_lora_student_distils(family_teacher: PipelineTeacher) -> None:
 
     def distance(network: VelocityNetwork) -> float:
         with torch.no_grad():
-            samples = sampler.sample(network, start, "sample")
+            samples = sampler.sample(network, cond, start.steps("sample"), 1)
         gaps = (samples.mean(0) - reference.mean(0), samples.std(0) - reference.std(0))
         return sum(float(gap.square().mean()) for gap in gaps)
 
     student = Student(family_teacher.network, shape, encoded, uncond)
-    engine = Engine(settings, student, ALONE)
-    before = distance(engine.average)
-    engine.train()
-    assert distance(engine.average) < 0.3 * before
+    trainer = Trainer(settings, student, ALONE)
+    before = distance(trainer.average)
+    trainer.train()
+    assert distance(trainer.average) < 0.3 * before
 
 
 class RandomPairs:
@@ -589,17 +589,17 @@ def adversarial_gradients(teacher: PipelineTeacher, checkpointing: str) -> dict[
         f"training.gradient_checkpointing={checkpointing}",
     )
     student = replace(student_of(teacher), pairs=RandomPairs(teacher))
-    engine = Engine(config(LORA, *wanted, kimg=0.016), student, ALONE)
+    trainer = Trainer(config(LORA, *wanted, kimg=0.016), student, ALONE)
     found: dict[str, Tensor] = {}
 
     def keep(name: str) -> None:
-        for key, value in engine.networks.trained[name].named_parameters():
+        for key, value in trainer.networks.trained[name].named_parameters():
             found[f"{name}.{key}"] = value.grad.clone()
 
-    for name, optimizer in engine.optimizers.items():
-        randomize(engine.networks.trained[name], name)
+    for name, optimizer in trainer.optimizers.items():
+        randomize(trainer.networks.trained[name], name)
         optimizer.register_step_pre_hook(lambda *_, name=name: keep(name))
-    engine.train()
+    trainer.train()
     return found
 
 

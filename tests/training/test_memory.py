@@ -20,10 +20,11 @@ from workbench.teachers.digits import PROMPTS
 from workbench.teachers.hub_catalog import HUB_TEACHERS
 from workbench.training import memory
 from workbench.training.config import RunConfig
-from workbench.training.engine import Engine, Student
 from workbench.training.memory import estimate_memory, least_memory
+from workbench.training.networks import Student
 from workbench.training.overrides import with_overrides
 from workbench.training.parallel import Ranks
+from workbench.training.trainer import Trainer
 
 RUN = ("training.batch_size=32", "training.kimg=0.128", "generator.steps=2")
 PLANS = {
@@ -59,7 +60,7 @@ def measured_peak(teacher: PipelineTeacher, config: RunConfig) -> int:
     student = Student(teacher.network, teacher.latent_shape, prompts, uncond, pairs=pairs)
     gc.collect()  # garbage of earlier tests, freed meanwhile, would count as this run's
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        Engine(config, student, Ranks(0, 1, torch.device("cpu"))).train()
+        Trainer(config, student, Ranks(0, 1, torch.device("cpu"))).train()
     events = profiler.profiler.kineto_results.events()
     allocations = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
     alive = peak = 0

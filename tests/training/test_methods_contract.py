@@ -1,4 +1,4 @@
-"""What the engine gives any method: heads, phases of several networks, draws of prompts."""
+"""What the trainer gives any method: heads, phases of several networks, draws of prompts."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from torch import Tensor, nn
 import workbench.methods as methods
 from tests.helpers import EMPTY, labels
 from tests.methods.test_adversarial import Tokens
-from tests.training.test_engine import ALONE, config
-from workbench.errors import RequestError
+from tests.training.test_trainer import ALONE, config
+from workbench.errors import InterruptedRunError, RequestError
 from workbench.methods import Batch, Loss, Networks, Phase, SiD, SiDConfig
 from workbench.teachers.base import OwnVelocity
-from workbench.teachers.guidance import guided_with_features
+from workbench.teachers.guidance import denoise
 from workbench.training.config import RunConfig
 from workbench.training.distill import distill
-from workbench.training.engine import Engine, InterruptedRunError, NonFiniteError, Student
 from workbench.training.events import Listener, StopFlag
+from workbench.training.networks import Student
 from workbench.training.overrides import with_overrides
+from workbench.training.trainer import NonFiniteError, Trainer
 
 SEEN: list[tuple[int, Tensor]] = []
 """(draw, the prompts that a phase was given), newest last."""
@@ -42,10 +43,8 @@ class WithHead(SiD):
     def judge(self, networks: Networks, batch: Batch) -> Loss:
         SEEN.append((1, batch.cond["label"]))
         at = self.generated(networks, batch, "judge")
-        _, features = guided_with_features(
-            networks.fake_score, at.x_t, at.t, batch.cond, networks.uncond, 1.0
-        )
-        value = (networks.heads["head"](features.mean(1)) - at.t[:, None]).square().mean()
+        psi = denoise(networks.fake_score, at.x_t, at.t, batch.cond, with_features=True)
+        value = (networks.heads["head"](psi.tokens().mean(1)) - at.t[:, None]).square().mean()
         return Loss(value, {"train/judge": value.detach()})
 
     def fake_score_phase(self, networks: Networks, batch: Batch, stream: str = "fake_score"):
@@ -63,8 +62,8 @@ def student() -> Student:
     return Student(OwnVelocity(Tokens(1)), (2, 3), labels(64), EMPTY)
 
 
-def state(engine: Engine) -> dict[str, Tensor]:
-    parts = {**engine.networks.trained, **engine.networks.heads, "average": engine.average}
+def state(trainer: Trainer) -> dict[str, Tensor]:
+    parts = {**trainer.networks.trained, **trainer.networks.heads, "average": trainer.average}
     return {
         f"{part}.{name}": value.clone()
         for part, network in parts.items()
@@ -73,7 +72,7 @@ def state(engine: Engine) -> dict[str, Tensor]:
 
 
 def test_a_phase_may_train_a_head_beside_a_role_and_resumes_with_it(tmp_path: Path) -> None:
-    whole = Engine(config(), student(), ALONE, tmp_path / "whole")
+    whole = Trainer(config(), student(), ALONE, tmp_path / "whole")
     start = state(whole)
     assert whole.config.training.optimizers.keys() == {"generator", "fake_score", "head"}
     whole.train()
@@ -88,17 +87,17 @@ def test_a_phase_may_train_a_head_beside_a_role_and_resumes_with_it(tmp_path: Pa
             stop.requested = progress.nimg >= 112
 
     with pytest.raises(InterruptedRunError):
-        Engine(config(), student(), ALONE, tmp_path / "cut", StopThere(), stop=stop).train()
+        Trainer(config(), student(), ALONE, tmp_path / "cut", StopThere(), stop=stop).train()
     again = student()
     torch.manual_seed(99)  # a head's first weights are the run's seed's alone
-    resumed = Engine(config(), again, ALONE, tmp_path / "cut")
+    resumed = Trainer(config(), again, ALONE, tmp_path / "cut")
     assert all(torch.equal(value, start[name]) for name, value in state(resumed).items())
     resumed.train()
     assert all(torch.equal(value, ended[name]) for name, value in state(resumed).items())
 
 
 def test_each_draw_has_prompts_of_its_own() -> None:
-    Engine(config(kimg=0.064), student(), ALONE).train()
+    Trainer(config(kimg=0.064), student(), ALONE).train()
     drawn = {draw: torch.cat([seen for d, seen in SEEN if d == draw]) for draw in (0, 1)}
     assert len(drawn[0]) == len(drawn[1]) == 64
     assert not torch.equal(drawn[0], drawn[1])
@@ -117,7 +116,7 @@ def test_a_head_needs_a_layer_to_stand_on() -> None:
             return self.scale * x_t
 
     with pytest.raises(RequestError, match="Bare has no last features"):
-        Engine(config(), Student(OwnVelocity(Bare()), (3,), labels(7), EMPTY), ALONE)
+        Trainer(config(), Student(OwnVelocity(Bare()), (3,), labels(7), EMPTY), ALONE)
 
 
 def test_a_head_has_an_optimizer_of_its_own() -> None:
@@ -134,11 +133,11 @@ def test_phases_of_one_role_are_counted_apart(monkeypatch: pytest.MonkeyPatch) -
             return Loss(math.nan * loss.value, loss.metrics)
 
     monkeypatch.setitem(methods._TYPES, SiDConfig, FirstIsNone)
-    engine = Engine(config("training.max_nonfinite=3"), student(), ALONE)
+    trainer = Trainer(config("training.max_nonfinite=3"), student(), ALONE)
     with pytest.raises(NonFiniteError, match="3 updates of fake_score in a row"):
-        engine.train()
-    assert engine.state.nimg == 2 * 16
-    assert [event["nimg"] for event in engine.state.stability.events] == [0]
+        trainer.train()
+    assert trainer.state.nimg == 3 * 16
+    assert [event["nimg"] for event in trainer.state.stability.events] == [0]
 
 
 def test_a_phase_that_repeats_a_role_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,10 +147,10 @@ def test_a_phase_that_repeats_a_role_is_told_apart(monkeypatch: pytest.MonkeyPat
             return Loss(math.nan * loss.value, loss.metrics)
 
     monkeypatch.setitem(methods._TYPES, SiDConfig, SecondIsNone)
-    engine = Engine(config("training.max_nonfinite=2"), student(), ALONE)
+    trainer = Trainer(config("training.max_nonfinite=2"), student(), ALONE)
     with pytest.raises(NonFiniteError, match=r"2 updates of fake_score \(draw 1\) in a row"):
-        engine.train()
-    assert engine.state.skipped_in_a_row["fake_score"] == 0
+        trainer.train()
+    assert trainer.state.skipped_in_a_row["fake_score"] == 0
 
 
 class OwnTeacher(nn.Module):

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.test_engine import config, labels
+from tests.training.test_trainer import config, labels
 from workbench.errors import MemoryExhaustedError, RequestError, WorkbenchError
 from workbench.teachers.base import Conditioning, VelocityNetwork
-from workbench.training.engine import Engine, Student
 from workbench.training.events import Listener
+from workbench.training.networks import Student
 from workbench.training.parallel import joined_ranks, launch
+from workbench.training.trainer import Trainer
 
 
 class Blocks(torch.nn.Module):
@@ -54,10 +55,10 @@ def distil(folder: Path, kimg: float) -> tuple[list[tuple[int, str, float]], int
         losses = Losses()
         student = Student(BlockVelocity(Blocks()), (3,), labels(7))
         settings = config("schedule.log_kimg=0.016", kimg=kimg)
-        engine = Engine(settings, student, ranks, folder, losses)
-        engine.train()
-        counts = ranks.gather(engine._evaluation_counts()[0])
-        sharded = any(hasattr(p, "full_tensor") for p in engine.networks.generator.parameters())
+        trainer = Trainer(settings, student, ranks, folder, losses)
+        trainer.train()
+        counts = ranks.gather(trainer._evaluation_counts()[0])
+        sharded = any(hasattr(p, "full_tensor") for p in trainer.networks.generator.parameters())
         return losses.values, counts, sharded
 
 

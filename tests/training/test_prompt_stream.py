@@ -9,15 +9,16 @@ import pytest
 import torch
 
 from tests.helpers import EMPTY, SmallVelocity
-from tests.training.test_engine import ALONE, config
+from tests.training.test_trainer import ALONE, config
 from workbench.errors import RequestError
 from workbench.flow.noise import NoiseSource
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.base import Conditioning, OwnVelocity
 from workbench.teachers.prompt_sources import PromptsConfig, PromptSet, read_prompts
 from workbench.teachers.text_store import StoredPrompts, TextStore
-from workbench.training.engine import Engine, Student
+from workbench.training.networks import Student
 from workbench.training.streams import PromptStream
+from workbench.training.trainer import Trainer
 
 
 def source(folder: Path, count: int = 150) -> PromptsConfig:
@@ -69,18 +70,18 @@ def test_a_resumed_stream_sees_what_the_uninterrupted_one_would(
 
 
 def test_a_checkpoint_goes_on_with_its_own_prompts_alone(tmp_path: Path) -> None:
-    def engine(prompts: PromptSet) -> Engine:
+    def trainer(prompts: PromptSet) -> Trainer:
         encoded = Conditioning({"label": torch.arange(len(prompts)) % 2 + 1})
         network = OwnVelocity(SmallVelocity(1))
         student = Student(network, (3,), encoded, EMPTY, fingerprint=f"t/{prompts.fingerprint}")
-        return Engine(config(kimg=0.16), student, ALONE, tmp_path / "checkpoints")
+        return Trainer(config(kimg=0.16), student, ALONE, tmp_path / "checkpoints")
 
     original = read_prompts(source(tmp_path))
-    engine(original).train()
-    assert engine(read_prompts(source(tmp_path))).resume()
+    trainer(original).train()
+    assert trainer(read_prompts(source(tmp_path))).resume()
     changed = read_prompts(source(tmp_path, count=149))
     with pytest.raises(RequestError, match="or to other prompts"):
-        engine(changed).resume()
+        trainer(changed).resume()
 
 
 def test_a_view_of_many_prompts_holds_none_of_them(

@@ -11,22 +11,16 @@ import pytest
 import torch
 
 from tests.helpers import labels
-from tests.training.test_engine import ALONE, Recorder, same, weights
 from tests.training.test_parallel import Blocks, BlockVelocity
-from workbench.errors import RequestError
+from tests.training.test_trainer import ALONE, Recorder, same, weights
+from workbench.errors import InterruptedRunError, RequestError
 from workbench.flow.noise import NoiseSource
 from workbench.methods import Batch, FewStepSampler, GeneratorConfig
-from workbench.methods.score import score_drag, score_gap
+from workbench.methods.sid import score_drag, score_gap
 from workbench.teachers.base import OwnVelocity, VelocityNetwork
 from workbench.training.config import RunConfig, ScheduleConfig, TrainingConfig
-from workbench.training.engine import (
-    Engine,
-    Evaluate,
-    InterruptedRunError,
-    NonFiniteError,
-    Student,
-)
 from workbench.training.events import EventKind, Progress, RunEvent, StopFlag
+from workbench.training.networks import Student
 from workbench.training.overrides import with_overrides
 from workbench.training.parallel import joined_ranks, launch, whole_state
 from workbench.training.stability import (
@@ -36,6 +30,7 @@ from workbench.training.stability import (
     StabilityConfig,
     blow_up_limit,
 )
+from workbench.training.trainer import Evaluate, NonFiniteError, Trainer
 
 DEFAULT = StabilityConfig()
 ROLLBACK = "training.stability.rollback=true"
@@ -153,14 +148,14 @@ def frechet(nimg: int, average: VelocityNetwork) -> dict[str, float]:
     batch = Batch(0, 1000, None, 4, NoiseSource(7), (2,), torch.device("cpu"))
     truth = Gaussian()
     with torch.no_grad():
-        samples = sampler.sample(average, batch, "test")
+        samples = sampler.sample(average, None, batch.steps("test"))
         mean = (samples.mean(0) - truth.mean).square().sum()
         std = (samples.std(0) - truth.log_std.exp()).square().sum()
     return {"fid": float(mean + std)}
 
 
-def score(engine: Engine) -> dict[str, float]:
-    return frechet(0, engine.average)
+def score(trainer: Trainer) -> dict[str, float]:
+    return frechet(0, trainer.average)
 
 
 class Overdriven(Events):
@@ -168,13 +163,13 @@ class Overdriven(Events):
 
     def __init__(self, stop_at: int | None = None) -> None:
         super().__init__()
-        self.engine: Engine | None = None
+        self.trainer: Trainer | None = None
         self.stop, self.stop_at = StopFlag(), stop_at
 
     def on_iteration(self, progress: Progress) -> None:
         self.stop.requested = progress.nimg == self.stop_at
         if progress.nimg == TOO_FAST_AT:
-            self.engine.updater.scale_rates(100.0)
+            self.trainer.updater.scale_rates(100.0)
 
 
 def small() -> RunConfig:
@@ -193,17 +188,17 @@ def run(
     heard: Events | None = None,
     train: bool = True,
     judge: Evaluate = frechet,
-) -> Engine:
+) -> Trainer:
     heard = heard or Events()
     stop = heard.stop if isinstance(heard, Overdriven) else None
     teacher = Student(OwnVelocity(Gaussian()), (2,))
     settings = with_overrides(small(), more)
-    engine = Engine(settings, teacher, ALONE, folder, heard, judge, stop)
+    trainer = Trainer(settings, teacher, ALONE, folder, heard, judge, stop)
     if isinstance(heard, Overdriven):
-        heard.engine = engine
+        heard.trainer = trainer
     if train:
-        engine.train()
-    return engine
+        trainer.train()
+    return trainer
 
 
 def test_a_quiet_run_has_no_event(tmp_path: Path) -> None:
@@ -225,7 +220,7 @@ def test_an_overdriven_run_is_noticed_and_goes_back(tmp_path: Path) -> None:
     assert "to the weights of 2.56 kimg; learning rates are now 0.5 times" in back.warnings[-1]
     assert {o.param_groups[0]["lr"] for o in rolled.optimizers.values()} == {2.5e-3}
     # At the end; a run that ends as well as it was half way ends better than one that collapsed.
-    fids = [score(engine)["fid"] for engine in (rolled, without)]
+    fids = [score(trainer)["fid"] for trainer in (rolled, without)]
     assert fids[0] < back.points["eval/fid", TOO_FAST_AT] < fids[1] / 5
 
 
@@ -236,25 +231,25 @@ def test_it_goes_back_to_weights_moments_and_average(tmp_path: Path) -> None:
     class Watch(Overdriven):
         def on_checkpoint(self, nimg: int, path: Path) -> None:
             if nimg in (TOO_FAST_AT, self.events[-1].nimg if self.events else None):
-                moments = [v for o in self.engine.optimizers.values() for v in o.state.values()]
+                moments = [v for o in self.trainer.optimizers.values() for v in o.state.values()]
                 tensors = [m[key].clone() for m in moments for key in ("exp_avg_sq", "step")]
-                seen.append(weights(self.engine) + tensors)
+                seen.append(weights(self.trainer) + tensors)
 
-    engine = run(tmp_path, ROLLBACK, heard=Watch())
+    trainer = run(tmp_path, ROLLBACK, heard=Watch())
     assert len(seen) == 2
     assert same(*seen)
-    assert engine.state.nimg == 3840
+    assert trainer.state.nimg == 3840
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     """The overdriven run that goes back, uninterrupted."""
     return run(tmp_path_factory.mktemp("whole"), ROLLBACK, heard=Overdriven())
 
 
 @pytest.mark.parametrize("stop_at", [2624, 2688, 2752, 3776])
 def test_resuming_across_a_roll_back_is_bit_exact(
-    tmp_path: Path, whole: Engine, stop_at: int
+    tmp_path: Path, whole: Trainer, stop_at: int
 ) -> None:
     """Stopped before it, at it, right after it and late."""
     first, second = Overdriven(stop_at), Overdriven()
@@ -279,17 +274,17 @@ def test_a_collapse_at_the_last_evaluation_is_not_the_result(tmp_path: Path) -> 
         measured.append((nimg, frechet(nimg, average)["fid"]))
         return {"fid": 9.0} if nimg == 3840 and first else {"fid": measured[-1][1]}
 
-    engine = run(tmp_path, ROLLBACK, heard=heard, judge=judge)
+    trainer = run(tmp_path, ROLLBACK, heard=heard, judge=judge)
     assert heard.kinds == [EventKind.FID_JUMP, EventKind.ROLLBACK]
     assert [nimg for nimg, _ in measured][-2:] == [3840, 3840]
-    assert measured[-1][1] == score(engine)["fid"] == measured[-3][1]
+    assert measured[-1][1] == score(trainer)["fid"] == measured[-3][1]
 
 
 def test_roll_backs_run_out(tmp_path: Path) -> None:
     """Each evaluation after the first is a collapse: two roll-backs, then reports alone."""
     heard = Events()
     fids = iter([1.0, *(9.0 * 9**place for place in range(8))])
-    engine = run(
+    trainer = run(
         tmp_path,
         ROLLBACK,
         "training.stability.max_rollbacks=2",
@@ -300,7 +295,7 @@ def test_roll_backs_run_out(tmp_path: Path) -> None:
     jump, back = EventKind.FID_JUMP, EventKind.ROLLBACK
     assert heard.kinds == [jump, back, jump, back, jump]
     assert [event.nimg for event in heard.events] == [640, 640, 1280, 1280, 1920]
-    assert engine.optimizers["generator"].param_groups[0]["lr"] == pytest.approx(5e-5)
+    assert trainer.optimizers["generator"].param_groups[0]["lr"] == pytest.approx(5e-5)
 
 
 def test_the_good_checkpoint_is_kept_and_a_damaged_one_passed_over(tmp_path: Path) -> None:
@@ -321,16 +316,16 @@ def test_the_good_checkpoint_is_kept_and_a_damaged_one_passed_over(tmp_path: Pat
 def test_updates_that_stay_unusable_lead_back_too(tmp_path: Path) -> None:
     class Poison(Overdriven):
         def on_iteration(self, progress: Progress) -> None:
-            weights = [self.engine.networks.fake_score.module.mean]
+            weights = [self.trainer.networks.fake_score.module.mean]
             if progress.nimg == TOO_FAST_AT:
                 weights[0].data.fill_(math.nan)
 
     heard = Poison()
-    engine = run(tmp_path, ROLLBACK, "training.max_nonfinite=3", heard=heard)
+    trainer = run(tmp_path, ROLLBACK, "training.max_nonfinite=3", heard=heard)
     assert heard.kinds.count(EventKind.ROLLBACK) == 1
     assert heard.kinds[:2] == [EventKind.NON_FINITE] * 2  # a stretch for each phase
-    assert engine.state.nimg == 3840
-    assert all(value.isfinite().all() for value in weights(engine))
+    assert trainer.state.nimg == 3840
+    assert all(value.isfinite().all() for value in weights(trainer))
     with pytest.raises(NonFiniteError, match=r"3 updates of .* in a row"):
         run(tmp_path / "left", "training.max_nonfinite=3", heard=Poison())
 
@@ -339,7 +334,7 @@ def test_without_a_good_checkpoint_unusable_updates_end_the_run(tmp_path: Path) 
     class Poison(Overdriven):
         def on_iteration(self, progress: Progress) -> None:
             if progress.nimg == TOO_FAST_AT:
-                self.engine.networks.fake_score.module.mean.data.fill_(math.nan)
+                self.trainer.networks.fake_score.module.mean.data.fill_(math.nan)
                 for kept in tmp_path.glob("nimg-*"):
                     shutil.rmtree(kept)
 
@@ -356,14 +351,14 @@ def test_what_was_left_behind_is_in_no_later_mean(tmp_path: Path) -> None:
         def on_events(self, events: Sequence[RunEvent]) -> None:
             super().on_events(events)
             if events[-1].kind is EventKind.ROLLBACK:
-                left.append(dict(engine.state.counts))
+                left.append(dict(trainer.state.counts))
 
     left: list[dict[str, int]] = []
     fids = iter([1.0, 9.0, *[1.0] * 8])
     judge = lambda nimg, average: {"fid": next(fids)}  # noqa: E731
     more = (ROLLBACK, "schedule.log_kimg=1.28")
-    engine = run(tmp_path, *more, heard=Counts(), judge=judge, train=False)
-    engine.train()
+    trainer = run(tmp_path, *more, heard=Counts(), judge=judge, train=False)
+    trainer.train()
     assert left == [{}]
 
 
@@ -385,11 +380,11 @@ def on_ranks(folder: Path) -> list[tuple[float, list[tuple[str, int]], list[floa
         settings = with_overrides(small(), [ROLLBACK, "training.kimg=1.92"])
         teacher = Student(BlockVelocity(Blocks()), (3,), labels(7))
         judge = lambda nimg, average: {"fid": next(fids)}  # noqa: E731
-        engine = Engine(settings, teacher, ranks, folder, None, judge)
-        engine.train()
-        rate = engine.optimizers["generator"].param_groups[0]["lr"]
-        events = [(e["kind"], e["nimg"]) for e in engine.state.stability.events]
-        total = [float(v.sum()) for v in whole_state(engine.average).values()]
+        trainer = Trainer(settings, teacher, ranks, folder, None, judge)
+        trainer.train()
+        rate = trainer.optimizers["generator"].param_groups[0]["lr"]
+        events = [(e["kind"], e["nimg"]) for e in trainer.state.stability.events]
+        total = [float(v.sum()) for v in whole_state(trainer.average).values()]
         return ranks.gather((rate, events, total))
 
 

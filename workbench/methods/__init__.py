@@ -17,15 +17,14 @@ from workbench.methods.generator import (
     DrawNoise,
     FewStepSampler,
     GeneratorConfig,
-    generate,
     get_noise_rule,
     step_times,
 )
+from workbench.methods.guidance import GuidanceConfig
 from workbench.methods.kd import KD, KDConfig
 from workbench.methods.meanflow import MeanFlow, MeanFlowConfig
 from workbench.methods.scm import SCM, SCMConfig
-from workbench.methods.score import GuidanceConfig, fake_score_loss
-from workbench.methods.sid import SiD, SiDConfig, sid_loss
+from workbench.methods.sid import SiD, SiDConfig, fake_score_loss, sid_loss
 
 MethodConfig = (
     SiDConfig
@@ -66,7 +65,6 @@ __all__ = [
     "SiDConfig",
     "dmd_loss",
     "fake_score_loss",
-    "generate",
     "get_noise_rule",
     "make_method",
     "method_type",

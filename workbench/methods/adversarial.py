@@ -12,7 +12,6 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from workbench.flow import x0_from_velocity
 from workbench.methods.base import Loss, Networks, Phase
 from workbench.methods.batch import Batch
 from workbench.methods.discrimination import (
@@ -23,7 +22,7 @@ from workbench.methods.discrimination import (
 from workbench.methods.generator import GeneratorConfig
 from workbench.methods.sid import SiD, SiDSettings
 from workbench.settings import FrozenConfig
-from workbench.teachers.guidance import guided_with_features
+from workbench.teachers.guidance import denoise
 
 
 class AdversarialConfig(FrozenConfig):
@@ -67,7 +66,8 @@ class AdversarialSiD(SiD):
             return self.fake_score_phases()
         if nimg < 1000 * self.adversarial.adversarial_start_kimg:
             return super().phases(nimg)
-        return (*self.fake_score_phases(), Phase(("generator",), self.adversarial_phase))
+        adversarial = Phase(("generator",), self.adversarial_phase, frozen=self.fake_score_roles)
+        return (*self.fake_score_phases(), adversarial)
 
     def last_start(self) -> float:
         settings = self.adversarial
@@ -83,20 +83,13 @@ class AdversarialSiD(SiD):
 
     def adversarial_phase(self, networks: Networks, batch: Batch) -> Loss:
         """weight SiD + weight w(t) BCE(generated, 1), from one evaluation of the fake score."""
-        x_g = self.sampler.sample(networks.generator, batch, "generator")
-        at = self.diffuse(x_g, batch, "generator")
-        f_phi = self.teacher_estimate(networks, batch, at)
-        v_psi, features = guided_with_features(
-            networks.fake_score,
-            at.x_t,
-            at.t,
-            batch.cond,
-            networks.uncond,
-            self.config.guidance.eval_fake,
-        )
-        f_psi = x0_from_velocity(at.x_t, at.t, v_psi)
-        sid = self.sid(f_phi, f_psi, at)
-        deceived = bce(logits(features), x_g[0].numel(), real=True)
+        x_g = self.rollout(networks, batch)
+        at, guidance = self.diffuse(x_g, batch, "generator"), self.config.guidance
+        inputs = (at.x_t, at.t, batch.cond, networks.uncond)
+        f_phi = denoise(networks.teacher, *inputs, guidance.eval_teacher).x0_hat
+        psi = denoise(networks.fake_score, *inputs, guidance.eval_fake, with_features=True)
+        sid = self.sid(f_phi, psi.x0_hat, at)
+        deceived = bce(logits(psi.tokens()), x_g[0].numel(), real=True)
         weighted = (self.weighting(at.t, x_g, f_phi) * deceived).mean()
         loss = (
             self.adversarial.sid_weight * sid.value + self.adversarial.generator_weight * weighted

@@ -1,4 +1,4 @@
-"""What a distillation method is to the engine: phases, each training some networks by one loss."""
+"""What a distillation method is to the trainer: phases, each training some networks by one loss."""
 
 from __future__ import annotations
 
@@ -55,12 +55,15 @@ class Phase:
 
     Attributes:
         draw: which draw of prompts it works on. Phases of one iteration that repeat a role take
-            another draw each.
+            another draw each; those of one draw get the same batches, one after the other.
+        frozen: trained roles and heads that the loss's gradient only passes through, on its way to
+            their inputs. The loss runs all others without gradient.
     """
 
     roles: tuple[str, ...]
     loss: Callable[[Networks, Batch], Loss]
     draw: int = 0
+    frozen: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -73,12 +76,17 @@ class Phase:
         return f"{self.name} (draw {self.draw})" if self.draw else self.name
 
 
+def rms(x: Tensor) -> Tensor:
+    """Root mean square of each sample (B, ...), (B,): no split of a batch changes its mean."""
+    return x.square().flatten(1).mean(1).sqrt()
+
+
 MakeHead = Callable[[VelocityNetwork], nn.Module]
 """A trained network -> a module beside it, with weights drawn from torch's seed."""
 
 
 class Method(ABC):
-    """A distillation method: phases over named roles. The engine knows no method by name.
+    """A distillation method: phases over named roles. The trainer knows no method by name.
 
     Every trained role starts as a copy of the teacher; ``generator`` is always among them and
     is the one that is averaged (EMA), evaluated and exported. Checkpoints hold every trained role

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -36,7 +37,8 @@ class Batch:
 
     Random numbers are functions of (seed, stream, sample index), so a loss may ask for the same
     draw twice and get it twice, and no split into micro-batches or ranks changes them.
-    ``evaluations`` is k, the number of generator steps to run.
+    ``evaluations`` is k, the number of generator steps to run; ``kept`` is what one phase leaves
+    for the next one of the same draw.
     """
 
     start: int
@@ -47,6 +49,7 @@ class Batch:
     latent_shape: tuple[int, ...]
     device: torch.device
     pairs: PairSource | None = None
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
     def real(self, stream: str) -> Pairs:
         """As many image-text pairs as the batch has samples.
@@ -62,6 +65,10 @@ class Batch:
         """Latent-shaped normal noise (B, *latent_shape), float32."""
         drawn = self.noise.normal(stream, self.start, self.count, self.latent_shape)
         return drawn.to(self.device, non_blocking=True)
+
+    def steps(self, stream: str) -> Callable[[int], Tensor]:
+        """Step index -> that step's noise (B, *latent_shape), for the few-step sampler."""
+        return lambda step: self.normal(f"{stream}/step{step}")
 
     def uniform(self, stream: str) -> Tensor:
         """Uniforms in (0, 1), float64 CPU (B,)."""

@@ -12,9 +12,10 @@ from torch.nn.functional import softplus
 from workbench.flow import expand_like
 from workbench.methods.base import Loss, Networks
 from workbench.methods.batch import Batch
-from workbench.methods.score import Diffused, GuidanceConfig, fake_score_loss
+from workbench.methods.guidance import GuidanceConfig
+from workbench.methods.sid import Diffused, fake_score_loss
 from workbench.teachers.base import Conditioning
-from workbench.teachers.guidance import guided_with_features
+from workbench.teachers.guidance import denoise
 
 
 def bce(logits: Tensor, elements: int, *, real: bool) -> Tensor:
@@ -71,17 +72,19 @@ def fake_score_on_both(
     """
     network, uncond = networks.fake_score, networks.uncond
     if cfg_scale != 1.0:
-        velocity, fake = guided_with_features(network, at.x_t, at.t, cond, uncond, cfg_scale)
+        fake = denoise(network, at.x_t, at.t, cond, uncond, cfg_scale, with_features=True)
         alike = 0.0 if cfg_scale == 0.0 else 1.0
-        _, real = guided_with_features(network, at_real.x_t, at_real.t, real_cond, uncond, alike)
-        return OnBoth(velocity, fake, real)
+        real = denoise(
+            network, at_real.x_t, at_real.t, real_cond, uncond, alike, with_features=True
+        )
+        return OnBoth(fake.velocity, fake.tokens(), real.tokens())
     x_t, t = torch.cat([at.x_t, at_real.x_t]), torch.cat([at.t, at_real.t])
     both = None
     if cond is not None and real_cond is not None:
         both = Conditioning.cat([cond, real_cond])
-    velocity, features = guided_with_features(network, x_t, t, both, uncond, 1.0)
-    count = len(at.t)
-    return OnBoth(velocity[:count], features[:count], features[count:])
+    answer, count = denoise(network, x_t, t, both, with_features=True), len(at.t)
+    features = answer.tokens()
+    return OnBoth(answer.velocity[:count], features[:count], features[count:])
 
 
 def discriminating_loss(

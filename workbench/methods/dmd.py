@@ -18,7 +18,7 @@ from workbench.flow.weightings import Weighting
 from workbench.methods.base import Loss, Networks
 from workbench.methods.batch import Batch
 from workbench.methods.generator import GeneratorConfig
-from workbench.methods.score import ScoreConfig, ScoreDistillation, WeightingName
+from workbench.methods.sid import ScoreConfig, ScoreDistillation, WeightingName
 
 FROM_STEP_20_TO_980 = (0.0735, 0.9923)
 """DMD's range of DDPM's 1000 steps, as rectified-flow times (2 % and 98 % of density "ddpm")."""
@@ -75,11 +75,10 @@ class DMD(ScoreDistillation):
         self.weighting = get_weighting(config.weighting)
 
     def generator_phase(self, networks: Networks, batch: Batch) -> Loss:
-        x_g = self.sampler.sample(networks.generator, batch, "generator")
+        x_g = self.rollout(networks, batch)
         at = self.diffuse(x_g.detach(), batch, "generator")
         with torch.no_grad():
-            f_phi = self.teacher_estimate(networks, batch, at)
-            f_psi = self.fake_estimate(networks, batch, at)
+            f_phi, f_psi = self.both_scores(networks, batch, at)
         loss = dmd_loss(x_g, f_phi, f_psi, at.t, self.weighting)
         metrics = {
             "train/generator_loss": loss.detach(),

@@ -15,7 +15,6 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from workbench.flow import x0_from_velocity
 from workbench.methods.base import Loss, Networks
 from workbench.methods.batch import Batch
 from workbench.methods.discrimination import (
@@ -26,7 +25,7 @@ from workbench.methods.discrimination import (
 from workbench.methods.dmd import DMD, DMDSettings, dmd_loss
 from workbench.methods.generator import GeneratorConfig
 from workbench.teachers.base import VelocityNetwork
-from workbench.teachers.guidance import guided_with_features
+from workbench.teachers.guidance import denoise
 
 HEAD = "discriminator"
 
@@ -98,20 +97,14 @@ class DMD2(DMD):
 
     def generator_phase(self, networks: Networks, batch: Batch) -> Loss:
         """DMD + weight BCE(generated, 1), from one evaluation of the fake score."""
-        x_g = self.sampler.sample(networks.generator, batch, "generator")
-        at = self.diffuse(x_g, batch, "generator")
+        x_g = self.rollout(networks, batch)
+        at, guidance = self.diffuse(x_g, batch, "generator"), self.config.guidance
+        inputs = (at.x_t, at.t, batch.cond, networks.uncond)
         with torch.no_grad():
-            f_phi = self.teacher_estimate(networks, batch, at)
-        v_psi, features = guided_with_features(
-            networks.fake_score,
-            at.x_t,
-            at.t,
-            batch.cond,
-            networks.uncond,
-            self.config.guidance.eval_fake,
-        )
-        f_psi = x0_from_velocity(at.x_t, at.t, v_psi).detach()
-        logits = networks.heads[HEAD](features)
+            f_phi = denoise(networks.teacher, *inputs, guidance.eval_teacher).x0_hat
+        psi = denoise(networks.fake_score, *inputs, guidance.eval_fake, with_features=True)
+        f_psi = psi.x0_hat.detach()
+        logits = networks.heads[HEAD](psi.tokens())
         importance = self.importance(logits.detach())
         loss = dmd_loss(x_g, f_phi, f_psi, at.t, self.weighting, importance)
         deceived = bce(logits, x_g[0].numel(), real=True).mean()

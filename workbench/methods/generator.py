@@ -14,12 +14,11 @@ from torch import Tensor
 
 from workbench.errors import unknown_name
 from workbench.flow import expand_like, shift_time, x0_from_velocity
-from workbench.methods.batch import Batch
 from workbench.settings import FrozenConfig
-from workbench.teachers.base import Conditioning, VelocityNetwork
+from workbench.teachers.base import Conditioning
 
-Velocity = Callable[[Tensor, Tensor], Tensor]
-"""(x_t (B, ...), t (B,)) -> velocity (B, ...)."""
+Velocity = Callable[[Tensor, Tensor, Conditioning | None], Tensor]
+"""(x_t (B, ...), t (B,), conditioning of B rows) -> velocity (B, ...): a network, say."""
 
 DrawNoise = Callable[[int], Tensor]
 """Step index -> standard normal noise (B, ...), always the same for the same index."""
@@ -59,43 +58,6 @@ def step_times(steps: int, flow_shift: float = 1.0) -> Tensor:
     return shift_time(t, flow_shift).float()
 
 
-def generate(
-    velocity: Velocity,
-    draw: DrawNoise,
-    times: Tensor,
-    noise_rule: NoiseRule,
-    evaluations: int | None = None,
-) -> Tensor:
-    """Run the first ``evaluations`` steps of the generator and return its last x0_hat (B, ...).
-
-    Step i: x = (1 - t_i) x0_hat + t_i n_i, then x0_hat = x - t_i v(x, t_i), from x0_hat = 0.
-    Only the last evaluation carries gradient. Network evaluations: ``evaluations`` per sample.
-
-    Args:
-        velocity: the generator network with its conditioning bound.
-        draw: noise of a step index; its batch size and device are the output's.
-        times: the K step times, decreasing (K,).
-        noise_rule: one of :data:`NOISE_RULES`.
-        evaluations: k in 1..K; all K by default.
-
-    Raises:
-        ValueError: ``evaluations`` outside 1..K.
-    """
-    last = (len(times) if evaluations is None else evaluations) - 1
-    if not 0 <= last < len(times):
-        raise ValueError(f"evaluations must be in 1..{len(times)}, not {last + 1}")
-    first = draw(0)  # drawn once: noise of large latents costs as much as a small network
-    x = x0_hat = torch.zeros_like(first)
-    t = x.new_zeros(x.shape[0])
-    for step in range(last + 1):
-        noise = noise_rule(step, lambda i: draw(i) if i else first, x, x0_hat, t)
-        t = times[step].to(x).expand(x.shape[0])
-        x = torch.lerp(x0_hat, noise, expand_like(t, x))
-        with torch.set_grad_enabled(torch.is_grad_enabled() and step == last):
-            x0_hat = x0_from_velocity(x, t, velocity(x, t))
-    return x0_hat
-
-
 class GeneratorConfig(FrozenConfig):
     """The student's sampler: what it is trained with is what it is used with."""
 
@@ -120,19 +82,35 @@ class FewStepSampler:
         self.times = step_times(config.steps, config.flow_shift)
         self.noise_rule = get_noise_rule(config.noise)
 
-    def sample(self, network: VelocityNetwork, batch: Batch, stream: str) -> Tensor:
-        """x_g after the first ``batch.evaluations`` of the K steps (B, *latent_shape)."""
-        return self.sample_from(
-            network,
-            batch.cond,
-            lambda step: batch.normal(f"{stream}/step{step}"),
-            batch.evaluations,
-        )
-
-    def sample_from(
-        self, network: VelocityNetwork, cond: Conditioning | None, draw: DrawNoise, evaluations: int
+    def sample(
+        self,
+        network: Velocity,
+        cond: Conditioning | None,
+        draw: DrawNoise,
+        evaluations: int | None = None,
     ) -> Tensor:
-        """x_g after the first ``evaluations`` of the K steps from given noise, (B, *shape)."""
-        return generate(
-            lambda x, t: network(x, t, cond), draw, self.times, self.noise_rule, evaluations
-        )
+        """Run the first ``evaluations`` of the K steps and return their last x0_hat (B, ...).
+
+        Step i: x = (1 - t_i) x0_hat + t_i n_i, then x0_hat = x - t_i v(x, t_i), from x0_hat = 0.
+        Only the last evaluation carries gradient. Network evaluations: ``evaluations`` per sample.
+
+        Args:
+            draw: noise of a step index; its batch size and device are the output's.
+            evaluations: k in 1..K; all K by default.
+
+        Raises:
+            ValueError: ``evaluations`` outside 1..K.
+        """
+        last = (len(self.times) if evaluations is None else evaluations) - 1
+        if not 0 <= last < len(self.times):
+            raise ValueError(f"evaluations must be in 1..{len(self.times)}, not {last + 1}")
+        first = draw(0)  # drawn once: noise of large latents costs as much as a small network
+        x = x0_hat = torch.zeros_like(first)
+        t = x.new_zeros(x.shape[0])
+        for step, time in enumerate(self.times[: last + 1].tolist()):
+            noise = self.noise_rule(step, lambda i: draw(i) if i else first, x, x0_hat, t)
+            t = x.new_full((x.shape[0],), time)  # filled where it is used: copying would wait
+            x = torch.lerp(x0_hat, noise, expand_like(t, x))
+            with torch.set_grad_enabled(torch.is_grad_enabled() and step == last):
+                x0_hat = x0_from_velocity(x, t, network(x, t, cond))
+        return x0_hat

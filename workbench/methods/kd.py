@@ -21,7 +21,7 @@ from workbench.methods.batch import Batch
 from workbench.methods.generator import GeneratorConfig
 from workbench.settings import FrozenConfig
 from workbench.teachers.base import Conditioning
-from workbench.teachers.guidance import guided_velocity
+from workbench.teachers.guidance import denoise
 
 
 class KDConfig(FrozenConfig):
@@ -75,7 +75,7 @@ class KD(Method):
         scale = self.config.cfg_scale
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
-            return guided_velocity(networks.teacher, x, t, batch.cond, networks.uncond, scale)
+            return denoise(networks.teacher, x, t, batch.cond, networks.uncond, scale).velocity
 
         states = [batch.normal("generator/step0")]
         for between in self.between:

@@ -16,13 +16,12 @@ from pydantic import Field
 from torch import Tensor
 
 from workbench.flow import LogitNormal, expand_like
-from workbench.methods.base import Loss, Method, Networks, Phase
+from workbench.methods.base import Loss, Method, Networks, Phase, rms
 from workbench.methods.batch import Batch
 from workbench.methods.generator import GeneratorConfig
-from workbench.methods.reductions import rms
 from workbench.methods.tangents import with_tangent
 from workbench.settings import FrozenConfig
-from workbench.teachers.guidance import guided_velocity
+from workbench.teachers.guidance import denoise
 
 
 class MeanFlowConfig(FrozenConfig):
@@ -83,7 +82,8 @@ class MeanFlow(Method):
     def average_velocity_phase(self, networks: Networks, batch: Batch) -> Loss:
         """weight ||u - sg(v - (t - r) du/dt)||^2 summed over the latent, mean over the batch."""
         real = batch.real("generator")
-        t = self.density.sample_from(batch.uniform("generator/t")).to(real.latents)
+        t = self.density.sample_from(batch.uniform("generator/t"))
+        t = t.to(real.latents.device, real.latents.dtype, non_blocking=True)
         r = next_time(t, self.sampler.times.to(t), self.config.margin)
         x_t = torch.lerp(real.latents, batch.normal("generator/eps"), expand_like(t, real.latents))
         generator, scale = networks.generator, self.config.cfg_scale
@@ -93,7 +93,8 @@ class MeanFlow(Method):
             return velocity
 
         with torch.no_grad():
-            velocity = guided_velocity(networks.teacher, x_t, t, real.cond, networks.uncond, scale)
+            teacher = denoise(networks.teacher, x_t, t, real.cond, networks.uncond, scale)
+            velocity = teacher.velocity
             _, du_dt = with_tangent(generator, average, (x_t, t), (velocity, torch.ones_like(t)))
             target = velocity - expand_like(t - r, x_t) * du_dt
         squared = (average(x_t, t) - target).square().flatten(1).sum(1)

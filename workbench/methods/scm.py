@@ -20,13 +20,12 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from workbench.flow import TrigFlow, expand_like, get_density
-from workbench.methods.base import Loss, Method, Networks, Phase
+from workbench.methods.base import Loss, Method, Networks, Phase, rms
 from workbench.methods.batch import Batch
 from workbench.methods.generator import GeneratorConfig
-from workbench.methods.reductions import rms
 from workbench.methods.tangents import with_tangent
 from workbench.settings import FrozenConfig
-from workbench.teachers.guidance import guided_velocity
+from workbench.teachers.guidance import denoise
 
 WEIGHT = "loss_weight"
 _ANGLES = (1e-4, 1 - 1e-4)  # in float32 tan(s) has no sign at the noisy end
@@ -130,14 +129,15 @@ class SCM(Method):
     def consistency_phase(self, networks: Networks, batch: Batch, ramp: float) -> Loss:
         """e^w(s) mean||F - sg(F) - g||^2 - w(s), mean over the batch."""
         real = batch.real("generator")
-        t = self.density.sample_from(batch.uniform("generator/t")).to(real.latents)
+        t = self.density.sample_from(batch.uniform("generator/t"))
+        t = t.to(real.latents.device, real.latents.dtype, non_blocking=True)
         s = TrigFlow().from_rectified(t)
         x_s = TrigFlow().interpolate(real.latents, batch.normal("generator/eps"), s)
         generator = networks.generator
 
         def teach(x: Tensor, t: Tensor) -> Tensor:
             scale = self.config.cfg_scale
-            return guided_velocity(networks.teacher, x, t, real.cond, networks.uncond, scale)
+            return denoise(networks.teacher, x, t, real.cond, networks.uncond, scale).velocity
 
         def student(x: Tensor, s: Tensor) -> Tensor:
             return trigflow_prediction(lambda x, t: generator(x, t, real.cond), x, s)

@@ -33,8 +33,7 @@ class BaselineCache:
         self.identity: Mapping[str, object] = {
             "teacher": teacher.fingerprint,
             "call": config.teacher_call,
-            # Of the weights; the one that they draw in is part of the protocol.
-            "precision": "bf16" if config.training.precision == "bf16" else "fp32",
+            "precision": config.evaluation.precision,
             "device": ranks.device.type,
         }
 

@@ -189,6 +189,7 @@ class ModelSource:
             }
         )
         self._samplers = Samplers(model.teacher, self._drawing, device)
+        self._drawn = model.in_precision(self._drawing.precision)
         self._encoded: dict[tuple[str, ...], Encodings] = {}
 
     def at_seed(self, seed: int) -> Self:
@@ -225,7 +226,7 @@ class ModelSource:
         return self._drawing.precision
 
     def how(self, steps: int) -> str:
-        return self.model.at(steps, self._samplers).how
+        return self._drawn.at(steps, self._samplers).how
 
     def batch_size(self, device: torch.device) -> int:
         return self._samplers.batch_size
@@ -248,7 +249,7 @@ class ModelSource:
         }
 
     def sampler(self, steps: int, prompts: Sequence[str]) -> Sampler:
-        sampled = self.model.at(steps, self._samplers)
+        sampled = self._drawn.at(steps, self._samplers)
         encoded = self._encodings(tuple(prompts))
 
         def prepare(batch: list[str]) -> None:

@@ -164,6 +164,13 @@ def check_request(config: RunConfig, nproc: int, nodes: Nodes = ALONE) -> None:
         RequestError: the batch does not divide by the ranks, or torchrun started this process.
     """
     refuse_foreign_ranks()
+    drawn, computed = config.evaluation.precision, config.training.precision
+    if (drawn == "bf16") != (computed == "bf16-mixed"):
+        fitting = "bf16" if drawn == "fp32" else "fp32"
+        raise RequestError(
+            f"training.precision={computed} and evaluation.precision={drawn}: a run's networks "
+            f"draw in what they compute with. Set evaluation.precision={fitting}."
+        )
     Ranks(0, nproc * nodes.count, torch.device("cpu")).share(config.training.batch_size)
 
 

@@ -135,9 +135,8 @@ def _ever_more_modest(
             yield [*taken, f"training.micro_batch_size={size}"], ranks
     if micro_batch > 1:
         taken.append("training.micro_batch_size=1")
-    if training.precision != "bf16":
-        taken.append("training.precision=bf16")
-        taken += [f"training.optimizers.{role}.eps=1e-4" for role in training.optimizers]
+    if training.precision != "bf16-mixed":
+        taken += ["training.precision=bf16-mixed", "evaluation.precision=bf16"]
         yield list(taken), ranks
     if training.lora is None:
         yield [*taken, _LORA], ranks

@@ -30,7 +30,7 @@ def sample_model(model: LoadedModel, drawing: Drawing, device: str = "cpu") -> T
     precision = drawing.precision or model.precision
     settings = EvaluationConfig(cfg_scale=drawing.cfg_scale, precision=precision)
     samplers = Samplers(model.teacher, settings, next(model.network.parameters()).device)
-    sampled = model.at(drawing.steps, samplers, drawing.noise)
+    sampled = model.in_precision(precision).at(drawing.steps, samplers, drawing.noise)
     images = []
     for start in range(0, len(drawing.prompts), drawing.batch_size):
         prompts = drawing.prompts[start : start + drawing.batch_size]

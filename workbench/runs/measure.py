@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from workbench.errors import RequestError
+from workbench.errors import InterruptedRunError, RequestError
 from workbench.evaluation import Evaluator, Sampler
 from workbench.flow import NoiseSource
 from workbench.methods import DrawNoise, FewStepSampler, GeneratorConfig
@@ -25,7 +24,6 @@ from workbench.teachers.distillable import Distillable
 from workbench.teachers.sampling import describe_euler
 from workbench.teachers.stock import stock_call
 from workbench.training.config import EvaluationConfig
-from workbench.training.engine import InterruptedRunError
 from workbench.training.parallel import Ranks
 
 SampleLatents = Callable[[Conditioning | None, DrawNoise], Tensor]
@@ -40,30 +38,6 @@ _NOISE = "evaluation"
 
 def _nobody(what: str, done: int, total: int) -> None:
     """Tells nobody."""
-
-
-@contextmanager
-def drawing(network: VelocityNetwork, precision: str) -> Iterator[None]:
-    """The network as it draws samples, "fp32" or "bf16" (autocast), whatever it trains in.
-
-    Weights that a run holds in bfloat16 (``training.precision=bf16``) can draw in nothing finer:
-    with "fp32" they draw as they train.
-    """
-    before = network.autocast_dtype
-    if precision == "bf16":
-        network.autocast_dtype = torch.bfloat16
-    elif _weights(network) != torch.bfloat16:
-        network.autocast_dtype = None
-    try:
-        yield
-    finally:
-        network.autocast_dtype = before
-
-
-def _weights(network: VelocityNetwork) -> torch.dtype | None:
-    """The type of the network's weights; None of a closed form."""
-    first = next(network.module.parameters(), None)
-    return None if first is None else first.dtype
 
 
 @dataclass(frozen=True)
@@ -131,7 +105,8 @@ class Samplers:
     """Teacher and student samplers that share their first noise, sample by sample.
 
     The noise is that of ``settings.seed`` (0 without one; a run's own is in
-    :attr:`~workbench.training.config.RunConfig.drawn_evaluation`).
+    :attr:`~workbench.training.config.RunConfig.drawn_evaluation`). Networks draw as they are: their
+    owner has them in ``settings.precision``.
 
     ``uncond`` is the encoded empty prompt, for a teacher whose text encoders are gone.
     """
@@ -166,11 +141,9 @@ class Samplers:
     def of_teacher(self, network: VelocityNetwork, steps: int) -> SampledModel:
         """Euler from pure noise."""
         scale, shift = self.settings.cfg_scale, self.settings.teacher_flow_shift
-        precision = self.settings.precision
 
         def sample(cond: Conditioning | None, draw: DrawNoise) -> Tensor:
-            with drawing(network, precision):
-                return sample_teacher(network, cond, self.uncond, draw(0), steps, scale, shift)
+            return sample_teacher(network, cond, self.uncond, draw(0), steps, scale, shift)
 
         return SampledModel(
             TEACHER,
@@ -191,15 +164,14 @@ class Samplers:
         if not isinstance(teacher, PipelineTeacher):
             raise RequestError(f"{teacher.name} is no pipeline: it has no call of its own.")
 
-        call, precision = stock_call(teacher, steps, guidance), self.settings.precision
+        call = stock_call(teacher, steps, guidance)
 
         @torch.no_grad()
         def sample(cond: Conditioning | None, draw: DrawNoise) -> Tensor:
             assert cond is not None
             noise = draw(0)
             generators = [_generator(each) for each in noise]
-            with drawing(network, precision):
-                return call.latents(network, cond, self.uncond, noise, generators)
+            return call.latents(network, cond, self.uncond, noise, generators)
 
         identity = {"sampler": "stock", **call.identity}
         return SampledModel(STOCK, steps, call.nfe, sample, call.description, identity)
@@ -209,12 +181,10 @@ class Samplers:
     ) -> SampledModel:
         """The first ``steps`` of the generator's own K."""
         sampler = FewStepSampler(generator)
-        precision = self.settings.precision
 
         @torch.no_grad()
         def sample(cond: Conditioning | None, draw: DrawNoise) -> Tensor:
-            with drawing(network, precision):
-                return sampler.sample_from(network, cond, draw, steps)
+            return sampler.sample(network, cond, draw, steps)
 
         how = f"{generator.noise} noise, shift {generator.flow_shift:g}"
         return SampledModel(STUDENT, steps, steps, sample, how, {"sampler": generator.noise})

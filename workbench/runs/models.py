@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 
@@ -33,9 +34,9 @@ from workbench.training.checkpoint import (
     read_manifest,
 )
 from workbench.training.config import EvaluationConfig
+from workbench.training.networks import AVERAGE, student_network
 from workbench.training.parallel import choose_device
 from workbench.training.recipes import run_config
-from workbench.training.roles import AVERAGE, student_network
 
 if TYPE_CHECKING:
     from workbench.teachers.base import VelocityNetwork
@@ -93,6 +94,12 @@ class LoadedModel:
     def precision(self) -> Precision:
         """What it draws in: a student as its run scored it, a teacher in fp32."""
         return "fp32"
+
+    def in_precision(self, precision: str) -> Self:
+        """The same, its network in bfloat16 where that is asked for."""
+        if precision == "fp32" or next(self.network.parameters(), None) is None:
+            return self
+        return replace(self, network=copy.deepcopy(self.network).to(torch.bfloat16))
 
     @cached_property
     def weights(self) -> str:

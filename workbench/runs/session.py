@@ -1,4 +1,4 @@
-"""One rank's part of a run, to its results: teacher, engine, evaluation, tracker, figures."""
+"""One rank's part of a run, to its results: teacher, trainer, evaluation, tracker, figures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from workbench.errors import PrunedRunError
+from workbench.errors import InterruptedRunError, PrunedRunError
 from workbench.evaluation import image_grid
 from workbench.evaluation.drift import Ratio
 from workbench.evaluation.grids import NotFiniteError
@@ -54,9 +54,11 @@ from workbench.teachers.hub import revision_of
 from workbench.teachers.prompt_sources import PromptSet
 from workbench.tracking import STUDENT_SAMPLES, InputData, RunStatus, Tracker
 from workbench.training.config import RunConfig
-from workbench.training.engine import Engine, InterruptedRunError, Student, TrainingState
 from workbench.training.events import Listener, Listeners, StopFlag
+from workbench.training.networks import Student
 from workbench.training.parallel import Ranks, joined_ranks
+from workbench.training.state import TrainingState
+from workbench.training.trainer import Trainer
 from workbench.workspace import Workspace, write_json
 
 
@@ -111,11 +113,11 @@ class Session:
             cond = encoded.rows(self.task.shown[:2])
             on_device = cond.to(ranks.device) if cond else None
             check_is_teacher(self.teacher.network, self.teacher.latent_shape, on_device)
-        self.engine = self._engine()
+        self.trainer = self._engine()
         self.teacher.release_network()
         self._report_inputs()
 
-    def _engine(self) -> Engine:
+    def _engine(self) -> Trainer:
         prompts = self.job.prompts
         stored = self.task.encoded.view(prompts.prompts) if prompts.prompts else None
         if (
@@ -143,7 +145,7 @@ class Session:
             pairs=self.pairs,
         )
         folder = self.job.folder.checkpoints
-        return Engine(
+        return Trainer(
             self.config, student, self.ranks, folder, self.listeners, self.evaluate, self.stop
         )
 
@@ -184,14 +186,14 @@ class Session:
 
     def run(self) -> None:
         """Train, measure, draw, and write the results last: their file says that all is done."""
-        state = self.engine.train()
+        state = self.trainer.train()
         rows = measure_all(self._final_models(), self.ranks, lambda: self.stop.requested)
         pictures = self._grid_rows()
         if self.looks is not None and not self.drift:  # resumed behind its last evaluation
             k = self.config.generator.steps
             with self._no_picture_is_no_end(state.nimg):
                 self._images(
-                    self.samplers.of_student(self.engine.average, self.config.generator, k)
+                    self.samplers.of_student(self.trainer.average, self.config.generator, k)
                 )
         fresh = self._fresh_rows(state)
         if not self.ranks.is_main:
@@ -237,7 +239,7 @@ class Session:
         measurement, settings = self.measurement, self.config.evaluation
         if measurement is None:
             return
-        teacher, student = self.engine.networks.teacher, self.engine.average
+        teacher, student = self.trainer.networks.teacher, self.trainer.average
         of_teacher = partial(self.baselines.row, measurement)
         for steps in settings.stock_steps:
             yield self.samplers.of_stock(teacher, steps), of_teacher
@@ -263,7 +265,7 @@ class Session:
         if best == state.nimg:
             rows += [replace(row, weights=BEST) for row in rows]
         elif best is not None:
-            if self.engine.load_best():
+            if self.trainer.load_best():
                 rows += self._at_fresh_seeds(BEST, best)
             else:
                 text = (
@@ -275,7 +277,7 @@ class Session:
     def _at_fresh_seeds(self, weights: str, nimg: int) -> list[FreshRow]:
         assert self.measurement is not None
         generator = self.config.generator
-        model = self.samplers.of_student(self.engine.average, generator, generator.steps)
+        model = self.samplers.of_student(self.trainer.average, generator, generator.steps)
         numbers = range(1, self.config.evaluation.fresh_seeds + 1)
         seeds = [fresh_seed(self.samplers.seed, number) for number in numbers]
         measures = [self.measurement.at_seed(seed).row for seed in seeds]
@@ -297,7 +299,7 @@ class Session:
 
     def _best_teacher(self) -> SampledModel:
         """The teacher as its users run it, where that is measured; else by its most Euler steps."""
-        teacher, settings = self.engine.networks.teacher, self.config.evaluation
+        teacher, settings = self.trainer.networks.teacher, self.config.evaluation
         if settings.stock_steps:
             return self.samplers.of_stock(teacher, max(settings.stock_steps))
         return self.samplers.of_teacher(teacher, max(settings.teacher_steps))
@@ -344,9 +346,9 @@ class Session:
         best = self._best_teacher()
         models = {
             sampler_name(best.name, best.steps): best,
-            sampler_name(TEACHER, k): self.samplers.of_teacher(self.engine.networks.teacher, k),
+            sampler_name(TEACHER, k): self.samplers.of_teacher(self.trainer.networks.teacher, k),
             sampler_name(STUDENT, k): self.samplers.of_student(
-                self.engine.average, self.config.generator, k
+                self.trainer.average, self.config.generator, k
             ),
         }
         return {caption: self._first_images(model) for caption, model in models.items()}

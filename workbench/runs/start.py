@@ -29,7 +29,7 @@ from workbench.teachers.base import VelocityNetwork
 from workbench.teachers.distillable import Distillable, starting_network
 from workbench.training.config import RunConfig
 from workbench.training.lora import merged_network
-from workbench.training.roles import student_network
+from workbench.training.networks import student_network
 from workbench.workspace import Workspace
 
 _FILE = "start.safetensors"
@@ -114,7 +114,7 @@ def load_start(config: RunConfig, run: Path, teacher: Distillable) -> Start | No
             f"{run / _FILE} is damaged ({error}); --fresh copies the weights again."
         ) from error
     network = student_network(starting_network(teacher), config)
-    network.load_state_dict(state)
+    network.load_state_dict(state, assign=True)  # the teacher may have no weights yet
     return Start(network, **facts)
 
 

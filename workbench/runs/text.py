@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from workbench.errors import RequestError, WorkbenchError
+from workbench.errors import InterruptedRunError, RequestError, WorkbenchError
 from workbench.teachers import (
     KNOWN_TEACHERS,
     PipelineTeacher,
@@ -22,7 +22,6 @@ from workbench.teachers import (
 from workbench.teachers.sealed import SealedFolder
 from workbench.teachers.text_store import StoredPrompts, TextStore, text_identity
 from workbench.training.config import RunConfig
-from workbench.training.engine import InterruptedRunError
 from workbench.training.events import StopFlag
 from workbench.training.parallel import Ranks
 from workbench.workspace import Workspace

@@ -36,7 +36,7 @@ RUN_KIND = "run"
 
 
 class TrackerListener(Listener):
-    """Hands the engine's events to a tracker; steps are generated images."""
+    """Hands the trainer's events to a tracker; steps are generated images."""
 
     def __init__(self, tracker: Tracker, folder: Path) -> None:
         self.tracker = tracker

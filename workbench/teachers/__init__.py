@@ -21,7 +21,7 @@ from workbench.teachers.catalog import (
 )
 from workbench.teachers.families import FAMILIES
 from workbench.teachers.family import Family
-from workbench.teachers.guidance import guided_velocity
+from workbench.teachers.guidance import denoise
 from workbench.teachers.overview import teacher_overview
 from workbench.teachers.pipeline import PipelineTeacher, load_pipeline_teacher
 from workbench.teachers.pretrain import Progress
@@ -44,8 +44,8 @@ __all__ = [
     "build_from_recipe",
     "build_teacher",
     "built_folder",
+    "denoise",
     "find_teacher",
-    "guided_velocity",
     "load_pipeline_teacher",
     "load_teacher",
     "recipe_folder",

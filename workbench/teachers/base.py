@@ -89,24 +89,32 @@ class VelocityNetwork(nn.Module, ABC):
     """A trainable rectified-flow velocity network, the only kind of module the engine handles.
 
     Subclasses implement :meth:`predict` in the network's own terms (time scale, packing, masks).
-    Inputs and outputs are float32 whatever the precision of the weights; ``autocast_dtype``
-    turns on mixed precision for the network alone. ``evaluations`` counts samples, not calls,
-    so that a guided evaluation of B samples counts 2 B; ``backward_evaluations`` counts those that
-    a gradient came back through. ``distilled_guidance`` is the scale fed
-    to a network that takes guidance as an input (FLUX, SANA-Sprint); None where it takes none.
+    Inputs and outputs are float32 whatever the precision of the weights. Subclasses cast what the
+    module computes with to :attr:`weights_dtype`, but never times, which bfloat16 would round
+    (0.999 to 1). ``evaluations`` counts samples, not calls, so that a guided evaluation of B
+    samples counts 2 B; ``backward_evaluations`` counts those that a gradient came back through.
+    ``distilled_guidance`` is the scale fed to a network that takes guidance as an input (FLUX,
+    SANA-Sprint); None where it takes none.
     """
 
     def __init__(self, module: nn.Module, distilled_guidance: float | None = None) -> None:
         super().__init__()
         self.module = module
         self.distilled_guidance = distilled_guidance
-        self.autocast_dtype: torch.dtype | None = None
+        self.compute_dtype: torch.dtype | None = None
+        """That of mixed precision; None where weights are used as they are stored."""
         self.evaluations = 0
         self.backward_evaluations = 0
 
     @property
     def weights_dtype(self) -> torch.dtype:
-        """Of the weights. diffusers' own ``dtype`` walks over every parameter at each call."""
+        """Of the weights as the module computes with them, while it is being called.
+
+        Sharded in mixed precision they are bfloat16 there and float32 outside. diffusers' own
+        ``dtype`` walks over every parameter at each call.
+        """
+        if self.compute_dtype is not None:
+            return self.compute_dtype
         return next(self.module.parameters()).dtype
 
     def guidance_input(self, t: Tensor) -> Tensor | None:
@@ -132,10 +140,7 @@ class VelocityNetwork(nn.Module, ABC):
             RequestError: features are asked for and the module does not say where they are.
         """
         self.evaluations += x_t.shape[0]
-        with (
-            _inputs_of(self.feature_layer() if with_features else None) as seen,
-            self._mixed_precision(x_t),
-        ):
+        with _inputs_of(self.feature_layer() if with_features else None) as seen:
             velocity = self.predict(x_t, t, cond).float()
         # FSDP2 hangs its backward hook on the output, which an in-place change of a view drops.
         velocity = velocity.clone() if velocity._is_view() else velocity
@@ -150,7 +155,7 @@ class VelocityNetwork(nn.Module, ABC):
     def call_module(self, hidden_states: Tensor, **arguments: Any) -> tuple[Tensor, ...]:
         """The module in its own terms, as a stock pipeline calls it.
 
-        Counted, in mixed precision and sharded as :meth:`forward` is; whoever wraps one wraps both.
+        Counted and sharded as :meth:`forward` is; whoever wraps one wraps both.
 
         Args:
             hidden_states: the module's own input (B, ...).
@@ -160,13 +165,8 @@ class VelocityNetwork(nn.Module, ABC):
             What the module returns, in the precision of the weights.
         """
         self.evaluations += len(hidden_states)
-        with self._mixed_precision(hidden_states):
-            outputs = self.module(hidden_states, **arguments)
+        outputs = self.module(hidden_states, **arguments)
         return tuple(output.to(self.weights_dtype) for output in outputs)
-
-    def _mixed_precision(self, inputs: Tensor) -> torch.autocast:
-        dtype = self.autocast_dtype
-        return torch.autocast(inputs.device.type, dtype, enabled=dtype is not None)
 
     def feature_layer(self) -> nn.Linear:
         """The output layer, whose input are the last features.
@@ -228,10 +228,13 @@ def _inputs_of(layer: nn.Module | None) -> Iterator[list[Tensor]]:
 
 
 class OwnVelocity(VelocityNetwork):
-    """Wraps a bring-your-own module that already speaks ``velocity(x_t, t, cond)``."""
+    """Wraps a bring-your-own module that already speaks ``velocity(x_t, t, cond)``.
+
+    Latents and encodings come in the precision of its weights, times in float32.
+    """
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
         weights = next(self.module.parameters(), x_t).dtype
         if cond is not None:
             cond = cond.map(lambda x: x.to(weights) if x.is_floating_point() else x)
-        return cast(Teacher, self.module).velocity(x_t.to(weights), t.to(weights), cond)
+        return cast(Teacher, self.module).velocity(x_t.to(weights), t, cond)

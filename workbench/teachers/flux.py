@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +44,34 @@ class FluxVelocity(VelocityNetwork):
         weights = self.weights_dtype
         height, width = x_t.shape[-2:]
         embeds = cond["embeds"].to(weights)
-        velocity: Tensor = self.module(
-            hidden_states=pack(x_t.to(weights)),
-            timestep=t,  # the network itself multiplies by 1000
-            guidance=self.guidance_input(t),
-            pooled_projections=cond["pooled"].to(weights),
-            encoder_hidden_states=embeds,
-            txt_ids=x_t.new_zeros(embeds.shape[1], 3),
-            img_ids=image_positions(height, width, x_t.device),
-            return_dict=False,
-        )[0]
+        guidance = self.guidance_input(t)
+        with exact_times(self.module.time_text_embed, t, guidance):
+            velocity: Tensor = self.module(
+                hidden_states=pack(x_t.to(weights)),
+                timestep=t,  # the network itself multiplies by 1000
+                guidance=guidance,
+                pooled_projections=cond["pooled"].to(weights),
+                encoder_hidden_states=embeds,
+                txt_ids=x_t.new_zeros(embeds.shape[1], 3),
+                img_ids=image_positions(height, width, x_t.device),
+                return_dict=False,
+            )[0]
         return unpack(velocity, height, width)
+
+
+@contextmanager
+def exact_times(embed: Any, t: Tensor, guidance: Tensor | None) -> Iterator[None]:
+    """Feed a FLUX time embedding t and guidance (B,), times 1000, in float32.
+
+    The transformer rounds both to the precision of its weights first: in bfloat16 t = 0.999 becomes
+    1, and guidance 3.5 becomes 3.504.
+    """
+    exact = [1000 * value for value in (t, guidance) if value is not None]
+    hook = embed.register_forward_pre_hook(lambda _, inputs: (*exact, inputs[-1]))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 class FluxFamily(Family):

@@ -1,22 +1,53 @@
-"""Classifier-free guidance: the one place where it happens."""
+"""A denoiser's answer, with classifier-free guidance: the one place where it happens."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from workbench.errors import RequestError
+from workbench.flow import x0_from_velocity
 from workbench.teachers.base import Conditioning, VelocityNetwork
 
 
-def guided_velocity(
+@dataclass(frozen=True)
+class Denoised:
+    """What a network says of x_t (B, ...) at times t (B,).
+
+    Attributes:
+        velocity: eps - x_0 (B, ...), float32.
+        features: the last ones (B, tokens, width), of the conditional half, or of the unconditional
+            one where scale 0 evaluates only that; None unless asked for.
+    """
+
+    x_t: Tensor
+    t: Tensor
+    velocity: Tensor
+    features: Tensor | None = None
+
+    @property
+    def x0_hat(self) -> Tensor:
+        """E[x_0 | x_t] as the network has it, x_t - t v (B, ...)."""
+        return x0_from_velocity(self.x_t, self.t, self.velocity)
+
+    def tokens(self) -> Tensor:
+        """The features, which were asked for."""
+        assert self.features is not None, "denoise was called without with_features"
+        return self.features
+
+
+def denoise(
     network: VelocityNetwork,
     x_t: Tensor,
     t: Tensor,
     cond: Conditioning | None,
-    uncond: Conditioning | None,
-    cfg_scale: float,
-) -> Tensor:
+    uncond: Conditioning | None = None,
+    cfg_scale: float = 1.0,
+    *,
+    with_features: bool = False,
+) -> Denoised:
     """v_uncond + k (v_cond - v_uncond), Ho & Salimans 2022, as one batched call.
 
     Scale 1 evaluates the conditional network alone, scale 0 the unconditional one alone; any
@@ -32,65 +63,23 @@ def guided_velocity(
     Raises:
         RequestError: the scale needs an unconditional encoding and there is none.
     """
-    velocity, _ = _guided(network, (x_t, t), cond, uncond, cfg_scale, with_features=False)
-    return velocity
-
-
-def guided_with_features(
-    network: VelocityNetwork,
-    x_t: Tensor,
-    t: Tensor,
-    cond: Conditioning | None,
-    uncond: Conditioning | None,
-    cfg_scale: float,
-) -> tuple[Tensor, Tensor]:
-    """The same, and the network's last features (B, tokens, width) in the same call.
-
-    Those of the conditional half; of the unconditional one where scale 0 evaluates only that.
-    """
-    velocity, features = _guided(network, (x_t, t), cond, uncond, cfg_scale, with_features=True)
-    assert features is not None
-    return velocity, features
-
-
-def _guided(
-    network: VelocityNetwork,
-    at: tuple[Tensor, Tensor],
-    cond: Conditioning | None,
-    uncond: Conditioning | None,
-    cfg_scale: float,
-    *,
-    with_features: bool,
-) -> tuple[Tensor, Tensor | None]:
-    x_t, t = at
-    if cfg_scale == 1.0:
-        return _call(network, x_t, t, cond, with_features)
-    if uncond is None or cond is None:
-        raise RequestError(
-            f"Guidance scale {cfg_scale:g} needs an unconditional encoding, and this teacher has "
-            "none. Use scale 1 (off)."
-        )
-    batch = x_t.shape[0]
-    empty = uncond.expand(batch)
-    if cfg_scale == 0.0:
-        return _call(network, x_t, t, empty, with_features)
-    both = Conditioning.cat([empty, cond])
-    velocities, features = _call(
-        network, torch.cat([x_t, x_t]), torch.cat([t, t]), both, with_features
-    )
-    v_uncond, v_cond = velocities.chunk(2)
-    velocity = v_uncond + cfg_scale * (v_cond - v_uncond)
-    return velocity, None if features is None else features[batch:]
-
-
-def _call(
-    network: VelocityNetwork,
-    x_t: Tensor,
-    t: Tensor,
-    cond: Conditioning | None,
-    with_features: bool,
-) -> tuple[Tensor, Tensor | None]:
-    if not with_features:
-        return network(x_t, t, cond), None
-    velocity, features = network(x_t, t, cond, True)
-    return velocity, features
+    both = cfg_scale not in (0.0, 1.0)
+    inputs = (x_t, t, cond)
+    if cfg_scale != 1.0:
+        if uncond is None or cond is None:
+            raise RequestError(
+                f"Guidance scale {cfg_scale:g} needs an unconditional encoding, and this teacher "
+                "has none. Use scale 1 (off)."
+            )
+        empty = uncond.expand(len(x_t))
+        inputs = (x_t, t, empty)
+        if both:
+            joined = Conditioning.cat([empty, cond])
+            inputs = (torch.cat([x_t, x_t]), torch.cat([t, t]), joined)
+    answer = network(*inputs, with_features)
+    velocity, features = answer if with_features else (answer, None)
+    if both:
+        v_uncond, v_cond = velocity.chunk(2)
+        velocity = v_uncond + cfg_scale * (v_cond - v_uncond)
+        features = None if features is None else features[len(x_t) :]
+    return Denoised(x_t, t, velocity, features)

@@ -165,7 +165,7 @@ class ResidualMLP(nn.Module):
         places = (x_t[:, :, None] * t.new_tensor(self.wave_numbers)).flatten(1)
         waves = torch.cat([t[:, None] * t.new_tensor(self.frequencies), places], dim=1)
         parts = [x_t, t[:, None], waves.sin(), waves.cos(), *([] if shares is None else [shares])]
-        hidden = self.proj_in(torch.cat(parts, dim=1))
+        hidden = self.proj_in(torch.cat(parts, dim=1).to(x_t.dtype))
         for block in self.blocks:
             hidden = block(hidden)
         velocity: Tensor = self.proj_out(self.norm_out(hidden))
@@ -182,5 +182,5 @@ class MLPVelocity(VelocityNetwork):
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
         dtype = self.weights_dtype
         asked = cond[LOG_SHARES].exp().to(dtype) if self.prompted and cond is not None else None
-        velocity: Tensor = self.module(x_t.to(dtype), t.to(dtype), asked)
+        velocity: Tensor = self.module(x_t.to(dtype), t, asked)
         return velocity

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from workbench.flow.solvers import euler, uniform_times
 from workbench.teachers.base import Conditioning, VelocityNetwork
-from workbench.teachers.guidance import guided_velocity
+from workbench.teachers.guidance import denoise
 
 
 def describe_euler(cfg_scale: float, flow_shift: float) -> str:
@@ -38,6 +38,6 @@ def sample_teacher(
     """
 
     def velocity(x_t: Tensor, t: Tensor) -> Tensor:
-        return guided_velocity(network, x_t, t, cond, uncond, cfg_scale)
+        return denoise(network, x_t, t, cond, uncond, cfg_scale).velocity
 
     return euler(velocity, noise, uniform_times(steps, flow_shift))

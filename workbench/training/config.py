@@ -36,7 +36,7 @@ from workbench.training import formats
 from workbench.training.budget import total_images
 from workbench.training.stability import StabilityConfig
 
-Precision = Literal["fp32", "bf16-mixed", "bf16"]
+Precision = Literal["fp32", "bf16-mixed"]
 
 MOST_SEEDS = 2**33
 """Evaluation seeds are below: stock pipelines draw image i of a seed from 10^9 seed + i."""
@@ -48,7 +48,7 @@ class AdamConfig(FrozenConfig):
     lr: float = Field(5e-4, gt=0, description="learning rate")
     beta1: float = Field(0.0, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)
-    eps: float = Field(1e-8, gt=0, description="1e-8 in fp32 and bf16-mixed; 1e-4 in pure bf16")
+    eps: float = Field(1e-8, gt=0)
 
 
 class LoraConfig(FrozenConfig):
@@ -89,8 +89,25 @@ class TrainingConfig(FrozenConfig):
         description="that half-life is at most this share of the images so far, as in "
         "EDM, so that the average forgets the teacher early; none = constant",
     )
-    precision: Precision = Field("fp32", description="bf16-mixed: autocast over fp32 weights")
+    precision: Precision = Field(
+        "fp32",
+        description="bf16-mixed: weights that are trained, moments and reductions in fp32, "
+        "all computing and frozen weights in bf16",
+    )
     gradient_checkpointing: bool = False
+    compile: bool = Field(
+        False, description="torch.compile each transformer block; slow to start, faster on a GPU"
+    )
+    shards: int | None = Field(
+        None,
+        ge=1,
+        description="ranks that share one copy of the weights; none = those of one machine",
+    )
+    sync_every_micro_batch: bool = Field(
+        False,
+        description="reduce gradients over the ranks at every micro-batch: slower, but no rank "
+        "holds a whole gradient",
+    )
     lora: LoraConfig | None = Field(
         None, description="adapters over one frozen copy of the teacher; none = full copies"
     )
@@ -223,7 +240,7 @@ class EvaluationConfig(FrozenConfig):
 class RunConfig(FrozenConfig):
     """One run: an experiment's variant with a seed."""
 
-    format: Literal[3] = 3
+    format: Literal[4] = 4
     experiment: str = Field("adhoc", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     variant: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(0, ge=0, lt=2**63)
@@ -388,7 +405,14 @@ class RunConfig(FrozenConfig):
         return dict(_flatten(self.model_dump(mode="json")))
 
 
-_NOT_WEIGHTS = ("kimg", "micro_batch_size", "max_nonfinite", "stability")
+_NOT_WEIGHTS = (
+    "kimg",
+    "micro_batch_size",
+    "max_nonfinite",
+    "stability",
+    "shards",
+    "sync_every_micro_batch",
+)
 """Settings of training that do not decide the weights at a given number of images."""
 
 

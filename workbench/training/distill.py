@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from workbench.errors import RequestError
 from workbench.flow.noise import NoiseSource
-from workbench.methods import Batch, FewStepSampler, GeneratorConfig, method_type
+from workbench.methods import FewStepSampler, GeneratorConfig, method_type
 from workbench.teachers.base import Conditioning, OwnVelocity, Teacher, VelocityNetwork
 from workbench.training.config import RunConfig
-from workbench.training.engine import Engine, Evaluate
 from workbench.training.events import Listener
+from workbench.training.networks import Student, student_network
 from workbench.training.overrides import with_overrides
 from workbench.training.parallel import joined_ranks, whole_state
-from workbench.training.roles import Student, student_network
 from workbench.training.streams import PairRows
+from workbench.training.trainer import Evaluate, Trainer
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,13 @@ class Distilled:
                 f"This student makes samples only after all its {self.generator.steps} steps."
             )
         device = next(self.network.parameters()).device
-        batch = Batch(
-            start=0,
-            count=count,
-            cond=cond.to(device) if cond else None,
-            evaluations=steps or self.generator.steps,
-            noise=NoiseSource(seed),
-            latent_shape=self.latent_shape,
-            device=device,
-        )
-        return FewStepSampler(self.generator).sample(self.network, batch, "sample")
+        noise = NoiseSource(seed)
+
+        def draw(step: int) -> Tensor:
+            return noise.normal(f"sample/step{step}", 0, count, self.latent_shape).to(device)
+
+        sampler, cond = FewStepSampler(self.generator), cond.to(device) if cond else None
+        return sampler.sample(self.network, cond, draw, steps)
 
 
 def distill(
@@ -110,11 +107,11 @@ def distill(
     own_start = OwnVelocity(start) if start is not None else None
     student = Student(_own(teacher), shape, prompts, uncond, own_start, pairs=pairs)
     with joined_ranks() as ranks:
-        engine = Engine(config, student, ranks, folder, listener, evaluate)
-        engine.train()
+        trainer = Trainer(config, student, ranks, folder, listener, evaluate)
+        trainer.train()
         # A copy: what becomes of the teacher later must not change the student.
         network = student_network(copy.deepcopy(OwnVelocity(source)), config).to(ranks.device)
-        network.load_state_dict(whole_state(engine.average))
+        network.load_state_dict(whole_state(trainer.average))
     return Distilled(network, config.generator, shape, method_type(config.method).any_step)
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-from typing import TypeVar
-
 import torch
 from torch import nn
 
-NetworkT = TypeVar("NetworkT", bound=nn.Module)
+from workbench.training.parallel import local_tensors
 
 
 def ema_decay(batch_size: int, halflife_nimg: float) -> float:
@@ -32,15 +29,10 @@ def halflife_at(nimg: int, halflife_nimg: float, rampup: float | None) -> float:
     return halflife_nimg if rampup is None else min(halflife_nimg, rampup * nimg)
 
 
-def averaged_copy(network: NetworkT) -> NetworkT:
-    """A frozen float32 copy that will hold the average."""
-    return copy.deepcopy(network).float().requires_grad_(False)
-
-
 @torch.no_grad()
 def update_ema(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """average <- decay average + (1 - decay) network; the same sharding on both sides."""
-    for mean, value in zip(average.parameters(), network.parameters(), strict=True):
-        mean.lerp_(value.to(mean.dtype), 1 - decay)
+    """average <- decay average + (1 - decay) network, each rank its shards, in one call."""
+    means, values = local_tensors(average.parameters()), local_tensors(network.parameters())
+    torch._foreach_lerp_(means, values, 1 - decay)
     for kept, buffer in zip(average.buffers(), network.buffers(), strict=True):
         kept.copy_(buffer)

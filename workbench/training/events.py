@@ -61,7 +61,7 @@ class StopFlag:
 
 
 class Listener:
-    """Receives the engine's events on rank 0, in order, from the training thread."""
+    """Receives the trainer's events on rank 0, in order, from the training thread."""
 
     def on_start(self, progress: Progress) -> None: ...
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from workbench.teachers.analytic import ANALYTIC
 
-FORMAT = 3
+FORMAT = 4
 
 _WHOLE = {"teacher", "prompts", "method", "generator", "training", "schedule", "evaluation"}
 
@@ -38,6 +38,8 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
         return changed  # validation says what is wrong
     for now, before in _renamed(changed):
         _rename(changed, before, now)
+    if changed["training"].get("precision") == "bf16":  # of all weights; trained ones are fp32 now
+        changed["training"]["precision"] = "bf16-mixed"
     for (*groups, leaf), meaning in _absences(changed, written):
         node: Any = changed
         for group in groups:

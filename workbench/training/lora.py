@@ -11,9 +11,8 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +24,29 @@ from workbench.errors import RequestError, SettingsError, unknown_name
 from workbench.flow.noise import NoiseSource
 from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.base import Conditioning, VelocityNetwork
+from workbench.teachers.weights import rows_of, stored
 from workbench.training.config import LoraConfig
+from workbench.training.parallel import local_tensors
 
 
 class AdapterBase(nn.Module):
-    """A network's module with named adapters in it, all off.
+    """A network with named adapters in its module, all off.
 
-    Its weights are frozen and share the source's memory until they are moved or converted; the
-    source itself is left as it is. Adapters are float32 in any precision of the base.
+    Args:
+        network: becomes this base's own; its weights are frozen and keep their type. Adapters are
+            float32 over a base of any type.
 
     Raises:
-        RequestError: the source has no layers that ``settings.targets`` names.
+        RequestError: the network has no layers that ``settings.targets`` names.
     """
 
-    def __init__(self, source: VelocityNetwork, settings: LoraConfig, names: Sequence[str]) -> None:
+    def __init__(
+        self, network: VelocityNetwork, settings: LoraConfig, names: Sequence[str]
+    ) -> None:
         super().__init__()
-        self.settings = settings
-        targets = adapted_layers(source, settings.targets)
-        self.module = _sharing_memory(source.module)
-        self.peft_config = _inject(self.module, settings, targets, names)
+        self.settings, self.network = settings, network
+        targets = adapted_layers(network, settings.targets)
+        self.peft_config = _inject(network.module, settings, targets, names)
         self._layers: dict[str, Any] = {path: self.module.get_submodule(path) for path in targets}
         # One list for all layers, changed in place. Not peft's set_adapter: it clears requires_grad
         # of what it turns off, and between forward and backward that silently loses gradients.
@@ -53,18 +56,24 @@ class AdapterBase(nn.Module):
         self.requires_grad_(False)
         self.train(False)  # dropout would make phi and psi differ where they are equal
 
-    def forward(self, call: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
-        """Run a network's own forward. Sharding hangs its hooks here, once for all networks."""
-        return call(*inputs, **named)
+    @property
+    def module(self) -> nn.Module:
+        """The network's, with the adapters in it."""
+        return self.network.module
 
-    def convert(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Move and convert the base; adapters move too and stay float32."""
-        self.to(device=device, dtype=dtype)
-        for layer in self._layers.values():
-            layer.lora_A.float()
-            layer.lora_B.float()
-            # Autocast makes the dtypes meet; peft's own cast would keep a copy of each input.
-            layer.cast_input_dtype_enabled = False
+    def forward(self, *inputs: Any) -> Any:
+        """The network's own. Sharding hangs its hooks here, once for all adapters."""
+        return self.network(*inputs)
+
+    def call_module(self, *inputs: Any, **arguments: Any) -> tuple[Tensor, ...]:
+        """The network's own, sharded as :meth:`forward` is."""
+        return self.network.call_module(*inputs, **arguments)
+
+    def own_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The frozen weights, by the names that they have without adapters."""
+        for name, value in stored(self.module):
+            if not _is_adapters(name):
+                yield name.replace(".base_layer.", "."), value
 
     @contextmanager
     def active(self, name: str | None) -> Iterator[None]:
@@ -75,6 +84,13 @@ class AdapterBase(nn.Module):
             yield
         finally:
             self._on[:] = before
+
+    @contextmanager
+    def acting_as(self, network: AdapterNetwork) -> Iterator[None]:
+        """With the adapter of one role on, fed its guidance."""
+        self.network.distilled_guidance = network.distilled_guidance
+        with self.active(network.adapter_name):
+            yield
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute each block with the adapter that was on when it first ran.
@@ -119,45 +135,64 @@ class AdapterBase(nn.Module):
         """A drawn from N(0, 1 / (3 fan_in)), peft's variance, by address; B = 0."""
         for path, layer in self._layers.items():
             a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
-            drawn = noise.normal(f"lora/{name}/{path}", 0, len(a), a.shape[1:])
-            a.copy_(drawn * (3 * a[0].numel()) ** -0.5)
+            rows = rows_of(a)
+            shape, count = a.shape[1:], rows.stop - rows.start
+            drawn = noise.normal(f"lora/{name}/{path}", rows.start, count, shape)
+            (local,) = local_tensors([a])
+            local.copy_(drawn * (3 * shape.numel()) ** -0.5)
             b.zero_()
 
-    def fused(self, name: str) -> nn.Module:
-        """A copy of the plain module, W + scale B A in place of W; needs whole weights."""
-        module = copy.deepcopy(self.module)
+    def fused(self, name: str) -> VelocityNetwork:
+        """A copy of the plain network, W + scale B A in place of W; needs whole weights."""
+        network = copy.deepcopy(self.network)
         for path in self._layers:
-            layer: Any = module.get_submodule(path)
+            layer: Any = network.module.get_submodule(path)
             layer.merge(adapter_names=[name])
-            module.set_submodule(path, layer.get_base_layer())
-        del module.peft_config
-        return module
+            network.module.set_submodule(path, layer.get_base_layer())
+        del network.module.peft_config
+        network.evaluations = network.backward_evaluations = 0
+        return network
 
 
 class AdapterNetwork(VelocityNetwork):
-    """A network of a family, computed by an :class:`AdapterBase` with one adapter on, or none.
+    """A role: an :class:`AdapterBase` with one adapter on, or none.
 
-    Combined with the family's own class by :func:`adapter_network`. Parameters and state are the
-    adapter's alone; without one, the parameters are the base's.
+    Parameters and state are the adapter's alone; without one, the parameters are the base's.
+
+    Args:
+        name: the adapter's; None for the base as it is.
     """
 
     base: AdapterBase
+
+    def __init__(self, base: AdapterBase, name: str | None) -> None:
+        super().__init__(nn.Identity(), base.network.distilled_guidance)
+        # Seen as plain attributes, not as parts: the base's weights belong to no single role.
+        del self._modules["module"]
+        self.__dict__.update(base=base, module=base.module, adapter_name=name)
+        if name is not None:
+            self.adapter = base.weights_of(name)
+
     adapter_name: str | None
     adapter: nn.Module
 
     def forward(
         self, x_t: Tensor, t: Tensor, cond: Conditioning | None, with_features: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        with self.base.active(self.adapter_name):
-            output: Tensor | tuple[Tensor, Tensor] = self.base(
-                super().forward, x_t, t, cond, with_features
-            )
+        self.evaluations += len(x_t)
+        with self.base.acting_as(self):
+            output: Tensor | tuple[Tensor, Tensor] = self.base(x_t, t, cond, with_features)
+        self._count_backward(len(x_t), *(output if isinstance(output, tuple) else (output,)))
         return output
 
+    def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
+        with self.base.acting_as(self):
+            return self.base.network.predict(x_t, t, cond)
+
     def call_module(self, hidden_states: Tensor, **arguments: Any) -> tuple[Tensor, ...]:
-        with self.base.active(self.adapter_name):
-            outputs: tuple[Tensor, ...] = self.base(super().call_module, hidden_states, **arguments)
-        return outputs
+        self.evaluations += len(hidden_states)
+        with self.base.acting_as(self):
+            return self.base.call_module(hidden_states, **arguments)
 
     def enable_gradient_checkpointing(self) -> None:
         self.base.enable_gradient_checkpointing()
@@ -170,27 +205,8 @@ class AdapterNetwork(VelocityNetwork):
             return
         whole = f"{prefix}.module" if prefix else "module"
         for name, value in self.module.named_parameters(whole, recurse, remove_duplicate):
-            if ".lora_A." not in name and ".lora_B." not in name:
+            if not _is_adapters(name):
                 yield name.replace(".base_layer.", "."), value
-
-
-def adapter_network(source: VelocityNetwork, base: AdapterBase, name: str | None) -> AdapterNetwork:
-    """``source`` with its module replaced by the base's, and with its own adapter (none: off)."""
-    network: Any = copy.deepcopy(source, {id(source.module): base.module})
-    network.__class__ = _adapter_class(type(source))
-    # Seen as a plain attribute, not as a part: the base's weights belong to no single role.
-    del network._modules["module"]
-    network.__dict__.update(module=base.module, base=base, adapter_name=name)
-    if name is not None:
-        network.adapter = base.weights_of(name)
-    network.evaluations = network.backward_evaluations = 0
-    adapted: AdapterNetwork = network
-    return adapted
-
-
-@cache
-def _adapter_class(family: type[VelocityNetwork]) -> type[AdapterNetwork]:
-    return type(f"Adapter{family.__name__}", (AdapterNetwork, family), {"__module__": __name__})
 
 
 def adapted_layers(source: VelocityNetwork, targets: str | Sequence[str]) -> list[str]:
@@ -228,14 +244,8 @@ def merged_network(network: VelocityNetwork) -> VelocityNetwork:
         return copy.deepcopy(network)
     if network.adapter_name is None:
         raise ValueError("The base of adapters has no adapter to fuse.")
-    kept: dict[int, Any] = {id(part): part for part in (network.base, network.module)}
-    plain: Any = copy.deepcopy(network, kept)
-    for name in ("module", "base", "adapter_name"):
-        del plain.__dict__[name]
-    del plain.adapter
-    plain.__class__ = type(network).__mro__[2]
-    plain.module = network.base.fused(network.adapter_name)
-    full: VelocityNetwork = plain
+    full = network.base.fused(network.adapter_name)
+    full.distilled_guidance = network.distilled_guidance
     return full
 
 
@@ -265,16 +275,6 @@ def save_adapter(network: VelocityNetwork, folder: Path, pipeline_type: Any) -> 
     )
 
 
-def _sharing_memory(module: nn.Module) -> nn.Module:
-    """A copy of the structure over the same memory: what changes in it changes no one else's."""
-    same: dict[int, Any] = {
-        id(value): nn.Parameter(value.detach(), requires_grad=False)
-        for value in module.parameters()
-    }
-    same |= {id(value): value.detach() for value in module.buffers()}
-    return copy.deepcopy(module, same)
-
-
 def _inject(
     module: nn.Module, settings: LoraConfig, targets: Sequence[str], names: Sequence[str]
 ) -> Any:
@@ -293,6 +293,10 @@ def _inject(
         for name in names:
             peft.inject_adapter_in_model(config, module, adapter_name=name)
     return config
+
+
+def _is_adapters(name: str) -> bool:
+    return ".lora_A." in name or ".lora_B." in name
 
 
 def _is_adaptable(module: nn.Module) -> bool:

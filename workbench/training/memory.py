@@ -2,7 +2,7 @@
 
 The run's own networks and its method's own losses are gone through once, forward and backward, on
 tensors without memory. So full copies or adapters, precision, checkpointing, guidance and the
-order in which graphs live and die are the engine's, not a formula's. Sharding divides weights,
+order in which graphs live and die are the trainer's, not a formula's. Sharding divides weights,
 gradients, Adam's moments and the average by the ranks, as FSDP2 does.
 Not counted: what a kernel takes inside itself, fragmentation, the CUDA context, evaluation.
 """
@@ -26,8 +26,8 @@ from workbench.teachers.base import VelocityNetwork
 from workbench.training.config import RunConfig
 from workbench.training.live_bytes import LiveBytes
 from workbench.training.lora import AdapterNetwork
+from workbench.training.networks import Roles, Student, build_networks
 from workbench.training.parallel import Ranks
-from workbench.training.roles import Roles, Student, build_roles
 
 _FP32 = 4
 _MOMENTS = 2  # Adam's
@@ -164,10 +164,10 @@ def _keep_blocks(network: VelocityNetwork, counts: Mapping[str, int]) -> None:
 def _roles(
     network: VelocityNetwork, architecture: Architecture, config: RunConfig, method: Method
 ) -> Roles:
-    """The run's networks, as the engine builds them, on the meta device."""
+    """The run's networks, as the trainer builds them, on the meta device."""
     with torch.device("meta"):
         student = Student(network, architecture.latent_shape)
-        return build_roles(student, config, method, Ranks(0, 1, torch.device("meta")))
+        return build_networks(student, config, method, Ranks(0, 1, torch.device("meta")))
 
 
 def _kept(roles: Roles, ranks: int) -> dict[str, int]:

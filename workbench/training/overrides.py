@@ -9,7 +9,7 @@ from typing import Any
 
 from workbench.errors import RequestError, unknown_name
 from workbench.methods import METHODS, MethodConfig, method_type
-from workbench.methods.score import guidance_scales
+from workbench.methods.guidance import guidance_scales
 from workbench.teachers.prompt_sources import PromptsConfig
 from workbench.training.config import AdamConfig, RunConfig, known_keys, trained_names, validated
 

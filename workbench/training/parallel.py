@@ -21,11 +21,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import (  # type: ignore[attr-defined]  # public, but not marked so
+    HashStore,
     PrefixStore,
     TCPStore,
 )
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor
 
 from workbench.errors import (
@@ -90,11 +97,10 @@ class Ranks:
             )
         return batch_size // self.world
 
-    def mean(self, values: Tensor) -> Tensor:
-        """Mean over ranks of equally shaped tensors."""
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over ranks of equally shaped tensors, in place."""
         if self.world > 1:
             dist.all_reduce(values)
-            values /= self.world
         return values
 
     def any(self, flag: bool) -> bool:
@@ -121,17 +127,88 @@ class Ranks:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def shard(self, root: nn.Module, blocks: Iterable[nn.Module]) -> None:
-        """Shard a network in place, one unit a transformer block (FSDP2, ZeRO-3)."""
-        if self.world == 1:
-            return
-        for block in blocks:
-            fully_shard(block, reshard_after_forward=True)
-        # The root too: otherwise it stays unsharded after the many forwards that have no
-        # backward, and EMA and requires_grad flags would see other tensors than the optimiser.
-        fully_shard(root, reshard_after_forward=True)
-        if isinstance(root, VelocityNetwork):
-            register_fsdp_forward_method(root, VelocityNetwork.call_module.__name__)
+
+@dataclass(frozen=True)
+class Sharding:
+    """How a run's networks are laid out: over which ranks, and what they compute with.
+
+    Attributes:
+        mesh: (shard) or, over several machines, (replicate, shard); None: one rank holds all.
+        compute: type of weights and activations in a forward pass.
+    """
+
+    mesh: DeviceMesh | None
+    compute: torch.dtype
+
+    @staticmethod
+    def of(ranks: Ranks, compute: torch.dtype, shards: int | None = None) -> Sharding:
+        """For a run on these ranks.
+
+        Mixed precision is sharding's on one rank too, where each is the only shard.
+
+        Args:
+            shards: ranks that share one copy of the weights; by default those of one machine.
+
+        Raises:
+            RequestError: they do not divide the ranks.
+        """
+        if ranks.world == 1 and compute is torch.float32:
+            return Sharding(None, compute)
+        if not dist.is_initialized():
+            dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world))
+        wanted = shards or min(local, ranks.world)
+        if ranks.world % wanted:
+            raise RequestError(
+                f"training.shards {wanted} does not divide the {ranks.world} ranks of this run."
+            )
+        shape: tuple[int, ...] = (wanted,)
+        names: tuple[str, ...] = ("shard",)
+        if wanted < ranks.world:
+            shape, names = (ranks.world // wanted, *shape), ("replicate", *names)
+        kind = ranks.device.type
+        return Sharding(init_device_mesh(kind, shape, mesh_dim_names=names), compute)
+
+    @property
+    def copies(self) -> int:
+        """Of the weights, over all ranks."""
+        return 1 if self.mesh is None or self.mesh.ndim == 1 else self.mesh.size(0)
+
+
+def parallelize(root: nn.Module, blocks: Iterable[nn.Module], sharding: Sharding) -> None:
+    """Shard a network in place (FSDP2): one unit a transformer block, and one of all the rest.
+
+    Weights stay as they are stored, float32 where they are trained; a forward pass gathers them in
+    ``sharding.compute`` and gives them up again, and gradients are reduced in float32. Inputs are
+    cast by the network itself, which leaves times in float32.
+    """
+    if sharding.mesh is None:
+        return
+    low = sharding.compute is not torch.float32
+    policy = MixedPrecisionPolicy(
+        param_dtype=sharding.compute if low else None,
+        reduce_dtype=torch.float32,
+        cast_forward_inputs=False,
+    )
+    for block in blocks:
+        fully_shard(block, mesh=sharding.mesh, mp_policy=policy, reshard_after_forward=True)
+    # The root too: otherwise it stays unsharded after the many forwards that have no
+    # backward, and EMA and requires_grad flags would see other tensors than the optimiser.
+    fully_shard(root, mesh=sharding.mesh, mp_policy=policy, reshard_after_forward=True)
+    stock_call = VelocityNetwork.call_module.__name__
+    if hasattr(root, stock_call):
+        register_fsdp_forward_method(root, stock_call)
+
+
+def sync_gradients(root: nn.Module, on: bool) -> None:
+    """Whether the next backward pass reduces gradients over the ranks, or each keeps its own."""
+    if isinstance(root, FSDPModule):
+        root.set_requires_gradient_sync(on)
+
+
+def local_tensors(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """This rank's shards: what is cheap to work on, without DTensor's dispatch."""
+    return [each.to_local() if isinstance(each, DTensor) else each for each in tensors]
 
 
 def whole_state(network: nn.Module) -> dict[str, Any]:
@@ -140,11 +217,12 @@ def whole_state(network: nn.Module) -> dict[str, Any]:
     return get_model_state_dict(network, options=options)
 
 
-def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The l2 norm of all gradients over all shards, a scalar."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+def squared_norm(parameters: Iterable[nn.Parameter], device: torch.device) -> Tensor:
+    """The sum of squares of this rank's shards of all gradients, a float32 scalar."""
+    gradients = local_tensors(each.grad for each in parameters if each.grad is not None)
+    if not gradients:
+        return torch.zeros((), device=device)
+    return torch.stack(torch._foreach_norm(gradients)).float().square().sum()
 
 
 def choose_device() -> torch.device:

@@ -10,7 +10,7 @@ Three detectors read what is logged anyway, at no network evaluation of their ow
   names end in ``_loss``.
 - Fake score lagging: it has come less than half of the way from the teacher to the posterior mean
   of the generator's samples, which is its optimum. The way left over the way done is the ratio of
-  ``train/score_drag`` to ``train/score_gap`` (see ``workbench.methods.score``), over 16 intervals.
+  ``train/score_drag`` to ``train/score_gap`` (see ``workbench.methods.sid``), over 16 intervals.
   It begins high, for the fake score begins as the teacher; so it counts where it is above ``lag``
   and has not halved since the beginning of the window. Then the generator follows a score of
   samples that it no longer makes. Smaller learning rates on both sides cure no lag: it is reported

@@ -10,16 +10,17 @@ import pytest
 import torch
 
 from tests.helpers import EMPTY, SmallVelocity, labels
-from workbench.errors import PrunedRunError, RequestError
+from workbench.errors import InterruptedRunError, PrunedRunError, RequestError
 from workbench.methods import Loss, Phase
 from workbench.teachers.base import OwnVelocity
 from workbench.training.checkpoint import checkpoint_path, damage, load_modules
 from workbench.training.config import AdamConfig, RunConfig, ScheduleConfig, TrainingConfig
 from workbench.training.ema import ema_decay
-from workbench.training.engine import Engine, InterruptedRunError, NonFiniteError, Student
 from workbench.training.events import Listener, StopFlag
+from workbench.training.networks import Student
 from workbench.training.overrides import with_overrides
 from workbench.training.parallel import Ranks
+from workbench.training.trainer import NonFiniteError, Trainer
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -48,8 +49,8 @@ class Recorder(Listener):
         self.warnings.append(message)
 
 
-def weights(engine: Engine) -> list[torch.Tensor]:
-    networks = (*engine.networks.trained.values(), engine.average)
+def weights(trainer: Trainer) -> list[torch.Tensor]:
+    networks = (*trainer.networks.trained.values(), trainer.average)
     return [p.detach().clone() for network in networks for p in network.parameters()]
 
 
@@ -59,9 +60,9 @@ def same(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("stop_after", [16, 112, 400])
 def test_resuming_is_bit_exact(tmp_path: Path, stop_after: int) -> None:
-    """Stopped anywhere, the next engine ends with the same bits and the same points."""
+    """Stopped anywhere, the next trainer ends with the same bits and the same points."""
     whole_points, resumed_points = Recorder(), Recorder()
-    whole = Engine(config(), student(), ALONE, tmp_path / "whole", whole_points)
+    whole = Trainer(config(), student(), ALONE, tmp_path / "whole", whole_points)
     whole.train()
 
     stop = StopFlag()
@@ -73,8 +74,8 @@ def test_resuming_is_bit_exact(tmp_path: Path, stop_after: int) -> None:
     first = StopThere()
     folder = tmp_path / "cut"
     with pytest.raises(InterruptedRunError, match="kimg"):
-        Engine(config(), student(), ALONE, folder, first, stop=stop).train()
-    resumed = Engine(config(), student(), ALONE, folder, resumed_points)
+        Trainer(config(), student(), ALONE, folder, first, stop=stop).train()
+    resumed = Trainer(config(), student(), ALONE, folder, resumed_points)
     resumed.train()
     assert same(weights(resumed), weights(whole))
     assert {**first.points, **resumed_points.points} == whole_points.points
@@ -92,12 +93,12 @@ def test_a_run_that_is_not_worth_finishing_ends_at_an_evaluation(tmp_path: Path)
     asked: list[int] = []
     evaluate = {"fid": 1.0}
     with pytest.raises(PrunedRunError, match=r"0\.32 kimg"):
-        Engine(
+        Trainer(
             config(), student(), ALONE, tmp_path / "cut", Judge(), lambda n, average: evaluate
         ).train()
     assert asked == [160, 320]
     resumed, whole = (
-        Engine(config(), student(), ALONE, tmp_path / name, None, lambda n, average: evaluate)
+        Trainer(config(), student(), ALONE, tmp_path / name, None, lambda n, average: evaluate)
         for name in ("cut", "whole")
     )
     assert resumed.resume()
@@ -109,10 +110,10 @@ def test_a_run_that_is_not_worth_finishing_ends_at_an_evaluation(tmp_path: Path)
 
 def test_micro_batches_change_nothing_but_rounding() -> None:
     whole, split = (
-        Engine(config(f"training.micro_batch_size={size}"), student(), ALONE) for size in (16, 5)
+        Trainer(config(f"training.micro_batch_size={size}"), student(), ALONE) for size in (16, 5)
     )
-    for engine in (whole, split):
-        engine.train()
+    for trainer in (whole, split):
+        trainer.train()
     for a, b in zip(weights(whole), weights(split), strict=True):
         torch.testing.assert_close(a, b, rtol=2e-3, atol=2e-4)
 
@@ -120,15 +121,15 @@ def test_micro_batches_change_nothing_but_rounding() -> None:
 def test_roles_start_as_the_teacher_and_leave_it_alone() -> None:
     source = student()
     before = copy.deepcopy(source.teacher.state_dict())
-    engine = Engine(config(), source, ALONE)
-    for network in (*engine.networks.trained.values(), engine.average):
+    trainer = Trainer(config(), source, ALONE)
+    for network in (*trainer.networks.trained.values(), trainer.average):
         for name, value in network.state_dict().items():
             assert torch.equal(value, before[name])
-    engine.train()
-    for held in (source.teacher, engine.networks.teacher):
+    trainer.train()
+    for held in (source.teacher, trainer.networks.teacher):
         assert all(torch.equal(v, before[k]) for k, v in held.state_dict().items())
     assert not torch.equal(
-        engine.networks.generator.module.second, engine.networks.fake_score.module.second
+        trainer.networks.generator.module.second, trainer.networks.fake_score.module.second
     )
 
 
@@ -140,14 +141,14 @@ def averaged(*overrides: str) -> tuple[torch.Tensor, list[torch.Tensor], torch.T
         def on_iteration(self, progress) -> None:
             history.append(weight().detach().clone())
 
-    engine = Engine(config(*overrides, kimg=0.16), student(), ALONE, listener=Watch())
+    trainer = Trainer(config(*overrides, kimg=0.16), student(), ALONE, listener=Watch())
 
     def weight() -> torch.Tensor:
-        return engine.networks.generator.module.first
+        return trainer.networks.generator.module.first
 
     start = weight().detach().clone()
-    engine.train()
-    return start, history, engine.average.module.first.detach()
+    trainer.train()
+    return start, history, trainer.average.module.first.detach()
 
 
 def test_average_is_the_weighted_history() -> None:
@@ -177,14 +178,14 @@ def test_the_best_weights_come_back_at_the_end(tmp_path: Path) -> None:
         seen[nimg] = average.module.first.detach().clone()
         return {"fid": 1.0 if nimg == 320 else 2.0}
 
-    engine = Engine(config(), student(), ALONE, tmp_path, evaluate=evaluate)
-    engine.train()
-    assert torch.equal(engine.average.module.first, seen[800])
-    assert engine.load_best()
-    assert torch.equal(engine.average.module.first, seen[320])
+    trainer = Trainer(config(), student(), ALONE, tmp_path, evaluate=evaluate)
+    trainer.train()
+    assert torch.equal(trainer.average.module.first, seen[800])
+    assert trainer.load_best()
+    assert torch.equal(trainer.average.module.first, seen[320])
     assert not torch.equal(seen[320], seen[800])
     shutil.rmtree(checkpoint_path(tmp_path, 320))
-    assert not engine.load_best()
+    assert not trainer.load_best()
 
 
 def test_every_phase_counts_its_evaluations() -> None:
@@ -195,7 +196,7 @@ def test_every_phase_counts_its_evaluations() -> None:
         def on_metrics(self, nimg: int, values: Mapping[str, float]) -> None:
             seen.update({(k, nimg): v for k, v in values.items()})
 
-    Engine(
+    Trainer(
         config("generator.steps=1", "evaluation.student_steps=[1]"),
         student(),
         ALONE,
@@ -218,7 +219,7 @@ class Exploding(SmallVelocity):
 
 def test_nonfinite_updates_are_never_applied(tmp_path: Path) -> None:
     recorder = Recorder()
-    engine = Engine(
+    trainer = Trainer(
         config("training.max_nonfinite=3"),
         Student(OwnVelocity(Exploding(healthy_calls=30)), (3,)),
         ALONE,
@@ -226,39 +227,39 @@ def test_nonfinite_updates_are_never_applied(tmp_path: Path) -> None:
         recorder,
     )
     with pytest.raises(NonFiniteError, match=r"3 updates of .* in a row"):
-        engine.train()
-    assert all(value.isfinite().all() for value in weights(engine))
+        trainer.train()
+    assert all(value.isfinite().all() for value in weights(trainer))
     assert all(
         v["exp_avg_sq"].isfinite().all()
-        for o in engine.optimizers.values()
+        for o in trainer.optimizers.values()
         for v in o.state.values()
     )
-    assert engine.state.skipped >= 3
+    assert trainer.state.skipped >= 3
     assert "loss" in recorder.warnings[0]
 
 
 def test_damaged_checkpoints_are_passed_over(tmp_path: Path) -> None:
-    Engine(config(), student(), ALONE, tmp_path).train()
+    Trainer(config(), student(), ALONE, tmp_path).train()
     newest, before = sorted(tmp_path.glob("nimg-*"), reverse=True)[:2]
     data = max(newest.glob("*.distcp"), key=lambda file: file.stat().st_size)
     data.write_bytes(data.read_bytes()[:-100])
     assert "instead of" in damage(newest)
     assert damage(before) is None
     recorder = Recorder()
-    engine = Engine(config(), student(), ALONE, tmp_path, recorder)
-    assert engine.resume()
+    trainer = Trainer(config(), student(), ALONE, tmp_path, recorder)
+    assert trainer.resume()
     assert (
-        engine.state.nimg == json.loads((before / "manifest.json").read_text())["progress"]["nimg"]
+        trainer.state.nimg == json.loads((before / "manifest.json").read_text())["progress"]["nimg"]
     )
     assert newest.name in recorder.warnings[0]
 
 
 def test_keeps_the_last_and_the_best(tmp_path: Path) -> None:
     scores = iter([9.0, 5.0, 7.0, 8.0, 6.0, 6.5])
-    engine = Engine(
+    trainer = Trainer(
         config(), student(), ALONE, tmp_path, evaluate=lambda nimg, net: {"fid": next(scores)}
     )
-    state = engine.train()
+    state = trainer.train()
     assert (state.best, state.best_nimg) == (5.0, 160)
     kept = sorted(int(path.name.removeprefix("nimg-")) for path in tmp_path.glob("nimg-*"))
     assert kept == [160, 720, 800]
@@ -272,7 +273,7 @@ def test_failing_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     program = f"""
 import resource
 from pathlib import Path
-from tests.training.test_engine import *
+from tests.training.test_trainer import *
 recorder = Recorder()
 class FullDisk(Recorder):
     def on_checkpoint(self, nimg, path):
@@ -283,7 +284,7 @@ class FullDisk(Recorder):
     def on_warning(self, nimg, message):
         print("WARNED", nimg, message)
 folder = Path({str(tmp_path)!r})
-Engine(config(), student(), ALONE, folder, FullDisk()).train()
+Trainer(config(), student(), ALONE, folder, FullDisk()).train()
 """
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
@@ -293,17 +294,17 @@ Engine(config(), student(), ALONE, folder, FullDisk()).train()
     assert "CheckpointError" in done.stderr  # the last one would have held the result
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ["nimg-000000000000", "nimg-000000000080"]
-    resumed = Engine(config(), student(), ALONE, tmp_path)
+    resumed = Trainer(config(), student(), ALONE, tmp_path)
     assert resumed.resume()
     assert resumed.state.nimg == 80
 
 
 def test_inference_loads_only_the_average(tmp_path: Path) -> None:
-    engine = Engine(config(), student(), ALONE, tmp_path)
-    engine.train()
+    trainer = Trainer(config(), student(), ALONE, tmp_path)
+    trainer.train()
     loaded = OwnVelocity(SmallVelocity(seed=99))
     load_modules(max(tmp_path.glob("nimg-*")), {"generator_ema": loaded})
-    assert torch.equal(loaded.module.first, engine.average.module.first)
+    assert torch.equal(loaded.module.first, trainer.average.module.first)
 
 
 def test_batch_must_divide_by_ranks() -> None:
@@ -312,8 +313,8 @@ def test_batch_must_divide_by_ranks() -> None:
 
 
 def test_adam_is_as_published() -> None:
-    engine = Engine(config("training.optimizers.generator.lr=0.25"), student(), ALONE)
-    group = engine.optimizers["generator"].param_groups[0]
+    trainer = Trainer(config("training.optimizers.generator.lr=0.25"), student(), ALONE)
+    group = trainer.optimizers["generator"].param_groups[0]
     assert (group["lr"], group["betas"], group["eps"]) == (0.25, (0.0, 0.999), 1e-8)
     assert AdamConfig().beta1 == 0
 
@@ -327,22 +328,22 @@ def test_damaged_checkpoints_take_no_place(tmp_path: Path) -> None:
         def on_iteration(self, progress) -> None:
             stop.requested = progress.nimg >= 448
 
-    Engine(config(*settings, kimg=0.4), student(), ALONE, tmp_path).train()
+    Trainer(config(*settings, kimg=0.4), student(), ALONE, tmp_path).train()
     newer = tmp_path / "nimg-000000000799"
     newer.mkdir()
     with pytest.raises(InterruptedRunError):
-        Engine(config(*settings), student(), ALONE, tmp_path, StopSoon(), stop=stop).train()
-    resumed = Engine(config(*settings), student(), ALONE, tmp_path)
+        Trainer(config(*settings), student(), ALONE, tmp_path, StopSoon(), stop=stop).train()
+    resumed = Trainer(config(*settings), student(), ALONE, tmp_path)
     assert resumed.resume()
     assert resumed.state.nimg == 448
 
 
 def test_a_checkpoint_continues_only_its_own_recipe(tmp_path: Path) -> None:
-    Engine(config(), student(), ALONE, tmp_path).train()
+    Trainer(config(), student(), ALONE, tmp_path).train()
     for other in ("method.sid_alpha=1.2", "seed=5", "training.batch_size=32"):
         with pytest.raises(RequestError, match="another recipe or teacher"):
-            Engine(config(other), student(), ALONE, tmp_path).train()
-    longer = Engine(config("training.kimg=1.6"), student(), ALONE, tmp_path)
+            Trainer(config(other), student(), ALONE, tmp_path).train()
+    longer = Trainer(config("training.kimg=1.6"), student(), ALONE, tmp_path)
     assert longer.resume()
 
 
@@ -355,8 +356,8 @@ def test_means_are_over_applied_updates(tmp_path: Path) -> None:
             logged.update(values)
 
     def run(broken: bool) -> float:
-        engine = Engine(config("schedule.log_kimg=0.8"), student(), ALONE, listener=Watch())
-        phases = engine.method.phases(0)
+        trainer = Trainer(config("schedule.log_kimg=0.8"), student(), ALONE, listener=Watch())
+        phases = trainer.method.phases(0)
         calls = iter(range(10_000))
 
         def fake_score(networks, batch):
@@ -365,8 +366,8 @@ def test_means_are_over_applied_updates(tmp_path: Path) -> None:
             ones = {name: torch.tensor(poison) for name in loss.metrics}
             return Loss(loss.value * poison, ones)
 
-        engine.method.phases = lambda nimg: (Phase(("fake_score",), fake_score), phases[1])
-        engine.train()
+        trainer.method.phases = lambda nimg: (Phase(("fake_score",), fake_score), phases[1])
+        trainer.train()
         return logged["train/fake_score_loss"]
 
     assert run(broken=False) == run(broken=True) == 1.0
@@ -375,8 +376,8 @@ def test_means_are_over_applied_updates(tmp_path: Path) -> None:
 
 def test_writing_checkpoints_changes_no_weight(tmp_path: Path) -> None:
     """torch makes an optimiser's moments by a step that it counts, if a checkpoint asks first."""
-    kept = Engine(config(kimg=0.16), student(), ALONE, tmp_path)
-    alone = Engine(config(kimg=0.16), student(), ALONE)
-    for engine in (kept, alone):
-        engine.train()
+    kept = Trainer(config(kimg=0.16), student(), ALONE, tmp_path)
+    alone = Trainer(config(kimg=0.16), student(), ALONE)
+    for trainer in (kept, alone):
+        trainer.train()
     assert same(weights(kept), weights(alone))

@@ -1,0 +1,149 @@
+"""Where a network's weights come from, and copies of its structure with others or with none."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from workbench.errors import RequestError
+from workbench.teachers.base import VelocityNetwork
+
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+_SINGLE = "diffusion_pytorch_model.safetensors"
+_INDEX = _SINGLE + ".index.json"
+
+
+class Weights(Protocol):
+    """A module's weights by the names of its ``state_dict``."""
+
+    def read(self, name: str, rows: slice | None) -> Tensor:
+        """A tensor, or the named rows of it."""
+        ...
+
+
+class ModuleWeights:
+    """Those of a module in memory."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._state = module.state_dict()
+
+    def read(self, name: str, rows: slice | None) -> Tensor:
+        value: Tensor = self._state[name]
+        return value if rows is None else value[rows]
+
+
+class WeightFiles:
+    """Those in the safetensors files of a saved component: a rank reads the rows that it keeps.
+
+    Raises:
+        RequestError: there are no such files.
+    """
+
+    def __init__(self, component: Path) -> None:
+        self._component = component
+        index = component / _INDEX
+        if index.is_file():
+            self._files: dict[str, str] = json.loads(index.read_text())["weight_map"]
+        elif (component / _SINGLE).is_file():
+            self._files = {}
+        else:
+            raise RequestError(f"{component} holds no {_SINGLE}.")
+        self._open: dict[str, Any] = {}
+
+    def read(self, name: str, rows: slice | None) -> Tensor:
+        file = self._files.get(name, _SINGLE)
+        if file not in self._open:
+            from safetensors import safe_open
+
+            self._open[file] = safe_open(self._component / file, "pt")
+        opened = self._open[file]
+        tensor: Tensor = opened.get_tensor(name) if rows is None else opened.get_slice(name)[rows]
+        return tensor
+
+
+def sharing_memory(module: NetworkT) -> NetworkT:
+    """A copy of the structure over the same memory: its flags and hooks leave the other's alone."""
+    same: dict[int, Any] = {
+        id(value): nn.Parameter(value.detach(), requires_grad=False)
+        for value in module.parameters()
+    }
+    same |= {id(value): value.detach() for value in module.buffers()}
+    return copy.deepcopy(module, same)
+
+
+def without_weights(module: NetworkT, dtype: torch.dtype) -> NetworkT:
+    """A copy of the structure whose parameters, of that type, are on torch's meta device.
+
+    Buffers are copied: those that no file holds (positions, rotary angles) were computed when the
+    module was made, and would be lost.
+    """
+    empty: dict[int, Any] = {}
+    for value in module.parameters():
+        kind = dtype if value.is_floating_point() else value.dtype
+        shell = torch.empty(value.shape, dtype=kind, device="meta")
+        empty[id(value)] = nn.Parameter(shell, requires_grad=value.requires_grad)
+    return copy.deepcopy(module, empty)
+
+
+def give_memory(root: nn.Module, device: torch.device) -> None:
+    """Parameters without memory get some on a device, not yet filled; buffers move there."""
+    buffers = {name: value.clone() for name, value in root.named_buffers()}
+    root.to_empty(device=device)
+    for name, buffer in root.named_buffers():
+        buffer.copy_(buffers[name])
+
+
+@torch.no_grad()
+def fill(targets: Iterable[tuple[str, Tensor]], weights: Weights) -> None:
+    """Copy weights into tensors of those names; sharded ones get the rows of their shard alone.
+
+    Raises:
+        ValueError: a tensor that the weights have in another shape.
+    """
+    for name, target in targets:
+        sharded = isinstance(target, DTensor)
+        local = target.to_local() if isinstance(target, DTensor) else target
+        value = weights.read(name, rows_of(target) if sharded else None)
+        if value.shape != local.shape:
+            raise ValueError(f"{name} has the shape {tuple(value.shape)}, not {tuple(local.shape)}")
+        local.copy_(value)
+
+
+def stored(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters, and the buffers that files hold."""
+    yield from module.named_parameters()
+    persistent = module.state_dict().keys()
+    yield from ((name, value) for name, value in module.named_buffers() if name in persistent)
+
+
+def rows_of(tensor: Tensor) -> slice:
+    """The rows of the whole tensor that this rank's shard is, as FSDP2 cuts them: by ``chunk``."""
+    if isinstance(tensor, DTensor):
+        for dimension, placement in enumerate(tensor.placements):
+            if placement.is_shard(0):
+                count, mesh = tensor.shape[0], tensor.device_mesh
+                size = -(-count // mesh.size(dimension))
+                start = min(count, mesh.get_local_rank(dimension) * size)
+                return slice(start, min(count, start + size))
+    return slice(0, len(tensor))
+
+
+def empty_transformer(kind: type[Any], component: Path) -> Any:
+    """A diffusers transformer of a saved component, without weights but with its buffers."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        return kind.from_config(kind.load_config(component))
+
+
+def on_meta(network: VelocityNetwork) -> bool:
+    """Whether a network has no weights of its own yet."""
+    return any(value.is_meta for value in network.parameters())
