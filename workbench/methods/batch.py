@@ -62,9 +62,8 @@ class Batch:
         return self.pairs.take(stream, self.start, self.count).to(self.device)
 
     def normal(self, stream: str) -> Tensor:
-        """Latent-shaped normal noise (B, *latent_shape), float32."""
-        drawn = self.noise.normal(stream, self.start, self.count, self.latent_shape)
-        return drawn.to(self.device, non_blocking=True)
+        """Latent-shaped normal noise (B, *latent_shape), float32, made on the batch's device."""
+        return self.noise.normal(stream, self.start, self.count, self.latent_shape, self.device)
 
     def steps(self, stream: str) -> Callable[[int], Tensor]:
         """Step index -> that step's noise (B, *latent_shape), for the few-step sampler."""
