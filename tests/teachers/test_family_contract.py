@@ -81,7 +81,7 @@ def ours(teacher: PipelineTeacher, noise: Tensor, cfg_scale: float) -> Tensor:
     network = copy.deepcopy(teacher.network)
     network.distilled_guidance = cfg_scale
     sampler = FewStepSampler(GeneratorConfig(steps=4, noise="fresh"))
-    sampler.times = path.to_rectified(angles)
+    sampler.times = path.to_rectified(angles).tolist()
     with torch.no_grad():
         return sampler.sample(network, cond, fresh.__getitem__)
 

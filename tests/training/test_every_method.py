@@ -280,7 +280,7 @@ def test_prompts_are_of_use_where_a_method_says_so(name: str) -> None:
         trainer = Trainer(settings(name, BRIEF), replace(student(name), prompts=only), ALONE)
         trainer.train()
         ended.append(whole_state(trainer))
-        given = next(iter(trainer.updater.batches.take(0, 1, 0))).cond
+        given = trainer.batches.take(0, 1, [0])[0][0].cond
         assert (given is not None) is learns_from_prompts(name)
     changed = any(not torch.equal(value, ended[1][key]) for key, value in ended[0].items())
     assert changed is learns_from_prompts(name)

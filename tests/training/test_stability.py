@@ -169,7 +169,7 @@ class Overdriven(Events):
     def on_iteration(self, progress: Progress) -> None:
         self.stop.requested = progress.nimg == self.stop_at
         if progress.nimg == TOO_FAST_AT:
-            self.trainer.updater.scale_rates(100.0)
+            self.trainer.set_rates(100.0)
 
 
 def small() -> RunConfig:
@@ -257,7 +257,7 @@ def test_resuming_across_a_roll_back_is_bit_exact(
         run(tmp_path / "cut", ROLLBACK, heard=first)
     resumed = run(tmp_path / "cut", ROLLBACK, heard=second, train=False)
     if stop_at < 2688:
-        second.on_start = lambda progress: resumed.updater.scale_rates(100.0)
+        second.on_start = lambda progress: resumed.set_rates(100.0)
     resumed.train()
     assert same(weights(resumed), weights(whole))
     assert resumed.state.stability == whole.state.stability

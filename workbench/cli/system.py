@@ -179,7 +179,7 @@ def _print_memory(report: TeacherReport) -> None:
         return
     parts = {**memory.parts, "total": memory.total}
     rows = [[name, as_text(size)] for name, size in parts.items() if size]
-    print_table([f"during {memory.moment}", "memory a rank"], rows)
+    print_table(["during a step", "memory a rank"], rows)
     if memory.total <= report.available:
         return
     wish = report.wish

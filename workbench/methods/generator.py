@@ -79,7 +79,7 @@ class FewStepSampler:
     """The generator as settings describe it: one sampler for training, evaluation and use."""
 
     def __init__(self, config: GeneratorConfig) -> None:
-        self.times = step_times(config.steps, config.flow_shift)
+        self.times: list[float] = step_times(config.steps, config.flow_shift).tolist()
         self.noise_rule = get_noise_rule(config.noise)
 
     def sample(
@@ -107,7 +107,7 @@ class FewStepSampler:
         first = draw(0)  # drawn once: noise of large latents costs as much as a small network
         x = x0_hat = torch.zeros_like(first)
         t = x.new_zeros(x.shape[0])
-        for step, time in enumerate(self.times[: last + 1].tolist()):
+        for step, time in enumerate(self.times[: last + 1]):
             noise = self.noise_rule(step, lambda i: draw(i) if i else first, x, x0_hat, t)
             t = x.new_full((x.shape[0],), time)  # filled where it is used: copying would wait
             x = torch.lerp(x0_hat, noise, expand_like(t, x))

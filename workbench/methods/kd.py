@@ -42,7 +42,7 @@ class KD(Method):
     def __init__(self, config: KDConfig, generator: GeneratorConfig) -> None:
         super().__init__(generator)
         self.config = config
-        self.times = [*self.sampler.times.tolist(), 0.0]
+        self.times = [*self.sampler.times, 0.0]
         self.between = [
             torch.linspace(start, end, config.substeps + 1) for start, end in pairwise(self.times)
         ]

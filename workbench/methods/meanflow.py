@@ -84,7 +84,7 @@ class MeanFlow(Method):
         real = batch.real("generator")
         t = self.density.sample_from(batch.uniform("generator/t"))
         t = t.to(real.latents.device, real.latents.dtype, non_blocking=True)
-        r = next_time(t, self.sampler.times.to(t), self.config.margin)
+        r = next_time(t, t.new_tensor(self.sampler.times), self.config.margin)
         x_t = torch.lerp(real.latents, batch.normal("generator/eps"), expand_like(t, real.latents))
         generator, scale = networks.generator, self.config.cfg_scale
 

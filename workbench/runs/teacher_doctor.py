@@ -56,7 +56,6 @@ class TeacherReport:
             "checks": [check.as_dict() for check in self.checks],
             "memory": memory
             and {
-                "moment": memory.moment,
                 "parts_bytes": dict(memory.parts),
                 "total_bytes": memory.total,
                 "available_bytes": self.available,
@@ -255,6 +254,6 @@ def _memory(memory: Estimate, device: Device, ranks: int) -> Check:
     return Check(
         "memory to distil",
         memory.total <= device.memory,
-        f"{as_text(memory.total)} {each}, during {memory.moment}; {as_text(device.memory)} usable "
+        f"{as_text(memory.total)} {each}, during a step; {as_text(device.memory)} usable "
         f"({device.name})",
     )

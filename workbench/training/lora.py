@@ -53,6 +53,8 @@ class AdapterBase(nn.Module):
         self._on: list[str] = []
         for layer in self._layers.values():
             layer._active_adapter = self._on
+            layer.lora_A.float()  # peft makes them as the base is
+            layer.lora_B.float()
         self.requires_grad_(False)
         self.train(False)  # dropout would make phi and psi differ where they are equal
 

@@ -166,13 +166,30 @@ class Sharding:
         names: tuple[str, ...] = ("shard",)
         if wanted < ranks.world:
             shape, names = (ranks.world // wanted, *shape), ("replicate", *names)
-        kind = ranks.device.type
+        kind = "cuda" if ranks.device.type == "cuda" else "cpu"
         return Sharding(init_device_mesh(kind, shape, mesh_dim_names=names), compute)
 
     @property
     def copies(self) -> int:
         """Of the weights, over all ranks."""
         return 1 if self.mesh is None or self.mesh.ndim == 1 else self.mesh.size(0)
+
+
+@contextmanager
+def fake_ranks(world: int) -> Iterator[None]:
+    """As rank 0 of a world in which nobody answers and nothing is sent, to see what a rank holds.
+
+    A process group of this process alone is closed: it can be opened again.
+    """
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    dist.init_process_group("fake", rank=0, world_size=world, store=FakeStore())
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def parallelize(root: nn.Module, blocks: Iterable[nn.Module], sharding: Sharding) -> None:

@@ -116,7 +116,7 @@ class Trainer:
         self.average, self._copies = roles.average, roles.copies
         self.batches = BatchSource(student, config, self.noise, ranks)
         self.optimizers = {
-            name: _adam(self.networks.module(name), config.training.optimizers[name])
+            name: adam(self.networks.module(name), config.training.optimizers[name])
             for name in (*roles.trained, *roles.heads)
         }
         self.checkpoints = CheckpointFolder(
@@ -337,10 +337,14 @@ class Trainer:
     def scale_rates(self) -> float:
         """Learning rates after the roll-backs so far; returns their factor."""
         factor = self.config.training.stability.lr_factor**self.state.stability.rollbacks
+        self.set_rates(factor)
+        return factor
+
+    def set_rates(self, factor: float) -> None:
+        """Every learning rate becomes ``factor`` times its configured one."""
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = factor * self.config.training.optimizers[name].lr
-        return factor
 
     def due(self, every_kimg: float) -> bool:
         """Whether the last batch crossed a multiple of the interval, or the end."""
@@ -372,7 +376,7 @@ class Trainer:
         return self.ranks.world * forward, self.ranks.world * backward
 
 
-def _adam(network: nn.Module, settings: AdamConfig) -> torch.optim.Optimizer:
+def adam(network: nn.Module, settings: AdamConfig) -> torch.optim.Optimizer:
     """Adam with its moments at zero from the start.
 
     Else torch makes them when the first checkpoint asks for them, by a step that it counts: a run
