@@ -151,7 +151,7 @@ def load_teacher(
 
     Args:
         call: arguments of the stock call, over the teacher's own.
-        text: whether the text encoders are loaded too.
+        text: whether the text encoders are loaded too, in the precision of their own files.
 
     Raises:
         RequestError: no such teacher, a damaged or unsupported one, or a hub that refuses or
