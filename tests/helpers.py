@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from workbench.evaluation import Evaluator, build_evaluator
+from workbench.teachers import PipelineTeacher
 from workbench.teachers.base import Conditioning, OwnVelocity
 from workbench.training.config import EvaluationConfig
 from workbench.workspace import Workspace
@@ -67,3 +70,22 @@ def digits_evaluator(
 
 
 EMPTY = Conditioning({"label": torch.zeros(1, dtype=torch.int64)})
+
+
+def without_padding(cond: Conditioning, teacher: PipelineTeacher) -> Conditioning:
+    """Zeros where a prompt has ended, as a store gives them."""
+    name = teacher.family.token_mask
+    if name is None:
+        return cond
+    mask = cond[name]
+    assert 0 < mask.sum() < mask.numel()
+    return Conditioning({**cond.tensors, "embeds": cond["embeds"] * mask[..., None]})
+
+
+def in_precision(folder: Path, target: Path, precisions: Mapping[str, torch.dtype]) -> Path:
+    """A copy of a teacher whose text encoders' files are of other types."""
+    shutil.copytree(folder, target)
+    for name, dtype in precisions.items():
+        file = target / name / "model.safetensors"
+        save_file({key: x.to(dtype) for key, x in load_file(file).items()}, file, {"format": "pt"})
+    return target

@@ -36,7 +36,7 @@ def test_a_teacher_that_fits(workbench: InsideWorkbench) -> None:
         "files",
         "precision",
         "disk for checkpoints",
-        "memory to encode prompts",
+        "memory to load",
         "memory to distil",
     }
     memory = report["memory"]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 
-from workbench.errors import InterruptedRunError
+from workbench.errors import InterruptedRunError, RequestError
 from workbench.runs.text import TextJob, load_with_encodings
-from workbench.teachers import load_pipeline_teacher
+from workbench.teachers import PipelineTeacher, load_pipeline_teacher
 from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.text_store import TextStore, text_identity
 from workbench.training.config import RunConfig
@@ -43,8 +44,57 @@ def test_encodes_then_holds_no_encoder(digits_teacher_dir: Path, tmp_path: Path)
         assert store.missing(PROMPTS) == []
         assert len(store.uncond()) == 1
     assert store.folder == place(digits_teacher_dir, tmp_path)
-    expected = load_pipeline_teacher("x", digits_teacher_dir).encode(PROMPTS[60:70])
-    torch.testing.assert_close(store.rows(PROMPTS[60:70])["embeds"], expected["embeds"])
+
+
+def test_text_encoders_and_the_rest_are_never_loaded_together(
+    family_teacher: PipelineTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what they encode alone is the same bits as beside the rest."""
+    from diffusers import DiffusionPipeline
+
+    real = DiffusionPipeline.from_pretrained.__func__
+    loaded: list[set[str]] = []
+    held: list[weakref.ref[torch.nn.Module]] = []
+
+    def watched(cls, *arguments, **keywords):
+        assert not [each for each in held if each() is not None]
+        pipeline = real(cls, *arguments, **keywords)
+        parts = pipeline.components.items()
+        modules = {name: part for name, part in parts if isinstance(part, torch.nn.Module)}
+        loaded.append(set(modules))
+        held.extend(map(weakref.ref, modules.values()))
+        return pipeline
+
+    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", classmethod(watched))
+    folder, job = family_teacher.folder, TextJob(Workspace(tmp_path), ALONE, StopFlag())
+    config = run_config(f"teacher={folder}")
+    teacher, store = load_with_encodings(config, folder, PROMPTS, job)
+    texts = {n for n in teacher.family.text_components if n.startswith("text_encoder")}
+    assert loaded == [texts, {"transformer", "vae"}]
+    whole = TextStore(tmp_path / "whole")
+    whole.encode(family_teacher, PROMPTS)
+    whole.refresh()
+    for alone, beside in (
+        (store.rows(PROMPTS), whole.rows(PROMPTS)),
+        (store.uncond(), whole.uncond()),
+    ):
+        assert alone.tensors.keys() == beside.tensors.keys()
+        assert all(torch.equal(tensor, beside[name]) for name, tensor in alone.tensors.items())
+
+
+def test_what_the_teacher_refuses_is_refused_before_prompts_are_encoded(
+    digits_teacher_dir: Path, tmp_path: Path
+) -> None:
+    job = TextJob(Workspace(tmp_path), ALONE, StopFlag())
+    asked = [f"teacher={digits_teacher_dir}", "recipe=digits"]
+    for assignment, reason in (
+        ("teacher_guidance=3", "takes no guidance as an input"),
+        ("resolution=33", "need a multiple of"),
+    ):
+        config = run_config(*asked, assignment)
+        with pytest.raises(RequestError, match=reason):
+            load_with_encodings(config, digits_teacher_dir, PROMPTS, job)
+        assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def encode_on_ranks(teacher: str, root: Path) -> tuple[list[int], torch.Tensor]:

@@ -18,6 +18,7 @@ import psutil
 import pytest
 import torch
 
+from tests.helpers import in_precision, without_padding
 from workbench.errors import RequestError, WorkbenchError
 from workbench.teachers import Conditioning, PipelineTeacher, load_pipeline_teacher
 from workbench.teachers.folder import TeacherNotes
@@ -66,7 +67,7 @@ def test_every_family_s_encodings_are_the_teacher_s(
 ) -> None:
     prompts = wordings(70)
     store = filled(tmp_path, family_teacher, prompts)
-    expected = family_teacher.encode(prompts)
+    expected = without_padding(family_teacher.encode(prompts), family_teacher)
     found = store.rows(prompts)
     assert found.tensors.keys() == expected.tensors.keys()
     for name, tensor in expected.tensors.items():
@@ -74,6 +75,26 @@ def test_every_family_s_encodings_are_the_teacher_s(
         torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=1e-5)
     assert same(store.uncond(), family_teacher.uncond())
     assert not same(store.uncond(), store.rows(prompts[:1]))
+
+
+def test_padding_is_not_stored_and_not_missed(
+    family_teacher: PipelineTeacher, tmp_path: Path
+) -> None:
+    """The network answers the same bits, whether padding is what the encoder says or zeros."""
+    prompts = ["7", "the digit 7", "a handwritten two number 12345"]
+    store = filled(tmp_path, family_teacher, prompts)
+    stored, encoded = store.rows(prompts), family_teacher.encode([*prompts, *["7"] * 61])
+    encoded = encoded.select(slice(3))  # in the shape that the store encodes in: the same bits
+    x_t, t = torch.randn(3, *family_teacher.latent_shape), torch.tensor([0.9, 0.5, 0.1])
+    found = family_teacher.velocity(x_t, t, stored)
+    assert torch.equal(found, family_teacher.velocity(x_t, t, encoded))
+    assert not torch.equal(found, family_teacher.velocity(x_t, t, store.uncond().expand(3)))
+    mask = family_teacher.family.token_mask
+    assert same(stored, encoded) == (mask is None)
+    (shard,) = tmp_path.glob("shard-*.safetensors")
+    whole = sum(tensor.nbytes for tensor in encoded.tensors.values())
+    rows = int(encoded[mask].sum()) / encoded[mask].numel() if mask else 1
+    assert shard.stat().st_size == pytest.approx(whole * rows, abs=1200)  # hashes and a header
 
 
 def test_rows_come_in_the_order_asked_for(digits_teacher: PipelineTeacher, tmp_path: Path) -> None:
@@ -108,7 +129,8 @@ def test_only_new_prompts_are_encoded(digits_teacher: PipelineTeacher, tmp_path:
     assert calls == [ENCODE_BATCH]
     store.refresh()
     assert store.missing(more) == []
-    torch.testing.assert_close(store.rows(more)["embeds"], digits_teacher.encode(more)["embeds"])
+    expected = without_padding(digits_teacher.encode(more), digits_teacher)
+    torch.testing.assert_close(store.rows(more)["embeds"], expected["embeds"])
 
 
 KILLED = """
@@ -296,15 +318,16 @@ def test_identity_is_the_encoders_not_the_transformer_s(
     def changed(part: str) -> str:
         folder = tmp_path / part.replace("/", "-")
         shutil.copytree(digits_teacher_dir, folder)
-        with (folder / part).open("ab") as file:
-            file.write(b" ")
+        content = (folder / part).read_bytes()
+        (folder / part).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         return text_identity(folder)
 
     original = text_identity(digits_teacher_dir)
+    half = in_precision(digits_teacher_dir, tmp_path / "half", {"text_encoder": torch.bfloat16})
+    assert text_identity(half) != original
     assert changed("transformer/diffusion_pytorch_model.safetensors") == original
     assert changed("text_encoder/model.safetensors") != original
     assert changed("tokenizer/tokenizer.json") != original
-    assert text_identity(digits_teacher_dir, torch.bfloat16) != original
     assert text_identity(digits_teacher_dir, call={"num_inference_steps": 3}) == original
     assert text_identity(digits_teacher_dir, call={"max_sequence_length": 7}) != original
     told = tmp_path / "told"
@@ -346,13 +369,19 @@ def test_an_instruction_takes_none_of_a_prompt_s_room(
 def test_no_room_says_how_many_fit(
     digits_teacher: PipelineTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = sum(tensor.nbytes for tensor in digits_teacher.uncond().tensors.values())
+    """By what is kept of a prompt, not by the padding that is not."""
+    alike = [f"the digit 7 number {number}" for number in range(10, 70)]
+    kept = digits_teacher.encode(alike)["mask"].sum(1)
+    assert len(kept.unique()) == 1
+    whole = digits_teacher.uncond()
+    row = sum(tensor.nbytes for tensor in whole.tensors.values()) * kept[0] // whole["mask"].numel()
+    room = 50 * (int(row) + 8) + 2 * 8  # where each prompt begins, and its end and the width
     real = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: real._replace(free=50 * row + 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: real._replace(free=room))
     store = TextStore(tmp_path)
     with pytest.raises(RequestError, match=r"Set prompts.limit to at most 50"):
-        store.encode(digits_teacher, wordings(51))
-    store.encode(digits_teacher, wordings(50))
+        store.encode(digits_teacher, alike[:51])
+    store.encode(digits_teacher, alike[:50])
 
 
 def test_a_place_that_cannot_be_written_is_named(

@@ -57,7 +57,7 @@ def distil(folder: Path, kimg: float) -> tuple[list[tuple[int, str, float]], int
         settings = config("schedule.log_kimg=0.016", kimg=kimg)
         trainer = Trainer(settings, student, ranks, folder, losses)
         trainer.train()
-        counts = ranks.gather(trainer._evaluation_counts()[0])
+        counts = ranks.gather(trainer.network_evaluations()[0])
         sharded = any(hasattr(p, "full_tensor") for p in trainer.networks.generator.parameters())
         return losses.values, counts, sharded
 

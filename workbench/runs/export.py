@@ -78,7 +78,8 @@ def export_student(workspace: Workspace, request: ExportRequest) -> Export:
     if request.dtype not in DTYPES:
         raise unknown_name("type of weights", request.dtype, DTYPES)
     _refuse_used(request.folder)
-    model = load_student(workspace, request.run)
+    # Its text encoders are saved too: in the precision of their own files, fp16 would lose bits.
+    model = load_student(workspace, request.run, text=torch.float32)
     if model.record is not None:
         raise RequestError(f"{request.run} is an exported student already; name a run.")
     generator = model.config.generator

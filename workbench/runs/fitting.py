@@ -65,17 +65,23 @@ class Device:
 
 @dataclass(frozen=True)
 class Teacher:
-    """Sizes of a teacher, in numbers."""
+    """Sizes of a teacher.
+
+    Attributes:
+        transformer: numbers in it.
+        autoencoder: numbers in it.
+        text_bytes: of all its text encoders, each in the precision that it is loaded in.
+    """
 
     architecture: Architecture
     transformer: int
     autoencoder: int
-    text: int
+    text_bytes: int
 
     @property
     def loading_bytes(self) -> int:
-        """While prompts are encoded: the whole pipeline, in float32."""
-        return _FP32 * (self.transformer + self.autoencoder + self.text)
+        """The most that is loaded at once: the text encoders, or then the rest, in float32."""
+        return max(self.text_bytes, _FP32 * (self.transformer + self.autoencoder))
 
     @property
     def held_bytes(self) -> int:

@@ -25,6 +25,7 @@ from workbench.runs.text import find_run_teacher, load_run_teacher
 from workbench.teachers import KNOWN_TEACHERS, PipelineTeacher, load_pipeline_teacher, load_teacher
 from workbench.teachers.distillable import Distillable, starting_network
 from workbench.teachers.hub import revision_of
+from workbench.teachers.pipeline import TextPrecision
 from workbench.teachers.student_pipeline import is_student
 from workbench.training.checkpoint import (
     checkpoint_path,
@@ -249,9 +250,15 @@ def load_model(
 
 
 def load_student(
-    workspace: Workspace, reference: str, device: torch.device | None = None, text: bool = True
+    workspace: Workspace,
+    reference: str,
+    device: torch.device | None = None,
+    text: TextPrecision = True,
 ) -> LoadedStudent:
     """As :func:`load_model` where only a run or an exported student will do.
+
+    Args:
+        text: as of :func:`load_pipeline_teacher`.
 
     Raises:
         RequestError: a teacher, or nothing of that name (names the nearest run).
@@ -268,7 +275,7 @@ def load_student(
 
 
 def _student(
-    workspace: Workspace, reference: str, device: torch.device, text: bool
+    workspace: Workspace, reference: str, device: torch.device, text: TextPrecision
 ) -> LoadedStudent | None:
     folder = Path(reference).expanduser()
     if is_student(folder):
@@ -280,14 +287,20 @@ def _student(
     return _of_run(workspace, *_run_at(workspace, reference), device, text)
 
 
-def _exported(reference: str, folder: Path, device: torch.device, text: bool) -> LoadedStudent:
+def _exported(
+    reference: str, folder: Path, device: torch.device, text: TextPrecision
+) -> LoadedStudent:
     record = StudentRecord.load(folder)
     pipeline = load_pipeline_teacher(reference, folder, device, call=record.call, text=text)
     return LoadedStudent(reference, pipeline, pipeline.network, record.config, record.nimg, record)
 
 
 def _of_run(
-    workspace: Workspace, run: RunFolder, checkpoint: Path, device: torch.device, text: bool
+    workspace: Workspace,
+    run: RunFolder,
+    checkpoint: Path,
+    device: torch.device,
+    text: TextPrecision,
 ) -> LoadedStudent:
     config = run.config()
     folder = find_run_teacher(config, workspace, run.teacher_revision())

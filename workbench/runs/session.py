@@ -109,15 +109,30 @@ class Session:
         self.last_row: Row | None = None
         self.start: dict[str, str] | None = None
         self.pairs: RunPairs | None = None
-        if self.teacher.start is None and not job.folder.checkpoints.exists():
-            cond = encoded.rows(self.task.shown[:2])
-            on_device = cond.to(ranks.device) if cond else None
-            check_is_teacher(self.teacher.network, self.teacher.latent_shape, on_device)
-        self.trainer = self._engine()
+        self.trainer = self._trainer()
         self.teacher.release_network()
+        self._check_teacher()
         self._report_inputs()
 
-    def _engine(self) -> Trainer:
+    def _check_teacher(self) -> None:
+        """Refuse a few-step student as the teacher; what has passed once is not asked again.
+
+        Raises:
+            RequestError: as :func:`check_is_teacher`.
+        """
+        if self.teacher.start is not None:
+            return
+        passed = self.job.workspace.cache / "teachers" / f"{self.teacher.fingerprint}.checked"
+        if self.ranks.from_main(passed.exists()):
+            return
+        cond = self.task.encoded.rows(self.task.shown[:2])
+        on_device = cond.to(self.ranks.device) if cond else None
+        check_is_teacher(self.trainer.networks.teacher, self.teacher.latent_shape, on_device)
+        if self.ranks.is_main:
+            passed.parent.mkdir(parents=True, exist_ok=True)
+            passed.touch()
+
+    def _trainer(self) -> Trainer:
         prompts = self.job.prompts
         stored = self.task.encoded.view(prompts.prompts) if prompts.prompts else None
         if (
@@ -143,6 +158,7 @@ class Session:
             generator=start.network if start else None,
             fingerprint=fingerprint,
             pairs=self.pairs,
+            weights=self.teacher.weights,
         )
         folder = self.job.folder.checkpoints
         return Trainer(

@@ -20,6 +20,7 @@ from workbench.teachers.catalog import teacher_call
 from workbench.teachers.family import CallArguments
 from workbench.teachers.folder import check_folder, check_kind, stored_numbers
 from workbench.teachers.hub_catalog import HubTeacher, find_hub_teacher
+from workbench.teachers.prompt_encoder import text_precisions
 from workbench.teachers.student_pipeline import refuse_student
 from workbench.training.config import RunConfig
 from workbench.training.memory import Estimate, checkpoint_bytes
@@ -199,17 +200,20 @@ def _sizes(subject: _Subject, config: RunConfig) -> Teacher | None:
     if known is None:
         return None
     return Teacher(
-        Architecture.of(known, call), known.parameters, known.vae_parameters, known.text_parameters
+        Architecture.of(known, call), known.parameters, known.vae_parameters, known.text_bytes
     )
 
 
 def _sizes_in(folder: Path, call: CallArguments) -> Teacher:
-    family = check_folder(folder)
-    text = sum(stored_numbers(folder / name) for name in family.text_components)
+    check_folder(folder)
+    text = sum(
+        stored_numbers(folder / name).total() * dtype.itemsize
+        for name, dtype in text_precisions(folder).items()
+    )
     return Teacher(
         Architecture.in_folder(folder, call),
-        stored_numbers(folder / "transformer"),
-        stored_numbers(folder / "vae"),
+        stored_numbers(folder / "transformer").total(),
+        stored_numbers(folder / "vae").total(),
         text,
     )
 
@@ -239,13 +243,13 @@ def _room(name: str, folder: Path, size: int, what: str) -> Check:
 
 
 def _loading(sizes: Teacher, device: Device) -> Check:
-    """Each rank loads the whole pipeline to encode prompts that are not stored yet."""
+    """Each rank loads the text encoders, if prompts are not stored yet, and then the rest."""
     need = sizes.loading_bytes
     return Check(
-        "memory to encode prompts",
+        "memory to load",
         need <= device.memory,
-        f"{as_text(need)} a rank for the whole pipeline in float32; "
-        f"{as_text(device.memory)} usable",
+        f"{as_text(need)} a rank: text encoders {as_text(sizes.text_bytes)}, gone before the rest "
+        f"is loaded in float32; {as_text(device.memory)} usable",
     )
 
 

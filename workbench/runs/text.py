@@ -15,10 +15,14 @@ from workbench.errors import InterruptedRunError, RequestError, WorkbenchError
 from workbench.teachers import (
     KNOWN_TEACHERS,
     PipelineTeacher,
+    VelocityNetwork,
     find_teacher,
     load_pipeline_teacher,
     teacher_call,
 )
+from workbench.teachers.architecture import Architecture
+from workbench.teachers.pipeline import TextPrecision
+from workbench.teachers.prompt_encoder import load_prompt_encoder
 from workbench.teachers.sealed import SealedFolder
 from workbench.teachers.text_store import StoredPrompts, TextStore, text_identity
 from workbench.training.config import RunConfig
@@ -52,8 +56,8 @@ def load_with_encodings(
 ) -> tuple[PipelineTeacher, TextStore]:
     """A run's teacher without text encoders, and a store of all these prompts and the empty one.
 
-    The text encoders are loaded only if something is not stored yet. Every rank calls this with
-    the same prompts; each encodes its share.
+    The text encoders are loaded only if something is not stored yet, alone, and are gone before
+    the rest is loaded. Every rank calls this with the same prompts; each encodes its share.
 
     Args:
         folder: of the teacher.
@@ -64,31 +68,28 @@ def load_with_encodings(
     """
     call = teacher_call(config.teacher, config.teacher_call)
     store = TextStore(job.workspace.cache / "text" / text_identity(folder, call=call))
-
-    def load(text: bool) -> PipelineTeacher:
-        return load_run_teacher(config, folder, job.ranks.device, text)
-
     missing, complete = _plan(store, prompts, job.ranks)
-    if complete:
-        store.refresh()  # this rank may have looked before another run wrote the last of them
-        return load(text=False), store
-    with writing(store, job, _PROMPTS):
-        missing, complete = _plan(store, prompts, job.ranks)  # another process may have been here
-        teacher = load(text=not complete)
-        if not complete:
-            _encode_share(store, teacher, missing, job)
-            teacher.release_text_encoders()
-        job.ranks.any(False)  # from here on every rank's shards are there
-    store.refresh()
-    return teacher, store
+    if not complete:
+        _check_guidance(config, Architecture.in_folder(folder, call).network())
+        with writing(store, job, _PROMPTS):
+            missing, complete = _plan(store, prompts, job.ranks)  # another process was here?
+            if not complete:
+                _encode_share(store, config, folder, missing, job)
+            job.ranks.any(False)  # from here on every rank's shards are there
+    store.refresh()  # this rank may have looked before another wrote the last of them
+    return load_run_teacher(config, folder, job.ranks.device, text=False, weights=False), store
 
 
 def _encode_share(
-    store: TextStore, teacher: PipelineTeacher, missing: Sequence[str], job: TextJob
+    store: TextStore, config: RunConfig, folder: Path, missing: Sequence[str], job: TextJob
 ) -> None:
+    """With text encoders that no one else holds, gone on return."""
+    call = teacher_call(config.teacher, config.teacher_call)
+    encoder = load_prompt_encoder(config.teacher, folder, job.ranks.device, call)
     show = RateLines(job, _PROMPTS)
-    share = partial(store.encode, teacher, missing, job.ranks.rank, job.ranks.world, show)
+    share = partial(store.encode, encoder, missing, job.ranks.rank, job.ranks.world, show)
     on_every_rank(job.ranks, share)
+    encoder.release_text_encoders()
 
 
 def on_every_rank(ranks: Ranks, work: Callable[[], object]) -> None:
@@ -122,7 +123,11 @@ def find_run_teacher(
 
 
 def load_run_teacher(
-    config: RunConfig, folder: Path, device: torch.device, text: bool
+    config: RunConfig,
+    folder: Path,
+    device: torch.device,
+    text: TextPrecision,
+    weights: bool = True,
 ) -> PipelineTeacher:
     """The teacher in a folder, as a run's configuration asks for it.
 
@@ -130,19 +135,26 @@ def load_run_teacher(
         RequestError: as :func:`load_pipeline_teacher`, or a guidance for a network that takes none.
     """
     call = teacher_call(config.teacher, config.teacher_call)
-    teacher = load_pipeline_teacher(config.teacher, folder, device, call=call, text=text)
-    if teacher.network.distilled_guidance is None:
-        own = config.generator.distilled_guidance
-        for name, value in (
-            ("teacher_guidance", config.teacher_guidance),
-            ("generator.distilled_guidance", None if own == 1.0 else own),
-        ):
-            if value is not None:
-                raise RequestError(
-                    f"{name}={value:g}: the teacher {config.teacher} takes no guidance as an "
-                    "input. Its two-pass guidance is method.guidance and evaluation.cfg_scale."
-                )
+    teacher = load_pipeline_teacher(
+        config.teacher, folder, device, call=call, text=text, weights=weights
+    )
+    _check_guidance(config, teacher.network)
     return teacher
+
+
+def _check_guidance(config: RunConfig, network: VelocityNetwork) -> None:
+    if network.distilled_guidance is not None:
+        return
+    own = config.generator.distilled_guidance
+    for name, value in (
+        ("teacher_guidance", config.teacher_guidance),
+        ("generator.distilled_guidance", None if own == 1.0 else own),
+    ):
+        if value is not None:
+            raise RequestError(
+                f"{name}={value:g}: the teacher {config.teacher} takes no guidance as an "
+                "input. Its two-pass guidance is method.guidance and evaluation.cfg_scale."
+            )
 
 
 def cut_warning(prompts: Sequence[str], stored: StoredPrompts) -> str | None:

@@ -219,6 +219,11 @@ class MixtureTeacher:
         """A sample is its own latent: float32 (B, D)."""
         return latents.float()
 
+    @property
+    def weights(self) -> None:
+        """It has none."""
+        return None
+
     def release_network(self) -> None:
         """Nothing to free: a closed form has no weights."""
 

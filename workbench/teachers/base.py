@@ -52,7 +52,15 @@ class Conditioning:
         return self.map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
 
     def to(self, device: torch.device | str) -> Conditioning:
-        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+        """On a device; to a GPU from pinned memory, without which the copy would be waited for."""
+        pinned = torch.device(device).type == "cuda"
+
+        def moved(tensor: Tensor) -> Tensor:
+            if pinned and tensor.device.type == "cpu":
+                tensor = tensor.contiguous().pin_memory()
+            return tensor.to(device, non_blocking=True)
+
+        return self.map(moved)
 
     @staticmethod
     def cat(parts: Sequence[Conditioning]) -> Conditioning:

@@ -126,8 +126,6 @@ def teacher_kind(reference: str) -> TeacherKind:
         if snapshot is None:
             return TeacherKind()
         local = snapshot
-    from safetensors import SafetensorError
-
     from workbench.teachers.folder import MODEL_INDEX, stored_numbers
 
     index = local / MODEL_INDEX
@@ -135,8 +133,8 @@ def teacher_kind(reference: str) -> TeacherKind:
         return TeacherKind()
     pipeline = str(read_json(index).get("_class_name"))
     try:
-        parameters = stored_numbers(local / "transformer") or None
-    except (OSError, SafetensorError):
+        parameters = stored_numbers(local / "transformer").total() or None
+    except RequestError:
         parameters = None  # damaged: check_teacher says so
     return TeacherKind(None, pipeline, parameters)
 
@@ -153,7 +151,7 @@ def load_teacher(
 
     Args:
         call: arguments of the stock call, over the teacher's own.
-        text: whether the text encoders are loaded too.
+        text: whether the text encoders are loaded too, in the precision of their own files.
 
     Raises:
         RequestError: no such teacher, a damaged or unsupported one, or a hub that refuses or

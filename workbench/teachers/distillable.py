@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from workbench.teachers.base import Conditioning, VelocityNetwork
+from workbench.teachers.weights import Weights
 
 
 class Distillable(Protocol):
@@ -27,6 +28,11 @@ class Distillable(Protocol):
     network: VelocityNetwork
     start: VelocityNetwork | None
     latent_shape: tuple[int, ...]
+
+    @property
+    def weights(self) -> Weights | None:
+        """Where those of a network without any in memory are; None for a closed form."""
+        ...
 
     @property
     def resolution(self) -> int | None:

@@ -32,6 +32,8 @@ class Family(ABC):
         components: what a folder must hold.
         text_components: those of them that only encode prompts, free to go once that is done.
         encoding_arguments: those of the call's arguments that decide an encoding.
+        token_mask: the name of the encoding's mask (B, tokens) of the tokens that the network
+            attends to; what else has a row a token is never seen beyond them. None: all are seen.
         student_class: the diffusers class that a few-step student is exported as.
         gives_sigmas: whether that class's call gives the scheduler 1, 1 - 1/N, ..., 1/N itself.
         gives_generator: whether that class's call gives the scheduler its ``generator``.
@@ -43,6 +45,7 @@ class Family(ABC):
     components: tuple[str, ...]
     text_components: tuple[str, ...]
     encoding_arguments: tuple[str, ...]
+    token_mask: str | None = None
     student_class: str
     gives_sigmas: bool = False
     gives_generator: bool = False

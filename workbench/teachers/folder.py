@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -151,27 +153,38 @@ def stored_keys(file: Path) -> set[str]:
     Raises:
         RequestError: the header is damaged or does not fit the file's length.
     """
+    with _opened(file) as content:
+        return set(content.keys())
+
+
+def stored_numbers(component: Path) -> Counter[str]:
+    """How many numbers of each type (``F32``, ``BF16``, ...) a component's weight files hold.
+
+    Reads their headers alone. Variants (``model.fp16.safetensors``) do not count: nothing loads
+    them.
+
+    Raises:
+        RequestError: as :func:`stored_keys`.
+    """
+    numbers = Counter[str]()
+    for file in component.glob(f"*{_WEIGHTS}"):
+        if file.name.count(".") > 1:
+            continue
+        with _opened(file) as content:
+            for tensor in map(content.get_slice, content.keys()):
+                numbers[tensor.get_dtype()] += prod(tensor.get_shape())
+    return numbers
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="pt") as content:
-            return set(content.keys())
+            yield content
     except (OSError, SafetensorError) as error:
         raise RequestError(f"The teacher's file {file} is damaged: {error}.") from None
-
-
-def stored_numbers(component: Path) -> int:
-    """How many numbers a component's weight files hold, from their headers."""
-    from math import prod
-
-    from safetensors import safe_open
-
-    total = 0
-    for file in component.glob(f"*{_WEIGHTS}"):
-        with safe_open(file, framework="pt") as content:
-            names = content.keys()
-            total += sum(prod(content.get_slice(name).get_shape()) for name in names)
-    return total
 
 
 def content_fingerprint(folder: Path, components: tuple[str, ...]) -> str:

@@ -73,6 +73,11 @@ class HubTeacher:
         return 4 * self.vae_parameters
 
     @property
+    def text_bytes(self) -> int:
+        """Memory of the text encoders if their files are in bf16 or fp16: both load as bf16."""
+        return 2 * self.text_parameters
+
+    @property
     def download_bytes(self) -> int:
         """Size of the weights if every one is stored in two bytes: what a download is at least."""
         return 2 * (self.parameters + self.text_parameters + self.vae_parameters)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.errors import RequestError, WorkbenchError
-from workbench.teachers._torchvision import prepare_torchvision
+from workbench.errors import RequestError
 from workbench.teachers.analytic import refuse_analytic
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.chunks import chunk_memory, decode_batch_size
@@ -21,17 +18,24 @@ from workbench.teachers.folder import (
     TeacherNotes,
     check_folder,
     content_fingerprint,
-    quiet_libraries,
     stored_keys,
 )
+from workbench.teachers.prompt_encoder import (
+    PromptEncoder,
+    free_memory,
+    open_pipeline,
+    text_precisions,
+)
+from workbench.teachers.weights import WeightFiles, empty_transformer
 
-ENCODE_BATCH = 64
-"""Prompts of one call of the text encoders: kernels, and so bits, depend on the shape."""
+TextPrecision = bool | torch.dtype
+"""Whether text encoders are loaded, or in which precision instead of that of their files."""
 
 _WEIGHT_FILES = "*.safetensors"
+_TRANSFORMER = "transformer"
 
 
-class PipelineTeacher:
+class PipelineTeacher(PromptEncoder):
     """A frozen text-to-image pipeline whose transformer is a rectified-flow velocity.
 
     ``copy.deepcopy(teacher.network)`` makes a student or a fake score.
@@ -56,61 +60,27 @@ class PipelineTeacher:
         folder: Path,
         call: CallArguments | None = None,
     ) -> None:
-        self.name, self.pipeline, self.family, self.folder = name, pipeline, family, folder
-        for component in pipeline.components.values():
-            if isinstance(component, torch.nn.Module):
-                component.eval().requires_grad_(False)
         stored = {**TeacherNotes.load(folder).call, **(call or {})}
-        self.call_arguments = family.call_arguments(pipeline, stored)
+        super().__init__(name, pipeline, family, family.call_arguments(pipeline, stored))
+        self.folder = folder
         self.resolution: int = self.call_arguments["height"]
         self.network: VelocityNetwork = family.network(pipeline, self.call_arguments)
         self.latent_shape: tuple[int, ...] = family.latent_shape(pipeline, self.call_arguments)
+
+    @cached_property
+    def weights(self) -> WeightFiles:
+        """Those of the network, where they are stored."""
+        return WeightFiles(self.folder / _TRANSFORMER)
 
     def velocity(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
         """eps - x_0, float32 (B, *latent_shape), from x_t of that shape and t (B,) in [0, 1]."""
         velocity: Tensor = self.network(x_t, t, cond)
         return velocity
 
-    @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Prompts to conditioning rows, in order, as the stock pipeline encodes them."""
-        if not prompts:
-            raise ValueError("encode needs at least one prompt")
-        self._need_text_encoders()
-        parts = [
-            self.family.encode(self.pipeline, prompts[i : i + ENCODE_BATCH], self.call_arguments)
-            for i in range(0, len(prompts), ENCODE_BATCH)
-        ]
-        return Conditioning.cat(parts)
-
-    @torch.no_grad()
-    def uncond(self) -> Conditioning:
-        """The empty prompt, one row."""
-        self._need_text_encoders()
-        return self.family.uncond(self.pipeline, self.call_arguments)
-
-    def cut_prompts(self, prompts: Sequence[str]) -> list[int]:
-        """Which prompts are too long for the encoders, which drop their ends."""
-        self._need_text_encoders()
-        with quiet_libraries():  # tokenizers warn of each long text
-            return self.family.cut_prompts(self.pipeline, prompts, self.call_arguments)
-
-    def release_text_encoders(self) -> None:
-        """Free the memory of tokenizers and text encoders; nothing can be encoded afterwards."""
-        self.pipeline.register_modules(**dict.fromkeys(self.family.text_components))
-        _collect()
-
     def release_network(self) -> None:
         """Free the memory of the network's weights, once others hold what they need of them."""
         self.network.to("meta")
-        _collect()
-
-    def _need_text_encoders(self) -> None:
-        if all(getattr(self.pipeline, name) is None for name in self.family.text_components):
-            raise WorkbenchError(
-                f"The text encoders of {self.name} are not loaded or have been freed: encode every "
-                "prompt before, or load the teacher with text=True."
-            )
+        free_memory()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -150,13 +120,18 @@ def load_pipeline_teacher(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     call: CallArguments | None = None,
-    text: bool = True,
+    text: TextPrecision = True,
+    weights: bool = True,
 ) -> PipelineTeacher:
     """The teacher in a folder that ``save_pretrained`` wrote.
 
     Args:
         call: arguments of the stock call, over those stored with the teacher (a height, say).
-        text: False leaves out the text encoders, where every encoding is stored already.
+        text: True loads the text encoders as :func:`text_precisions` says; False leaves them out,
+            where every encoding is stored already; a precision loads them in that one, as a stock
+            pipeline's own call with prompts needs it, whose parts must agree.
+        weights: False leaves the network's in their files (:attr:`PipelineTeacher.weights`), for
+            whoever fills networks with them shard by shard.
 
     Raises:
         RequestError: a file is missing or damaged, the folder holds no pipeline or one whose class
@@ -164,26 +139,18 @@ def load_pipeline_teacher(
     """
     refuse_analytic(name, folder)
     family = check_folder(folder)
-    prepare_torchvision()
-    left_out = {} if text else dict.fromkeys(family.text_components)
-    with quiet_libraries():
-        try:
-            pipeline = family.pipeline_type().from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, local_files_only=True, **left_out
-            )
-        except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise RequestError(f"Cannot load the teacher in {folder}: {reason}") from error
-        _check_complete(pipeline.transformer, folder / "transformer")
-        pipeline = pipeline.to(device)
-    pipeline.set_progress_bar_config(disable=True)
+    own = text_precisions(folder) if text is True else {}
+    if isinstance(text, torch.dtype):
+        own = dict.fromkeys(family.text_components, text)
+    left_out = () if text else family.text_components
+    component = folder / _TRANSFORMER
+    given = {} if weights else {_TRANSFORMER: empty_transformer(component)}
+    pipeline = open_pipeline(folder, family, {"default": dtype, **own}, left_out, given)
+    _check_complete(pipeline.transformer, component)
+    for part_name, part in pipeline.components.items():
+        if isinstance(part, torch.nn.Module) and part_name not in given:
+            part.to(device)
     return PipelineTeacher(name, pipeline, family, folder, call)
-
-
-def _collect() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _check_complete(module: Any, component: Path) -> None:

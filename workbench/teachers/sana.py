@@ -59,6 +59,7 @@ class SanaFamily(Family):
     components = ("tokenizer", "text_encoder", "vae", "transformer", "scheduler")
     text_components = ("tokenizer", "text_encoder")
     encoding_arguments = ("clean_caption", "max_sequence_length", "complex_human_instruction")
+    token_mask = "mask"
     student_class = "SanaPipeline"
     gives_generator = True
 

@@ -138,14 +138,21 @@ class Shards:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    def holding(
+        self, rows: NDArray[np.int64]
+    ) -> Iterator[tuple[Mapping[str, Tensor], Tensor, Tensor]]:
+        """Each shard that has some of these rows, their places among them, their rows in it."""
+        owners = np.searchsorted(self._starts, rows, side="right") - 1
+        for owner in np.unique(owners):
+            places = np.flatnonzero(owners == owner)
+            inside = rows[places] - self._starts[owner]
+            yield self.shards[owner], torch.from_numpy(places), torch.from_numpy(inside)
+
     def gather(self, names: Sequence[str], rows: NDArray[np.int64]) -> dict[str, Tensor]:
         """Copies of the asked-for rows alone, joined in the order asked for."""
-        owners = np.searchsorted(self._starts, rows, side="right") - 1
-        example = self.shards[int(owners[0])] if len(rows) else self.shards[0]
+        example = self.shards[0]
         out = {name: example[name].new_empty(len(rows), *example[name].shape[1:]) for name in names}
-        for owner in np.unique(owners):
-            wanted = np.flatnonzero(owners == owner)
-            inside = torch.from_numpy(rows[wanted] - self._starts[owner])
+        for shard, places, inside in self.holding(rows):
             for name in names:
-                out[name][torch.from_numpy(wanted)] = self.shards[owner][name][inside]
+                out[name][places] = shard[name][inside]
         return out

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from workbench.errors import RequestError
+from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.base import VelocityNetwork
+from workbench.teachers.json_file import read_json
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
@@ -136,12 +138,22 @@ def rows_of(tensor: Tensor) -> slice:
     return slice(0, len(tensor))
 
 
-def empty_transformer(kind: type[Any], component: Path) -> Any:
-    """A diffusers transformer of a saved component, without weights but with its buffers."""
+def empty_transformer(component: Path) -> Any:
+    """The diffusers transformer of a saved component, without weights but with its buffers.
+
+    Raises:
+        RequestError: its settings are damaged or name no class of diffusers.
+    """
+    prepare_torchvision()
+    import diffusers
     from accelerate import init_empty_weights
 
+    settings = read_json(component / "config.json")
+    kind = getattr(diffusers, str(settings.get("_class_name")), None)
+    if kind is None:
+        raise RequestError(f"{component} names no transformer of diffusers.")
     with init_empty_weights(include_buffers=False):
-        return kind.from_config(kind.load_config(component))
+        return kind.from_config(settings)
 
 
 def on_meta(network: VelocityNetwork) -> bool:

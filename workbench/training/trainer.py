@@ -133,7 +133,7 @@ class Trainer:
         self.trouble: list[RunEvent] = []
         self._unread: list[Update] = []
         self._stopping = False
-        self._counted = self._evaluation_counts()
+        self._evaluations = (0, 0)  # forward and backward, of this process's training
         self.evaluation = Evaluation(evaluate)
         self.stability, self.pruning, self._checkpoint = Stability(), Pruning(), Checkpoints()
         self.callbacks: Sequence[Callback] = (
@@ -181,6 +181,7 @@ class Trainer:
         """
         state, batch_size = self.state, self.config.training.batch_size
         self.clock.start()
+        before = self.network_evaluations()
         iteration = state.nimg // batch_size
         evaluations = self.noise.integer("evaluations", iteration, self.config.generator.steps)
         # For modules of one's own that draw in their forward: nothing here draws from it.
@@ -207,7 +208,7 @@ class Trainer:
         state.nimg += batch_size
         self._unread += updates
         self.read_updates(all_but=0 if self.ranks.device.type == "cpu" else len(updates))
-        self._count(batch_size)
+        self._count(batch_size, before)
 
     @contextmanager
     def _training(self, phase: Phase) -> Iterator[None]:
@@ -362,13 +363,15 @@ class Trainer:
         """On several ranks, known from the last collective; equal on all."""
         return self._stopping or (self.ranks.world == 1 and self.stop.requested)
 
-    def _count(self, images: int) -> None:
-        counts = self._evaluation_counts()
-        self.state.seconds += self.clock.stop(images, *counts)
-        self.state.evaluations += sum(counts) - sum(self._counted)
-        self._counted = counts
+    def _count(self, images: int, before: tuple[int, int]) -> None:
+        """Add an iteration to the clock and the state; what evaluation costs is not in it."""
+        spent = [now - then for now, then in zip(self.network_evaluations(), before, strict=True)]
+        forward, backward = self._evaluations
+        self._evaluations = (forward + spent[0], backward + spent[1])
+        self.state.seconds += self.clock.stop(images, *self._evaluations)
+        self.state.evaluations += sum(spent)
 
-    def _evaluation_counts(self) -> tuple[int, int]:
+    def network_evaluations(self) -> tuple[int, int]:
         """Network evaluations so far, forward and backward, on all ranks, which do equal work."""
         networks = (self.networks.teacher, *self.networks.trained.values())
         forward = sum(network.evaluations for network in networks)
