@@ -13,7 +13,8 @@ import torch
 
 from workbench.errors import RequestError, unknown_name
 from workbench.runs.doctor import Check
-from workbench.runs.fitting import Device, Teacher, Wish, as_text, first_that_fits, needed
+from workbench.runs.fitting import Device, Teacher, Wish, first_that_fits, needed
+from workbench.sizes import as_text
 from workbench.teachers import KNOWN_TEACHERS, built_folder, hub
 from workbench.teachers.architecture import Architecture
 from workbench.teachers.catalog import teacher_call
@@ -219,7 +220,7 @@ def _disk(
     subject: _Subject, sizes: Teacher, config: RunConfig, place: Workspace
 ) -> Iterator[Check]:
     checkpoint = checkpoint_bytes(sizes.architecture, config)
-    kept = config.schedule.keep_checkpoints + 2  # the best one, and the one being written
+    kept = config.schedule.keep_checkpoints + 1  # the one being written
     yield _room(
         "disk for checkpoints",
         place.root,

@@ -112,18 +112,21 @@ class Engine:
         """
         resumed = self.resume()
         self.listener.on_start(self._progress())
-        if not resumed:
-            self._evaluate()
-            self._checkpoint()
-        while self.state.nimg < self.config.total_nimg:
-            if self.ranks.any(self.stop.requested):
-                self._checkpoint(must=True)
-                raise InterruptedRunError(
-                    f"Stopped at {self.state.nimg / 1000:g} kimg; the checkpoint is written. "
-                    "The same command continues."
-                )
-            self._iterate()
-            self._conclude()
+        self.checkpoints.tell_sizes(self.state.nimg, self._stateful())
+        try:
+            if not resumed:
+                self._checkpoint(best=self._evaluate())
+            while self.state.nimg < self.config.total_nimg:
+                if self.ranks.any(self.stop.requested):
+                    self._checkpoint(must=True)
+                    raise InterruptedRunError(
+                        f"Stopped at {self.state.nimg / 1000:g} kimg; the checkpoint is written. "
+                        "The same command continues."
+                    )
+                self._iterate()
+                self._conclude()
+        finally:
+            self.checkpoints.finish()
         return self.state
 
     def _conclude(self) -> None:
@@ -139,11 +142,14 @@ class Engine:
         improved = self._evaluate() if evaluated else False
         if self._respond(may_roll_back=not rolled_back):
             rolled_back = True
-            if self._finished():
-                self._evaluate(watched=False)  # what is measured last is what the run ends with
+            # What is measured last is what the run ends with.
+            improved = self._finished() and self._evaluate(watched=False)
         pruned = evaluated and not self._finished() and self._wants_end()
-        if improved or pruned or rolled_back or self._due(schedule.checkpoint_kimg):
-            self._checkpoint(must=pruned or rolled_back or self._finished())
+        must = pruned or rolled_back or self._finished()
+        whole = must or self._due(schedule.checkpoint_kimg)
+        if whole or improved:
+            self._checkpoint(must=must, whole=whole, best=improved)
+        self.checkpoints.settle()
         self.listener.on_iteration(self._progress())
         if pruned:
             raise PrunedRunError(f"Ended early at {self.state.nimg / 1000:g} kimg.")
@@ -167,7 +173,7 @@ class Engine:
         For looking back at the end: training does not go on from here.
         """
         best = self.state.best_nimg
-        path = None if best is None else self.checkpoints.at(best)
+        path = None if best is None else self.checkpoints.average_at(best)
         if path is None:
             return False
         unread = False
@@ -315,8 +321,8 @@ class Engine:
         self.updater.scale_rates(factor)
         return factor
 
-    def _checkpoint(self, must: bool = False) -> None:
-        self.checkpoints.write(self.state, self._stateful(), must)
+    def _checkpoint(self, must: bool = False, whole: bool = True, best: bool = False) -> None:
+        self.checkpoints.write(self.state, self._stateful(), must=must, whole=whole, best=best)
 
     def _stateful(self) -> Stateful:
         modules = {**self.networks.trained, **self.networks.heads, AVERAGE: self.average}

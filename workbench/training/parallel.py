@@ -42,6 +42,9 @@ from workbench.training.nodes import ALONE, Nodes
 
 ResultT = TypeVar("ResultT")
 
+Group = dist.ProcessGroup
+"""Ranks that talk to each other apart from others."""
+
 _KINDS = {
     kind.__name__: kind
     for kind in (
@@ -132,6 +135,17 @@ class Ranks:
         fully_shard(root, reshard_after_forward=True)
         if isinstance(root, VelocityNetwork):
             register_fsdp_forward_method(root, VelocityNetwork.call_module.__name__)
+
+
+def cpu_group(ranks: Ranks, timeout: timedelta) -> Group | None:
+    """All ranks once more, over the CPU, for a thread of its own: collectives of two would mix.
+
+    Every rank calls it at the same moment. One process alone needs none.
+    """
+    if ranks.world == 1:
+        return None
+    group: Group = dist.new_group(backend="gloo", timeout=timeout)
+    return group
 
 
 def whole_state(network: nn.Module) -> dict[str, Any]:
