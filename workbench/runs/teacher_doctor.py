@@ -219,13 +219,13 @@ def _sizes_in(folder: Path, call: CallArguments) -> Teacher:
 def _disk(
     subject: _Subject, sizes: Teacher, config: RunConfig, place: Workspace
 ) -> Iterator[Check]:
-    checkpoint = checkpoint_bytes(sizes.architecture, config)
+    checkpoint, average = checkpoint_bytes(sizes.architecture, config)
     kept = config.schedule.keep_checkpoints + 1  # the one being written
     yield _room(
         "disk for checkpoints",
         place.root,
-        kept * checkpoint,
-        f"{kept} checkpoints of {as_text(checkpoint)}",
+        kept * checkpoint + average,
+        f"{kept} checkpoints of {as_text(checkpoint)}, and the best average",
     )
     if subject.hub_id is not None and not subject.is_complete and subject.known is not None:
         from huggingface_hub.constants import HF_HUB_CACHE

@@ -118,19 +118,19 @@ class CheckpointFolder:
             return
         state = stateful.state()
         one, average = _size(state), _size(_average(state))
-        most = (self.keep + self.keep_good + 1) * one + average
+        count = self.keep + self.keep_good + 1
         free = _free(self.path)
         self.listener.on_note(
             f"A checkpoint takes {as_text(one)}; up to {self.keep} are kept, beside the one that "
-            f"is being written and the best average: {as_text(most)}. {as_text(free)} are free."
+            f"is being written and the best average: {as_text(count * one + average)}. "
+            f"{as_text(free)} are free."
         )
-        there = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
-        if most - there > free:
+        more = (count - len(list(self.path.glob("nimg-*")))) * one + average
+        if more > free:
             self.listener.on_warning(
                 nimg,
-                f"Checkpoints will take {as_text(most - there)} more, but {self.path} has "
-                f"{as_text(free)} left. Make room, or lower schedule.keep_checkpoints "
-                f"({self.keep}).",
+                f"Checkpoints will take {as_text(more)} more, but {self.path} has {as_text(free)} "
+                f"left. Make room, or lower schedule.keep_checkpoints ({self.keep}).",
             )
 
     def write(

@@ -99,11 +99,12 @@ def least_memory(
     return max(sum(kept.values()), _building(roles, kept, config, ranks).total)
 
 
-def checkpoint_bytes(architecture: Architecture, config: RunConfig) -> int:
-    """Size of one checkpoint: trained networks, their moments and the average."""
+def checkpoint_bytes(architecture: Architecture, config: RunConfig) -> tuple[int, int]:
+    """Size of one checkpoint (trained networks, their moments, the average), and of the average."""
     method = make_method(config.method, config.generator)
     kept = _kept(_roles(architecture.network(), architecture, config, method), 1)
-    return sum(kept[part] for part in ("students", "moments", "average", "buffers"))
+    size = sum(kept[part] for part in ("students", "moments", "average", "buffers"))
+    return size, kept["average"]
 
 
 def _extrapolated(architecture: Architecture, config: RunConfig, ranks: int) -> dict[str, _Peak]:
