@@ -122,31 +122,37 @@ def judge(nimg: int, average: object) -> dict[str, float]:
 KILLED = """
 from pathlib import Path
 from tests.training.test_checkpoint import *
-Slow.nimg = 160
+Slow.nimg = {at}
 checkpoint._FolderWriter = Slow
-Engine(config(), student(), ALONE, Path({folder!r}), evaluate=judge).train()
+Engine(config({every!r}), student(), ALONE, Path({folder!r}), evaluate=judge).train()
 """
 
 
-def test_killed_while_it_writes_a_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    """Between the best average and the checkpoint that names it as the best."""
-    folder = tmp_path / "killed"
-    program = KILLED.format(folder=str(folder))
+@pytest.mark.parametrize(("kimg", "at", "newest"), [(0.08, 160, 80), (0.24, 240, 0)])
+def test_killed_while_it_writes_a_run_goes_on_to_the_same_bits(
+    tmp_path: Path, kimg: float, at: int, newest: int
+) -> None:
+    """Between the best average and the checkpoint that names it as the best: in one write, in two.
+
+    The best before it stays until then.
+    """
+    folder, every = tmp_path / "killed", f"schedule.checkpoint_kimg={kimg}"
+    program = KILLED.format(folder=str(folder), at=at, every=every)
     with subprocess.Popen([sys.executable, "-c", program]) as run:
         deadline = time.monotonic() + 60
-        while not (folder / ".partial-nimg-000000000160").exists():
+        while not (folder / f".partial-nimg-{at:012d}").exists():
             assert time.monotonic() < deadline
             assert run.poll() is None
             time.sleep(0.01)
         run.send_signal(signal.SIGKILL)
-    assert kept_averages(folder) == [0, 80, 160]
+    assert kept_averages(folder) == sorted({0, newest, 160})
     heard = Told()
-    resumed = Engine(config(), student(), ALONE, folder, heard, judge)
+    resumed = Engine(config(every), student(), ALONE, folder, heard, judge)
     assert resumed.resume()
-    assert (resumed.state.nimg, resumed.state.best_nimg) == (80, 0)
-    assert resumed.load_best(), "the best of the checkpoint that it goes on from is still there"
+    assert (resumed.state.nimg, resumed.state.best_nimg) == (newest, 0)
+    assert average_path(folder, 0).is_dir()
     resumed.train()
-    whole = Engine(config(), student(), ALONE, tmp_path / "whole", evaluate=judge)
+    whole = Engine(config(every), student(), ALONE, tmp_path / "whole", evaluate=judge)
     whole.train()
     assert heard.warnings == []
     for name in ("killed", "whole"):

@@ -1,6 +1,7 @@
 """One run's checkpoints: written while training goes on, pruned, found again; alike on all ranks.
 
-What is to be written is copied to the CPU; that alone holds training up. One write is in flight at
+What is to be written is copied to the CPU; that alone holds training up, and takes as much memory
+there as this rank's part of a checkpoint, for good. One write is in flight at
 most. Where checkpoints are looked for, it is waited for first.
 """
 
