@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "workbench"
 ROOMS = [
-    ("errors", "lazy", "settings"),
+    ("errors", "lazy", "settings", "sizes"),
     ("bundled", "metrics", "workspace"),
     ("flow",),
     ("teachers",),

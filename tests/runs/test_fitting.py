@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from workbench.runs.fitting import Device, Teacher, Wish, as_text, first_that_fits, needed
+from workbench.runs.fitting import Device, Teacher, Wish, first_that_fits, needed
+from workbench.sizes import as_text
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.architecture import Architecture
 from workbench.training.config import RunConfig

@@ -22,10 +22,7 @@ from workbench.training.checkpoint import (
     load_modules,
     save_checkpoint,
 )
-from workbench.training.parallel import Ranks
 from workbench.training.safe_metadata import read_table
-
-ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 def trained() -> tuple[nn.Linear, torch.optim.Adam]:
@@ -40,7 +37,7 @@ def trained() -> tuple[nn.Linear, torch.optim.Adam]:
 def checkpoint(tmp_path: Path) -> Path:
     layer, optimizer = trained()
     stateful = Stateful({"generator": layer}, {"generator": optimizer})
-    return save_checkpoint(tmp_path, stateful, {"nimg": 7}, ALONE)
+    return save_checkpoint(tmp_path, stateful.state(), {"nimg": 7})
 
 
 def replace_table(checkpoint: Path, table: Any) -> None:

@@ -229,8 +229,9 @@ def test_it_goes_back_to_weights_moments_and_average(tmp_path: Path) -> None:
     seen: list[list[torch.Tensor]] = []
 
     class Watch(Overdriven):
-        def on_checkpoint(self, nimg: int, path: Path) -> None:
-            if nimg in (TOO_FAST_AT, self.events[-1].nimg if self.events else None):
+        def on_iteration(self, progress: Progress) -> None:
+            super().on_iteration(progress)
+            if progress.nimg in (TOO_FAST_AT, self.events[-1].nimg if self.events else None):
                 moments = [v for o in self.trainer.optimizers.values() for v in o.state.values()]
                 tensors = [m[key].clone() for m in moments for key in ("exp_avg_sq", "step")]
                 seen.append(weights(self.trainer) + tensors)
@@ -303,6 +304,7 @@ def test_the_good_checkpoint_is_kept_and_a_damaged_one_passed_over(tmp_path: Pat
         def on_iteration(self, progress: Progress) -> None:
             super().on_iteration(progress)
             if progress.nimg == 2624:
+                self.engine.checkpoints.finish()
                 kept = sorted(int(path.name[5:]) for path in tmp_path.glob("nimg-*"))
                 assert kept == [1920, 2560]
                 (tmp_path / "nimg-000000002560" / "manifest.json").write_text("{")
@@ -335,6 +337,7 @@ def test_without_a_good_checkpoint_unusable_updates_end_the_run(tmp_path: Path) 
         def on_iteration(self, progress: Progress) -> None:
             if progress.nimg == TOO_FAST_AT:
                 self.trainer.networks.fake_score.module.mean.data.fill_(math.nan)
+                self.trainer.checkpoints.finish()
                 for kept in tmp_path.glob("nimg-*"):
                     shutil.rmtree(kept)
 

@@ -13,13 +13,20 @@ from tests.helpers import EMPTY, SmallVelocity, labels
 from workbench.errors import InterruptedRunError, PrunedRunError, RequestError
 from workbench.methods import Loss, Phase
 from workbench.teachers.base import OwnVelocity
-from workbench.training.checkpoint import checkpoint_path, damage, load_modules
+from workbench.training.checkpoint import (
+    average_at,
+    average_path,
+    damage,
+    kept_averages,
+    load_modules,
+)
 from workbench.training.config import AdamConfig, RunConfig, ScheduleConfig, TrainingConfig
 from workbench.training.ema import ema_decay
 from workbench.training.events import Listener, StopFlag
 from workbench.training.networks import Student
 from workbench.training.overrides import with_overrides
 from workbench.training.parallel import Ranks
+from workbench.training.safe_metadata import read_table
 from workbench.training.trainer import NonFiniteError, Trainer
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -184,7 +191,7 @@ def test_the_best_weights_come_back_at_the_end(tmp_path: Path) -> None:
     assert trainer.load_best()
     assert torch.equal(trainer.average.module.first, seen[320])
     assert not torch.equal(seen[320], seen[800])
-    shutil.rmtree(checkpoint_path(tmp_path, 320))
+    shutil.rmtree(average_path(tmp_path, 320))
     assert not trainer.load_best()
 
 
@@ -261,8 +268,18 @@ def test_keeps_the_last_and_the_best(tmp_path: Path) -> None:
     )
     state = trainer.train()
     assert (state.best, state.best_nimg) == (5.0, 160)
-    kept = sorted(int(path.name.removeprefix("nimg-")) for path in tmp_path.glob("nimg-*"))
-    assert kept == [160, 720, 800]
+    assert [path.name for path in sorted(tmp_path.glob("**/nimg-*"))] == [
+        "nimg-000000000160",  # in best/
+        "nimg-000000000720",
+        "nimg-000000000800",
+    ]
+    best = average_path(tmp_path, 160)
+    assert average_at(tmp_path, 160) == best
+    assert kept_averages(tmp_path) == [160, 720, 800]
+    with (best / ".metadata").open("rb") as table:
+        held = read_table(table).state_dict_metadata
+    assert held
+    assert all(name.startswith("modules.generator_ema.") for name in held)
 
 
 def test_failing_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:

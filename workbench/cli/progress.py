@@ -91,6 +91,9 @@ class TerminalListener(Listener):
     def on_warning(self, nimg: int, message: str) -> None:
         self.console.print(f"Warning at {nimg / 1000:g} kimg: {message}", highlight=False)
 
+    def on_note(self, message: str) -> None:
+        self.console.print(message, highlight=False)
+
     def on_checkpoint(self, nimg: int, path: Path) -> None:
         self.bar.refresh()
 

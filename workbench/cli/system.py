@@ -172,7 +172,7 @@ def _print_checks(checks: Sequence[Check]) -> None:
 
 def _print_memory(report: TeacherReport) -> None:
     """The parts of the worst moment, and what would fit."""
-    from workbench.runs.fitting import as_text
+    from workbench.sizes import as_text
 
     memory = report.memory
     if memory is None:

@@ -21,14 +21,6 @@ _LORA = 'training.lora={"rank": 64}'
 _MORE_RANKS = (2, 4, 8, 16, 32, 64)
 
 
-def as_text(size: int) -> str:
-    """Bytes for people."""
-    gib = size / 2**30
-    if gib < 1:
-        return f"{size / 2**20:.1f} MiB"
-    return f"{gib:.1f} GiB" if gib < 100 else f"{gib:.0f} GiB"
-
-
 @dataclass(frozen=True)
 class Device:
     """What one rank has.

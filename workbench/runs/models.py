@@ -28,8 +28,10 @@ from workbench.teachers.hub import revision_of
 from workbench.teachers.pipeline import TextPrecision
 from workbench.teachers.student_pipeline import is_student
 from workbench.training.checkpoint import (
+    average_at,
     checkpoint_path,
     damage,
+    kept_averages,
     latest_checkpoint,
     load_modules,
     read_manifest,
@@ -372,13 +374,14 @@ def _newest(run: RunFolder) -> Path:
 
 
 def _checkpoint_at(run: RunFolder, kimg: float) -> Path:
-    path = checkpoint_path(run.checkpoints, round(kimg * 1000))
-    problem = damage(path) if path.is_dir() else "it is not there"
-    if problem is not None:
-        whole = [p for p in sorted(run.checkpoints.glob("nimg-*")) if damage(p) is None]
-        kept = ", ".join(f"{int(p.name.removeprefix('nimg-')) / 1000:g}" for p in whole)
+    nimg = round(kimg * 1000)
+    found = average_at(run.checkpoints, nimg)
+    if found is None:
+        path = checkpoint_path(run.checkpoints, nimg)
+        problem = damage(path) if path.is_dir() else "it is not there"
+        kept = ", ".join(f"{nimg / 1000:g}" for nimg in kept_averages(run.checkpoints))
         raise RequestError(
             f"Run {run.name} has no whole checkpoint at {kimg:g} kimg ({problem}). "
             f"Kept: {kept or 'none'}."
         )
-    return path
+    return found

@@ -13,7 +13,8 @@ import torch
 
 from workbench.errors import RequestError, unknown_name
 from workbench.runs.doctor import Check
-from workbench.runs.fitting import Device, Teacher, Wish, as_text, first_that_fits, needed
+from workbench.runs.fitting import Device, Teacher, Wish, first_that_fits, needed
+from workbench.sizes import as_text
 from workbench.teachers import KNOWN_TEACHERS, built_folder, hub
 from workbench.teachers.architecture import Architecture
 from workbench.teachers.catalog import teacher_call
@@ -221,13 +222,13 @@ def _sizes_in(folder: Path, call: CallArguments) -> Teacher:
 def _disk(
     subject: _Subject, sizes: Teacher, config: RunConfig, place: Workspace
 ) -> Iterator[Check]:
-    checkpoint = checkpoint_bytes(sizes.architecture, config)
-    kept = config.schedule.keep_checkpoints + 2  # the best one, and the one being written
+    checkpoint, average = checkpoint_bytes(sizes.architecture, config)
+    kept = config.schedule.keep_checkpoints + 1  # the one being written
     yield _room(
         "disk for checkpoints",
         place.root,
-        kept * checkpoint,
-        f"{kept} checkpoints of {as_text(checkpoint)}",
+        kept * checkpoint + average,
+        f"{kept} checkpoints of {as_text(checkpoint)}, and the best average",
     )
     if subject.hub_id is not None and not subject.is_complete and subject.known is not None:
         from huggingface_hub.constants import HF_HUB_CACHE

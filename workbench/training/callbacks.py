@@ -115,7 +115,7 @@ class Stability(Callback):
         self.rolled_back = bad and self.can_roll_back(trainer) and self._roll_back(trainer)
         if self.rolled_back and trainer.finished:
             # What is measured last is what the run ends with.
-            trainer.evaluation.evaluate(trainer, watched=False)
+            trainer.evaluation.improved = trainer.evaluation.evaluate(trainer, watched=False)
 
     def can_roll_back(self, trainer: Trainer) -> bool:
         """Whether settings allow it and there is a checkpoint to go to."""
@@ -166,16 +166,25 @@ class Checkpoints(Callback):
     """
 
     def on_step(self, trainer: Trainer) -> None:
-        must = trainer.stability.rolled_back or trainer.pruning.wanted
-        due = trainer.due(trainer.config.schedule.checkpoint_kimg)
-        if must or due or trainer.evaluation.improved:
-            self.write(trainer, must=must or trainer.finished)
+        must = trainer.stability.rolled_back or trainer.pruning.wanted or trainer.finished
+        whole = must or trainer.due(trainer.config.schedule.checkpoint_kimg)
+        best = trainer.evaluation.improved
+        if whole or best:
+            self.write(trainer, must=must, whole=whole, best=best)
+        trainer.checkpoints.settle()
 
-    def write(self, trainer: Trainer, must: bool = False) -> None:
-        """Write one now.
+    def write(
+        self, trainer: Trainer, must: bool = False, whole: bool = True, best: bool = False
+    ) -> None:
+        """Begin to write one now; one that ``must`` be written is there on return.
+
+        Args:
+            whole: all that a resume needs.
+            best: the average alone, as the best so far.
 
         Raises:
             CheckpointError: it ``must`` be written, and could not.
         """
         trainer.read_updates()
-        trainer.checkpoints.write(trainer.state, trainer.stateful(), must)
+        state, stateful = trainer.state, trainer.stateful()
+        trainer.checkpoints.write(state, stateful, must=must, whole=whole, best=best)

@@ -2,7 +2,7 @@
 
 A checkpoint is a folder of torch.distributed.checkpoint files plus ``manifest.json``, which is
 written last and lists every file with its size: a folder without it, or with a file cut short,
-is not a checkpoint.
+is not a checkpoint. One that was kept for its evaluation's sake holds the averaged generator alone.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_optimizer_state_dict,
@@ -28,13 +29,17 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.storage import WriteResult
 
 from workbench.errors import MachineError, WorkbenchError
-from workbench.training.parallel import Ranks
+from workbench.training.parallel import Group
 from workbench.training.safe_metadata import TensorReader
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+
+BEST = "best"
+"""The folder of the best evaluation's average, beside the checkpoints."""
 
 
 class CheckpointError(WorkbenchError):
@@ -75,35 +80,64 @@ def checkpoint_path(folder: Path, nimg: int) -> Path:
     return folder / f"nimg-{nimg:012d}"
 
 
+def average_path(folder: Path, nimg: int) -> Path:
+    """Where the averaged generator alone is kept, if its evaluation was the best."""
+    return checkpoint_path(folder / BEST, nimg)
+
+
 def save_checkpoint(
-    folder: Path, stateful: Stateful, progress: Mapping[str, Any], ranks: Ranks
+    folder: Path,
+    state: Mapping[str, Any],
+    progress: Mapping[str, Any],
+    group: Group | None = None,
 ) -> Path:
     """Write the checkpoint of ``progress["nimg"]``; it appears whole or not at all.
+
+    Args:
+        state: as :meth:`Stateful.state` makes it; nobody may change its tensors meanwhile.
+        group: the ranks that write together, over the CPU; nothing else may use it meanwhile.
+            None: this process alone.
 
     Raises:
         UnwrittenCheckpointError: on every rank, if any rank could not write (a full disk, say).
     """
-    final = checkpoint_path(folder, int(progress["nimg"]))
-    partial = folder / f".partial-{final.name}"
-    problem = ranks.from_main(_prepare(folder, partial) if ranks.is_main else "")
-    if problem:
-        raise UnwrittenCheckpointError(f"Could not write checkpoint {final}: {problem}")
+    writer = _FolderWriter(checkpoint_path(folder, int(progress["nimg"])), progress)
+    _ignore_one_process()
     try:
-        with _single_process_is_meant():
-            save(stateful.state(), checkpoint_id=partial, no_dist=ranks.world == 1)
-        if ranks.is_main:
-            _write_manifest(partial, progress)
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
-            _sync_folder(folder)
+        save(dict(state), storage_writer=writer, process_group=group, no_dist=group is None)
     except (OSError, CheckpointException, RuntimeError) as error:
-        problem = _first_line(error)
-    problem = next((text for text in ranks.gather(problem) if text), "")
-    if problem:
-        if ranks.is_main:
-            shutil.rmtree(partial, ignore_errors=True)
-        raise UnwrittenCheckpointError(f"Could not write checkpoint {final}: {problem}")
-    return final
+        if writer.is_main:
+            shutil.rmtree(writer.partial, ignore_errors=True)
+        raise UnwrittenCheckpointError(
+            f"Could not write checkpoint {writer.final}: {_first_line(error)}"
+        ) from error
+    return writer.final
+
+
+class _FolderWriter(FileSystemWriter):
+    """Writes into a hidden folder, which takes its name once every rank's files are in it.
+
+    torch calls ``finish`` on one rank, when all have written, and tells all how it went.
+    """
+
+    def __init__(self, final: Path, progress: Mapping[str, Any]) -> None:
+        self.final, self.progress, self.is_main = final, progress, False
+        self.partial = final.with_name(f".partial-{final.name}")
+        super().__init__(self.partial)
+
+    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        super().set_up_storage_writer(is_coordinator, *args, **kwargs)
+        self.is_main = is_coordinator
+        if self.is_main:
+            shutil.rmtree(self.partial, ignore_errors=True)
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        super().finish(metadata, results)
+        _write_manifest(self.partial, self.progress)
+        _sync_folder(self.partial)
+        shutil.rmtree(self.final, ignore_errors=True)
+        self.partial.rename(self.final)
+        _sync_folder(self.final.parent)
 
 
 def load_checkpoint(path: Path, stateful: Stateful) -> dict[str, Any]:
@@ -114,10 +148,10 @@ def load_checkpoint(path: Path, stateful: Stateful) -> dict[str, Any]:
     """
     state = stateful.state()
     reader = TensorReader(path)
+    _ignore_one_process()
     try:
         reader.read_metadata()  # refuses here: torch's loader would log a traceback before
-        with _single_process_is_meant():
-            load(state, storage_reader=reader, no_dist=not torch.distributed.is_initialized())
+        load(state, storage_reader=reader, no_dist=not torch.distributed.is_initialized())
     except (OSError, CheckpointException, RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(f"Cannot restore checkpoint {path}: {_first_line(error)}") from error
     stateful.restore(state)
@@ -167,31 +201,44 @@ def damage(path: Path) -> str | None:
     return None
 
 
-def prune_checkpoints(folder: Path, keep: int, *needed: int | None) -> None:
-    """Delete all but the last ``keep`` whole checkpoints and those of ``needed`` images."""
+def average_at(folder: Path, nimg: int) -> Path | None:
+    """What holds the averaged generator of just so many images, if it is there and whole."""
+    places = (average_path(folder, nimg), checkpoint_path(folder, nimg))
+    return next((path for path in places if path.is_dir() and damage(path) is None), None)
+
+
+def kept_averages(folder: Path) -> list[int]:
+    """The images of every averaged generator that is kept whole."""
+    paths = (*folder.glob("nimg-*"), *folder.glob(f"{BEST}/nimg-*"))
+    return sorted({int(path.name.removeprefix("nimg-")) for path in paths if damage(path) is None})
+
+
+def prune_checkpoints(folder: Path, keep: int, good: int | None, best: int | None) -> None:
+    """Delete all but the last ``keep`` whole checkpoints, and what these and the run refer to.
+
+    Args:
+        good: the newest whole one of at most so many images stays.
+        best: the average of so many images stays, as does the best one of every checkpoint that
+            stays: from there a run may go on.
+    """
     whole = [path for path in sorted(folder.glob("nimg-*")) if damage(path) is None]
-    protected = set(whole[-keep:])
-    protected.update(checkpoint_path(folder, nimg) for nimg in needed if nimg is not None)
-    for path in folder.glob("nimg-*"):
-        if path not in protected:
-            shutil.rmtree(path)
-    for leftover in folder.glob(".partial-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    kept = set(whole[-keep:])
+    if good is not None:
+        kept.update([path for path in whole if path <= checkpoint_path(folder, good)][-1:])
+    bests = {best, *(read_manifest(path)["progress"].get("best_nimg") for path in kept)}
+    averages = (average_at(folder, nimg) for nimg in bests if nimg is not None)
+    kept.update(path for path in averages if path is not None)
+    for place in (folder, folder / BEST):
+        for path in place.glob("nimg-*"):
+            if path not in kept:
+                shutil.rmtree(path)
+        for leftover in place.glob(".partial-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
     manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     return manifest
-
-
-def _prepare(folder: Path, partial: Path) -> str:
-    """Make room for a partial checkpoint; what went wrong, or nothing."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        return _first_line(error)
-    return ""
 
 
 def _write_manifest(partial: Path, progress: Mapping[str, Any]) -> None:
@@ -211,12 +258,12 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-@contextmanager
-def _single_process_is_meant() -> Iterator[None]:
-    """torch warns at every checkpoint of one process, even where that was asked for."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield
+def _ignore_one_process() -> None:
+    """torch warns at every checkpoint of one process, even where that was asked for.
+
+    For good: a filter for a while would be taken back under another thread's feet.
+    """
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,16 +1,34 @@
-"""One run's checkpoints: written, pruned and found again, alike on every rank."""
+"""One run's checkpoints: written while training goes on, pruned, found again; alike on all ranks.
+
+What is to be written is copied to the CPU; that alone holds training up, and takes as much memory
+there as this rank's part of a checkpoint, for good. One write is in flight at
+most. Where checkpoints are looked for, it is waited for first.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.utils._pytree import tree_leaves
 
 from workbench.errors import RequestError
+from workbench.sizes import as_text
 from workbench.training.checkpoint import (
+    BEST,
     CheckpointError,
     Stateful,
+    UnwrittenCheckpointError,
+    average_at,
     checkpoint_path,
-    damage,
     latest_checkpoint,
     load_checkpoint,
     prune_checkpoints,
@@ -18,8 +36,21 @@ from workbench.training.checkpoint import (
     save_checkpoint,
 )
 from workbench.training.events import Listener
-from workbench.training.parallel import Ranks
+from workbench.training.parallel import Group, Ranks, cpu_group
+from workbench.training.roles import AVERAGE
 from workbench.training.state import TrainingState
+
+_SLOWEST_WRITE = timedelta(hours=6)
+"""How long a rank waits for the files of the others."""
+
+
+@dataclass(frozen=True)
+class _Write:
+    """One write in flight: of the whole state, of the best average alone, or of both."""
+
+    nimg: int
+    whole: bool
+    done: Future[None]
 
 
 class CheckpointFolder:
@@ -43,9 +74,13 @@ class CheckpointFolder:
     ) -> None:
         self.path, self.identity, self.ranks, self.listener = path, identity, ranks, listener
         self.keep, self.keep_good = keep, keep_good
+        self._flight: _Write | None = None
+        self._there: int | None = None  # images of the last whole one that is written, or read
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
 
     def newest(self, nimg: int, last: int | None = None) -> Path | None:
         """The newest whole one, of ``last`` images at most; damaged ones are warned of."""
+        self.finish()
         found: Path | None = None
         if self.path is not None and self.ranks.is_main:
             found = latest_checkpoint(
@@ -53,12 +88,12 @@ class CheckpointFolder:
             )
         return self.ranks.from_main(found)
 
-    def at(self, wanted: int) -> Path | None:
-        """The whole one of just so many images, if it is there; on every rank."""
+    def average_at(self, wanted: int) -> Path | None:
+        """What holds the average of just so many images, if it is there; on every rank."""
+        self.finish()
         found: Path | None = None
         if self.path is not None and self.ranks.is_main:
-            path = checkpoint_path(self.path, wanted)
-            found = path if path.is_dir() and damage(path) is None else None
+            found = average_at(self.path, wanted)
         return self.ranks.from_main(found)
 
     def restore(self, found: Path, stateful: Stateful) -> TrainingState:
@@ -74,28 +109,173 @@ class CheckpointFolder:
                 f"other prompts ({written_by}, not {self.identity}). Use another folder, or start "
                 "afresh."
             )
-        return TrainingState.of(load_checkpoint(found, stateful))
+        state = TrainingState.of(load_checkpoint(found, stateful))
+        self._there = state.nimg
+        return state
 
-    def write(self, state: TrainingState, stateful: Stateful, must: bool) -> None:
-        """A checkpoint of ``state``; a failure is a warning, unless it ``must`` be written.
+    def tell_sizes(self, nimg: int, stateful: Stateful) -> None:
+        """Say what the checkpoints will take, and warn if there is no room for them."""
+        if self.path is None or not self.ranks.is_main:
+            return
+        state = stateful.state()
+        one, average = _size(state), _size(_average(state))
+        count = self.keep + self.keep_good + 1
+        free = _free(self.path)
+        self.listener.on_note(
+            f"A checkpoint takes {as_text(one)}; up to {self.keep} are kept, beside the one that "
+            f"is being written and the best average: {as_text(count * one + average)}. "
+            f"{as_text(free)} are free."
+        )
+        more = (count - len(list(self.path.glob("nimg-*")))) * one + average
+        if more > free:
+            self.listener.on_warning(
+                nimg,
+                f"Checkpoints will take {as_text(more)} more, but {self.path} has {as_text(free)} "
+                f"left. Make room, or lower schedule.keep_checkpoints ({self.keep}).",
+            )
+
+    def write(
+        self,
+        state: TrainingState,
+        stateful: Stateful,
+        *,
+        must: bool = False,
+        whole: bool = True,
+        best: bool = False,
+    ) -> None:
+        """Begin to write; returns once ``state`` and the tensors may change again.
+
+        A failure is a warning, now or later, unless it ``must`` be written: then it is waited for.
+
+        Args:
+            whole: a checkpoint to go on from.
+            best: the average, as that of the best evaluation so far.
 
         Raises:
             CheckpointError: it must, and could not.
         """
         if self.path is None:
             return
-        before = replace(state.stability)
-        state.stability.checkpointing(state.nimg)
-        try:
+        self.finish()
+        if not best and self.ranks.from_main(self._there == state.nimg):
+            return  # nothing has happened since
+        if whole:
+            state.stability.checkpointing(state.nimg)
+        wanted = stateful if whole else Stateful({AVERAGE: stateful.modules[AVERAGE]}, {})
+        problem, staged = self._staged(self.path, wanted.state(), whole, best)
+        if not problem:
             progress = {**state.as_dict(), "identity": self.identity}
-            written = save_checkpoint(self.path, stateful, progress, self.ranks)
-        except CheckpointError as error:
-            if must:
-                raise
-            state.stability = before
-            self.listener.on_warning(state.nimg, f"{error}. Training goes on.")
-            return
-        if self.ranks.is_main:
             good = state.stability.good if self.keep_good else None
-            prune_checkpoints(self.path, self.keep, state.best_nimg, good)
-        self.listener.on_checkpoint(state.nimg, written)
+            job = self._thread.submit(
+                self._save, self.path, staged, progress, self._group, whole, best, good
+            )
+            self._flight = _Write(state.nimg, whole, job)
+            if must:
+                problem = self._agreed(self._land())
+        if problem and must:
+            raise UnwrittenCheckpointError(problem)
+        if problem:
+            self._warn(state.nimg, problem)
+
+    def settle(self) -> None:
+        """Tell of the write in flight if it has ended."""
+        if self._flight is not None and self._flight.done.done():
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for the write in flight, if there is one, and tell of it."""
+        if self._flight is None:
+            return
+        nimg, problem = self._flight.nimg, self._land()
+        if problem:
+            self._warn(nimg, problem)
+
+    def _land(self) -> str:
+        """Wait; what went wrong in this rank's part, or nothing."""
+        flight, self._flight = self._flight, None
+        assert flight is not None
+        assert self.path is not None
+        try:
+            flight.done.result()
+        except (CheckpointError, OSError) as error:
+            return str(error)
+        if flight.whole:
+            self._there = flight.nimg
+            self.listener.on_checkpoint(flight.nimg, checkpoint_path(self.path, flight.nimg))
+        return ""
+
+    def _warn(self, nimg: int, problem: str) -> None:
+        self.listener.on_warning(nimg, f"{problem.rstrip('.')}. Training goes on.")
+
+    def _agreed(self, problem: str) -> str:
+        """The first rank's problem that has one."""
+        return next((text for text in self.ranks.gather(problem) if text), "")
+
+    def _staged(
+        self, path: Path, state: Mapping[str, Any], whole: bool, best: bool
+    ) -> tuple[str, dict[str, Any]]:
+        """What stands against writing, on every rank, and a copy of the tensors on the CPU."""
+        needed = whole * _size(state) + best * _size(_average(state))
+        problem, staged = "", dict[str, Any]()
+        if self.ranks.is_main and needed > (free := _free(path)):
+            problem = (
+                f"Could not write a checkpoint: it takes {as_text(needed)}, but {path} has "
+                f"{as_text(free)} left. Make room, or lower schedule.keep_checkpoints "
+                f"({self.keep})."
+            )
+        try:
+            staged = {} if problem else self._copied(state)
+        except (RuntimeError, MemoryError) as error:
+            problem = f"Could not copy a checkpoint to the CPU: {str(error).splitlines()[0]}"
+        return self._agreed(problem), staged
+
+    def _copied(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        copy = self._stager.stage(dict(state))
+        assert isinstance(copy, dict)  # no future: it is told not to use a thread
+        return copy
+
+    def _save(
+        self,
+        path: Path,
+        state: Mapping[str, Any],
+        progress: Mapping[str, Any],
+        group: Group | None,
+        whole: bool,
+        best: bool,
+        good: int | None,
+    ) -> None:
+        """In the thread. The best first: no checkpoint names a best that is not there."""
+        if best:
+            save_checkpoint(path / BEST, _average(state), progress, group)
+        if whole:
+            save_checkpoint(path, state, progress, group)
+        if self.ranks.is_main:
+            prune_checkpoints(path, self.keep, good, progress["best_nimg"])
+
+    @cached_property
+    def _stager(self) -> DefaultStager:
+        """Copies to the CPU, from CUDA into pinned memory that is used again."""
+        cuda = self.ranks.device.type == "cuda"
+        # By place: torch has renamed the last one. Pinned, shared, in a thread, without blocking.
+        return DefaultStager(StagingOptions(cuda, False, False, cuda))
+
+    @cached_property
+    def _group(self) -> Group | None:
+        return cpu_group(self.ranks, _SLOWEST_WRITE)
+
+
+def _average(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a state that holds the averaged generator."""
+    return {"modules": {AVERAGE: state["modules"][AVERAGE]}, "optimizers": {}}
+
+
+def _size(state: Mapping[str, Any]) -> int:
+    """Bytes of all tensors, over all ranks."""
+    tensors = [leaf for leaf in tree_leaves(dict(state)) if isinstance(leaf, Tensor)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _free(folder: Path) -> int:
+    """Bytes that are free where a folder is, or will be."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free

@@ -121,7 +121,7 @@ class ScheduleConfig(FrozenConfig):
     log_kimg: float = Field(0.64, gt=0)
     evaluate_kimg: float = Field(6.4, gt=0)
     checkpoint_kimg: float = Field(6.4, gt=0)
-    keep_checkpoints: int = Field(2, ge=1, description="last ones kept, besides the best")
+    keep_checkpoints: int = Field(2, ge=1, description="last ones kept, besides the best average")
 
 
 class EvaluationConfig(FrozenConfig):

@@ -75,9 +75,13 @@ class Listener:
         Also called outside the training loop, for the table at its end.
         """
 
-    def on_checkpoint(self, nimg: int, path: Path) -> None: ...
+    def on_checkpoint(self, nimg: int, path: Path) -> None:
+        """It is there; training has gone on meanwhile."""
 
     def on_warning(self, nimg: int, message: str) -> None: ...
+
+    def on_note(self, message: str) -> None:
+        """Good to know once, and no trouble."""
 
     def on_events(self, events: Sequence[RunEvent]) -> None:
         """The last one has just happened; those before it are the run's so far."""
@@ -119,6 +123,10 @@ class Listeners(Listener):
     def on_warning(self, nimg: int, message: str) -> None:
         for member in self.members:
             member.on_warning(nimg, message)
+
+    def on_note(self, message: str) -> None:
+        for member in self.members:
+            member.on_note(message)
 
     def on_events(self, events: Sequence[RunEvent]) -> None:
         for member in self.members:

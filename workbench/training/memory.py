@@ -82,11 +82,12 @@ def least_memory(
         return held + sum(_kept(_trainer(architecture, config, ranks, None)).values())
 
 
-def checkpoint_bytes(architecture: Architecture, config: RunConfig) -> int:
-    """Size of one checkpoint: trained networks, their moments and the average."""
+def checkpoint_bytes(architecture: Architecture, config: RunConfig) -> tuple[int, int]:
+    """Size of one checkpoint (trained networks, their moments, the average), and of the average."""
     with fake_ranks(1):
         kept = _kept(_trainer(architecture, config, 1, None))
-    return sum(kept[part] for part in ("students", "moments", "average", "buffers"))
+    size = sum(kept[part] for part in ("students", "moments", "average", "buffers"))
+    return size, kept["average"]
 
 
 def _kind(block: nn.Module) -> str:

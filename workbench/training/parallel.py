@@ -49,6 +49,9 @@ from workbench.training.nodes import ALONE, Nodes
 
 ResultT = TypeVar("ResultT")
 
+Group = dist.ProcessGroup
+"""Ranks that talk to each other apart from others."""
+
 _KINDS = {
     kind.__name__: kind
     for kind in (
@@ -226,6 +229,17 @@ def sync_gradients(root: nn.Module, on: bool) -> None:
 def local_tensors(tensors: Iterable[Tensor]) -> list[Tensor]:
     """This rank's shards: what is cheap to work on, without DTensor's dispatch."""
     return [each.to_local() if isinstance(each, DTensor) else each for each in tensors]
+
+
+def cpu_group(ranks: Ranks, timeout: timedelta) -> Group | None:
+    """All ranks once more, over the CPU, for a thread of its own: collectives of two would mix.
+
+    Every rank calls it at the same moment. One process alone needs none.
+    """
+    if ranks.world == 1:
+        return None
+    group: Group = dist.new_group(backend="gloo", timeout=timeout)
+    return group
 
 
 def whole_state(network: nn.Module) -> dict[str, Any]:

@@ -155,22 +155,26 @@ class Trainer:
         """
         resumed = self.resume()
         self.listener.on_start(self.progress())
-        if not resumed:
-            self.evaluation.evaluate(self)
-            self._checkpoint.write(self)
-        while not self.finished:
-            if self._wants_stop():
-                self._checkpoint.write(self, must=True)
-                raise InterruptedRunError(
-                    f"Stopped at {self.state.nimg / 1000:g} kimg; the checkpoint is written. "
-                    "The same command continues."
-                )
-            self.train_step()
-            for callback in self.callbacks:
-                callback.on_step(self)
-            self.listener.on_iteration(self.progress())
-            for callback in self.callbacks:
-                callback.on_step_end(self)
+        self.checkpoints.tell_sizes(self.state.nimg, self.stateful())
+        try:
+            if not resumed:
+                best = self.evaluation.evaluate(self)
+                self._checkpoint.write(self, best=best)
+            while not self.finished:
+                if self._wants_stop():
+                    self._checkpoint.write(self, must=True)
+                    raise InterruptedRunError(
+                        f"Stopped at {self.state.nimg / 1000:g} kimg; the checkpoint is written. "
+                        "The same command continues."
+                    )
+                self.train_step()
+                for callback in self.callbacks:
+                    callback.on_step(self)
+                self.listener.on_iteration(self.progress())
+                for callback in self.callbacks:
+                    callback.on_step_end(self)
+        finally:
+            self.checkpoints.finish()
         return self.state
 
     def train_step(self) -> None:
@@ -320,7 +324,7 @@ class Trainer:
         For looking back at the end: training does not go on from here.
         """
         best = self.state.best_nimg
-        path = None if best is None else self.checkpoints.at(best)
+        path = None if best is None else self.checkpoints.average_at(best)
         if path is None:
             return False
         unread = False
