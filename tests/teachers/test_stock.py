@@ -30,8 +30,9 @@ from workbench.teachers.stock import (
     stock_steps_default,
 )
 from workbench.training.config import LoraConfig
+from workbench.training.launch import launch
 from workbench.training.lora import AdapterBase, adapter_network
-from workbench.training.parallel import joined_ranks, launch
+from workbench.training.parallel import joined_ranks
 
 PROMPTS = ["a seven", "the number two", "zero"]
 STEPS = 4

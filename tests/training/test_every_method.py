@@ -19,8 +19,9 @@ from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.training.config import RunConfig, ScheduleConfig, TrainingConfig
 from workbench.training.engine import Engine, InterruptedRunError, Student
 from workbench.training.events import Listener, StopFlag
+from workbench.training.launch import launch
 from workbench.training.overrides import with_overrides
-from workbench.training.parallel import joined_ranks, launch
+from workbench.training.parallel import joined_ranks
 
 SHAPE = (2, 3)
 STD = 0.3

@@ -29,8 +29,9 @@ from workbench.training.checkpoint import load_modules
 from workbench.training.config import AdamConfig, LoraConfig, RunConfig, TrainingConfig
 from workbench.training.engine import Engine, InterruptedRunError
 from workbench.training.events import StopFlag
+from workbench.training.launch import launch
 from workbench.training.lora import AdapterNetwork, merged, merged_network, save_adapter
-from workbench.training.parallel import Ranks, joined_ranks, launch
+from workbench.training.parallel import Ranks, joined_ranks
 from workbench.training.roles import Roles, Student, build_roles, student_network
 
 LORA = 'training.lora={"rank":4,"scale":2}'

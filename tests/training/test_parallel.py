@@ -11,7 +11,8 @@ from workbench.errors import MemoryExhaustedError, RequestError, WorkbenchError
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.training.engine import Engine, Student
 from workbench.training.events import Listener
-from workbench.training.parallel import joined_ranks, launch
+from workbench.training.launch import launch
+from workbench.training.parallel import joined_ranks
 
 
 class Blocks(torch.nn.Module):

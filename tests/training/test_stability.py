@@ -27,8 +27,9 @@ from workbench.training.engine import (
     Student,
 )
 from workbench.training.events import EventKind, Progress, RunEvent, StopFlag
+from workbench.training.launch import launch
 from workbench.training.overrides import with_overrides
-from workbench.training.parallel import joined_ranks, launch, whole_state
+from workbench.training.parallel import joined_ranks, whole_state
 from workbench.training.stability import (
     SCORE_DRAG,
     SCORE_GAP,
