@@ -148,7 +148,7 @@ class _Place:
         """The run's command; on several nodes torchrun calls it, in this node's processes."""
         if self.nodes == 1:
             return job.command()
-        python, *command = replace(job, nproc=1).command()
+        python, *command = replace(job, nproc=1).command()  # torchrun's parser stumbles on --nproc
         return [
             *(python, "-m", "torch.distributed.run", "--nproc-per-node", str(job.nproc)),
             *("--nnodes", str(self.nodes), "--node-rank", str(self.rank)),
