@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,4 +115,17 @@ def test_other_commands_are_of_one_process(inside_finished: InsideWorkbench) -> 
     main, other = in_two_tasks(*inside_finished.command("runs", "list", "--json", *place))
     assert (main.returncode, other.returncode) == (0, 0), (main, other)
     assert len(json.loads(main.stdout)) == 1
+    assert (other.stdout, other.stderr) == ("", "")
+
+
+def test_an_evaluation_is_shared_too(prepared: InsideWorkbench) -> None:
+    model = str(prepared.teacher)
+    command = ("evaluate", model, "--samples", "100", "--steps", "2", "--metrics", "fid", "--json")
+    alone = json.loads(prepared(*command, "--reference", "digits").stdout)["table"]
+    shutil.rmtree(prepared.workspace / "cache" / "features")
+    place = ("--reference", "digits", "--workspace", str(prepared.workspace))
+    main, other = in_two_tasks(*prepared.command(*command, *place))
+    assert (main.returncode, other.returncode) == (0, 0), (main, other)
+    (shared,) = json.loads(main.stdout)["table"]
+    assert shared["fid"] == pytest.approx(alone[0]["fid"], rel=1e-5)
     assert (other.stdout, other.stderr) == ("", "")

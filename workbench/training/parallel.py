@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from workbench.errors import RequestError
 from workbench.teachers.base import VelocityNetwork
+from workbench.training.world import rank_variables
 
 ResultT = TypeVar("ResultT")
 
@@ -119,16 +120,18 @@ def choose_device() -> torch.device:
 
 @contextmanager
 def joined_ranks() -> Iterator[Ranks]:
-    """The ranks of this process: alone, as launched, or of a script under torchrun."""
+    """The ranks of this process: alone, as launched, or of a script under torchrun or srun."""
     if dist.is_initialized():
         yield Ranks(dist.get_rank(), dist.get_world_size(), choose_device())
         return
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    variables = rank_variables(os.environ)
+    if variables is None:
         device = choose_device()
         if device.type == "cuda":
             torch.cuda.set_device(device)
         yield Ranks(0, 1, device)
         return
+    os.environ.update(variables)
     yield join_group()
     # Not after an error: this rank must report its own before its peers notice that it left.
     dist.destroy_process_group()
