@@ -15,13 +15,14 @@ from statistics import median
 
 import torch
 from torch import Tensor, nn
-from workbench.training.engine import Engine, Student
 
 from benchmarks.methods import student
 from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.base import Conditioning, OwnVelocity
+from workbench.training.networks import Student
 from workbench.training.parallel import Ranks, choose_device
 from workbench.training.recipes import run_config
+from workbench.training.trainer import Trainer
 
 CHECKPOINTS = 50
 ROUNDS = 3
@@ -47,9 +48,9 @@ def seconds(taught: Student, folder: Path | None) -> float:
         f"training.batch_size={BATCH}",
         f"schedule.checkpoint_kimg={2 * BATCH / 1000}",
     )
-    engine = Engine(config, taught, Ranks(0, 1, choose_device()), folder)
+    trainer = Trainer(config, taught, Ranks(0, 1, choose_device()), folder)
     began = time.perf_counter()
-    engine.train()
+    trainer.train()
     return time.perf_counter() - began
 
 

@@ -27,10 +27,9 @@ from workbench.runs.folder import RunFolder
 from workbench.runs.slurm import SlurmLauncher, SlurmSettings
 from workbench.tracking import RunRow, default_uri
 from workbench.training.config import RunConfig
-from workbench.training.nodes import Nodes
 from workbench.workspace import Workspace, exclusive, open_workspace
 
-HERE = How(Nodes(1, 0, None), None, None)
+HERE = How(None, None)
 
 
 @pytest.fixture
@@ -108,7 +107,7 @@ def test_what_others_began_and_did_not_finish_is_told_with_the_way_out(
 
     monkeypatch.setattr(elsewhere, "taken_elsewhere", asked)
     monkeypatch.setattr(launching, "_in_processes", lambda own, *_: list(own))
-    outcomes, left = launch_jobs(jobs, How(HERE.machines, None, parallel), share=True)
+    outcomes, left = launch_jobs(jobs, How(None, parallel), share=True)
     assert (outcomes, left) == ([], 3)
     told = [line for line in capsys.readouterr().err.splitlines() if "Not finished" in line]
     assert len(told) == 2
@@ -154,7 +153,7 @@ def test_what_others_begin_meanwhile_is_left_to_them_side_by_side_too(
     monkeypatch.setattr(workbench.runs, "execute", execute)
     monkeypatch.setattr(workbench.runs.LocalLauncher, "start", lambda self, job: finish(job))
     monkeypatch.setattr("workbench.cli.building.ensure_with_bar", lambda *_: None)
-    outcomes, left = launch_jobs(jobs, How(HERE.machines, None, parallel), share=True)
+    outcomes, left = launch_jobs(jobs, How(None, parallel), share=True)
     assert (begun, len(outcomes), left) == ([0, 1], 2, 1)
     said = capsys.readouterr().err
     assert said.count("q/default-seed2 is running on far; --fresh runs it here too.") == 1
@@ -209,7 +208,7 @@ def test_a_cluster_that_is_not_here_is_refused_before_anything_begins(
     """Not run by run: nothing about one of them would help."""
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", str(jobs[0].workspace.root))
-    how = How(HERE.machines, SlurmLauncher(SlurmSettings()), None)
+    how = How(SlurmLauncher(SlurmSettings()), None)
     with pytest.raises(RequestError, match="No srun on this machine"):
         check_jobs(jobs, how)
 

@@ -5,6 +5,7 @@ A whole Slurm is a drill, not a test: docs/slurm.md says what was tried on one.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,8 +17,9 @@ import psutil
 import pytest
 import torch
 
-from tests.cli.conftest import InsideWorkbench, Workbench
+from tests.cli.conftest import ONLY_RUNS, InsideWorkbench, Workbench
 from tests.cli.test_run import KEYS, final_weights, points_in_mlflow
+from tests.cli.test_torchrun import SHORT
 from workbench.errors import RequestError
 from workbench.runs.jobs import Job
 from workbench.runs.slurm import SlurmLauncher, SlurmSettings, slurm_settings
@@ -169,6 +171,59 @@ def test_a_person_stops_it_and_slurm_has_the_last_word(tmp_path: Path) -> None:
     held.tell(signal.SIGUSR1)
     assert held.ended() == 3
     assert "fresh: False" in held.log.read_text()
+
+
+NODE = """
+import sys
+from pathlib import Path
+from workbench.runs.jobs import Job
+from workbench.runs.slurm_task import SlurmTask
+from workbench.training.config import load_config
+from workbench.workspace import open_workspace
+
+config, place = load_config(Path(sys.argv[1])), open_workspace(Path(sys.argv[2]))
+SlurmTask.of(Job(config, place, ""), 80)()
+"""
+
+
+def two_nodes(config: Path, workbench: Workbench) -> list[subprocess.Popen[bytes]]:
+    """submitit's tasks of a job on two nodes, which are both this machine."""
+    marks = {
+        "SUBMITIT_EXECUTOR": "local",
+        "SUBMITIT_FOLDER": str(config.parent),
+        "SUBMITIT_LOCAL_JOB_ID": str(os.getpid()),
+        "SUBMITIT_LOCAL_JOB_NUM_NODES": "2",
+        "SLURM_STEP_NUM_TASKS": "2",  # of the step whose tasks these are: torchrun says its own
+        "MLFLOW_TRACKING_URI": default_uri(workbench.workspace),
+    }
+    command = [sys.executable, "-c", NODE, str(config), str(workbench.workspace)]
+    return [
+        subprocess.Popen(command, env={**os.environ, **marks, "SUBMITIT_LOCAL_GLOBALID": node})
+        for node in ("0", "1")
+    ]
+
+
+def test_two_nodes_are_two_ranks_and_save_themselves_together(
+    prepared: InsideWorkbench, tmp_path: Path
+) -> None:
+    plan = prepared(*prepared.quick("--dry-run", "--json", settings=SHORT)).stdout
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({k: v for k, v in json.loads(plan).items() if k != "origins"}))
+    job = Job(load_config(file), open_workspace(prepared.workspace), "")
+    job.write()
+    tasks = two_nodes(file, prepared)
+    reached = prepared.nimg_reached(160)
+    while not reached():
+        assert [task.poll() for task in tasks] == [None, None], job.log.read_text()
+        time.sleep(0.05)
+    for task in tasks:
+        task.send_signal(signal.SIGUSR1)
+    assert [task.wait(timeout=100) for task in tasks] == [1, 1]
+    assert job.log.read_text().count("the checkpoint is written. The same command continues") == 1
+    assert [task.wait(timeout=400) for task in two_nodes(file, prepared)] == [0, 0]
+    assert job.log.read_text().count("Resuming at") == 1
+    (tracked,) = list_runs(default_uri(prepared.workspace), "quickstart", where=ONLY_RUNS)
+    assert (tracked.status, tracked.tags["ranks"]) == ("FINISHED", "2")
 
 
 def test_what_did_not_travel_is_named(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from workbench.evaluation.grids import NotFiniteError
 from workbench.evaluation.scratch import scratch_cache
 from workbench.evaluation.viewing import Peers
 from workbench.flow import NoiseSource
-from workbench.training.parallel import joined_ranks, launch
+from workbench.training.launch import launch
+from workbench.training.parallel import joined_ranks
 
 SAMPLES, BATCH, DIMENSION = 130, 20, 12
 

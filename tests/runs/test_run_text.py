@@ -17,7 +17,8 @@ from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.text_store import TextStore, text_identity
 from workbench.training.config import RunConfig
 from workbench.training.events import StopFlag
-from workbench.training.parallel import Ranks, joined_ranks, launch
+from workbench.training.launch import launch
+from workbench.training.parallel import Ranks, joined_ranks
 from workbench.training.recipes import run_config
 from workbench.workspace import Workspace
 

@@ -31,8 +31,9 @@ from workbench.teachers.stock import (
 )
 from workbench.teachers.weights import sharing_memory
 from workbench.training.config import LoraConfig
+from workbench.training.launch import launch
 from workbench.training.lora import AdapterBase, AdapterNetwork
-from workbench.training.parallel import Sharding, joined_ranks, launch, parallelize
+from workbench.training.parallel import Sharding, joined_ranks, parallelize
 
 PROMPTS = ["a seven", "the number two", "zero"]
 STEPS = 4

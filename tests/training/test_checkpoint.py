@@ -14,11 +14,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.training.test_engine import ALONE, Recorder, config, same, student, weights
-from workbench.training.engine import Engine, Student
 
 from tests.helpers import labels
 from tests.training.test_parallel import Blocks, BlockVelocity
+from tests.training.test_trainer import ALONE, Recorder, config, same, student, weights
 from workbench.errors import InterruptedRunError
 from workbench.training import checkpoint
 from workbench.training.checkpoint import (
@@ -31,7 +30,10 @@ from workbench.training.checkpoint import (
     load_modules,
 )
 from workbench.training.events import Progress, StopFlag
-from workbench.training.parallel import joined_ranks, launch
+from workbench.training.launch import launch
+from workbench.training.networks import Student
+from workbench.training.parallel import joined_ranks
+from workbench.training.trainer import Trainer
 
 
 class Slow(checkpoint._FolderWriter):
@@ -83,25 +85,25 @@ def test_training_goes_on_while_a_slow_disk_writes(tmp_path: Path, slow: type[Sl
                 slow.may.set()
 
     heard = Watch()
-    engine = Engine(config("schedule.keep_checkpoints=20"), student(), ALONE, tmp_path, heard)
-    engine.train()
+    trainer = Trainer(config("schedule.keep_checkpoints=20"), student(), ALONE, tmp_path, heard)
+    trainer.train()
     assert heard.checkpoints == list(range(0, 801, 80))
-    until_then = Engine(config(kimg=0.08), student(), ALONE)
+    until_then = Trainer(config(kimg=0.08), student(), ALONE)
     until_then.train()
-    engine.checkpoints.restore(checkpoint_path(tmp_path, 80), engine._stateful())
-    assert same(weights(engine), weights(until_then))
+    trainer.checkpoints.restore(checkpoint_path(tmp_path, 80), trainer.stateful())
+    assert same(weights(trainer), weights(until_then))
 
 
 def test_what_is_being_written_is_waited_for_where_it_is_looked_for(
     tmp_path: Path, slow: type[Slow]
 ) -> None:
     slow.nimg = 16
-    engine = Engine(config(), student(), ALONE, tmp_path)
-    engine._iterate()
-    engine._checkpoint()
+    trainer = Trainer(config(), student(), ALONE, tmp_path)
+    trainer.train_step()
+    trainer._checkpoint.write(trainer)
     assert slow.begun.wait(60)
     threading.Timer(0.3, slow.may.set).start()
-    assert engine.checkpoints.newest(16) == checkpoint_path(tmp_path, 16)
+    assert trainer.checkpoints.newest(16) == checkpoint_path(tmp_path, 16)
 
 
 def test_a_moment_is_not_written_twice(tmp_path: Path) -> None:
@@ -110,7 +112,7 @@ def test_a_moment_is_not_written_twice(tmp_path: Path) -> None:
     heard.on_iteration = lambda progress: setattr(stop, "requested", progress.nimg >= 80)
     for _ in range(2):
         with pytest.raises(InterruptedRunError):
-            Engine(config(), student(), ALONE, tmp_path, heard, stop=stop).train()
+            Trainer(config(), student(), ALONE, tmp_path, heard, stop=stop).train()
     assert heard.checkpoints == [0, 80]
 
 
@@ -124,7 +126,7 @@ from pathlib import Path
 from tests.training.test_checkpoint import *
 Slow.nimg = {at}
 checkpoint._FolderWriter = Slow
-Engine(config({every!r}), student(), ALONE, Path({folder!r}), evaluate=judge).train()
+Trainer(config({every!r}), student(), ALONE, Path({folder!r}), evaluate=judge).train()
 """
 
 
@@ -147,12 +149,12 @@ def test_killed_while_it_writes_a_run_goes_on_to_the_same_bits(
         run.send_signal(signal.SIGKILL)
     assert kept_averages(folder) == sorted({0, newest, 160})
     heard = Told()
-    resumed = Engine(config(every), student(), ALONE, folder, heard, judge)
+    resumed = Trainer(config(every), student(), ALONE, folder, heard, judge)
     assert resumed.resume()
     assert (resumed.state.nimg, resumed.state.best_nimg) == (newest, 0)
     assert average_path(folder, 0).is_dir()
     resumed.train()
-    whole = Engine(config(every), student(), ALONE, tmp_path / "whole", evaluate=judge)
+    whole = Trainer(config(every), student(), ALONE, tmp_path / "whole", evaluate=judge)
     whole.train()
     assert heard.warnings == []
     for name in ("killed", "whole"):
@@ -163,27 +165,27 @@ def test_killed_while_it_writes_a_run_goes_on_to_the_same_bits(
             Path("nimg-000000000800"),
         ]
     assert same(weights(resumed), weights(whole))
-    for engine in (resumed, whole):
-        assert engine.state.best_nimg == 160
-        assert engine.load_best()
+    for trainer in (resumed, whole):
+        assert trainer.state.best_nimg == 160
+        assert trainer.load_best()
     assert same(weights(resumed), weights(whole))
 
 
 def test_a_best_that_is_a_whole_checkpoint_stays(tmp_path: Path) -> None:
     """As earlier versions kept it."""
-    Engine(config(kimg=0.16), student(), ALONE, tmp_path, evaluate=judge).train()
+    Trainer(config(kimg=0.16), student(), ALONE, tmp_path, evaluate=judge).train()
     shutil.rmtree(tmp_path / "best")
-    engine = Engine(config(), student(), ALONE, tmp_path, evaluate=judge)
-    engine.train()
+    trainer = Trainer(config(), student(), ALONE, tmp_path, evaluate=judge)
+    trainer.train()
     assert kept_averages(tmp_path) == [160, 720, 800]
-    assert engine.load_best()
+    assert trainer.load_best()
 
 
 def test_a_better_score_alone_writes_one_network(tmp_path: Path) -> None:
     """No checkpoint to go on from: what comes before it stays the newest."""
     settings = config("schedule.checkpoint_kimg=10", "schedule.keep_checkpoints=5", kimg=0.32)
     heard = Told()
-    Engine(settings, student(), ALONE, tmp_path, heard, judge).train()
+    Trainer(settings, student(), ALONE, tmp_path, heard, judge).train()
     assert heard.checkpoints == [0, 320]
     assert kept_averages(tmp_path) == [0, 160, 320]
     average, whole = (
@@ -197,11 +199,11 @@ def test_a_failed_write_is_a_warning_until_it_must_be(tmp_path: Path) -> None:
     (tmp_path / "best").write_text("in the way")
     scores = iter([5.0, 4.0, 4.5, 4.5, 4.5, 3.0])
     heard = Told()
-    engine = Engine(
+    trainer = Trainer(
         config(), student(), ALONE, tmp_path, heard, lambda nimg, net: {"fid": next(scores)}
     )
     with pytest.raises(UnwrittenCheckpointError, match=r"Could not write checkpoint \S+nimg-0+800"):
-        engine.train()
+        trainer.train()
     assert [text.split(":")[0][-4:] for text in heard.warnings] == ["0000", "0160"]
     assert all("Training goes on." in text for text in heard.warnings)
     assert heard.checkpoints == [80, *range(240, 721, 80)]
@@ -220,11 +222,11 @@ def test_a_full_disk_is_told_before_anything_is_written(
 
     heard = Filled()
     folder = tmp_path / "not yet" / "there"
-    engine = Engine(config(), student(), ALONE, folder, heard)
+    trainer = Trainer(config(), student(), ALONE, folder, heard)
     with pytest.raises(
         CheckpointError, match=r"it takes .* lower schedule\.keep_checkpoints"
     ) as error:
-        engine.train()
+        trainer.train()
     assert "\n" not in str(error.value)
     assert heard.checkpoints == [0, 80]
     assert [text.split(":")[0] for text in heard.warnings] == ["Could not write a checkpoint"] * 8
@@ -233,7 +235,7 @@ def test_a_full_disk_is_told_before_anything_is_written(
     again = Told()
     settings = config("schedule.keep_checkpoints=20")
     with pytest.raises(CheckpointError):
-        Engine(settings, student(), ALONE, folder, again).train()
+        Trainer(settings, student(), ALONE, folder, again).train()
     assert "Checkpoints will take" in again.warnings[0]
 
 
@@ -254,11 +256,11 @@ def half_broken(folder: Path, kimg: float) -> tuple[list[int], list[str], bool]:
     with joined_ranks() as ranks:
         heard, failed = Told(), False
         settings = config("schedule.keep_checkpoints=20", kimg=kimg)
-        engine = Engine(
+        trainer = Trainer(
             settings, Student(BlockVelocity(Blocks()), (3,), labels(7)), ranks, folder, heard, judge
         )
         try:
-            engine.train()
+            trainer.train()
         except UnwrittenCheckpointError:
             failed = True
         return heard.checkpoints, heard.warnings, ranks.gather(failed) == [True, True]
@@ -276,7 +278,7 @@ def test_two_ranks_write_in_the_background_and_fail_together(tmp_path: Path) -> 
     left = sorted(p.name for p in (tmp_path / "short").glob("*nimg-*"))
     assert left == ["nimg-000000000000", "nimg-000000000080"]
     # What two ranks wrote while they trained on is what they had: one rank alone comes to the same.
-    alone = Engine(config(kimg=0.08), Student(BlockVelocity(Blocks()), (3,), labels(7)), ALONE)
+    alone = Trainer(config(kimg=0.08), Student(BlockVelocity(Blocks()), (3,), labels(7)), ALONE)
     alone.train()
     theirs = BlockVelocity(Blocks())
     load_modules(checkpoint_path(tmp_path / "long", 80), {"generator_ema": theirs})

@@ -18,9 +18,10 @@ from workbench.methods import METHODS, Batch, FewStepSampler, Pairs, method_type
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.training.config import RunConfig, ScheduleConfig, TrainingConfig
 from workbench.training.events import Listener, StopFlag
+from workbench.training.launch import launch
 from workbench.training.networks import Student
 from workbench.training.overrides import with_overrides
-from workbench.training.parallel import joined_ranks, launch
+from workbench.training.parallel import joined_ranks
 from workbench.training.trainer import Trainer
 
 SHAPE = (2, 3)

@@ -28,9 +28,10 @@ from workbench.teachers.digits import PROMPTS as DIGIT_PROMPTS
 from workbench.training.checkpoint import load_modules
 from workbench.training.config import AdamConfig, LoraConfig, RunConfig, TrainingConfig
 from workbench.training.events import StopFlag
+from workbench.training.launch import launch
 from workbench.training.lora import AdapterNetwork, merged, merged_network, save_adapter
 from workbench.training.networks import Roles, Student, build_networks, student_network
-from workbench.training.parallel import Ranks, joined_ranks, launch, local_tensors
+from workbench.training.parallel import Ranks, joined_ranks, local_tensors
 from workbench.training.trainer import Trainer
 
 LORA = 'training.lora={"rank":4,"scale":2}'

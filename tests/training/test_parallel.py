@@ -10,8 +10,9 @@ from tests.training.test_trainer import config, labels
 from workbench.errors import MemoryExhaustedError, RequestError, WorkbenchError
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.training.events import Listener
+from workbench.training.launch import launch
 from workbench.training.networks import Student
-from workbench.training.parallel import joined_ranks, launch
+from workbench.training.parallel import joined_ranks
 from workbench.training.trainer import Trainer
 
 

@@ -20,9 +20,10 @@ from workbench.methods.sid import score_drag, score_gap
 from workbench.teachers.base import OwnVelocity, VelocityNetwork
 from workbench.training.config import RunConfig, ScheduleConfig, TrainingConfig
 from workbench.training.events import EventKind, Progress, RunEvent, StopFlag
+from workbench.training.launch import launch
 from workbench.training.networks import Student
 from workbench.training.overrides import with_overrides
-from workbench.training.parallel import joined_ranks, launch, whole_state
+from workbench.training.parallel import joined_ranks, whole_state
 from workbench.training.stability import (
     SCORE_DRAG,
     SCORE_GAP,

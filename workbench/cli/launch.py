@@ -18,7 +18,6 @@ from workbench.errors import (
 if TYPE_CHECKING:
     from workbench.runs import Job, Launcher, RunOutcome
     from workbench.tracking import RunRow
-    from workbench.training.nodes import Nodes
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,6 @@ class How:
         parallel: runs at once; None for one here, and for all with a launcher.
     """
 
-    machines: Nodes
     launcher: Launcher | None
     parallel: int | None
 
@@ -49,20 +47,21 @@ def check_jobs(jobs: Sequence[Job], how: How, *, remote: bool = True) -> list[st
         remote: also ask for what is downloaded; else what is missing here is returned, in words.
 
     Raises:
-        RequestError: options that do not go together, a batch that does not divide by the ranks, an
-            address that MLflow does not take, a launcher that this machine does not have, an
-            unknown teacher, or unreadable prompts.
+        RequestError: runs side by side in processes of torchrun or srun, a batch that does not
+            divide by the ranks, an address that MLflow does not take, a launcher that this machine
+            does not have, an unknown teacher, or unreadable prompts.
     """
     from workbench.runs import check_request, check_sources
     from workbench.tracking import check_uri
+    from workbench.training.world import current_world
 
     for job in jobs:
         check_uri(job.tracking_uri)
-        check_request(job.config, job.nproc, how.machines)
-    if how.apart(len(jobs)) and how.machines.count > 1:
+        check_request(job.config, job.nproc)
+    if how.apart(len(jobs)) and current_world() is not None:
         raise RequestError(
-            "--nodes is for runs one after the other on this machine: neither with --parallel nor "
-            "with --launcher slurm, which takes --slurm nodes=N."
+            "The processes of torchrun or srun do one run after the other: without them, or "
+            "without --parallel and --launcher."
         )
     pending = [job for job in jobs if job.fresh or job.folder.results() is None]
     if how.launcher is not None:
@@ -96,7 +95,7 @@ def launch_jobs(jobs: list[Job], how: How, share: bool) -> tuple[list[RunOutcome
         own = [job for job in jobs if not is_left(job)]
         outcomes = _in_processes(own, how.launcher, how.at_once(len(jobs)), is_left)
     else:
-        outcomes = _here(jobs, how.machines, is_left)
+        outcomes = _here(jobs, is_left)
     _tell_unfinished(left)
     return outcomes, len(left)
 
@@ -120,7 +119,7 @@ def find_launcher(name: str, slurm: list[str]) -> Launcher | None:
     return None
 
 
-def _here(jobs: list[Job], machines: Nodes, is_left: Callable[[Job], bool]) -> list[RunOutcome]:
+def _here(jobs: list[Job], is_left: Callable[[Job], bool]) -> list[RunOutcome]:
     """One after the other in this process.
 
     Of several, one that fails or is running already does not stop the rest.
@@ -152,7 +151,6 @@ def _here(jobs: list[Job], machines: Nodes, is_left: Callable[[Job], bool]) -> l
             TerminalListener,
             find_with_bar,
             say,
-            nodes=machines,
         )
         try:
             outcomes.append(execute(request))

@@ -62,7 +62,14 @@ system.register(app)
 
 
 def run_cli() -> None:
-    """Entry point: WorkbenchErrors become one line and their exit code."""
+    """Entry point: one command, also where torchrun or srun started it in several processes."""
+    from workbench.training.world import run_in_world
+
+    run_in_world(_run, print_error)
+
+
+def _run() -> None:
+    """WorkbenchErrors become one line and their exit code."""
     try:
         app()
     except WorkbenchError as error:

@@ -85,18 +85,13 @@ def run(
         ),
     ] = None,
     nproc: Annotated[
-        int, typer.Option(min=1, help="Processes to shard a run over.", rich_help_panel=HOW)
+        int,
+        typer.Option(
+            min=1,
+            help="Processes to shard a run over, here; on several machines: torchrun or srun.",
+            rich_help_panel=HOW,
+        ),
     ] = 1,
-    nodes: Annotated[
-        int, typer.Option(min=1, help="Machines to shard a run over.", rich_help_panel=HOW)
-    ] = 1,
-    node_rank: Annotated[
-        int, typer.Option(min=0, help="This machine's place among them.", rich_help_panel=HOW)
-    ] = 0,
-    rendezvous: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="Of node 0, for all.", rich_help_panel=HOW),
-    ] = None,
     launcher: Annotated[
         str, typer.Option(help="local, or slurm for one job a run.", rich_help_panel=HOW)
     ] = "local",
@@ -131,13 +126,12 @@ def run(
     from workbench.cli.launch import How, check_jobs, find_launcher, launch_jobs
     from workbench.runs import Job
     from workbench.tracking import default_uri
-    from workbench.training.nodes import Nodes
     from workbench.workspace import open_workspace
 
     place = open_workspace(workspace)
     uri = tracking_uri or default_uri(place.root)
     launch_from = find_launcher(launcher, slurm or [])
-    how = How(Nodes(nodes, node_rank, rendezvous), launch_from, parallel)
+    how = How(launch_from, parallel)
     changes = with_selectors(set_, teacher, recipe)
     plan, configs, origins = _requested(
         experiment, variant, changes, seeds, new_version, place, uri
@@ -152,7 +146,7 @@ def run(
             say(f"Missing here, and a run would be refused for it: {problem}")
         return
     # A saved configuration is run as it is asked for: by a person, or by another command.
-    share = plan is not None and not fresh and how.machines.count == 1
+    share = plan is not None and not fresh
     outcomes, taken = launch_jobs(jobs, how, share)
     _report(outcomes, place, uri, json_output, single=len(jobs) == 1)
     if len(outcomes) + taken < len(jobs):

@@ -41,7 +41,8 @@ from workbench.runs.kept_images import KeptImages, claim_folder
 from workbench.runs.kept_scores import ARTIFACTS
 from workbench.runs.scored_rows import Evaluation, Score, ScoredRow, keep_row
 from workbench.tracking import add_later, check_uri, read_points
-from workbench.training.parallel import Ranks, joined_ranks, launch, refuse_foreign_ranks
+from workbench.training.launch import launch, world_size
+from workbench.training.parallel import Ranks, joined_ranks
 from workbench.workspace import Workspace
 
 LOG = logging.getLogger(__name__)
@@ -96,10 +97,10 @@ def evaluate_source(request: EvaluateRequest, tracking_uri: str | None = None) -
     """
     for name in request.metrics or ():
         metric_info(name)
-    refuse_foreign_ranks()
+    world_size(request.nproc)
     if tracking_uri is not None:
         check_uri(tracking_uri)
-    rows, run = launch(_on_ranks, request.nproc, request, name=request.source.reference)
+    rows, run = launch(_on_ranks, request.nproc, request)
     if run is not None:
         rows = [replace(row, kimg=run[1] / 1000) for row in rows]
     files = tuple(keep_row(request.workspace, row) for row in rows)

@@ -1,4 +1,4 @@
-"""Running, resuming and recalling a run, here or as one of several nodes."""
+"""Running, resuming and recalling a run."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ from workbench.teachers.prompt_sources import PromptSet, read_prompts
 from workbench.training import formats
 from workbench.training.config import RunConfig
 from workbench.training.events import Listener
-from workbench.training.nodes import ALONE, Nodes
-from workbench.training.parallel import Ranks, launch, ran_out_of_memory, refuse_foreign_ranks
+from workbench.training.failures import ran_out_of_memory
+from workbench.training.launch import launch, world_size
+from workbench.training.parallel import Ranks
 from workbench.workspace import Workspace, exclusive, is_held
 
 
@@ -50,7 +51,6 @@ class RunRequest:
     find_teacher: Callable[[str, Path], Path] = find_teacher
     say: Say = silent_say
     tags: Mapping[str, str] = field(default_factory=dict)
-    nodes: Nodes = ALONE
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,10 @@ def _execute(request: RunRequest) -> RunOutcome:
     config = request.config
     workspace = request.workspace
     folder = run_folder(workspace, config)
-    check_request(config, request.nproc, request.nodes)
+    check_request(config, request.nproc)
     recalled = None if request.fresh else recall(folder, request.tracking_uri, request.say)
     if recalled is not None:
         return recalled
-    if request.nodes.rank > 0:
-        return _take_part(request, folder)
     prompts = read_run_prompts(config)
     _check_pairs(config)  # so that bad ones are refused before anything is written
     _check_evaluation(config, workspace)
@@ -119,8 +117,11 @@ def _execute(request: RunRequest) -> RunOutcome:
             request.say,
             request.tags,
         )
-        _launch(request, folder, job)
-        return _outcome(folder)
+        launch(run_on_ranks, request.nproc, job)
+        results = folder.results()
+        if results is None:
+            raise WorkbenchError(f"Run {folder.name} ended without results.")
+        return RunOutcome(folder, results, trained=True)
 
 
 def recall(folder: RunFolder, tracking_uri: str, say: Say = silent_say) -> RunOutcome | None:
@@ -137,33 +138,12 @@ def recall(folder: RunFolder, tracking_uri: str, say: Say = silent_say) -> RunOu
     return RunOutcome(folder, results, trained=False)
 
 
-def _take_part(request: RunRequest, folder: RunFolder) -> RunOutcome:
-    """A node other than node 0: its ranks learn from rank 0 what to do.
-
-    They share node 0's file system. Node 0 comes to the rendezvous when the folder is prepared.
-    """
-    _launch(request, folder, None)
-    return _outcome(folder)
-
-
-def _launch(request: RunRequest, folder: RunFolder, job: SessionJob | None) -> None:
-    launch(run_on_ranks, request.nproc, job, nodes=request.nodes, name=folder.name)
-
-
-def _outcome(folder: RunFolder) -> RunOutcome:
-    results = folder.results()
-    if results is None:
-        raise WorkbenchError(f"Run {folder.name} ended without results.")
-    return RunOutcome(folder, results, trained=True)
-
-
-def check_request(config: RunConfig, nproc: int, nodes: Nodes = ALONE) -> None:
+def check_request(config: RunConfig, nproc: int) -> None:
     """Refuse what is known to be impossible before anything is written.
 
     Raises:
-        RequestError: the batch does not divide by the ranks, or torchrun started this process.
+        RequestError: the batch does not divide by the ranks, or as :func:`world_size`.
     """
-    refuse_foreign_ranks()
     drawn, computed = config.evaluation.precision, config.training.precision
     if (drawn == "bf16") != (computed == "bf16-mixed"):
         fitting = "bf16" if drawn == "fp32" else "fp32"
@@ -171,7 +151,8 @@ def check_request(config: RunConfig, nproc: int, nodes: Nodes = ALONE) -> None:
             f"training.precision={computed} and evaluation.precision={drawn}: a run's networks "
             f"draw in what they compute with. Set evaluation.precision={fitting}."
         )
-    Ranks(0, nproc * nodes.count, torch.device("cpu")).share(config.training.batch_size)
+    ranks = Ranks(0, world_size(nproc), torch.device("cpu"))
+    ranks.share(config.training.batch_size)
 
 
 def check_sources(

@@ -51,7 +51,8 @@ class Job:
         """The command line; it reads :attr:`config_file`, which :meth:`write` writes."""
         return [
             *(sys.executable, "-m", "workbench", "run", str(self.config_file)),
-            *("--workspace", str(self.workspace.root), "--nproc", str(self.nproc)),
+            *("--workspace", str(self.workspace.root)),
+            *(["--nproc", str(self.nproc)] if self.nproc > 1 else []),
             *(["--fresh"] if self.fresh else []),
         ]
 

@@ -435,12 +435,9 @@ def _table_metrics(rows: Sequence[Row]) -> dict[str, float]:
     }
 
 
-def run_on_ranks(job: SessionJob | None) -> None:
-    """What each rank does; rank 0 alone knows the job at first."""
+def run_on_ranks(job: SessionJob) -> None:
+    """What each rank does."""
     with joined_ranks() as ranks, stop_on_signals() as stop:
-        job = ranks.from_main(job)
-        if job is None:
-            raise RuntimeError("rank 0 has no job")
         listener = job.make_listener() if ranks.is_main else Listener()
         with _tracked(job, ranks) as tracker:
             try:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.errors import RequestError
 from workbench.runs.jobs import Job
+from workbench.training.world import job_port
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -88,9 +89,13 @@ class SlurmTask:
             os.write(log, text.encode())
             return RequestError.exit_code
         fresh = self.job.fresh and not place.requeued
-        command = [*replace(self.job, fresh=fresh).command(), *place.options()]
         self._process = process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_ignore_ours
+            place.command(replace(self.job, fresh=fresh)),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(int(self.patience))},
+            preexec_fn=_ignore_ours,
         )
         if self._asked:
             self._ask()
@@ -121,7 +126,8 @@ class _Place:
 
     rank: int
     nodes: int
-    rendezvous: str
+    first_node: str
+    port: int
     exit_file: Path
     requeued: bool
 
@@ -132,19 +138,22 @@ class _Place:
         return cls(
             rank=environment.global_rank,
             nodes=environment.num_nodes,
-            # Below the ports that systems hand out, and another for each of a node's jobs.
-            rendezvous=f"{environment.hostnames[0]}:{15000 + number % 15000}",
+            first_node=environment.hostnames[0],
+            port=job_port(number),
             exit_file=exit_file_of(environment.paths.folder, environment.job_id),
             requeued=int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0,
         )
 
-    def options(self) -> list[str]:
+    def command(self, job: Job) -> list[str]:
+        """The run's command; on several nodes torchrun calls it, in this node's processes."""
         if self.nodes == 1:
-            return []
-        rank, rendezvous = str(self.rank), self.rendezvous
+            return job.command()
+        python, *command = replace(job, nproc=1).command()  # torchrun's parser stumbles on --nproc
         return [
-            *("--nodes", str(self.nodes), "--node-rank", rank),
-            *("--rendezvous", rendezvous),
+            *(python, "-m", "torch.distributed.run", "--nproc-per-node", str(job.nproc)),
+            *("--nnodes", str(self.nodes), "--node-rank", str(self.rank)),
+            *("--master-addr", self.first_node, "--master-port", str(self.port)),
+            *command,
         ]
 
     def log(self, log: Path) -> Path:

@@ -36,8 +36,8 @@ from workbench.training.checkpoint import (
     save_checkpoint,
 )
 from workbench.training.events import Listener
+from workbench.training.networks import AVERAGE
 from workbench.training.parallel import Group, Ranks, cpu_group
-from workbench.training.roles import AVERAGE
 from workbench.training.state import TrainingState
 
 _SLOWEST_WRITE = timedelta(hours=6)

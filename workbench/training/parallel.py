@@ -1,20 +1,12 @@
-"""Ranks, collectives, sharding, launching: the only file that knows torch.distributed."""
+"""Ranks, collectives, sharding: what training asks of torch.distributed."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import socket
-import sys
-import tempfile
-import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -22,8 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import (  # type: ignore[attr-defined]  # public, but not marked so
     HashStore,
-    PrefixStore,
-    TCPStore,
+    Store,
 )
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -35,44 +26,17 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor
 
-from workbench.errors import (
-    InterruptedRunError,
-    MachineError,
-    MemoryExhaustedError,
-    PrunedRunError,
-    RequestError,
-    SettingsError,
-    WorkbenchError,
-)
+from workbench.errors import RequestError
 from workbench.teachers.base import VelocityNetwork
-from workbench.training.nodes import ALONE, Nodes
+from workbench.training.world import rank_variables
 
 ResultT = TypeVar("ResultT")
 
 Group = dist.ProcessGroup
 """Ranks that talk to each other apart from others."""
 
-_KINDS = {
-    kind.__name__: kind
-    for kind in (
-        SettingsError,
-        RequestError,
-        MachineError,
-        MemoryExhaustedError,
-        InterruptedRunError,
-        PrunedRunError,
-    )
-}
-"""Errors that a caller tells apart, also when they come from a rank of its own."""
-
-_CPU_ALLOCATOR = "DefaultCPUAllocator"  # torch raises a plain RuntimeError there
-_SECONDS_TO_CHECKPOINT = 600  # how long ranks may take to end politely
-_SECONDS_TO_MEET = 900  # node 0 may have a teacher to build or to fetch first
-_SECONDS_TO_JOIN = 120  # once all have met
-_SECONDS_TO_PART = 30  # node 0 may still be closing the run before this one
-
-_SERVED = "served"  # what node 0 is here for
-_STRANGER = "stranger"  # the complaint of a node that is here for something else
+_PATIENCE = timedelta(minutes=60)
+"""How long a rank waits for another: rank 0 uploads, draws and writes for all."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +74,7 @@ class Ranks:
         """Whether the flag is set on any rank; the same answer on all."""
         if self.world == 1:
             return flag
-        flags = torch.tensor(float(flag), device=self.device)
+        flags = torch.tensor(float(flag))  # on the CPU: no GPU has to wait for the answer
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         return bool(flags.item())
 
@@ -259,229 +223,50 @@ def squared_norm(parameters: Iterable[nn.Parameter], device: torch.device) -> Te
 def choose_device() -> torch.device:
     """CUDA where there is one, else the CPU."""
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        # srun may show each process the one GPU that is its own.
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        return torch.device("cuda", local % torch.cuda.device_count())
     return torch.device("cpu")
 
 
 @contextmanager
 def joined_ranks() -> Iterator[Ranks]:
-    """The ranks of this process: alone, or as launched by :func:`launch` or torchrun."""
-    device = choose_device()
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    if world == 1:
+    """The ranks of this process: alone, as launched, or of a script under torchrun or srun."""
+    if dist.is_initialized():
+        yield Ranks(dist.get_rank(), dist.get_world_size(), choose_device())
+        return
+    variables = rank_variables(os.environ)
+    if variables is None:
+        device = choose_device()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         yield Ranks(0, 1, device)
         return
-    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // local))
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    yield Ranks(dist.get_rank(), world, device)
+    os.environ.update(variables)
+    yield join_group()
     # Not after an error: this rank must report its own before its peers notice that it left.
     dist.destroy_process_group()
 
 
-def refuse_foreign_ranks() -> None:
-    """Several processes that another launcher started would each start the whole run.
+def join_group(store: Store | None = None, rank: int = -1, world: int = -1) -> Ranks:
+    """Open the process group, by default as torch's environment variables say.
 
-    Raises:
-        RequestError: this is one of torchrun's processes.
+    Tensors of a GPU travel by NCCL; objects, flags and tensors of the CPU by gloo.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if dist.is_torchelastic_launched() and world > 1:
-        raise RequestError(
-            f"This is one of {world} processes of torchrun, but workbench starts its own: call it "
-            "without torchrun, once on each machine, with --nproc and, on several machines, "
-            "--nodes, --node-rank and --rendezvous."
-        )
-
-
-def launch(
-    function: Callable[..., ResultT],
-    nproc: int,
-    *arguments: Any,
-    nodes: Nodes = ALONE,
-    name: str = "",
-) -> ResultT:
-    """Call a module-level function on ``nproc`` ranks of each node.
-
-    The function joins its ranks with :func:`joined_ranks`. One rank alone runs in this process.
-
-    Args:
-        nodes: every node calls this function; global rank 0 is on node 0.
-        name: what is launched; with several nodes, the same on each.
-
-    Returns:
-        This node's first rank's result: on node 0 that of rank 0.
-
-    Raises:
-        WorkbenchError: a rank failed; carries the first failure's message. Or a node stayed away.
-    """
-    if nproc * nodes.count == 1:
-        return function(*arguments)
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    config = LaunchConfig(
-        min_nodes=nodes.count,
-        max_nodes=nodes.count,
-        nproc_per_node=nproc,
-        run_id=hashlib.sha256(name.encode()).hexdigest()[:16] if name else uuid.uuid4().hex,
-        rdzv_endpoint=nodes.rendezvous or "localhost:0",
-        # Only the static rendezvous keeps the order of the nodes: c10d's sorts their addresses,
-        # and the rank that writes and speaks would be on any machine.
-        rdzv_backend="c10d" if nodes.count == 1 else "static",
-        rdzv_configs={"rank": nodes.rank, "timeout": _SECONDS_TO_JOIN},
-        max_restarts=0,
-        monitor_interval=0.1,
-        shutdown_timeout=_SECONDS_TO_CHECKPOINT,
+    device = choose_device()
+    backend, device_id = "gloo", None
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        backend, device_id = "cpu:gloo,cuda:nccl", device
+    elif "OMP_NUM_THREADS" not in os.environ:
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // local))
+    dist.init_process_group(
+        backend,
+        timeout=_PATIENCE,
+        store=store,
+        rank=rank,
+        world_size=world,
+        device_id=device_id,
     )
-    with tempfile.TemporaryDirectory() as reports:
-        try:
-            with _met(nodes, f"{name} --nproc {nproc}"):
-                results: dict[int, ResultT] = elastic_launch(config, _reporting)(
-                    function, Path(reports), arguments
-                )
-        except (ChildFailedError, SignalException) as error:
-            raise _cause(error, Path(reports)) from error
-        except dist.DistError as error:
-            raise WorkbenchError(f"Lost the other nodes at {nodes.rendezvous}: {error}.") from error
-    return results[min(results)]
-
-
-@contextmanager
-def _met(nodes: Nodes, what: str) -> Iterator[None]:
-    """Wait until every node is here for the same thing, in a way that Ctrl-C can end.
-
-    Raises:
-        RequestError: the port is taken, or the nodes were started with different commands.
-        WorkbenchError: a node stayed away.
-    """
-    if nodes.count == 1:
-        yield
-        return
-    deadline = time.monotonic() + _SECONDS_TO_MEET
-    store = _store_for(nodes, what, deadline)
-    # Prefixed, because node 0's server may have served the run before this one, too.
-    own = PrefixStore(what, store)
-    if own.add(f"node/{nodes.rank}", 1) > 1:
-        raise RequestError(f"Two nodes have --node-rank {nodes.rank} at {nodes.rendezvous}.")
-    for rank in range(nodes.count):
-        while not own.check([f"node/{rank}"]):
-            if own.check([_STRANGER]):
-                raise RequestError(own.get(_STRANGER).decode())
-            _wait(deadline, f"Node {rank} of {nodes.count} did not come to {nodes.rendezvous}")
-    yield  # node 0's store lives on until all is done
-    del own, store
-
-
-def _store_for(nodes: Nodes, what: str, deadline: float) -> TCPStore:
-    """The rendezvous, once node 0 opens it for this: it may still be at the run before.
-
-    Raises:
-        RequestError: the port is taken, or node 0 stays with something else.
-        WorkbenchError: node 0 stayed away.
-    """
-    store = _store(nodes, deadline)
-    if nodes.rank == 0:
-        store.set(_SERVED, what)
-        return store
-    patience = time.monotonic() + _SECONDS_TO_PART
-    while True:
-        try:
-            served = store.get(_SERVED).decode() if store.check([_SERVED]) else None
-            if served == what:
-                return store
-            if served is not None and time.monotonic() > patience:
-                odd = (
-                    f"Node 0 was started for {served}, node {nodes.rank} for {what}: start the "
-                    "same command on every node."
-                )
-                PrefixStore(served, store).set(_STRANGER, odd)
-                raise RequestError(odd)
-        except dist.DistError:  # node 0 has closed the run before
-            store = _store(nodes, deadline)
-        _wait(deadline, f"Node 0 did not open {nodes.rendezvous} for {what}")
-
-
-def _store(nodes: Nodes, deadline: float) -> TCPStore:
-    """Node 0 opens the rendezvous; the others wait until it is open."""
-    host, port = nodes.address
-    serves = nodes.rank == 0
-    while not serves:
-        try:
-            socket.create_connection((host, port), timeout=5).close()
-            break
-        except OSError as error:
-            _wait(deadline, f"Nobody is at the rendezvous {nodes.rendezvous} ({error})")
-    try:
-        return TCPStore(
-            host,
-            port,
-            is_master=serves,
-            timeout=timedelta(seconds=_SECONDS_TO_MEET),
-            wait_for_workers=False,
-            multi_tenant=True,
-        )
-    except dist.DistError as error:
-        raise RequestError(
-            f"Node {nodes.rank} cannot use {nodes.rendezvous} as the rendezvous: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
-
-
-def _wait(deadline: float, problem: str) -> None:
-    if time.monotonic() > deadline:
-        raise WorkbenchError(f"{problem} within {_SECONDS_TO_MEET} s.")
-    time.sleep(0.2)
-
-
-def _reporting(
-    function: Callable[..., ResultT], reports: Path, arguments: tuple[Any, ...]
-) -> ResultT:
-    """A rank's whole life: errors meant for people are written down for the parent."""
-    # Out of the terminal's process group: Ctrl-C would reach the ranks twice, from the terminal
-    # and from the launcher, and the second one means "now".
-    os.setsid()
-    try:
-        return function(*arguments)
-    except WorkbenchError as error:
-        names = (kind.__name__ for kind in type(error).__mro__)
-        _report(reports, str(error), next((n for n in names if n in _KINDS), ""))
-        sys.exit(error.exit_code)
-    except Exception as error:
-        if ran_out_of_memory(error):
-            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-            _report(reports, reason, MemoryExhaustedError.__name__)
-            sys.exit(MemoryExhaustedError.exit_code)
-        text = f"Rank {os.environ['RANK']} failed: {type(error).__name__}: {error}"
-        _report(reports, text, MachineError.__name__ if isinstance(error, OSError) else "")
-        raise
-
-
-def ran_out_of_memory(error: Exception) -> bool:
-    """Whether an error means that memory ran out, on a GPU or on the CPU."""
-    kinds = torch.OutOfMemoryError | MemoryError | MemoryExhaustedError
-    return isinstance(error, kinds) or _CPU_ALLOCATOR in str(error)
-
-
-def _report(reports: Path, message: str, kind: str) -> None:
-    """Named by the time: what fails first is the cause, its peers only lose their connection."""
-    report = {"message": message, "kind": kind}
-    name = f"{time.time_ns():020d}-{os.environ['RANK']}"
-    (reports / name).write_text(json.dumps(report), encoding="utf-8")
-
-
-def _cause(error: Exception, reports: Path) -> WorkbenchError:
-    """What the first rank to fail said, else which rank died of what."""
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
-    for file in sorted(reports.iterdir()):
-        report = json.loads(file.read_text(encoding="utf-8"))
-        return _KINDS.get(report["kind"], WorkbenchError)(report["message"])
-    if isinstance(error, ChildFailedError):
-        rank, failure = error.get_first_failure()
-        return WorkbenchError(f"Rank {rank} failed: {failure.message}")
-    return InterruptedRunError(f"Interrupted: {error}.")
+    return Ranks(dist.get_rank(), dist.get_world_size(), device)
