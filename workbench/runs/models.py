@@ -37,7 +37,7 @@ from workbench.training.checkpoint import (
     read_manifest,
 )
 from workbench.training.config import EvaluationConfig
-from workbench.training.networks import AVERAGE, student_network
+from workbench.training.networks import AVERAGE, sharded_root, student_network
 from workbench.training.parallel import choose_device
 from workbench.training.recipes import run_config
 
@@ -99,10 +99,16 @@ class LoadedModel:
         return "fp32"
 
     def in_precision(self, precision: str) -> Self:
-        """The same, its network in bfloat16 where that is asked for."""
+        """The same, its network in bfloat16 where that is asked for: as it draws in its run.
+
+        Buffers (positions) keep their type, as they do there.
+        """
         if precision == "fp32" or next(self.network.parameters(), None) is None:
             return self
-        return replace(self, network=copy.deepcopy(self.network).to(torch.bfloat16))
+        network = copy.deepcopy(self.network)
+        for weight in sharded_root(network).parameters():
+            weight.data = weight.data.to(torch.bfloat16)
+        return replace(self, network=network)
 
     @cached_property
     def weights(self) -> str:

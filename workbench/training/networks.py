@@ -24,7 +24,7 @@ from workbench.teachers.weights import (
     without_weights,
 )
 from workbench.training.config import RunConfig
-from workbench.training.ema import update_ema
+from workbench.training.ema import copy_weights
 from workbench.training.lora import (
     AdapterBase,
     AdapterNetwork,
@@ -218,7 +218,7 @@ def _adapters(builder: _Builder, names: Sequence[str]) -> Roles:
         network.requires_grad_(True)
     if student.generator is not None:
         _load_adapter(trained[GENERATOR], student.generator)
-    update_ema(average, trained[GENERATOR], decay=0.0)
+    copy_weights(average, trained[GENERATOR])
     if student.start is None:
         return Roles(off, trained, average)
     return Roles(builder.frozen(student.teacher), trained, average)
