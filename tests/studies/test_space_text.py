@@ -11,8 +11,8 @@ from workbench.errors import RequestError
 from workbench.registry import find_experiments, get_experiment
 from workbench.studies import Choice, Integer, Real, StudySettings, StudySpec
 from workbench.studies.space_text import read_options, read_table
+from workbench.training.overrides import setting_types, takes_whole_numbers
 from workbench.training.recipes import run_config
-from workbench.training.setting_types import setting_types, takes_whole_numbers
 
 TABLE = """
 "method.name" = ["sid", "sid2a"]

@@ -16,7 +16,7 @@ from workbench.reports.groups import Group
 from workbench.reports.statistics import estimate
 from workbench.runs.tags import STUDENT
 from workbench.tracking import Curve
-from workbench.training.jumps import fid_jumps
+from workbench.training.stability import fid_jumps
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,8 +144,8 @@ def drawable(frame: pd.DataFrame, score: str) -> pd.DataFrame:
 def find_instabilities(frame: pd.DataFrame) -> pd.DataFrame:
     """Where a run's distance jumps above the best that it had reached; one row a jump.
 
-    The rule is :func:`workbench.training.jumps.fid_jumps`, on the score of :func:`distance_in`; a
-    NaN is no evaluation, and without a distance there is no jump.
+    The rule is :func:`workbench.training.stability.fid_jumps`, on the score of
+    :func:`distance_in`; a NaN is no evaluation, and without a distance there is no jump.
 
     Columns: label, run, seed, kimg, score (its name) and value (at its highest), best (before it),
     height (value / best), recovered (whether a later evaluation came back below the threshold).

@@ -32,9 +32,9 @@ from workbench.teachers.prompt_sources import PromptSet, read_prompts
 from workbench.training import formats
 from workbench.training.config import RunConfig
 from workbench.training.events import Listener
-from workbench.training.failures import ran_out_of_memory
 from workbench.training.launch import launch, world_size
 from workbench.training.parallel import Ranks
+from workbench.training.world import ran_out_of_memory
 from workbench.workspace import Workspace, exclusive, is_held
 
 

@@ -18,7 +18,7 @@ from workbench.studies.space import (
     stored,
 )
 from workbench.training.config import RunConfig, known_keys
-from workbench.training.setting_types import setting_types
+from workbench.training.overrides import setting_types
 
 _NAMES = ("experiment", "variant", "seed")
 _MEASURES = ("schedule.", "evaluation.")

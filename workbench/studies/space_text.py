@@ -20,8 +20,7 @@ from pydantic import BaseModel
 from workbench.errors import RequestError, unknown_name
 from workbench.studies.space import Choice, Dimension, Integer, Real, SearchSpace
 from workbench.training.config import known_keys
-from workbench.training.overrides import flattened
-from workbench.training.setting_types import setting_types, takes_whole_numbers
+from workbench.training.overrides import flattened, setting_types, takes_whole_numbers
 
 _RANGE, _CHOICE = ("low", "high", "log", "step", "when"), ("values", "when")
 _IN_TABLES = "{ low = ..., high = ... } or a list of values"

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from workbench.errors import InterruptedRunError, RequestError, WorkbenchError
-from workbench.training.failures import Failure
-from workbench.training.world import current_world
+from workbench.training.world import Failure, current_world
 
 ResultT = TypeVar("ResultT")
 

@@ -3,7 +3,7 @@
 Three detectors read what is logged anyway, at no network evaluation of their own:
 
 - Jump of the primary metric (``fid_jump``): the evaluation lies above the best so far by the rule
-  of ``workbench.training.jumps``.
+  of ``workbench.training.stability``.
 - Loss blow-up: |loss|, averaged over a logging interval, is ``loss_threshold`` robust standard
   deviations (1.4826 times the median absolute deviation) above its running median over the last
   ``window`` quiet intervals, and at least three times that median. Losses are the metrics whose
@@ -28,15 +28,15 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
 from workbench.metrics import Goal, info_or_distance, title_of
 from workbench.settings import FrozenConfig
 from workbench.training.events import EventKind, RunEvent
-from workbench.training.jumps import fid_jumps
 
 SCORE_GAP = "train/score_gap"
 SCORE_DRAG = "train/score_drag"
@@ -200,3 +200,63 @@ def blow_up_limit(recent: Sequence[float], threshold: float) -> float:
     center = median(recent)
     spread = _TO_SIGMA * median(abs(value - center) for value in recent)
     return max(center + threshold * spread, _LEAST_RISE * center)
+
+
+LEAST_RISE = 1.25
+"""An instability lifts FID at least this much above the best before it."""
+
+NOISES = 6.0
+"""And by this many standard deviations of the run's own noise in log FID."""
+
+_ENOUGH_FOR_NOISE = 9
+"""Values from which a single jump, which bends the curve in three places, is not in the median."""
+
+
+class Jump(NamedTuple):
+    """A stretch of evaluations above the threshold.
+
+    Attributes:
+        peak: place of its highest value.
+        best: the best FID before it.
+        recovered: whether a later evaluation came back below the threshold.
+    """
+
+    peak: int
+    best: float
+    recovered: bool
+
+
+def fid_jumps(fid: Sequence[float]) -> list[Jump]:
+    """The jumps in a run's FIDs, in order.
+
+    A jump is a stretch of evaluations whose log FID lies above the running minimum by more than
+    log 1.25 and, from nine evaluations on, by more than six standard deviations of the run's own
+    noise: 1.4826 / sqrt(1.5) times the median of |second difference| / 2 of log FID, which neither
+    the descent nor a jump moves much. An infinite FID is always a jump; NaN never is.
+    """
+    threshold = max(LEAST_RISE, math.exp(min(NOISES * _noise(fid), 700.0)))
+    best = math.inf
+    found: list[Jump] = []
+    inside = False
+    for place, value in enumerate(fid):
+        above = math.isfinite(best) and best > 0 and value > threshold * best
+        if above and inside:
+            peak = max(found[-1].peak, place, key=lambda i: fid[i])
+            found[-1] = Jump(peak, found[-1].best, False)
+        elif above:
+            found.append(Jump(place, best, False))
+        elif inside:
+            found[-1] = found[-1]._replace(recovered=True)
+        inside = above
+        best = min(best, value)
+    return found
+
+
+def _noise(fid: Sequence[float]) -> float:
+    """Standard deviation of log FID about a smooth curve; 0 for too few values to tell."""
+    logs = [math.log(value) for value in fid if 0 < value < math.inf]
+    if len(logs) < _ENOUGH_FOR_NOISE:
+        return 0.0
+    steps = [after - before for before, after in pairwise(logs)]
+    bends = [abs(after - before) / 2 for before, after in pairwise(steps)]
+    return 1.4826 * median(bends) / math.sqrt(1.5)

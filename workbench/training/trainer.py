@@ -34,8 +34,7 @@ from workbench.training.ema import ema_decay, halflife_at, update_ema
 from workbench.training.events import EventKind, Listener, Progress, RunEvent, StopFlag
 from workbench.training.networks import AVERAGE, GENERATOR, Student, build_networks, sharded_root
 from workbench.training.parallel import Ranks, squared_norm, sync_gradients
-from workbench.training.state import TrainingState
-from workbench.training.throughput import Clock
+from workbench.training.state import Clock, TrainingState
 
 Evaluate = Callable[[int, VelocityNetwork], Mapping[str, float]]
 """(nimg, averaged generator) -> scores by name; every rank calls it at the same moment.
