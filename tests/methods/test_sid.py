@@ -198,3 +198,25 @@ def test_phases_draw_new_samples() -> None:
     b = batch()
     assert not torch.equal(b.normal("fake_score/step0"), b.normal("generator/step0"))
     assert torch.equal(b.normal("generator/step0"), b.normal("generator/step0"))
+
+
+@pytest.mark.parametrize("evaluations", [1, 3])
+def test_a_shared_rollout_changes_only_what_the_fake_score_sees(evaluations: int) -> None:
+    """The generator learns as from a rollout of its own, k evaluations cheaper."""
+    found = []
+    for share in (False, True):
+        method = SiD(SiDConfig(share_rollout=share), GeneratorConfig())
+        networks, b = exact_networks(), double_batch(evaluations)
+        method.fake_score_phase(networks, b)
+        assert (len(b.kept) == 1) is share
+        loss = method.generator_phase(networks, b).value
+        assert not b.kept
+        (gradient,) = torch.autograd.grad(loss, [networks.generator.module.second])
+        found.append((loss.item(), gradient, networks.generator.evaluations))
+    (loss, gradient, own), (shared_loss, shared_gradient, shared) = found
+    assert loss == shared_loss
+    assert torch.equal(gradient, shared_gradient)
+    assert (own, shared) == (2 * evaluations * COUNT, evaluations * COUNT)
+    at = method.generated(networks, b, "fake_score")
+    assert torch.equal(at.x_g, b.kept["rollout"].detach())
+    assert not at.x_g.requires_grad
