@@ -122,7 +122,7 @@ class Sharding:
         if ranks.world == 1 and compute is torch.float32:
             return Sharding(None, compute)
         if not dist.is_initialized():
-            dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+            join_group(HashStore(), rank=0, world=1)
         local = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world))
         wanted = shards or min(local, ranks.world)
         if ranks.world % wanted:
@@ -221,8 +221,12 @@ def squared_norm(parameters: Iterable[nn.Parameter], device: torch.device) -> Te
 
 
 def choose_device() -> torch.device:
-    """CUDA where there is one, else the CPU."""
+    """CUDA where there is one, else the CPU. There float32 matrices are multiplied in TF32.
+
+    Whoever computes asks here first, so a run and what scores it later have the same numerics.
+    """
     if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")
         # srun may show each process the one GPU that is its own.
         local = int(os.environ.get("LOCAL_RANK", "0"))
         return torch.device("cuda", local % torch.cuda.device_count())
