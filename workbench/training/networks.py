@@ -24,7 +24,6 @@ from workbench.teachers.weights import (
     without_weights,
 )
 from workbench.training.config import RunConfig
-from workbench.training.ema import update_ema
 from workbench.training.lora import (
     AdapterBase,
     AdapterNetwork,
@@ -218,7 +217,7 @@ def _adapters(builder: _Builder, names: Sequence[str]) -> Roles:
         network.requires_grad_(True)
     if student.generator is not None:
         _load_adapter(trained[GENERATOR], student.generator)
-    update_ema(average, trained[GENERATOR], decay=0.0)
+    average.load_state_dict(trained[GENERATOR].state_dict())
     if student.start is None:
         return Roles(off, trained, average)
     return Roles(builder.frozen(student.teacher), trained, average)
@@ -246,7 +245,7 @@ def _load_adapter(network: AdapterNetwork, start: VelocityNetwork) -> None:
             f"The generator to start from has training.lora {theirs.model_dump_json()}, this run "
             f"{ours.model_dump_json()}: they must be equal."
         )
-    network.load_state_dict(start.state_dict())
+    fill(stored(network.adapter), ModuleWeights(start.adapter))
 
 
 def _guided(generator: VelocityNetwork, config: RunConfig) -> VelocityNetwork:
