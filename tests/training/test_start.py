@@ -22,8 +22,9 @@ from tests.training.test_mixed_precision import (
 )
 from tests.training.test_trainer import ALONE, config
 from workbench.flow import NoiseSource
+from workbench.methods import make_method
 from workbench.teachers import PipelineTeacher, load_pipeline_teacher
-from workbench.training.networks import Student, student_network
+from workbench.training.networks import Student, build_networks, student_network
 from workbench.training.parallel import local_tensors
 from workbench.training.trainer import Trainer
 
@@ -91,30 +92,22 @@ def bytes_of(module: nn.Module) -> int:
 def test_a_start_takes_no_more_than_what_it_leaves(
     teacher_folders: Callable[[str], Path], more: tuple[str, ...]
 ) -> None:
-    """Weights, moments and the average, and at no time a whole network beside them."""
+    """All roles and the average, and at no time a whole network beside them."""
     folder = teacher_folders("StableDiffusion3Pipeline")
     encoded = in_memory(load_pipeline_teacher("whole", folder))
     teacher, student = from_files(folder, encoded)
+    settings = config(*more)
+    method = make_method(settings.method, settings.generator)
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        trainer = Trainer(config(*more), student, ALONE)
+        built = build_networks(student, settings, method, ALONE)
     (file,) = teacher.weights._component.glob("*.safetensors")
     mapped = file.stat().st_size  # counted as allocated, but the operating system's to give
+    modules = [*built.trained.values(), built.average, built.teacher.module]
     kept = {
         value.data_ptr(): value.nbytes
-        for network in (*trainer.networks.trained.values(), trainer.average)
-        for value in (*local_tensors(network.parameters()), *network.buffers())
-    }
-    base = trainer.networks.teacher
-    kept |= {
-        value.data_ptr(): value.nbytes
-        for value in (*local_tensors(base.module.parameters()), *base.module.buffers())
-    }
-    kept |= {
-        value.data_ptr(): value.nbytes
-        for optimizer in trainer.optimizers.values()
-        for state in optimizer.state.values()
-        for value in local_tensors(state.values())
+        for module in modules
+        for value in (*local_tensors(module.parameters()), *module.buffers())
     }
     # One layer at a time is cast, or its adapters drawn.
     assert peak_of(profiler) < sum(kept.values()) + mapped + 0.2 * bytes_of(encoded.teacher)
