@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from tests.helpers import labels
 from tests.training.test_trainer import config
 from workbench.flow import NoiseSource
-from workbench.methods import Batch, Loss, Networks, Phase
+from workbench.methods import METHODS, Batch, Loss, Networks, Pairs, Phase, method_type
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.base import Conditioning, OwnVelocity, VelocityNetwork
 from workbench.teachers.mixture import LOG_SHARES, MLPVelocity
@@ -279,6 +279,42 @@ def gradients(ranks: Ranks, sana: Sana) -> dict[str, Tensor]:
     return found
 
 
+NO_WARM_UP = {
+    "sid2a": (
+        "method.adversarial.generator_start_kimg=0",
+        "method.adversarial.adversarial_start_kimg=0",
+    ),
+    "scm": ("method.tangent_warmup_kimg=0",),
+}
+
+
+@dataclass(frozen=True)
+class AnyPairs:
+    """Latents of nothing with each of the prompts."""
+
+    sana: Sana
+
+    def __len__(self) -> int:
+        return len(PROMPTS)
+
+    def select(self, index: Tensor) -> Pairs:
+        latents = torch.zeros(len(index), *self.sana.latent_shape)
+        return Pairs(latents, Conditioning(self.sana.cond).select(index))
+
+
+def methods(ranks: Ranks, sana: Sana) -> dict[str, list[dict[str, float]]]:
+    """What two iterations of every method report, forward-mode derivatives and heads among it."""
+    batch = ("training.batch_size=4", "training.micro_batch_size=2")
+    found = {}
+    for name in METHODS:
+        more, student = NO_WARM_UP.get(name, ()), sana.student()
+        if method_type(METHODS[name]()).learns_from_pairs:
+            more, student = (*more, "data.source=digits"), replace(student, pairs=AnyPairs(sana))
+        trainer = make(ranks, student, MIXED, f"method.name={name}", *batch, *more)
+        found[name] = trained(trainer, 2)
+    return found
+
+
 # What ranks send.
 
 
@@ -463,7 +499,7 @@ def average(ranks: Ranks, sana: Sana) -> Averaged:
 
 CHECKS: Mapping[str, Callable[[Ranks, Sana], Any]] = {
     check.__name__: check
-    for check in (hold, run, gradients, send, flags, skip, times, start, average)
+    for check in (hold, run, gradients, methods, send, flags, skip, times, start, average)
 }
 
 
@@ -535,6 +571,13 @@ def test_adapters_gradients_are_one_ranks(one: dict[str, Any], two: dict[str, An
     for name, value in ours.items():
         assert value.norm() > 0, name
         assert (theirs[name] - value).norm() < 1e-3 * value.norm(), name
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_in_mixed_precision_is_one_ranks(
+    name: str, one: dict[str, Any], two: dict[str, Any]
+) -> None:
+    assert_close(one["methods"][name], two["methods"][name], rel=1e-3)
 
 
 def test_micro_batches_are_reduced_once(one: dict[str, Any], two: dict[str, Any]) -> None:
