@@ -86,6 +86,36 @@ def test_what_another_workspace_has_done_is_not_done_again(
     assert len(list_runs(uri, "quickstart", where=ONLY_RUNS)) == 1
 
 
+def test_a_teacher_is_asked_once_and_its_transformer_never_loaded(
+    prepared: InsideWorkbench,
+) -> None:
+    """Whether it is a teacher, of all runs in a workspace; its weights are read shard by shard."""
+    from diffusers import ModelMixin
+
+    from workbench.runs import session
+
+    asked: list[int] = []
+    loaded: list[str] = []
+    check, load = session.check_is_teacher, ModelMixin.from_pretrained.__func__
+
+    def counted(network, *arguments):
+        before = network.evaluations
+        check(network, *arguments)
+        asked.append(network.evaluations - before)
+
+    def watched(cls, *arguments, **keywords):
+        loaded.append(cls.__name__)
+        return load(cls, *arguments, **keywords)
+
+    prepared.monkeypatch.setattr(session, "check_is_teacher", counted)
+    prepared.monkeypatch.setattr(ModelMixin, "from_pretrained", classmethod(watched))
+    brief = ("training.kimg=0.064", "evaluation.metrics=[]", 'evaluation.shown=["the digit 7"]')
+    prepared(*prepared.quick("--seeds", "0,1", settings=brief))
+    assert len(list(prepared.workspace.glob("runs/*/*/results.json"))) == 2
+    assert asked == [80]
+    assert set(loaded) == {"AutoencoderDC"}
+
+
 def test_evaluate_sample_and_list_the_finished_run(
     inside_finished: InsideWorkbench, tmp_path: Path
 ) -> None:

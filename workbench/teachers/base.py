@@ -242,7 +242,7 @@ class OwnVelocity(VelocityNetwork):
     """
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
-        weights = next(self.module.parameters(), x_t).dtype
+        weights = self.compute_dtype or next(self.module.parameters(), x_t).dtype
         if cond is not None:
             cond = cond.map(lambda x: x.to(weights) if x.is_floating_point() else x)
         return cast(Teacher, self.module).velocity(x_t.to(weights), t, cond)

@@ -131,6 +131,8 @@ class Stability(Callback):
             state.stability.good = None  # the next trouble that cannot be borne ends the run
             trainer.listener.on_warning(state.nimg, "No good checkpoint is left to roll back to.")
             return False
+        trainer.read_updates()  # those of the weights left behind: nothing answers them any more
+        trainer.trouble = []
         then = trainer.checkpoints.restore(path, trainer.stateful())
         state.stability.rolled_back(state.nimg, then.stability)
         state.skipped_in_a_row = {}

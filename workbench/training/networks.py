@@ -246,7 +246,7 @@ def _load_adapter(network: AdapterNetwork, start: VelocityNetwork) -> None:
             f"The generator to start from has training.lora {theirs.model_dump_json()}, this run "
             f"{ours.model_dump_json()}: they must be equal."
         )
-    network.load_state_dict(start.state_dict())
+    fill(stored(network.adapter), ModuleWeights(start.adapter))
 
 
 def _guided(generator: VelocityNetwork, config: RunConfig) -> VelocityNetwork:
