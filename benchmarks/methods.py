@@ -55,7 +55,7 @@ class _Rows:
         return Pairs(self.pairs.latents[index], cond.select(index) if cond else None)
 
 
-def engine_of(name: str, student: Student, device: torch.device) -> tuple[Trainer, _Turns]:
+def trainer_of(name: str, student: Student, device: torch.device) -> tuple[Trainer, _Turns]:
     """An trainer behind its warm-ups, and the source of its k."""
     data = ["data.source=digits"] if method_type(METHODS[name]()).learns_from_pairs else []
     config = run_config(f"method.name={name}", "training.kimg=1e6", *data)
@@ -85,7 +85,7 @@ def main() -> None:
     device = choose_device()
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     taught = student()
-    trainers = {name: engine_of(name, taught, device) for name in METHODS}
+    trainers = {name: trainer_of(name, taught, device) for name in METHODS}
     times: dict[str, list[float]] = {name: [] for name in METHODS}
     for turn in range(1 + ROUNDS):
         for name, (trainer, turns) in trainers.items():

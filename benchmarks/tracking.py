@@ -12,7 +12,7 @@ Of a tracked run three things are measured directly, each against the same run's
 - opening: the part of ``behind`` in which MLflow is imported and the run created, once a run.
 
 The difference between tracked and silent runs holds everything and is noisy. Runs are timed from
-request to results; training alone is the engine's clock, without evaluations and checkpoints.
+request to results; training alone is the trainer's clock, without evaluations and checkpoints.
 """
 
 from __future__ import annotations

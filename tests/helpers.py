@@ -41,7 +41,7 @@ class SmallVelocity(nn.Module):
 
 
 class ExactOwnVelocity(OwnVelocity):
-    """Keeps float64, for finite differences; the engine's networks answer in float32."""
+    """Keeps float64, for finite differences; the trainer's networks answer in float32."""
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Conditioning | None, _: bool = False) -> Tensor:
         self.evaluations += len(x_t)

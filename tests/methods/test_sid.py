@@ -207,9 +207,10 @@ def test_a_shared_rollout_changes_only_what_the_fake_score_sees(evaluations: int
     for share in (False, True):
         method = SiD(SiDConfig(share_rollout=share), GeneratorConfig())
         networks, b = exact_networks(), double_batch(evaluations)
-        method.fake_score_phase(networks, b)
+        first, generator = method.phases(0)
+        first.loss(networks, b)
         assert (len(b.kept) == 1) is share
-        loss = method.generator_phase(networks, b).value
+        loss = generator.loss(networks, b).value
         assert not b.kept
         (gradient,) = torch.autograd.grad(loss, [networks.generator.module.second])
         found.append((loss.item(), gradient, networks.generator.evaluations))
@@ -217,6 +218,6 @@ def test_a_shared_rollout_changes_only_what_the_fake_score_sees(evaluations: int
     assert loss == shared_loss
     assert torch.equal(gradient, shared_gradient)
     assert (own, shared) == (2 * evaluations * COUNT, evaluations * COUNT)
-    at = method.generated(networks, b, "fake_score")
+    at = method.generated(networks, b, "fake_score", share=True)
     assert torch.equal(at.x_g, b.kept["rollout"].detach())
     assert not at.x_g.requires_grad

@@ -55,15 +55,16 @@ def check_jobs(jobs: Sequence[Job], how: How, *, remote: bool = True) -> list[st
     from workbench.tracking import check_uri
     from workbench.training.world import current_world
 
+    pending = [job for job in jobs if job.fresh or job.folder.results() is None]
     for job in jobs:
         check_uri(job.tracking_uri)
+    for job in pending:
         check_request(job.config, job.nproc)
     if how.apart(len(jobs)) and current_world() is not None:
         raise RequestError(
             "The processes of torchrun or srun do one run after the other: without them, or "
             "without --parallel and --launcher."
         )
-    pending = [job for job in jobs if job.fresh or job.folder.results() is None]
     if how.launcher is not None:
         for job in pending:
             how.launcher.check(job)

@@ -103,6 +103,7 @@ def run(
     further conditions follow as "... and KEY=A|B".
     """
     from workbench.tracking import default_uri
+    from workbench.training.world import current_world
     from workbench.workspace import open_workspace
 
     changes = {
@@ -116,6 +117,10 @@ def run(
     assignments = with_selectors(set_, teacher, recipe)
     asked = StudyRequest(name or experiment, experiment, variant, assignments, space or [], changes)
     spec = make_spec(asked)
+    if current_world() is not None:
+        raise RequestError(
+            "`study run` starts workers of its own; under torchrun or srun use `study worker`."
+        )
     _check_processes(spec, nproc)
     queue = _prepare(spec, storage, place, new_version, trials)
     uri = tracking_uri or default_uri(place.root)

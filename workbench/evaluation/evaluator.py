@@ -221,6 +221,10 @@ class Evaluator:
     @property
     def _ingredients(self) -> dict[str, Any]:
         own = {} if self.precision == _FULL_PRECISION else {"precision": self.precision}
+        if self.precision == "bf16":
+            own["weights"] = "bf16"  # earlier protocols rounded them at each product, in autocast
+        if (matmul := torch.get_float32_matmul_precision()) != "highest":
+            own["matmul"] = matmul
         return {
             "metrics": {metric.name: dict(metric.ingredients) for metric in self.metrics},
             "samples": self.samples,

@@ -67,17 +67,17 @@ class AdversarialSiD(SiD):
         if nimg < 1000 * self.adversarial.adversarial_start_kimg:
             return super().phases(nimg)
         adversarial = Phase(("generator",), self.adversarial_phase, frozen=self.fake_score_roles)
-        return (*self.fake_score_phases(), adversarial)
+        return (*self.fake_score_phases(share=self.config.share_rollout), adversarial)
 
     def last_start(self) -> float:
         settings = self.adversarial
         return max(settings.generator_start_kimg, settings.adversarial_start_kimg)
 
     def fake_score_phase(
-        self, networks: Networks, batch: Batch, stream: str = "fake_score"
+        self, networks: Networks, batch: Batch, stream: str = "fake_score", share: bool = False
     ) -> Loss:
         """The fake score learns its own task and to tell real from generated samples."""
-        at = self.generated(networks, batch, stream)
+        at = self.generated(networks, batch, stream, share)
         scale, weight = self.config.guidance.train_fake, self.adversarial.fake_weight
         return discriminating_loss(networks, batch, at, stream, scale, logits, weight)
 

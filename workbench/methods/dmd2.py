@@ -81,10 +81,10 @@ class DMD2(DMD):
         check_guidance(config.guidance)
 
     def fake_score_phase(
-        self, networks: Networks, batch: Batch, stream: str = "fake_score"
+        self, networks: Networks, batch: Batch, stream: str = "fake_score", share: bool = False
     ) -> Loss:
         """The fake score learns its own task, and with the head to tell real from generated."""
-        at = self.generated(networks, batch, stream)
+        at = self.generated(networks, batch, stream, share)
         return discriminating_loss(
             networks,
             batch,

@@ -142,22 +142,26 @@ class ScoreDistillation(Method):
 
     def phases(self, nimg: int) -> Sequence[Phase]:
         generator = Phase(("generator",), self.generator_phase, frozen=self.fake_score_roles)
-        return (*self.fake_score_phases(), generator)
+        return (*self.fake_score_phases(share=self.config.share_rollout), generator)
 
-    def fake_score_phases(self) -> Sequence[Phase]:
-        """An iteration's updates of the fake score."""
+    def fake_score_phases(self, share: bool = False) -> Sequence[Phase]:
+        """An iteration's updates of the fake score.
+
+        Args:
+            share: the first one leaves its samples to an update of the generator that follows.
+        """
         first, count = self.fake_score_stream, self.config.fake_score_updates
         streams = (first, *(f"fake_score{update}" for update in range(1, count)))
-        return [
-            Phase(self.fake_score_roles, partial(self.fake_score_phase, stream=stream), draw)
-            for draw, stream in enumerate(streams)
-        ]
+        losses = [partial(self.fake_score_phase, stream=stream) for stream in streams]
+        if share:
+            losses[0] = partial(losses[0], share=True)
+        return [Phase(self.fake_score_roles, loss, draw) for draw, loss in enumerate(losses)]
 
     def fake_score_phase(
-        self, networks: Networks, batch: Batch, stream: str = "fake_score"
+        self, networks: Networks, batch: Batch, stream: str = "fake_score", share: bool = False
     ) -> Loss:
         """The fake score learns the generator's velocity; see :func:`fake_score_loss`."""
-        x_g, x_t, t, eps = self.generated(networks, batch, stream)
+        x_g, x_t, t, eps = self.generated(networks, batch, stream, share)
         scale = self.config.guidance.train_fake
         psi = denoise(networks.fake_score, x_t, t, batch.cond, networks.uncond, scale)
         loss = fake_score_loss(x_g, eps, psi.velocity)
@@ -167,9 +171,11 @@ class ScoreDistillation(Method):
     def generator_phase(self, networks: Networks, batch: Batch) -> Loss:
         """The generator follows the difference of the two scores."""
 
-    def generated(self, networks: Networks, batch: Batch, stream: str) -> Diffused:
-        """Diffused samples of the generator, without gradient."""
-        if self.config.share_rollout and stream == self.fake_score_stream:
+    def generated(
+        self, networks: Networks, batch: Batch, stream: str, share: bool = False
+    ) -> Diffused:
+        """Diffused samples of the generator, without gradient; shared ones stay with the batch."""
+        if share:
             batch.kept[_ROLLOUT] = self.rollout(networks, batch)
             return self.diffuse(batch.kept[_ROLLOUT].detach(), batch, stream)
         with torch.no_grad():

@@ -90,10 +90,10 @@ def _execute(request: RunRequest) -> RunOutcome:
     config = request.config
     workspace = request.workspace
     folder = run_folder(workspace, config)
-    check_request(config, request.nproc)
     recalled = None if request.fresh else recall(folder, request.tracking_uri, request.say)
     if recalled is not None:
         return recalled
+    check_request(config, request.nproc)
     prompts = read_run_prompts(config)
     _check_pairs(config)  # so that bad ones are refused before anything is written
     _check_evaluation(config, workspace)
@@ -149,10 +149,16 @@ def check_request(config: RunConfig, nproc: int) -> None:
         fitting = "bf16" if drawn == "fp32" else "fp32"
         raise RequestError(
             f"training.precision={computed} and evaluation.precision={drawn}: a run's networks "
-            f"draw in what they compute with. Set evaluation.precision={fitting}."
+            f"draw in what they compute with. Set evaluation.precision={fitting} (a run that an "
+            "earlier version began with other settings is begun anew)."
         )
     ranks = Ranks(0, world_size(nproc), torch.device("cpu"))
     ranks.share(config.training.batch_size)
+    shards = config.training.shards
+    if shards is not None and ranks.world % shards:
+        raise RequestError(
+            f"training.shards={shards} does not divide the {ranks.world} ranks of this run."
+        )
 
 
 def check_sources(

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
+from torch import nn
 
 from workbench.errors import RequestError, WorkbenchError, unknown_name
 from workbench.methods import get_noise_rule, method_type
@@ -105,10 +106,11 @@ class LoadedModel:
         """
         if precision == "fp32" or next(self.network.parameters(), None) is None:
             return self
-        network = copy.deepcopy(self.network)
-        for weight in sharded_root(network).parameters():
-            weight.data = weight.data.to(torch.bfloat16)
-        return replace(self, network=network)
+        halved: dict[int, Any] = {
+            id(weight): nn.Parameter(weight.detach().to(torch.bfloat16), requires_grad=False)
+            for weight in sharded_root(self.network).parameters()
+        }
+        return replace(self, network=copy.deepcopy(self.network, halved))
 
     @cached_property
     def weights(self) -> str:

@@ -94,7 +94,10 @@ class SlurmTask:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**os.environ, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(int(self.patience))},
+            env={
+                **os.environ,
+                "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(1, int(0.8 * self.patience))),
+            },
             preexec_fn=_ignore_ours,
         )
         if self._asked:

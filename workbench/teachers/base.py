@@ -94,7 +94,7 @@ class PromptedTeacher(Teacher, Protocol):
 
 
 class VelocityNetwork(nn.Module, ABC):
-    """A trainable rectified-flow velocity network, the only kind of module the engine handles.
+    """A trainable rectified-flow velocity network, the only kind of module the trainer handles.
 
     Subclasses implement :meth:`predict` in the network's own terms (time scale, packing, masks).
     Inputs and outputs are float32 whatever the precision of the weights. Subclasses cast what the

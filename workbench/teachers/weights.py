@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -26,6 +25,10 @@ _INDEX = _SINGLE + ".index.json"
 class Weights(Protocol):
     """A module's weights by the names of its ``state_dict``."""
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of the whole tensor."""
+        ...
+
     def read(self, name: str, rows: slice | None) -> Tensor:
         """A tensor, or the named rows of it."""
         ...
@@ -36,6 +39,9 @@ class ModuleWeights:
 
     def __init__(self, module: nn.Module) -> None:
         self._state = module.state_dict()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._state[name].shape)
 
     def read(self, name: str, rows: slice | None) -> Tensor:
         value: Tensor = self._state[name]
@@ -52,23 +58,37 @@ class WeightFiles:
     def __init__(self, component: Path) -> None:
         self._component = component
         index = component / _INDEX
+        self._files: dict[str, str] | None = None  # None: all are in one
         if index.is_file():
-            self._files: dict[str, str] = json.loads(index.read_text())["weight_map"]
-        elif (component / _SINGLE).is_file():
-            self._files = {}
-        else:
+            self._files = dict(read_json(index).get("weight_map") or {})
+        elif not (component / _SINGLE).is_file():
             raise RequestError(f"{component} holds no {_SINGLE}.")
         self._open: dict[str, Any] = {}
 
-    def read(self, name: str, rows: slice | None) -> Tensor:
-        file = self._files.get(name, _SINGLE)
-        if file not in self._open:
-            from safetensors import safe_open
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._file_of(name).get_slice(name).get_shape())
 
-            self._open[file] = safe_open(self._component / file, "pt")
-        opened = self._open[file]
+    def read(self, name: str, rows: slice | None) -> Tensor:
+        opened = self._file_of(name)
         tensor: Tensor = opened.get_tensor(name) if rows is None else opened.get_slice(name)[rows]
         return tensor
+
+    def _file_of(self, name: str) -> Any:
+        """The open file that has a tensor.
+
+        Raises:
+            RequestError: no file has it, or the one that should is damaged.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            file = _SINGLE if self._files is None else self._files[name]
+            if file not in self._open:
+                self._open[file] = safe_open(self._component / file, "pt")
+            self._open[file].get_slice(name)
+        except (OSError, KeyError, SafetensorError) as error:
+            raise RequestError(f"{self._component} lacks {name!r} ({error}).") from None
+        return self._open[file]
 
 
 def sharing_memory(module: NetworkT) -> NetworkT:
@@ -86,9 +106,18 @@ def without_weights(module: NetworkT, dtype: torch.dtype) -> NetworkT:
 
     Buffers are copied: those that no file holds (positions, rotary angles) were computed when the
     module was made, and would be lost.
+
+    Raises:
+        RequestError: it has tied weights.
     """
     empty: dict[int, Any] = {}
-    for value in module.parameters():
+    every = list(module.named_parameters(remove_duplicate=False))
+    if len(every) != len({id(value) for _, value in every}):
+        raise RequestError(
+            f"{type(module).__name__} uses one weight under several names (tied weights), which "
+            "would come apart in training: give each layer its own."
+        )
+    for _, value in every:
         kind = dtype if value.is_floating_point() else value.dtype
         shell = torch.empty(value.shape, dtype=kind, device="meta")
         empty[id(value)] = nn.Parameter(shell, requires_grad=value.requires_grad)
@@ -108,15 +137,18 @@ def fill(targets: Iterable[tuple[str, Tensor]], weights: Weights) -> None:
     """Copy weights into tensors of those names; sharded ones get the rows of their shard alone.
 
     Raises:
-        ValueError: a tensor that the weights have in another shape.
+        RequestError: a tensor that the weights have in another shape.
     """
     for name, target in targets:
+        stored_shape, wanted = weights.shape(name), tuple(target.shape)
+        if stored_shape != wanted:
+            raise RequestError(
+                f"The weights {name} have the shape {stored_shape}, but the network's settings "
+                f"say {wanted}."
+            )
         sharded = isinstance(target, DTensor)
         local = target.to_local() if isinstance(target, DTensor) else target
-        value = weights.read(name, rows_of(target) if sharded else None)
-        if value.shape != local.shape:
-            raise ValueError(f"{name} has the shape {tuple(value.shape)}, not {tuple(local.shape)}")
-        local.copy_(value)
+        local.copy_(weights.read(name, rows_of(target) if sharded else None))
 
 
 def stored(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

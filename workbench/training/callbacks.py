@@ -52,6 +52,7 @@ class Evaluation(Callback):
     def __init__(self, score: Evaluate | None) -> None:
         self._score = score
         self.just_done = self.improved = False
+        self._best_before: tuple[float | None, int | None] = (None, None)
 
     @property
     def measures(self) -> bool:
@@ -80,6 +81,7 @@ class Evaluation(Callback):
         improved = False
         if primary is not None and score is not None:
             improved = _improves(primary, score, state.best)
+            self._best_before = state.best, state.best_nimg
             if improved:
                 state.best, state.best_nimg = score, state.nimg
             if watched:
@@ -92,6 +94,12 @@ class Evaluation(Callback):
         listener.on_metrics(state.nimg, values)
         state.stability.judge(state.nimg)
         return improved
+
+    def take_back(self, trainer: Trainer) -> None:
+        """Forget that the last evaluation was the best: its weights are given up."""
+        if self.improved:
+            trainer.state.best, trainer.state.best_nimg = self._best_before
+        self.improved = False
 
 
 def _improves(metric: str, score: float, best: float | None) -> bool:
@@ -109,6 +117,8 @@ class Stability(Callback):
     rolled_back = False
 
     def on_step(self, trainer: Trainer) -> None:
+        if trainer.trouble or trainer.due(trainer.config.schedule.checkpoint_kimg):
+            trainer.read_updates()  # a checkpoint holds no trouble that has not been answered
         trouble, trainer.trouble = trainer.trouble, []
         trainer.record(trouble)
         bad = any(event.kind not in REPORTED_ALONE for event in trouble)
@@ -133,6 +143,7 @@ class Stability(Callback):
             return False
         trainer.read_updates()  # those of the weights left behind: nothing answers them any more
         trainer.trouble = []
+        trainer.evaluation.take_back(trainer)
         then = trainer.checkpoints.restore(path, trainer.stateful())
         state.stability.rolled_back(state.nimg, then.stability)
         state.skipped_in_a_row = {}

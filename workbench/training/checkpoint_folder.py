@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -250,7 +251,9 @@ class CheckpointFolder:
         if whole:
             save_checkpoint(path, state, progress, group)
         if self.ranks.is_main:
-            prune_checkpoints(path, self.keep, good, progress["best_nimg"])
+            # What cannot be deleted now is tried again at the next one.
+            with suppress(OSError, ValueError):
+                prune_checkpoints(path, self.keep, good, progress["best_nimg"])
 
     @cached_property
     def _stager(self) -> DefaultStager:

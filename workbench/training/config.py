@@ -165,7 +165,9 @@ class EvaluationConfig(FrozenConfig):
         250, description="images drawn at once; auto = what the device's memory has room for"
     )
     precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="of the networks that draw; evaluate, sample and export use it too"
+        "fp32",
+        description="of the networks that draw, in a run what training.precision computes with; "
+        "evaluate, sample and export use it too",
     )
     weights: Mapping[str, str] = Field(
         {}, description="files of metrics' networks by name, instead of WORKSPACE/weights"

@@ -40,6 +40,7 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
         _rename(changed, before, now)
     if changed["training"].get("precision") == "bf16":  # of all weights; trained ones are fp32 now
         changed["training"]["precision"] = "bf16-mixed"
+        changed["evaluation"]["precision"] = "bf16"
     for (*groups, leaf), meaning in _absences(changed, written):
         node: Any = changed
         for group in groups:

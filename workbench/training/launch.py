@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from workbench.errors import InterruptedRunError, RequestError, WorkbenchError
-from workbench.training.world import Failure, current_world
+from workbench.training.world import Failure, current_world, rank_variables
 
 ResultT = TypeVar("ResultT")
 
@@ -28,6 +28,11 @@ def world_size(nproc: int) -> int:
     """
     world = current_world()
     if world is None:
+        if rank_variables(os.environ) is not None:
+            raise RequestError(
+                "This is one of several processes of torchrun or srun: start it as "
+                "`torchrun ... -m workbench`, or call it inside run_in_world."
+            )
         return nproc
     if nproc not in (1, world.size):
         raise RequestError(

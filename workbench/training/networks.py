@@ -199,7 +199,9 @@ class _Builder:
 def _full_copies(builder: _Builder, names: Sequence[str]) -> Roles:
     student = builder.student
     start = student.start or student.teacher
-    first = start if student.generator is None else merged_network(student.generator)
+    first = student.generator or start
+    if isinstance(first, AdapterNetwork):
+        first = merged_network(first)
     teacher = builder.frozen(student.teacher)
     trained = {
         name: builder.copy(first if name == GENERATOR else start, trainable=True) for name in names

@@ -116,19 +116,15 @@ class Sharding:
         Args:
             shards: ranks that share one copy of the weights; by default those of one machine.
 
-        Raises:
-            RequestError: they do not divide the ranks.
         """
         if ranks.world == 1 and compute is torch.float32:
             return Sharding(None, compute)
         if not dist.is_initialized():
             join_group(HashStore(), rank=0, world=1)
         local = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world))
-        wanted = shards or min(local, ranks.world)
-        if ranks.world % wanted:
-            raise RequestError(
-                f"training.shards {wanted} does not divide the {ranks.world} ranks of this run."
-            )
+        wanted = shards or local
+        if ranks.world % wanted:  # ranks that are spread unevenly over the machines
+            wanted = ranks.world
         shape: tuple[int, ...] = (wanted,)
         names: tuple[str, ...] = ("shard",)
         if wanted < ranks.world:
@@ -245,6 +241,8 @@ def joined_ranks() -> Iterator[Ranks]:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         yield Ranks(0, 1, device)
+        if dist.is_initialized():  # sharding has opened a group of this process alone
+            dist.destroy_process_group()
         return
     os.environ.update(variables)
     yield join_group()

@@ -3,7 +3,7 @@
 Three detectors read what is logged anyway, at no network evaluation of their own:
 
 - Jump of the primary metric (``fid_jump``): the evaluation lies above the best so far by the rule
-  of ``workbench.training.stability``.
+  of :func:`fid_jumps`.
 - Loss blow-up: |loss|, averaged over a logging interval, is ``loss_threshold`` robust standard
   deviations (1.4826 times the median absolute deviation) above its running median over the last
   ``window`` quiet intervals, and at least three times that median. Losses are the metrics whose

@@ -72,6 +72,11 @@ class Clock:
         self._counts = (forward, backward)
         return seconds
 
+    def add(self, seconds: float) -> None:
+        """Time of iterations that was spent outside of them, waiting for a GPU."""
+        self.seconds += seconds
+        self.images_per_s = self.images / max(self.seconds, 1e-9)
+
     def read(self) -> dict[str, float]:
         """Images a second and network evaluations an image since the last reading."""
         forward, backward = (

@@ -7,6 +7,7 @@ callbacks, in :mod:`workbench.training.callbacks`.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -210,7 +211,7 @@ class Trainer:
             updates.append(update)
         state.nimg += batch_size
         self._unread += updates
-        self.read_updates(all_but=0 if self.ranks.device.type == "cpu" else len(updates))
+        self._take_in(all_but=0 if self.ranks.device.type == "cpu" else len(updates))
         self._count(batch_size, before)
 
     @contextmanager
@@ -263,6 +264,13 @@ class Trainer:
 
         On a GPU those are still being computed: waiting for them would leave it without work.
         """
+        began = time.perf_counter()
+        self._take_in(all_but)
+        waited = time.perf_counter() - began
+        self.clock.add(waited)
+        self.state.seconds += waited
+
+    def _take_in(self, all_but: int) -> None:
         ready = len(self._unread) - all_but
         for update in self._unread[:ready]:
             metrics, stops = update.read()
