@@ -74,11 +74,10 @@ class Row:
 
 
 def rows_of(teacher: HubTeacher) -> Iterator[Row]:
-    large = teacher.parameters > _MOST_ON_ONE
-    for ranks in (_NODE, 8 * _NODE) if large else (1, _NODE):
-        yield Row(teacher, FULL, ranks)
-    for ranks in (1, _NODE):
-        yield Row(teacher, LORA, ranks)
+    for trained in _TRAINED:
+        for ranks in (1, _NODE):
+            if trained == LORA or ranks > 1 or teacher.parameters < _MOST_ON_ONE:
+                yield Row(teacher, trained, ranks)
     if teacher.name == _ASKED:
         yield Row(teacher, FULL, _NODE, micro_batches=2, every=True)
         yield Row(teacher, FULL, _NODE, micro_batches=2)

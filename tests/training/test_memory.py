@@ -186,17 +186,27 @@ PLANS = {
     "lora, mixed, checkpointing": (ADAPTERS, MIXED, CHECKPOINTING),
     "share_rollout": ("method.share_rollout=true", CHECKPOINTING),
 }
-CASES = [("sana", plan) for plan in PLANS] + [
-    *(("sd3", plan) for plan in ("fp32", "mixed, checkpointing")),
-    *(("flux", plan) for plan in ("mixed, checkpointing", "lora, mixed, checkpointing")),
-    ("sprint", "mixed, checkpointing"),
-]
-"""Every kind of plan once, and a few on every other family."""
 
 
-@pytest.mark.parametrize(("family", "plan"), CASES)
-def test_the_estimate_is_close_to_the_measured_peak(family: str, plan: str) -> None:
-    assert_close(wide(family), *PLANS[plan])
+@pytest.mark.parametrize("family", ["sana", "flux"])
+def test_the_estimate_of_eight_blocks_is_close_to_the_measured_peak(family: str) -> None:
+    assert_close(wide(family), *PLANS["mixed, checkpointing"])
+
+
+@pytest.mark.parametrize("family", ["sprint", "sd3"])
+def test_the_other_families_are_close(family: str) -> None:
+    smaller = {"dual_attention_layers": (0,)} if family == "sd3" else {}
+    assert_close(wide(family, num_layers=2, **smaller), *PLANS["mixed, checkpointing"])
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_every_plans_estimate_is_close(plan: str) -> None:
+    assert_close(wide("sana", num_layers=2), *PLANS[plan])
+
+
+def test_adapters_of_two_kinds_of_blocks_are_close() -> None:
+    few = wide("flux", num_layers=1, num_single_layers=1)
+    assert_close(few, *PLANS["lora, mixed, checkpointing"])
 
 
 NO_WARM_UP = {
@@ -213,7 +223,7 @@ def test_every_methods_estimate_is_close(name: str) -> None:
     """Phases of two networks, heads, several updates, forward-mode derivatives."""
     data = ("data.source=digits",) if method_type(METHODS[name]()).learns_from_pairs else ()
     settings = (f"method.name={name}", *data, *NO_WARM_UP.get(name, ()))
-    assert_close(wide("sana", num_layers=3), *settings)
+    assert_close(wide("sana", num_layers=2), *settings)
 
 
 def peak_of_a_rank(family: str, settings: tuple[str, ...]) -> int:
@@ -230,7 +240,7 @@ def test_the_estimate_of_a_rank_among_others_is_close() -> None:
     assert estimated == pytest.approx(measured, rel=0.15)
 
 
-@pytest.mark.parametrize("family", ["sana", "sd3"])
+@pytest.mark.parametrize("family", ["sana", "flux"])
 def test_few_blocks_stand_for_all(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Extrapolated from three and four blocks of a kind, or all gone through: the same."""
     config = with_overrides(RunConfig(), [*RUN, MIXED, CHECKPOINTING])
@@ -246,7 +256,9 @@ def test_ranks_share_weights_but_not_activations() -> None:
     settings = (MIXED, CHECKPOINTING, "training.micro_batch_size=1")
     ones, shared = (
         estimate_memory(
-            wide("sana"), with_overrides(RunConfig(), [*settings, f"training.batch_size={n}"]), n
+            wide("sana", num_layers=2),
+            with_overrides(RunConfig(), [*settings, f"training.batch_size={n}"]),
+            n,
         ).parts
         for n in (1, 4)
     )
@@ -258,16 +270,18 @@ def test_ranks_share_weights_but_not_activations() -> None:
 def test_copies_on_other_nodes_change_nothing_on_a_rank() -> None:
     def parts(ranks: int) -> Mapping[str, int]:
         settings = (MIXED, CHECKPOINTING, "training.shards=2", f"training.batch_size={ranks}")
-        return estimate_memory(wide("sana"), with_overrides(RunConfig(), settings), ranks).parts
+        config = with_overrides(RunConfig(), settings)
+        return estimate_memory(wide("sana", num_layers=2), config, ranks).parts
 
     two, eight = parts(2), parts(8)
     for part in ("teacher", "students", "moments", "average"):
         assert two[part] == eight[part]
-    assert eight["activations"] == pytest.approx(two["activations"], rel=0.25)
+    assert eight["activations"] == pytest.approx(two["activations"], rel=0.01)
 
 
 def test_weights_are_the_arithmetic_of_the_precision() -> None:
-    architecture, count = wide("sd3"), sum(p.numel() for p in wide("sd3").network().parameters())
+    architecture = wide("sd3", num_layers=3)
+    count = sum(p.numel() for p in architecture.network().parameters())
     config = with_overrides(RunConfig(), [*RUN, MIXED, CHECKPOINTING])
     parts = estimate_memory(architecture, config).parts
     assert parts["teacher"] == 2 * count
@@ -281,22 +295,23 @@ def test_weights_are_the_arithmetic_of_the_precision() -> None:
 
 
 def test_a_whole_gradient_is_held_only_between_micro_batches_without_reducing() -> None:
-    def gradients(every: str) -> int:
+    def total(every: str) -> int:
         settings = (MIXED, CHECKPOINTING, "training.batch_size=8", "training.micro_batch_size=1")
         config = with_overrides(
             RunConfig(), [*settings, f"training.sync_every_micro_batch={every}"]
         )
-        return estimate_memory(wide("sana"), config, 4).total
+        return estimate_memory(architecture, config, 4).total
 
-    count = sum(p.numel() for p in wide("sana").network().parameters())
-    assert gradients("false") - gradients("true") == pytest.approx(3 / 4 * 4 * count, rel=0.15)
+    architecture = wide("sana", num_layers=3)
+    count = sum(p.numel() for p in architecture.network().parameters())
+    assert total("false") - total("true") == pytest.approx(3 / 4 * 4 * count, rel=0.15)
 
 
 def test_more_updates_of_the_fake_score_are_one_after_the_other() -> None:
     """They need no more memory."""
     totals = [
         estimate_memory(
-            wide("sana", num_layers=3),
+            wide("sana", num_layers=2),
             with_overrides(RunConfig(), [*RUN, f"method.fake_score_updates={updates}"]),
         ).total
         for updates in (1, 3)
@@ -340,7 +355,7 @@ def stored_rows() -> dict[tuple[str, str, int], list[float]]:
 
 @pytest.mark.parametrize(
     ("name", "trained", "ranks"),
-    [("sana-0.6b-512", FULL, 1), ("sana-0.6b-512", FULL, 8), ("flux.1-dev-512", LORA, 8)],
+    [("sana-0.6b-512", FULL, 8), ("flux.1-dev-512", LORA, 1)],
 )
 def test_the_table_is_that_of_the_docs(name: str, trained: str, ranks: int) -> None:
     """A change of the engine that changes its memory changes docs/gpu.md: benchmarks/memory.py."""
