@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from workbench.methods import Pairs
+from workbench.methods import Pairs, method_type
 from workbench.teachers.architecture import Architecture
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.weights import ModuleWeights
@@ -145,7 +145,9 @@ def _trainer(
     training = config.training.model_copy(
         update={"batch_size": size * ranks, "micro_batch_size": micro, "compile": False}
     )
-    generator = config.generator.model_copy(update={"steps": 1})  # those before keep nothing
+    # Evaluations before the last keep nothing, where a method takes any number of them.
+    steps = 1 if method_type(config.method).any_step else config.generator.steps
+    generator = config.generator.model_copy(update={"steps": steps})
     student = Student(
         network,
         architecture.latent_shape,
