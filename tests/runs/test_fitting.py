@@ -13,18 +13,13 @@ from workbench.training.overrides import with_overrides
 
 CONFIG = with_overrides(RunConfig(), ["training.batch_size=64"])
 CHECKPOINTING = "training.gradient_checkpointing=true"
-BF16 = (
-    "training.precision=bf16",
-    "training.optimizers.generator.eps=1e-4",
-    "training.optimizers.fake_score.eps=1e-4",
-)
+BF16 = ("training.precision=bf16-mixed", "evaluation.precision=bf16")
+EVERY = "training.sync_every_micro_batch=true"
 
 
 @pytest.fixture(scope="module")
 def teacher(digits_teacher: PipelineTeacher) -> Teacher:
-    return Teacher(
-        Architecture.in_folder(digits_teacher.folder), digits_teacher.parameters, 1000, 2000
-    )
+    return Teacher(Architecture.in_folder(digits_teacher.folder), 1000, 2000)
 
 
 def wish_for(teacher: Teacher, memory: int, *, shared: bool = False) -> Wish | None:
@@ -64,6 +59,20 @@ def test_settings_that_are_there_already_are_not_wished_for(teacher: Teacher) ->
     wish = first_that_fits(teacher, config, 1, Device("test", size, shared=False))
     assert wish is not None
     assert wish.assignments == ("training.micro_batch_size=1",)
+
+
+def test_ranks_reduce_gradients_at_every_micro_batch_before_they_train_adapters(
+    teacher: Teacher,
+) -> None:
+    settings = [CHECKPOINTING, "training.micro_batch_size=1", *BF16]
+    config = with_overrides(CONFIG, settings)
+    last, every = (
+        needed(teacher, with_overrides(config, extra), 4).total for extra in ([], [EVERY])
+    )
+    assert every < last
+    wish = first_that_fits(teacher, config, 4, Device("test", every, shared=False))
+    assert wish is not None
+    assert (wish.assignments, wish.ranks) == ((EVERY,), 4)
 
 
 def test_ranks_share_the_memory_of_a_machine_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,7 +246,7 @@ def test_the_paper_s_panels_run_as_published(teacher: str) -> None:
 def sizes_of(name: str) -> Teacher:
     known = find_hub_teacher(name)
     assert known is not None
-    return Teacher(Architecture.of(known), known.parameters, known.vae_parameters, known.text_bytes)
+    return Teacher(Architecture.of(known), known.vae_parameters, known.text_bytes)
 
 
 def told_by(recipe: Recipe) -> str:
@@ -259,7 +259,7 @@ def fits(size: int, card_gib: int) -> bool:
 
 @pytest.mark.parametrize("teacher", EACH)
 def test_adapters_recipes_name_the_smallest_card_that_loads_and_trains(teacher: str) -> None:
-    recipe, loading = get_recipe(f"{teacher}-lora"), sizes_of(teacher).loading_bytes
+    recipe, loading = get_recipe(f"{teacher}-lora"), sizes_of(teacher).text_bytes
     assert recipe.teachers == ()
     assert recipe.card_gib in CARDS
     config = run_config(f"teacher={teacher}", f"recipe={recipe.name}")

@@ -305,7 +305,7 @@ def test_the_good_checkpoint_is_kept_and_a_damaged_one_passed_over(tmp_path: Pat
         def on_iteration(self, progress: Progress) -> None:
             super().on_iteration(progress)
             if progress.nimg == 2624:
-                self.engine.checkpoints.finish()
+                self.trainer.checkpoints.finish()
                 kept = sorted(int(path.name[5:]) for path in tmp_path.glob("nimg-*"))
                 assert kept == [1920, 2560]
                 (tmp_path / "nimg-000000002560" / "manifest.json").write_text("{")

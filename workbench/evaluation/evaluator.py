@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation.feature_cache import FeatureCache
 from workbench.evaluation.grids import NotFiniteError

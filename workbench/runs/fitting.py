@@ -17,6 +17,7 @@ from workbench.training.parallel import choose_device
 
 _FP32 = 4
 _USABLE = 0.92  # the rest goes to the CUDA context and to fragmentation
+_EVERY = "training.sync_every_micro_batch=true"
 _LORA = 'training.lora={"rank": 64}'
 _MORE_RANKS = (2, 4, 8, 16, 32, 64)
 
@@ -60,20 +61,14 @@ class Teacher:
     """Sizes of a teacher.
 
     Attributes:
-        transformer: numbers in it.
         autoencoder: numbers in it.
-        text_bytes: of all its text encoders, each in the precision that it is loaded in.
+        text_bytes: of all its text encoders, each in the precision that it is loaded in. They are
+            gone before the rest is loaded: a rank reads into its roles only what they keep.
     """
 
     architecture: Architecture
-    transformer: int
     autoencoder: int
     text_bytes: int
-
-    @property
-    def loading_bytes(self) -> int:
-        """The most that is loaded at once: the text encoders, or then the rest, in float32."""
-        return max(self.text_bytes, _FP32 * (self.transformer + self.autoencoder))
 
     @property
     def held_bytes(self) -> int:
@@ -102,7 +97,8 @@ def needed(teacher: Teacher, config: RunConfig, ranks: int) -> Estimate:
 def first_that_fits(teacher: Teacher, config: RunConfig, ranks: int, device: Device) -> Wish | None:
     """The first in a row of ever more modest settings that fits, or None.
 
-    The row: gradient checkpointing, one sample at a time, bf16, adapters, more devices.
+    The row: gradient checkpointing, one sample at a time, bf16, gradients reduced over the ranks
+    at each of them, adapters, more devices.
     """
     for assignments, count in _ever_more_modest(config, ranks, device):
         try:
@@ -136,6 +132,10 @@ def _ever_more_modest(
     if training.precision != "bf16-mixed":
         taken += ["training.precision=bf16-mixed", "evaluation.precision=bf16"]
         yield list(taken), ranks
+    whole_gradients = not (training.sync_every_micro_batch or training.lora)
+    if whole_gradients and ranks > 1 and local_batch > 1:
+        taken.append(_EVERY)
+        yield list(taken), ranks
     if training.lora is None:
         yield [*taken, _LORA], ranks
     if device.shared:
@@ -144,3 +144,5 @@ def _ever_more_modest(
         for count in _MORE_RANKS:
             if count > ranks:
                 yield [*taken, *adapters], count
+                if whole_gradients and ranks == 1 and not adapters:
+                    yield [*taken, _EVERY], count

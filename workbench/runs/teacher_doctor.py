@@ -200,9 +200,7 @@ def _sizes(subject: _Subject, config: RunConfig) -> Teacher | None:
         return _sizes_in(subject.folder, call)
     if known is None:
         return None
-    return Teacher(
-        Architecture.of(known, call), known.parameters, known.vae_parameters, known.text_bytes
-    )
+    return Teacher(Architecture.of(known, call), known.vae_parameters, known.text_bytes)
 
 
 def _sizes_in(folder: Path, call: CallArguments) -> Teacher:
@@ -213,7 +211,6 @@ def _sizes_in(folder: Path, call: CallArguments) -> Teacher:
     )
     return Teacher(
         Architecture.in_folder(folder, call),
-        stored_numbers(folder / "transformer").total(),
         stored_numbers(folder / "vae").total(),
         text,
     )
@@ -244,13 +241,12 @@ def _room(name: str, folder: Path, size: int, what: str) -> Check:
 
 
 def _loading(sizes: Teacher, device: Device) -> Check:
-    """Each rank loads the text encoders, if prompts are not stored yet, and then the rest."""
-    need = sizes.loading_bytes
+    """Each rank loads the text encoders, if prompts are not stored yet, and then its roles."""
     return Check(
         "memory to load",
-        need <= device.memory,
-        f"{as_text(need)} a rank: text encoders {as_text(sizes.text_bytes)}, gone before the rest "
-        f"is loaded in float32; {as_text(device.memory)} usable",
+        sizes.text_bytes <= device.memory,
+        f"{as_text(sizes.text_bytes)} a rank: the text encoders, gone before anything else is "
+        f"loaded; {as_text(device.memory)} usable",
     )
 
 

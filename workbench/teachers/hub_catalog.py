@@ -217,7 +217,7 @@ HUB_TEACHERS: tuple[HubTeacher, ...] = (
         "Sana_600M_512px_diffusers",
         {**_SANA_06B, "sample_size": 16},
         591_747_872,
-        21_315_531_656,
+        20_205_388_876,
     ),
     _sana(
         "sana-1.6b-512",

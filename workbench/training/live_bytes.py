@@ -15,10 +15,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 from torch._guards import active_fake_mode
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+_META = torch.device("meta")
 _STEP = 1.001  # a peak so much higher than the last one looks at gradients again
 
 
@@ -81,9 +83,12 @@ class LiveBytes(TorchDispatchMode):
     ) -> Any:
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # its shards come here by themselves
+        if func is torch.ops.prim.device.default and isinstance(args[0], FakeTensor):
+            asked = args[0]  # more often than all that computes, and answered slowly by torch
+            return _META if asked.fake_mode.in_kernel_invocation else asked.fake_device
         result = func(*args, **(kwargs or {}))
         if not self._paused and active_fake_mode() is self._mode:
-            for tensor in tree_leaves(result):
+            for tensor in (result,) if isinstance(result, Tensor) else tree_leaves(result):
                 if isinstance(tensor, Tensor):
                     self._count(tensor.untyped_storage())
         return result

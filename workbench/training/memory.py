@@ -9,7 +9,8 @@ Not counted: what a kernel takes inside itself, fragmentation, the CUDA context,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from workbench.methods import Pairs
+from workbench.methods import Pairs, method_type
 from workbench.teachers.architecture import Architecture
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.weights import ModuleWeights
@@ -62,32 +63,51 @@ def estimate_memory(
     Raises:
         RequestError: the batch does not divide by the ranks, or the network refuses a setting.
     """
-    kinds = Counter(_kind(block) for block in architecture.network().blocks())
-    few = {kind: min(count, _FEW) for kind, count in kinds.items()}
-    base = _step(architecture, config, ranks, few)
-    parts = dict(base)
-    for kind, count in kinds.items():
-        if count > _FEW:
-            more = _step(architecture, config, ranks, {**few, kind: _FEW + 1})
-            for part in parts:
-                parts[part] += (count - _FEW) * (more[part] - base[part])
-    return Estimate({**parts, "held": held})
+
+    def counted(blocks: Mapping[str, int]) -> dict[str, int]:
+        return _step(architecture, config, ranks, blocks)
+
+    return Estimate({**_of_all_blocks(architecture, counted, _FEW), "held": held})
 
 
 def least_memory(
     architecture: Architecture, config: RunConfig, ranks: int = 1, held: int = 0
 ) -> int:
     """The same without gradients and activations; quick to tell."""
-    with fake_ranks(ranks):
-        return held + sum(_kept(_trainer(architecture, config, ranks, None)).values())
+    return held + sum(_roles(architecture, config, ranks).values())
 
 
 def checkpoint_bytes(architecture: Architecture, config: RunConfig) -> tuple[int, int]:
     """Size of one checkpoint (trained networks, their moments, the average), and of the average."""
-    with fake_ranks(1):
-        kept = _kept(_trainer(architecture, config, 1, None))
+    kept = _roles(architecture, config, 1)
     size = sum(kept[part] for part in ("students", "moments", "average", "buffers"))
     return size, kept["average"]
+
+
+def _roles(architecture: Architecture, config: RunConfig, ranks: int) -> dict[str, int]:
+    """What is there all the time, in bytes a rank."""
+
+    def counted(blocks: Mapping[str, int]) -> dict[str, int]:
+        with fake_ranks(ranks):
+            return _kept(_trainer(architecture, config, ranks, blocks))
+
+    return _of_all_blocks(architecture, counted, 1)
+
+
+def _of_all_blocks(
+    architecture: Architecture, counted: Callable[[Mapping[str, int]], dict[str, int]], few: int
+) -> dict[str, int]:
+    """The parts of the whole network, from so few blocks of a kind and then of one more."""
+    kinds = Counter(_kind(block) for block in architecture.network().blocks())
+    blocks = {kind: min(count, few) for kind, count in kinds.items()}
+    base = counted(blocks)
+    parts = dict(base)
+    for kind, count in kinds.items():
+        if count > few:
+            more = counted({**blocks, kind: few + 1})
+            for part in parts:
+                parts[part] += (count - few) * (more[part] - base[part])
+    return parts
 
 
 def _kind(block: nn.Module) -> str:
@@ -115,19 +135,20 @@ def _trainer(
     architecture: Architecture,
     config: RunConfig,
     ranks: int,
-    blocks: Mapping[str, int] | None,
+    blocks: Mapping[str, int],
 ) -> _FakeTrainer:
     """The run's trainer on the meta device, of a batch of at most two micro-batches a rank."""
     network = architecture.network()
-    if blocks is not None:
-        _keep_blocks(network, blocks)
+    _keep_blocks(network, blocks)
     local = Ranks(0, ranks, _META).share(config.training.batch_size)
     micro = min(config.training.micro_batch_size or local, local)
     size = micro * (1 if micro == local else 2)
     training = config.training.model_copy(
         update={"batch_size": size * ranks, "micro_batch_size": micro, "compile": False}
     )
-    generator = config.generator.model_copy(update={"steps": 1})  # those before keep nothing
+    # Evaluations before the last keep nothing, where a method takes any number of them.
+    steps = 1 if method_type(config.method).any_step else config.generator.steps
+    generator = config.generator.model_copy(update={"steps": steps})
     student = Student(
         network,
         architecture.latent_shape,
@@ -138,6 +159,7 @@ def _trainer(
     )
     settings = config.model_copy(update={"training": training, "generator": generator})
     trainer = _FakeTrainer(settings, student, Ranks(0, ranks, _META))
+    trainer.batches._reader = _NothingAhead()
     trainer.state.nimg = _AFTER_WARM_UPS - _AFTER_WARM_UPS % training.batch_size
     return trainer
 
@@ -149,8 +171,16 @@ class _FakeTrainer(Trainer):
 
     def give_fake_memory(self, architecture: Architecture) -> None:
         """From the meta device to the CPU, for which all kernels exist."""
+        moved: dict[Tensor, Tensor] = {}  # buffers that networks share stay shared
         for root in self._roots():
+            parts = list(root.modules())
+            before = [dict(part._buffers) for part in parts]
             root.to_empty(device=_CPU)
+            for part, buffers in zip(parts, before, strict=True):
+                for name, old in buffers.items():
+                    fresh = part._buffers[name]
+                    if old is not None and fresh is not None:
+                        part._buffers[name] = moved.setdefault(old, fresh)
         settings = self.config.training.optimizers
         self.optimizers = {
             name: adam(self.networks.module(name), settings[name]) for name in self.optimizers
@@ -187,6 +217,13 @@ class _FakeTrainer(Trainer):
             super()._step(optimizer, nonfinite)
 
 
+class _NothingAhead(ThreadPoolExecutor):
+    """Reads no batch that is never trained on: a mode of fake tensors is of one thread."""
+
+    def submit(self, *_: Any, **__: Any) -> Any:
+        return Future()
+
+
 def _keep_blocks(network: VelocityNetwork, counts: Mapping[str, int]) -> None:
     left = dict(counts)
     for child in network.module.children():
@@ -207,7 +244,7 @@ def _kept(trainer: _FakeTrainer) -> dict[str, int]:
         "students": _bytes(value for network in trained for value in network.parameters()),
         "moments": _bytes(trainer.moments()),
         "average": _bytes(trainer.average.parameters()),
-        "buffers": _bytes(value for root in trainer._roots() for value in root.buffers()),
+        "buffers": _bytes({value for root in trainer._roots() for value in root.buffers()}),
     }
 
 
@@ -232,5 +269,6 @@ class _AnyPairs(_AnyPrompts):
         return Pairs(latents, self.architecture.prompts(len(index)))
 
 
+@torch.no_grad()  # DTensor's shards are views with a history else: slow to make
 def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.nbytes for tensor in local_tensors(tensors))

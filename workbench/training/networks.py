@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from workbench.errors import RequestError
 from workbench.flow.noise import NoiseSource
@@ -136,6 +136,7 @@ class _Builder:
     config: RunConfig
     sharding: Sharding
     device: torch.device
+    buffers: dict[Tensor, Tensor] = field(default_factory=dict)
 
     def weights_of(self, network: VelocityNetwork) -> Weights:
         """Where a network's weights are: in memory, or in the teacher's files."""
@@ -162,7 +163,7 @@ class _Builder:
         self, source: VelocityNetwork, *, dtype: torch.dtype = torch.float32, trainable: bool
     ) -> VelocityNetwork:
         """A network of its own with the source's weights."""
-        network = self._prepared(without_weights(source, dtype), trainable=trainable)
+        network = self._prepared(without_weights(source, dtype, self.buffers), trainable=trainable)
         parallelize(network, network.blocks(), self.sharding)
         give_memory(network, self.device)
         fill(stored(network.module), self.weights_of(source))
@@ -173,7 +174,8 @@ class _Builder:
         lora, in_place = self.config.training.lora, self.in_place(source)
         assert lora is not None
         shell = sharing_memory(source) if in_place else None
-        base = AdapterBase(shell or without_weights(source, self.sharding.compute), lora, names)
+        shell = shell or without_weights(source, self.sharding.compute, self.buffers)
+        base = AdapterBase(shell, lora, names)
         self._prepared(base.network, trainable=False)
         if self.config.training.gradient_checkpointing:
             base.enable_gradient_checkpointing()

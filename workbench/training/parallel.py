@@ -142,11 +142,20 @@ class Sharding:
 def fake_ranks(world: int) -> Iterator[None]:
     """As rank 0 of a world in which nobody answers and nothing is sent, to see what a rank holds.
 
-    A process group of this process alone is closed: it can be opened again.
+    A process group of this process alone is closed: networks that are sharded in it
+    send nothing, and the next run opens another.
+
+    Raises:
+        RuntimeError: this process is one of several ranks, whose group it would close.
     """
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     if dist.is_initialized():
+        if dist.get_world_size() > 1:
+            raise RuntimeError(
+                f"This process is one of {dist.get_world_size()} ranks: an estimate would close "
+                "their process group. Make it before they join, or in a process of its own."
+            )
         dist.destroy_process_group()
     dist.init_process_group("fake", rank=0, world_size=world, store=FakeStore())
     try:
