@@ -8,8 +8,8 @@ copies, no guidance. A round is an iteration with each of k = 1, 2, 3, 4. For ev
 second, the share of the card's bf16 peak (MFU: without what checkpointing computes again), peak
 memory beside what ``training.memory`` foretells, what normal numbers, prompts (gathered and copied,
 if nothing ran beside it) and reading every iteration's losses at once take of a round, and the same
-images a second compiled, and of the published scripts' plan (:mod:`benchmarks.official`: autocast
-over float32 weights, teacher in bfloat16).
+images a second compiled, and of the published scripts' plan (:mod:`benchmarks.official_plan`, with
+autocast over float32 weights and the teacher in bfloat16).
 
 A case gets its part of the time that is left, and what it has no time for is told and left out.
 """
@@ -35,7 +35,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.official import OfficialPlan, Ours, peak_bytes
+from benchmarks.official import Ours, peak_bytes
+from benchmarks.official_plan import OfficialPlan
 from benchmarks.random_students import catalog_architecture, student_of
 from workbench.teachers.architecture import Architecture
 from workbench.training.config import RunConfig
@@ -127,7 +128,7 @@ TINY = {
         "flux.1-dev-1024",
         4,
         2,
-        {**_JOINT, "num_layers": 1, "num_single_layers": 1, "axes_dims_rope": (4, 6, 6)},
+        {**_JOINT, "num_single_layers": 1, "axes_dims_rope": (4, 6, 6)},
         _JOINT_SHAPES,
     ),
 }

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.official import Draws, OfficialPlan, Ours
+from benchmarks.official import Ours
+from benchmarks.official_plan import Draws, OfficialPlan
 from workbench.flow import NoiseSource
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.base import Conditioning, VelocityNetwork
