@@ -68,7 +68,7 @@ class OfficialPlan:
         }
 
     def _network(self, dtype: torch.dtype | None = None, trained: bool = True) -> VelocityNetwork:
-        source, weights = self.student.teacher, self.student.weights
+        source = self.student.teacher
         frozen = torch.bfloat16 if self.mixed else torch.float32
         kind = torch.float32 if trained else dtype or frozen
         here = not on_meta(source) and next(source.parameters()).device == self.device
@@ -76,9 +76,7 @@ class OfficialPlan:
             network = sharing_memory(source)
             self.bytes_in_place = sum(value.nbytes for value in network.parameters())
         else:
-            network = without_weights(source, kind)
-            give_memory(network, self.device)
-            fill(stored(network.module), weights or ModuleWeights(source.module))
+            network = self.copy(kind)
         network.train(False).requires_grad_(trained)
         network.evaluations = network.backward_evaluations = 0
         if network.distilled_guidance is not None and (trained or dtype):
@@ -86,6 +84,18 @@ class OfficialPlan:
         if self.config.training.gradient_checkpointing:
             network.enable_gradient_checkpointing()
         return network
+
+    def copy(self, dtype: torch.dtype) -> VelocityNetwork:
+        """The teacher's network in memory of its own."""
+        source = self.student.teacher
+        network = without_weights(source, dtype)
+        give_memory(network, self.device)
+        fill(stored(network.module), self.student.weights or ModuleWeights(source.module))
+        return network
+
+    def read(self, value: Tensor) -> float:
+        """What the host waits for."""
+        return value.item()
 
     def train_step(self, k: int, draws: Draws | None = None) -> tuple[float, float]:
         """Both updates with k generator steps; the unscaled losses of fake score and generator."""
@@ -122,7 +132,7 @@ class OfficialPlan:
             (scale * share * value).backward()
             total += share * value.detach()
         optimizer.step()
-        return total.item()
+        return self.read(total)
 
     def rollout(self, k: int, cond: Conditioning, draws: Draws, role: str, graph: bool) -> Tensor:
         """x_g (B, ...) after k of the generator's steps; the last one may carry a graph."""

@@ -8,8 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.official import Ours
+from benchmarks.gpu import TINY
+from benchmarks.official import Ours, peak_bytes
+from benchmarks.official_memory import published_peak
 from benchmarks.official_plan import Draws, OfficialPlan
+from benchmarks.random_students import student_of as student_with_random_weights
 from workbench.flow import NoiseSource
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.base import Conditioning, VelocityNetwork
@@ -98,3 +101,19 @@ def test_evaluations_an_image(
         official.train_step(k)
     expected = tuple(4 * BATCH * count for count in counts)
     assert ours.evaluations() == official.evaluations() == expected
+
+
+def test_its_memory_is_foretold() -> None:
+    """On tensors without memory, and by what the allocator hands out."""
+    case = TINY["SANA, tiny"]
+    architecture, config = case.architecture(), case.config()
+    student = student_with_random_weights(architecture, CPU)
+
+    def two_iterations() -> None:
+        plan = OfficialPlan(student, config, CPU, light=True)
+        plan.train_step(1)
+        plan.train_step(1)
+
+    layers = architecture.transformer["num_layers"]
+    foretold = published_peak(architecture, config, layers)
+    assert foretold == pytest.approx(peak_bytes(two_iterations, CPU), rel=0.1)
