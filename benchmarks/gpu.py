@@ -354,8 +354,9 @@ def table(rows: list[Figures]) -> str:
 def run(cases: Mapping[str, Case], device: torch.device, minutes: float) -> list[Figures]:
     """The figures of each case; the memory is foretold meanwhile, in another process."""
     until, rows = time.monotonic() + 60 * minutes, []
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(1, mp_context=spawn)
+    # What has used a GPU cannot be forked; elsewhere forking saves importing all again.
+    kind = "spawn" if device.type == "cuda" else "fork"
+    pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(kind))
     estimates = {name: pool.submit(foretold, case) for name, case in cases.items()}
     for place, (name, case) in enumerate(cases.items()):
         budget = (until - time.monotonic()) / (len(cases) - place)
