@@ -32,6 +32,9 @@ class RandomWeights:
     def __init__(self, module: torch.nn.Module, device: torch.device) -> None:
         self._state, self._device = module.state_dict(), device
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._state[name].shape)
+
     def read(self, name: str, rows: slice | None) -> Tensor:
         kept: Tensor = self._state[name]
         if not kept.is_meta:  # a buffer that the network computed

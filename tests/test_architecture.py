@@ -88,7 +88,7 @@ def test_three_files_know_about_processes() -> None:
         for path in MODULES
         if any(
             name.startswith(("torch.distributed", "torch.distributed.fsdp"))
-            and not name.startswith("torch.distributed.checkpoint")
+            and not name.startswith(("torch.distributed.checkpoint", "torch.distributed.tensor"))
             for name in imports(path)
         )
     }

@@ -25,10 +25,11 @@ from workbench.teachers.families import FAMILIES
 from workbench.teachers.hub_catalog import find_hub_teacher
 from workbench.training import memory
 from workbench.training.config import RunConfig
+from workbench.training.launch import launch
 from workbench.training.memory import checkpoint_bytes, estimate_memory, least_memory
 from workbench.training.networks import Student
 from workbench.training.overrides import with_overrides
-from workbench.training.parallel import Ranks, fake_ranks, joined_ranks, launch, whole_state
+from workbench.training.parallel import Ranks, fake_ranks, joined_ranks, whole_state
 from workbench.training.trainer import Trainer
 
 CPU = torch.device("cpu")

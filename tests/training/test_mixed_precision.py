@@ -28,8 +28,8 @@ from workbench.teachers.mixture import LOG_SHARES, MLPVelocity
 from workbench.teachers.sana import SanaVelocity
 from workbench.teachers.weights import WeightFiles, empty_transformer
 from workbench.training.ema import ema_decay, halflife_at
-from workbench.training.networks import Student
 from workbench.training.launch import launch
+from workbench.training.networks import Student
 from workbench.training.parallel import Ranks, joined_ranks
 from workbench.training.trainer import Trainer
 

@@ -132,14 +132,16 @@ def poison(trainer: Trainer, first: int, last: int) -> None:
 
 def defer(trainer: Trainer) -> list[int]:
     """Read updates as on a GPU, one iteration late; how many were unread after each iteration."""
-    read, unread = trainer.read_updates, []
+    take_in, step, unread = trainer._take_in, trainer.train_step, []
 
-    def late(all_but: int | None = None) -> None:
-        read(0 if all_but is None else len(trainer.method.phases(0)))
-        if all_but is not None:
-            unread.append(len(trainer._unread))
+    def late() -> None:
+        newest = len(trainer.method.phases(0))
+        trainer._take_in = lambda all_but: take_in(newest)  # type: ignore[method-assign]
+        step()
+        trainer._take_in = take_in  # type: ignore[method-assign]
+        unread.append(len(trainer._unread))
 
-    trainer.read_updates = late  # type: ignore[method-assign]
+    trainer.train_step = late  # type: ignore[method-assign]
     return unread
 
 

@@ -209,7 +209,7 @@ class _FakeTrainer(Trainer):
         weights = (weight for group in groups for weight in group["params"])
         return _bytes(weight.grad for weight in weights if weight.grad is not None)
 
-    def read_updates(self, all_but: int = 0) -> None:
+    def _take_in(self, all_but: int) -> None:
         self._unread.clear()
 
     def _step(self, optimizer: torch.optim.Optimizer, nonfinite: Tensor) -> None:
