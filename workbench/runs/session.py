@@ -106,6 +106,7 @@ class Session:
             self.looks = LookMeasurement(self.task, self.samplers, settings, ranks)
         self.baselines = BaselineCache(job.workspace.cache, self.config, self.teacher, ranks)
         self.drift: Mapping[str, Ratio] = {}
+        self.shown: tuple[int, Tensor] | None = None  # the student's last grid, and of when
         self.last_row: Row | None = None
         self.start: dict[str, str] | None = None
         self.pairs: RunPairs | None = None
@@ -204,7 +205,7 @@ class Session:
         """Train, measure, draw, and write the results last: their file says that all is done."""
         state = self.trainer.train()
         rows = measure_all(self._final_models(), self.ranks, lambda: self.stop.requested)
-        pictures = self._grid_rows()
+        pictures = self._grid_rows(state.nimg)
         if self.looks is not None and not self.drift:  # resumed behind its last evaluation
             k = self.config.generator.steps
             with self._no_picture_is_no_end(state.nimg):
@@ -328,6 +329,7 @@ class Session:
         scores = self._scores(nimg, model)
         with self._no_picture_is_no_end(nimg):
             images = self._images(model)
+            self.shown = nimg, images
             if self.ranks.is_main:
                 grid = image_grid({"student": self.task.pictures(images)}, self.task.captions())
                 self.tracker.log_image(STUDENT_SAMPLES, grid, nimg)
@@ -356,18 +358,19 @@ class Session:
         except NotFiniteError as error:
             self.listeners.on_warning(nimg, f"No sample grid: {error}")
 
-    def _grid_rows(self) -> dict[str, Tensor]:
+    def _grid_rows(self, nimg: int) -> dict[str, Tensor]:
         """Teacher at its best and at K, and student at K: the same prompts and noise."""
         k = self.config.generator.steps
         best = self._best_teacher()
         models = {
             sampler_name(best.name, best.steps): best,
             sampler_name(TEACHER, k): self.samplers.of_teacher(self.trainer.networks.teacher, k),
-            sampler_name(STUDENT, k): self.samplers.of_student(
-                self.trainer.average, self.config.generator, k
-            ),
         }
-        return {caption: self._first_images(model) for caption, model in models.items()}
+        rows = {caption: self._first_images(model) for caption, model in models.items()}
+        if self.shown is not None and self.shown[0] == nimg:  # just drawn, of these very weights
+            return {**rows, sampler_name(STUDENT, k): self.shown[1]}
+        student = self.samplers.of_student(self.trainer.average, self.config.generator, k)
+        return {**rows, sampler_name(STUDENT, k): self._first_images(student)}
 
     def _images(self, model: SampledModel) -> Tensor:
         """The student's shown samples, whose drift from the teacher's is kept."""
