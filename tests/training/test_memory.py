@@ -182,6 +182,7 @@ PLANS = {
     "fp32": (),
     "micro-batches": ("training.micro_batch_size=1",),
     "mixed, checkpointing": (MIXED, CHECKPOINTING),
+    "one sample": (MIXED, CHECKPOINTING, "training.batch_size=1"),
     "guidance": ("method.guidance.eval_teacher=2", "method.guidance.train_fake=2"),
     "lora": (ADAPTERS,),
     "lora, mixed, checkpointing": (ADAPTERS, MIXED, CHECKPOINTING),
@@ -206,7 +207,7 @@ def test_every_plans_estimate_is_close(plan: str) -> None:
 
 
 def test_adapters_of_two_kinds_of_blocks_are_close() -> None:
-    few = wide("flux", num_layers=1, num_single_layers=1)
+    few = wide("flux", num_layers=2, num_single_layers=3)
     assert_close(few, *PLANS["lora, mixed, checkpointing"])
 
 
@@ -292,7 +293,7 @@ def test_weights_are_the_arithmetic_of_the_precision() -> None:
     assert parts["buffers"] == 4 * 16 * 16 * 256  # positions, which all networks share
     kept = sum(parts[part] for part in ("teacher", "students", "moments", "average", "buffers"))
     assert least_memory(architecture, config, held=1000) == kept + 1000
-    assert checkpoint_bytes(architecture, config) == kept - parts["teacher"]
+    assert checkpoint_bytes(architecture, config) == (kept - parts["teacher"], parts["average"])
 
 
 def test_a_whole_gradient_is_held_only_between_micro_batches_without_reducing() -> None:
@@ -305,7 +306,9 @@ def test_a_whole_gradient_is_held_only_between_micro_batches_without_reducing() 
 
     architecture = wide("sana", num_layers=3)
     count = sum(p.numel() for p in architecture.network().parameters())
-    assert total("false") - total("true") == pytest.approx(3 / 4 * 4 * count, rel=0.15)
+    surplus = 3 / 4 * 4 * count  # in float32, beside this rank's quarter
+    # Less where the worst moment without it is one of activations.
+    assert 0.6 * surplus < total("false") - total("true") < 1.15 * surplus
 
 
 def test_more_updates_of_the_fake_score_are_one_after_the_other() -> None:

@@ -181,12 +181,26 @@ def parallelize(root: nn.Module, blocks: Iterable[nn.Module], sharding: Sharding
     )
     for block in blocks:
         fully_shard(block, mesh=sharding.mesh, mp_policy=policy, reshard_after_forward=True)
+        block.register_forward_pre_hook(_plainly_strided)
     # The root too: otherwise it stays unsharded after the many forwards that have no
     # backward, and EMA and requires_grad flags would see other tensors than the optimiser.
     fully_shard(root, mesh=sharding.mesh, mp_policy=policy, reshard_after_forward=True)
     stock_call = VelocityNetwork.call_module.__name__
     if hasattr(root, stock_call):
         register_fsdp_forward_method(root, stock_call)
+
+
+def _plainly_strided(block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Tensors laid out alike whenever a block is called on them.
+
+    Sharding hands a block's inputs on with other strides in its forward pass than when it is
+    recomputed. For a batch of one a product with a frozen weight depends on them, and gradient
+    checkpointing stops at the difference.
+    """
+    return tuple(
+        value.contiguous().view(-1).view(value.shape) if isinstance(value, Tensor) else value
+        for value in inputs
+    )
 
 
 def sync_gradients(root: nn.Module, on: bool) -> None:
