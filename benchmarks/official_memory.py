@@ -48,7 +48,7 @@ class FakePlan(OfficialPlan):
     """On fake tensors, whose values nobody can read."""
 
     def copy(self, dtype: torch.dtype) -> VelocityNetwork:
-        network = without_weights(self.student.teacher, dtype)
+        network = without_weights(self.student.teacher, dtype, {})
         for module in network.modules():
             for name, value in list(module.named_parameters(recurse=False)):
                 empty = torch.empty(value.shape, dtype=value.dtype)

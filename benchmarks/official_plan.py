@@ -88,7 +88,7 @@ class OfficialPlan:
     def copy(self, dtype: torch.dtype) -> VelocityNetwork:
         """The teacher's network in memory of its own."""
         source = self.student.teacher
-        network = without_weights(source, dtype)
+        network = without_weights(source, dtype, {})
         give_memory(network, self.device)
         fill(stored(network.module), self.student.weights or ModuleWeights(source.module))
         return network

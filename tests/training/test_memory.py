@@ -206,11 +206,6 @@ def test_every_plans_estimate_is_close(plan: str) -> None:
     assert_close(wide("sana", num_layers=2), *PLANS[plan])
 
 
-def test_adapters_of_two_kinds_of_blocks_are_close() -> None:
-    few = wide("flux", num_layers=2, num_single_layers=3)
-    assert_close(few, *PLANS["lora, mixed, checkpointing"])
-
-
 NO_WARM_UP = {
     "sid2a": (
         "method.adversarial.generator_start_kimg=0",
