@@ -19,7 +19,7 @@ from tests.helpers import labels
 from tests.training.test_parallel import Blocks, BlockVelocity
 from tests.training.test_trainer import ALONE, Recorder, config, same, student, weights
 from workbench.errors import InterruptedRunError
-from workbench.training import checkpoint
+from workbench.training import checkpoint, checkpoint_folder
 from workbench.training.checkpoint import (
     CheckpointError,
     UnwrittenCheckpointError,
@@ -55,6 +55,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Slow]]:
     monkeypatch.setattr(Slow, "begun", threading.Event())
     monkeypatch.setattr(Slow, "may", threading.Event())
     monkeypatch.setattr(checkpoint, "_FolderWriter", Slow)
+    monkeypatch.setattr(checkpoint_folder, "_SMALL", -1)
     yield Slow
     Slow.may.set()
 
@@ -126,6 +127,7 @@ from pathlib import Path
 from tests.training.test_checkpoint import *
 Slow.nimg = {at}
 checkpoint._FolderWriter = Slow
+checkpoint_folder._SMALL = -1
 Trainer(config({every!r}), student(), ALONE, Path({folder!r}), evaluate=judge).train()
 """
 

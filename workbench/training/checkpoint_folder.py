@@ -41,6 +41,9 @@ from workbench.training.networks import AVERAGE
 from workbench.training.parallel import Group, Ranks, cpu_group
 from workbench.training.state import TrainingState
 
+_SMALL = 64 * 2**20
+"""Bytes up to which one process waits for a write, which costs less than to go on beside it."""
+
 _SLOWEST_WRITE = timedelta(hours=6)
 """How long a rank waits for the files of the others."""
 
@@ -163,7 +166,9 @@ class CheckpointFolder:
         if whole:
             state.stability.checkpointing(state.nimg)
         wanted = stateful if whole else Stateful({AVERAGE: stateful.modules[AVERAGE]}, {})
-        problem, staged = self._staged(self.path, wanted.state(), whole, best)
+        held = wanted.state()
+        at_once = self.ranks.world == 1 and _size(held) <= _SMALL
+        problem, staged = self._staged(self.path, held, whole, best, copied=not at_once)
         if not problem:
             progress = {**state.as_dict(), "identity": self.identity}
             good = state.stability.good if self.keep_good else None
@@ -173,6 +178,8 @@ class CheckpointFolder:
             self._flight = _Write(state.nimg, whole, job)
             if must:
                 problem = self._agreed(self._land())
+            elif at_once:
+                self.finish()
         if problem and must:
             raise UnwrittenCheckpointError(problem)
         if problem:
@@ -213,9 +220,9 @@ class CheckpointFolder:
         return next((text for text in self.ranks.gather(problem) if text), "")
 
     def _staged(
-        self, path: Path, state: Mapping[str, Any], whole: bool, best: bool
+        self, path: Path, state: Mapping[str, Any], whole: bool, best: bool, copied: bool
     ) -> tuple[str, dict[str, Any]]:
-        """What stands against writing, on every rank, and a copy of the tensors on the CPU."""
+        """What stands against writing, on every rank, and the tensors, copied to the CPU."""
         needed = whole * _size(state) + best * _size(_average(state))
         problem, staged = "", dict[str, Any]()
         if self.ranks.is_main and needed > (free := _free(path)):
@@ -225,7 +232,8 @@ class CheckpointFolder:
                 f"({self.keep})."
             )
         try:
-            staged = {} if problem else self._copied(state)
+            if not problem:
+                staged = self._copied(state) if copied else dict(state)
         except (RuntimeError, MemoryError) as error:
             problem = f"Could not copy a checkpoint to the CPU: {str(error).splitlines()[0]}"
         return self._agreed(problem), staged
