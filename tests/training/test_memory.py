@@ -237,7 +237,7 @@ def test_the_estimate_of_a_rank_among_others_is_close() -> None:
     assert estimated == pytest.approx(measured, rel=0.15)
 
 
-@pytest.mark.parametrize("family", ["sana", "flux"])
+@pytest.mark.parametrize("family", ["sana"])
 def test_few_blocks_stand_for_all(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Extrapolated from three and four blocks of a kind, or all gone through: the same."""
     config = with_overrides(RunConfig(), [*RUN, MIXED, CHECKPOINTING])

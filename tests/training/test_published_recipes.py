@@ -274,9 +274,9 @@ def test_adapters_recipes_name_the_smallest_card_that_loads_and_trains(teacher: 
     assert [fits(worst, card) for card in CARDS].index(True) == CARDS.index(recipe.card_gib)
 
 
-@pytest.mark.parametrize("teacher", ["sana-0.6b-512", "flux.1-dev-512"])
+@pytest.mark.parametrize("teacher", ["sana-0.6b-512"])
 def test_adapters_train_on_the_card(teacher: str) -> None:
-    """One of each extreme: a trace of a real teacher takes up to a minute."""
+    """The smallest: tracing a real teacher takes up to a minute, and docs/gpu.md holds others."""
     recipe = get_recipe(f"{teacher}-lora")
     config = run_config(f"teacher={teacher}", f"recipe={recipe.name}")
     training = needed(sizes_of(teacher), config, 1).total
