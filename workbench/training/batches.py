@@ -40,7 +40,7 @@ class BatchSource:
     def take(self, nimg: int, evaluations: int, draws: Iterable[int]) -> dict[int, list[Batch]]:
         """Draw -> micro-batches of the batch that begins at ``nimg`` images, k = ``evaluations``.
 
-        Phases of one draw share them. Prompts of the next batch are read while this one trains.
+        Phases of one draw share them. On a GPU the next batch's prompts are read while this one trains.
         """
         wanted = list(dict.fromkeys(draws))
         if self._prompts is None:
@@ -52,7 +52,8 @@ class BatchSource:
             for draw, rows in read.items()
         }
         after = nimg + self.size * self.ranks.world
-        for draw in wanted:
+        # On the CPU nothing is to be won, and a thread's own OpenMP team takes cores from training.
+        for draw in wanted if self.ranks.device.type == "cuda" else ():
             self._ahead[after, draw] = self._reader.submit(self._gather, after, draw)
         return {
             draw: self._split(nimg, evaluations, cond.to(self.ranks.device))
