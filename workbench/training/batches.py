@@ -40,7 +40,8 @@ class BatchSource:
     def take(self, nimg: int, evaluations: int, draws: Iterable[int]) -> dict[int, list[Batch]]:
         """Draw -> micro-batches of the batch that begins at ``nimg`` images, k = ``evaluations``.
 
-        Phases of one draw share them. On a GPU the next batch's prompts are read while this one trains.
+        Phases of one draw share them. On a GPU the next batch's prompts are
+        read while this one trains.
         """
         wanted = list(dict.fromkeys(draws))
         if self._prompts is None:
