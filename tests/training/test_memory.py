@@ -39,32 +39,25 @@ MIXED = "training.precision=bf16-mixed"
 CHECKPOINTING = "training.gradient_checkpointing=true"
 ADAPTERS = 'training.lora={"rank": 16}'
 
+SANA = {
+    "num_layers": 8,
+    "num_attention_heads": 8,
+    "num_cross_attention_heads": 8,
+    "cross_attention_head_dim": 32,
+    "cross_attention_dim": 256,
+    "caption_channels": 64,
+    "sample_size": 8,
+}
 WIDE: dict[str, tuple[str, Mapping[str, Any], tuple[int, ...], Mapping[str, tuple[int, ...]]]] = {
     "sana": (
         "sana-0.6b-512",
-        {
-            "num_layers": 8,
-            "num_attention_heads": 8,
-            "num_cross_attention_heads": 8,
-            "cross_attention_head_dim": 32,
-            "cross_attention_dim": 256,
-            "caption_channels": 64,
-            "sample_size": 8,
-        },
+        SANA,
         (32, 8, 8),
         {"embeds": (20, 64), "mask": (20,)},
     ),
     "sprint": (
         "sana-sprint-0.6b",
-        {
-            "num_layers": 8,
-            "num_attention_heads": 8,
-            "num_cross_attention_heads": 8,
-            "cross_attention_head_dim": 32,
-            "cross_attention_dim": 256,
-            "caption_channels": 64,
-            "sample_size": 8,
-        },
+        SANA,
         (32, 8, 8),
         {"embeds": (20, 64), "mask": (20,)},
     ),

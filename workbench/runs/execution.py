@@ -154,11 +154,8 @@ def check_request(config: RunConfig, nproc: int) -> None:
         )
     ranks = Ranks(0, world_size(nproc), torch.device("cpu"))
     ranks.share(config.training.batch_size)
-    shards = config.training.shards
-    if shards is not None and ranks.world % shards:
-        raise RequestError(
-            f"training.shards={shards} does not divide the {ranks.world} ranks of this run."
-        )
+    if config.training.shards is not None:
+        ranks.check_shards(config.training.shards)
 
 
 def check_sources(

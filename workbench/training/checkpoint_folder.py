@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -54,7 +53,7 @@ class _Write:
 
     nimg: int
     whole: bool
-    done: Future[None]
+    done: Future[str]
 
 
 class CheckpointFolder:
@@ -204,9 +203,11 @@ class CheckpointFolder:
         assert flight is not None
         assert self.path is not None
         try:
-            flight.done.result()
+            undeleted = flight.done.result()
         except (CheckpointError, OSError) as error:
             return str(error)
+        if undeleted:
+            self._warn(flight.nimg, undeleted)
         if flight.whole:
             self._there = flight.nimg
             self.listener.on_checkpoint(flight.nimg, checkpoint_path(self.path, flight.nimg))
@@ -252,16 +253,21 @@ class CheckpointFolder:
         whole: bool,
         best: bool,
         good: int | None,
-    ) -> None:
-        """In the thread. The best first: no checkpoint names a best that is not there."""
+    ) -> str:
+        """In the thread; what could not be tidied up, in words.
+
+        The best first: no checkpoint names a best that is not there.
+        """
         if best:
             save_checkpoint(path / BEST, _average(state), progress, group)
         if whole:
             save_checkpoint(path, state, progress, group)
         if self.ranks.is_main:
-            # What cannot be deleted now is tried again at the next one.
-            with suppress(OSError, ValueError):
+            try:
                 prune_checkpoints(path, self.keep, good, progress["best_nimg"])
+            except (OSError, ValueError) as error:  # what was written is whole all the same
+                return f"Could not delete earlier checkpoints in {path}: {error}"
+        return ""
 
     @cached_property
     def _stager(self) -> DefaultStager:

@@ -24,9 +24,9 @@ from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.weights import ModuleWeights
 from workbench.training.config import RunConfig
 from workbench.training.live_bytes import LiveBytes
-from workbench.training.networks import Student, sharded_root
+from workbench.training.networks import Student, adam, sharded_root
 from workbench.training.parallel import Ranks, fake_ranks, local_tensors
-from workbench.training.trainer import Trainer, adam
+from workbench.training.trainer import Trainer
 
 _FEW = 3  # blocks of a kind that are gone through; the others cost as much each
 _AFTER_WARM_UPS = 10**12  # images after which a method's phases are all there
@@ -142,7 +142,9 @@ def _trainer(
     _keep_blocks(network, blocks)
     local = Ranks(0, ranks, _META).share(config.training.batch_size)
     micro = min(config.training.micro_batch_size or local, local)
-    size = micro * (1 if micro == local else 2)
+    # Two micro-batches show what accumulates, but shared rollouts keep a graph of each.
+    keeps_all = getattr(config.method, "share_rollout", False)
+    size = local if keeps_all else min(local, 2 * micro)
     training = config.training.model_copy(
         update={"batch_size": size * ranks, "micro_batch_size": micro, "compile": False}
     )

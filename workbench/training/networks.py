@@ -23,7 +23,7 @@ from workbench.teachers.weights import (
     stored,
     without_weights,
 )
-from workbench.training.config import RunConfig
+from workbench.training.config import AdamConfig, RunConfig
 from workbench.training.ema import copy_weights
 from workbench.training.lora import (
     AdapterBase,
@@ -258,3 +258,25 @@ def _guided(generator: VelocityNetwork, config: RunConfig) -> VelocityNetwork:
     if generator.distilled_guidance is not None:
         generator.distilled_guidance = config.generator.distilled_guidance
     return generator
+
+
+def adam(network: nn.Module, settings: AdamConfig) -> torch.optim.Optimizer:
+    """Adam with its moments at zero from the start.
+
+    Else torch makes them when the first checkpoint asks for them, by a step that it counts: a run
+    that writes checkpoints would begin with other updates than one that does not.
+    """
+    optimizer = torch.optim.Adam(
+        network.parameters(),
+        lr=settings.lr,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.eps,
+        fused=True,
+    )
+    for parameter in network.parameters():
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimizer

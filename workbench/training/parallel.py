@@ -64,6 +64,17 @@ class Ranks:
             )
         return batch_size // self.world
 
+    def check_shards(self, shards: int) -> None:
+        """Whether so many ranks can share one copy of the weights.
+
+        Raises:
+            RequestError: the ranks are no multiple of them.
+        """
+        if self.world % shards:
+            raise RequestError(
+                f"training.shards={shards} does not divide the {self.world} ranks of this run."
+            )
+
     def sum(self, values: Tensor) -> Tensor:
         """Sum over ranks of equally shaped tensors, in place."""
         if self.world > 1:
@@ -116,15 +127,19 @@ class Sharding:
         Args:
             shards: ranks that share one copy of the weights; by default those of one machine.
 
+        Raises:
+            RequestError: ``shards`` does not divide the ranks.
+
         """
-        if ranks.world == 1 and compute is torch.float32:
+        if ranks.world == 1 and compute is torch.float32 and shards in (None, 1):
             return Sharding(None, compute)
         if not dist.is_initialized():
             join_group(HashStore(), rank=0, world=1)
         local = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world))
-        wanted = shards or local
-        if ranks.world % wanted:  # ranks that are spread unevenly over the machines
-            wanted = ranks.world
+        if shards is not None:
+            ranks.check_shards(shards)
+        # Ranks that are spread unevenly over the machines share one copy.
+        wanted = shards or (ranks.world if ranks.world % local else local)
         shape: tuple[int, ...] = (wanted,)
         names: tuple[str, ...] = ("shard",)
         if wanted < ranks.world:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from workbench.errors import InterruptedRunError, RequestError, WorkbenchError
 from workbench.flow.noise import NoiseSource
@@ -30,10 +30,17 @@ from workbench.training.callbacks import (
 )
 from workbench.training.checkpoint import CheckpointError, Stateful, load_modules
 from workbench.training.checkpoint_folder import CheckpointFolder
-from workbench.training.config import AdamConfig, RunConfig
+from workbench.training.config import RunConfig
 from workbench.training.ema import ema_decay, halflife_at, update_ema
 from workbench.training.events import EventKind, Listener, Progress, RunEvent, StopFlag
-from workbench.training.networks import AVERAGE, GENERATOR, Student, build_networks, sharded_root
+from workbench.training.networks import (
+    AVERAGE,
+    GENERATOR,
+    Student,
+    adam,
+    build_networks,
+    sharded_root,
+)
 from workbench.training.parallel import Ranks, squared_norm, sync_gradients
 from workbench.training.state import Clock, TrainingState
 
@@ -388,25 +395,3 @@ class Trainer:
         forward = sum(network.evaluations for network in networks)
         backward = sum(network.backward_evaluations for network in networks)
         return self.ranks.world * forward, self.ranks.world * backward
-
-
-def adam(network: nn.Module, settings: AdamConfig) -> torch.optim.Optimizer:
-    """Adam with its moments at zero from the start.
-
-    Else torch makes them when the first checkpoint asks for them, by a step that it counts: a run
-    that writes checkpoints would begin with other updates than one that does not.
-    """
-    optimizer = torch.optim.Adam(
-        network.parameters(),
-        lr=settings.lr,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.eps,
-        fused=True,
-    )
-    for parameter in network.parameters():
-        optimizer.state[parameter] = {
-            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
-    return optimizer
