@@ -173,7 +173,7 @@ def test_it_is_the_plain_call(
     assert theirs.abs().max() > 0.1
     assert mine.dtype == torch.float32
     assert not mine.requires_grad
-    close(mine, theirs)
+    close(mine, theirs, 3e-5)  # guidance of 4.5 over 2 evaluations a step magnifies rounding
     other = ours(stock_call(held, STEPS, 3.0), teacher, network)
     takes_guidance = name != "FluxPipeline" or network.distilled_guidance is not None
     assert ((other - mine).abs().max() > 1e-4) == takes_guidance, "guidance matters"

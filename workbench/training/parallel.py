@@ -194,9 +194,11 @@ def parallelize(root: nn.Module, blocks: Iterable[nn.Module], sharding: Sharding
         reduce_dtype=torch.float32,
         cast_forward_inputs=False,
     )
+    recomputed = any(getattr(each, "gradient_checkpointing", False) for each in root.modules())
     for block in blocks:
         fully_shard(block, mesh=sharding.mesh, mp_policy=policy, reshard_after_forward=True)
-        block.register_forward_pre_hook(_plainly_strided)
+        if recomputed:
+            block.register_forward_pre_hook(_plainly_strided)
     # The root too: otherwise it stays unsharded after the many forwards that have no
     # backward, and EMA and requires_grad flags would see other tensors than the optimiser.
     fully_shard(root, mesh=sharding.mesh, mp_policy=policy, reshard_after_forward=True)
@@ -210,7 +212,8 @@ def _plainly_strided(block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ..
 
     Sharding hands a block's inputs on with other strides in its forward pass than when it is
     recomputed. For a batch of one a product with a frozen weight depends on them, and gradient
-    checkpointing stops at the difference.
+    checkpointing stops at the difference. Without recomputing nothing is laid out anew, so that
+    a network computes the same bits in its run as when it is loaded again.
     """
     return tuple(
         value.contiguous().view(-1).view(value.shape) if isinstance(value, Tensor) else value
