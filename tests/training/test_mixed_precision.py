@@ -634,7 +634,7 @@ def test_times_reach_networks_in_float32(world: dict[str, Any], sana: Sana) -> N
 
 
 def test_roles_start_as_the_stock_pipeline_loads_them(world: dict[str, Any], sana: Sana) -> None:
-    """Bit for bit, positions that no file holds among it."""
+    """To rounding (of two ranks, weights lie elsewhere in memory), unfiled positions included."""
     from diffusers import SanaTransformer2DModel
 
     loaded = SanaTransformer2DModel.from_pretrained(sana.component).eval()
@@ -643,7 +643,7 @@ def test_roles_start_as_the_stock_pipeline_loads_them(world: dict[str, Any], san
         expected = SanaVelocity(loaded, sana.time_scale)(*sana.inputs())
     assert len(world["start"]) == 4
     for name, velocity in world["start"].items():
-        assert torch.equal(velocity, expected), name
+        torch.testing.assert_close(velocity, expected, atol=1e-5, rtol=0, msg=name)
 
 
 def test_the_average_is_the_closed_form_in_one_call(world: dict[str, Any]) -> None:
