@@ -53,8 +53,11 @@ class AdapterBase(nn.Module):
         self._on: list[str] = []
         for layer in self._layers.values():
             layer._active_adapter = self._on
-            layer.lora_A.float()  # peft makes them as the base is
-            layer.lora_B.float()
+            for matrices in (layer.lora_A, layer.lora_B):
+                # Of zeros until they are drawn or loaded; float32 whatever the base is.
+                matrices.float().to_empty(device=layer.get_base_layer().weight.device)
+                for weight in matrices.parameters():
+                    weight.data.zero_()
         self.requires_grad_(False)
         self.train(False)  # dropout would make phi and psi differ where they are equal
 
@@ -137,10 +140,12 @@ class AdapterBase(nn.Module):
         """A drawn from N(0, 1 / (3 fan_in)), peft's variance, by address; B = 0."""
         for path, layer in self._layers.items():
             a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+            (local,) = local_tensors([a])
+            if local.is_meta:  # an estimate: there is nothing to write to
+                continue
             rows = rows_of(a)
             shape, count = a.shape[1:], rows.stop - rows.start
             drawn = noise.normal(f"lora/{name}/{path}", rows.start, count, shape)
-            (local,) = local_tensors([a])
             local.copy_(drawn * (3 * shape.numel()) ** -0.5)
             b.zero_()
 
@@ -293,7 +298,8 @@ def _inject(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # as is meant
         for name in names:
-            peft.inject_adapter_in_model(config, module, adapter_name=name)
+            # Low memory means that peft draws no numbers which ours would replace.
+            peft.inject_adapter_in_model(config, module, adapter_name=name, low_cpu_mem_usage=True)
     return config
 
 
