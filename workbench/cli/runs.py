@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +16,11 @@ from workbench.cli.common import (
     say,
 )
 
-app = typer.Typer(name="runs", no_args_is_help=True, help="List runs, and send what was spooled.")
+app = typer.Typer(
+    name="runs",
+    no_args_is_help=True,
+    help="List, show, compare and remove runs, and send what was spooled.",
+)
 
 
 @app.command("list", epilog="Example:  workbench runs list --experiment quickstart --json")
@@ -92,6 +97,130 @@ def sync(
         )
     if any(row["undelivered"] for row in rows):
         raise WorkbenchError("The tracking store did not take everything; try again later.")
+
+
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="Name, its beginning, its fingerprint, or its folder.")
+]
+
+
+@app.command(epilog="Example:  workbench runs show quickstart/default-seed0")
+def show(
+    run: RunArgument, workspace: WorkspaceOption = None, json_output: JsonOption = False
+) -> None:
+    """One run: its state, scores, settings, versions, and what it takes on disk."""
+    from workbench.runs import find_run
+    from workbench.runs.description import describe
+    from workbench.sizes import as_text
+    from workbench.workspace import open_workspace
+
+    told = describe(find_run(open_workspace(workspace), run))
+    if json_output:
+        print_json(told)
+        return
+    typer.echo(f"{told['run']}: {told['state']}, {told['kimg']:g} of {told['total_kimg']:g} kimg")
+    typer.echo(told["folder"])
+    if told["scores"]:
+        columns = list(dict.fromkeys(name for row in told["scores"] for name in row))
+        cells = [[_cell(row.get(name)) for name in columns] for row in told["scores"]]
+        print_table(columns, cells, "Scores")
+    for title, values in (("Settings", told["settings"]), ("Versions", told["versions"])):
+        print_table(["name", "value"], [[name, _cell(v)] for name, v in values.items()], title)
+    sizes = [[name, as_text(size)] for name, size in told["sizes"].items()]
+    print_table(["part", "size"], sizes, "On disk")
+    for event in told["events"]:
+        typer.echo(str(event))
+
+
+@app.command(epilog="Example:  workbench runs diff quickstart/default-seed0 t_range/full-seed0")
+def diff(
+    first: RunArgument,
+    second: RunArgument,
+    workspace: WorkspaceOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """The settings, versions and scores in which two runs differ."""
+    from dataclasses import asdict
+
+    from workbench.runs import find_run
+    from workbench.runs.description import differences
+    from workbench.workspace import open_workspace
+
+    place = open_workspace(workspace)
+    one, two = find_run(place, first), find_run(place, second)
+    found = differences(one, two)
+    if json_output:
+        print_json([asdict(each) for each in found])
+        return
+    if not found:
+        say("The two runs have equal settings, versions and scores.")
+        return
+    print_table(
+        ["", "name", one.name, two.name],
+        [[each.kind, each.name, _cell(each.first), _cell(each.second)] for each in found],
+    )
+
+
+@app.command(epilog="Example:  workbench runs du")
+def du(workspace: WorkspaceOption = None, json_output: JsonOption = False) -> None:
+    """What each run takes on disk, and what the workspace keeps beside the runs."""
+    from workbench.runs.disk_usage import disk_usage
+    from workbench.sizes import as_text
+    from workbench.workspace import open_workspace
+
+    rows = disk_usage(open_workspace(workspace))
+    if json_output:
+        print_json(rows)
+        return
+    cells = [
+        [
+            row["what"],
+            as_text(row["bytes"]),
+            ", ".join(f"{part} {as_text(size)}" for part, size in row["sizes"].items()),
+        ]
+        for row in rows
+    ]
+    print_table(
+        ["what", "size", "of which"],
+        cells,
+        f"{as_text(sum(row['bytes'] for row in rows))} together",
+    )
+
+
+@app.command(epilog="Example:  workbench runs rm t_range/full-seed3")
+def rm(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs to remove.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Delete runs' folders: checkpoints, results, pictures. Says what it frees, and asks.
+
+    What a run said is sent to the tracking store first, which keeps it.
+    """
+    from workbench.errors import RequestError
+    from workbench.runs import find_run
+    from workbench.runs.description import sizes_of
+    from workbench.runs.disk_usage import check_removable, remove
+    from workbench.sizes import as_text
+    from workbench.workspace import open_workspace
+
+    place = open_workspace(workspace)
+    folders = list({run.path: run for run in (find_run(place, each) for each in runs)}.values())
+    check_removable(place, folders)
+    for folder in folders:
+        say(f"{folder.name}: {as_text(sum(sizes_of(folder).values()))}")
+    if not yes:
+        if not sys.stdin.isatty():
+            raise RequestError("Nobody can be asked here: add --yes to delete these runs.")
+        typer.confirm("Delete them for good?", abort=True, err=True)
+    freed = sum(remove(folder) for folder in folders)
+    say(f"Freed {as_text(freed)}. The tracking store keeps what these runs said.")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _scores(row: dict[str, Any], shared: str | None) -> tuple[str, str]:

@@ -1,0 +1,104 @@
+"""runs show, diff, du and rm, on copies of a finished run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import InsideWorkbench, Workbench
+from workbench.workspace import exclusive
+
+
+@pytest.fixture
+def copied(finished: Workbench, workbench: InsideWorkbench) -> InsideWorkbench:
+    """A workspace of its own with the finished run."""
+    shutil.copytree(finished.workspace, workbench.workspace)
+    return workbench
+
+
+def folder_of(workbench: Workbench) -> Path:
+    (config,) = workbench.workspace.glob("runs/*/*/config.json")
+    return config.parent
+
+
+def second(folder: Path, name: str, **settings: object) -> Path:
+    """The same run with other settings."""
+    other = folder.with_name(name)
+    shutil.copytree(folder, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | settings))
+    return other
+
+
+def test_a_run_is_shown_as_its_files_say(copied: InsideWorkbench) -> None:
+    folder = folder_of(copied)
+    results = json.loads((folder / "results.json").read_text())
+    shown = json.loads(copied("runs", "show", str(folder), "--json").stdout)
+    assert shown["state"] == "FINISHED"
+    assert shown["kimg"] == shown["total_kimg"] > 0
+    assert shown["settings"]["generator.steps"] == 4
+    kept = [{k: v for k, v in row.items() if k != "fingerprint"} for row in results["table"]]
+    assert shown["scores"] == kept
+    assert shown["versions"] == results["table"][0]["fingerprint"]["versions"]
+    assert "id" not in shown["evaluation"]
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    assert sum(shown["sizes"].values()) == sum(file.stat().st_size for file in files)
+    text = copied("runs", "show", str(folder)).stdout
+    for part in (shown["run"], "FINISHED", "generator.steps", "checkpoints"):
+        assert part in text
+
+
+def test_two_runs_differ_in_what_was_changed(copied: InsideWorkbench) -> None:
+    folder = folder_of(copied)
+    same = second(folder, "same")
+    assert json.loads(copied("runs", "diff", str(folder), str(same), "--json").stdout) == []
+    other = second(folder, "other", seed=7)
+    results = json.loads((other / "results.json").read_text())
+    row = results["table"][-1]
+    row["fid"] += 1.0
+    for each in results["table"]:
+        each["fingerprint"]["versions"]["torch"] = "1.0"
+        each["fingerprint"]["samples"] = 3
+    (other / "results.json").write_text(json.dumps(results))
+    found = json.loads(copied("runs", "diff", str(folder), str(other), "--json").stdout)
+    score = f"{row['model']}, {row['steps']} step{'s' * (row['steps'] != 1)}: fid"
+    assert [(each["kind"], each["name"]) for each in found] == [
+        ("setting", "seed"),
+        ("version", "torch"),
+        ("evaluation", "samples"),
+        ("score", score),
+    ]
+    assert found[3]["second"] == pytest.approx(found[3]["first"] + 1.0)
+    assert "seed" in copied("runs", "diff", str(folder), str(other)).stdout
+
+
+def test_a_removed_run_gives_its_room_back(copied: InsideWorkbench) -> None:
+    folder = folder_of(copied)
+    second(folder, "other", seed=7)
+    before = {row["what"]: row for row in json.loads(copied("runs", "du", "--json").stdout)}
+    name = f"{folder.parent.name}/other"
+    assert before[name]["bytes"] == sum(before[name]["sizes"].values()) > 0
+    assert "cache" in before
+    refused = copied("runs", "rm", name, code=2)
+    assert "--yes" in refused.stderr
+    assert (folder.parent / "other").exists()
+    removed = copied("runs", "rm", name, "--yes")
+    assert "MiB" in removed.stderr
+    after = {row["what"] for row in json.loads(copied("runs", "du", "--json").stdout)}
+    assert before.keys() - after == {name}
+    assert json.loads(copied("runs", "list", "--json").stdout)[0]["folder"] == str(folder)
+
+
+def test_what_is_in_use_is_not_removed(copied: InsideWorkbench) -> None:
+    folder = folder_of(copied)
+    name = f"{folder.parent.name}/{folder.name}"
+    with exclusive(folder.with_name(f".{folder.name}.lock"), name):
+        assert "running" in copied("runs", "rm", name, "--yes", code=2).stderr
+    second(folder, "later", start=f"{name}@0")
+    refused = copied("runs", "rm", name, "--yes", code=2)
+    assert f"{folder.parent.name}/later starts at the weights of {name}" in refused.stderr
+    copied("runs", "rm", name, f"{folder.parent.name}/later", "--yes")
+    assert not folder.exists()

@@ -1,0 +1,126 @@
+"""One run as a whole, and what tells two apart, from their folders alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import RequestError
+from workbench.runs.folder import RunFolder
+from workbench.runs.summary import summarize
+from workbench.training.overrides import flattened
+
+_VERSIONS = "versions"
+
+
+def describe(folder: RunFolder) -> dict[str, Any]:
+    """State, settings, scores of the last evaluation, versions and files of a run.
+
+    Returns:
+        ``run``, ``state``, ``kimg``, ``total_kimg``, ``primary_metric``, ``folder``; ``settings``
+        by dotted key; ``scores``, a row for each model and step count (none before the run has
+        ended); ``versions`` of the packages that scored it; ``sizes`` in bytes by what takes them.
+
+    Raises:
+        RequestError: the configuration or the results cannot be read.
+    """
+    summary = summarize(folder)
+    results = _results(folder)
+    rows = results.get("table", [])
+    told = [row["fingerprint"] for row in rows if "fingerprint" in row]
+    names = ("run", "state", "kimg", "total_kimg", "primary_metric", "folder")
+    return {
+        **{name: summary[name] for name in names},
+        "settings": flattened(_read(folder, folder.config_file)),
+        "scores": [{key: row[key] for key in row if key != "fingerprint"} for row in rows],
+        _VERSIONS: {name: text for each in told for name, text in each[_VERSIONS].items()},
+        "evaluation": _conditions(told),
+        "teacher": results.get("teacher"),
+        "events": results.get("events", []),
+        "sizes": sizes_of(folder),
+    }
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing in which two runs differ; None where a run has no such thing."""
+
+    kind: str
+    name: str
+    first: Any
+    second: Any
+
+
+def differences(first: RunFolder, second: RunFolder) -> list[Difference]:
+    """Settings, versions, conditions of the evaluation and scores that differ, in this order.
+
+    Example:
+        >>> [d.name for d in differences(a, b) if d.kind == "setting"]  # doctest: +SKIP
+        ['seed', 'method.weighting']
+
+    Raises:
+        RequestError: a run's configuration or results cannot be read.
+    """
+    one, two = describe(first), describe(second)
+    found = _differing("setting", one["settings"], two["settings"])
+    found += _differing("version", one[_VERSIONS], two[_VERSIONS])
+    found += _differing("evaluation", one["evaluation"], two["evaluation"])
+    return found + _differing("score", _scores(one["scores"]), _scores(two["scores"]))
+
+
+def sizes_of(folder: RunFolder) -> dict[str, int]:
+    """Bytes on disk of each part of a run's folder, and of its own files together."""
+    sizes: dict[str, int] = {}
+    for file in folder.path.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            parts = file.relative_to(folder.path).parts
+            part = parts[0] if len(parts) > 1 else "files"
+            sizes[part] = sizes.get(part, 0) + file.stat().st_size
+    return dict(sorted(sizes.items()))
+
+
+def _results(folder: RunFolder) -> dict[str, Any]:
+    return _read(folder, folder.results_file) if folder.results_file.exists() else {}
+
+
+def _read(folder: RunFolder, file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{folder.name}: {file} cannot be read: {error}.") from error
+    if not isinstance(values, dict):
+        raise RequestError(f"{folder.name}: {file} holds no settings or results.")
+    return values
+
+
+def _conditions(fingerprints: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What all rows were measured with, as far as it is no version and no step count."""
+    own = ("id", "steps", _VERSIONS)
+    return flattened({k: v for each in fingerprints for k, v in each.items() if k not in own})
+
+
+def _scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """By model, steps and metric; times are no scores."""
+    told = ("steps", "nfe", "ms_per_image")
+    return {
+        f"{row['model']}, {_steps(row['steps'])}: {name}": value
+        for row in rows
+        for name, value in row.items()
+        if name not in told and isinstance(value, float)
+    }
+
+
+def _differing(kind: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Difference]:
+    names = [*first, *(name for name in second if name not in first)]
+    return [
+        Difference(kind, name, first.get(name), second.get(name))
+        for name in names
+        if first.get(name) != second.get(name)
+    ]
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"
