@@ -258,7 +258,7 @@ def test_an_unreachable_tracker_never_stops_training(prepared: InsideWorkbench) 
     assert json.loads(results.stdout)["nimg"] == 160
     # Later, with a store that answers, everything arrives.
     uri = default_uri(prepared.workspace)
-    prepared("runs", "sync", "--tracking-uri", uri)
+    prepared("runs", "sync", "--to", uri)
     assert points_in_mlflow(prepared)["eval/fid"] == [0, 160]
     (tracked,) = list_runs(uri, "quickstart", where=ONLY_RUNS)
     assert tracked.status == "FINISHED"

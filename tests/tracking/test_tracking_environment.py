@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from workbench.tracking import environment_tags, git_tags
+from workbench.tracking import environment_tags
+from workbench.tracking.environment import git_tags
 
 
 @pytest.fixture
