@@ -28,7 +28,6 @@ from workbench.errors import RequestError, WorkbenchError
 from workbench.tracking import (
     DeliverySettings,
     InputData,
-    LastWords,
     MlflowTracker,
     RunIdentity,
     RunStatus,
@@ -254,9 +253,10 @@ def test_last_words_are_spoken_for_a_run_that_vanished_but_an_end_stays(
 ) -> None:
     said = workspace / "said.txt"
     said.write_text("all done")
-    words = LastWords("FINISHED", 1_800_000_000_000, {"outcome": "finished"}, (said,))
+    ended = 1_800_000_000_000
+    words: tuple[Any, ...] = ("FINISHED", ended, {"outcome": "finished"}, (said,))
     track().finish("FAILED")
-    assert end_later(workspace / "run", words) == 0
+    assert end_later(workspace / "run", *words) == 0
     assert stored().run.info.status == "FAILED"
 
     spool = Spool(workspace / "run")
@@ -264,9 +264,9 @@ def test_last_words_are_spoken_for_a_run_that_vanished_but_an_end_stays(
     spool.journal.close()
     assert sync(workspace / "run") == 0
     assert stored().run.info.status == "RUNNING"
-    assert end_later(workspace / "run", words) == 0
+    assert end_later(workspace / "run", *words) == 0
     run = stored().run
-    assert (run.info.status, run.info.end_time) == ("FINISHED", words.time)
+    assert (run.info.status, run.info.end_time) == ("FINISHED", ended)
     assert run.data.tags["outcome"] == "finished"
     assert "said.txt" in list_artifacts(default_uri(workspace), run.info.run_id)
     assert last_status(workspace / "run") == "FINISHED"
@@ -367,10 +367,9 @@ def test_only_who_is_told_to_moves_a_run(
     spool = Spool(run)
     spool.metrics({"loss": 1.0}, 0)
     spool.journal.close()
-    words = LastWords("FINISHED", 1_800_000_000_000)
     assert sync(run, elsewhere) == 0
     assert add_later(run, {"eval/fid": 2.0}, 0, {}, elsewhere) == 0
-    assert end_later(run, words, elsewhere) == 0
+    assert end_later(run, "FINISHED", 1_800_000_000_000, {}, (), elsewhere) == 0
     assert list_runs(elsewhere) == []
     assert stored().points("loss") == [(0, 1.0)]
     assert stored().points("eval/fid") == [(0, 2.0)]

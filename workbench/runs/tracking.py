@@ -13,7 +13,6 @@ from workbench.runs.state import OUTCOME, RunState
 from workbench.runs.tags import EVENTS
 from workbench.tracking import (
     KIND,
-    LastWords,
     MlflowTracker,
     Point,
     RunIdentity,
@@ -114,9 +113,9 @@ def speak_for(folder: RunFolder, tracking_uri: str, say: Callable[[str], None]) 
     if load_record(folder.path) is None:
         return
     ended = folder.results_file.stat().st_mtime_ns // 1_000_000
-    words = LastWords("FINISHED", ended, {OUTCOME: RunState.FINISHED}, (folder.results_file,))
+    tags, files = {OUTCOME: RunState.FINISHED}, (folder.results_file,)
     try:
-        left = end_later(folder.path, words, tracking_uri)
+        left = end_later(folder.path, "FINISHED", ended, tags, files, tracking_uri)
     except (WorkbenchError, OSError) as error:
         say(f"The tracked run of {folder.name} stays as it is: {error}")
         return

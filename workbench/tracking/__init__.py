@@ -23,7 +23,6 @@ from workbench.tracking.environment import environment_tags
 from workbench.tracking.journal import Operation, read_backwards, read_operations
 from workbench.tracking.mlflow_tracker import (
     DeliverySettings,
-    LastWords,
     MlflowTracker,
     add_later,
     end_later,
@@ -59,7 +58,6 @@ __all__ = [
     "Curve",
     "DeliverySettings",
     "InputData",
-    "LastWords",
     "MlflowTracker",
     "Operation",
     "Point",

@@ -30,7 +30,7 @@ def database_reader(tracking_uri: str) -> Iterator[DatabaseReader]:
 
 
 class DatabaseReader:
-    """A :class:`~workbench.tracking.rows.Reader` of MLflow's tables."""
+    """Reads MLflow's tables; the same methods as :class:`~workbench.tracking.rest.ServerReader`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

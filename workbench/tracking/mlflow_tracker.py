@@ -6,9 +6,9 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -208,22 +208,20 @@ def sync(run_dir: Path, tracking_uri: str | None = None, *, to: str | None = Non
         return delivery.remaining()
 
 
-@dataclass(frozen=True)
-class LastWords:
-    """What a run says at its end; ``time`` is that of the end, in ms since 1970."""
-
-    status: RunStatus
-    time: int
-    tags: Mapping[str, str] = field(default_factory=dict)
-    files: tuple[Path, ...] = ()
-
-
-def end_later(run_dir: Path, words: LastWords, tracking_uri: str | None = None) -> int:
+def end_later(
+    run_dir: Path,
+    status: RunStatus,
+    time: int,
+    tags: Mapping[str, str],
+    files: Iterable[Path] = (),
+    tracking_uri: str | None = None,
+) -> int:
     """Speaks for a run whose process is gone without its last words (kill -9), and delivers them.
 
     A run that has ended keeps its end, and the store is asked only for what it has not heard.
 
     Args:
+        time: of the end, in ms since 1970.
         tracking_uri: as for :func:`sync`.
 
     Returns:
@@ -235,10 +233,10 @@ def end_later(run_dir: Path, words: LastWords, tracking_uri: str | None = None) 
     """
     with _ended_run(run_dir, tracking_uri) as (spool, delivery):
         if last_status(run_dir) not in get_args(RunStatus):
-            for path in words.files:
+            for path in files:
                 spool.artifact(path, "")
-            spool.tags(words.tags)
-            spool.status(words.status, words.time)
+            spool.tags(tags)
+            spool.status(status, time)
         spool.journal.close()
         if delivery.remaining():
             delivery.attempt()

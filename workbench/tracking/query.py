@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.errors import RequestError, WorkbenchError, unknown_name
 from workbench.tracking.base import SYSTEM
-from workbench.tracking.rows import Reader, RunRow, parse_conditions
+from workbench.tracking.rows import RunRow, parse_conditions
 from workbench.tracking.store import (
     SERVER_SCHEMES,
     check_uri,
@@ -22,6 +22,9 @@ from workbench.tracking.store import (
 
 if TYPE_CHECKING:
     import pandas
+
+    from workbench.tracking.database import DatabaseReader
+    from workbench.tracking.rest import ServerReader
 
 
 def list_runs(
@@ -96,7 +99,10 @@ def check_store(tracking_uri: str, artifact_root: Path | None = None) -> None:
             reader.experiments()
 
 
-def _reader(tracking_uri: str, patience: int = 6) -> AbstractContextManager[Reader]:
+def _reader(
+    tracking_uri: str, patience: int = 6
+) -> AbstractContextManager[ServerReader | DatabaseReader]:
+    """Either is imported only here: each brings a library that takes its time."""
     if tracking_uri.startswith(SERVER_SCHEMES):
         from workbench.tracking.rest import server_reader
 

@@ -73,7 +73,7 @@ def server_reader(tracking_uri: str, patience: int = 6) -> Iterator[ServerReader
 
 
 class ServerReader:
-    """A :class:`~workbench.tracking.rows.Reader` of what a server answers.
+    """Asks a server.
 
     Its methods raise RefusedError if the server takes the question for wrong, does not let us in
     or is none of MLflow's, and requests.RequestException if it does not answer.
@@ -83,6 +83,7 @@ class ServerReader:
         self._post = post
 
     def experiments(self) -> dict[str, str]:
+        """Names of the experiments that are not deleted, by id."""
         return {
             str(found["experiment_id"]): str(found["name"])
             for found in self._paged("experiments/search", "experiments", {})
@@ -91,6 +92,7 @@ class ServerReader:
     def runs(
         self, experiments: Mapping[str, str], limit: int, conditions: Sequence[Condition]
     ) -> list[RunRow]:
+        """The newest runs of the experiments for which all conditions hold."""
         body = {
             "experiment_ids": list(experiments),
             "filter": " AND ".join(f"{c.table}.`{c.key}` = '{c.value}'" for c in conditions),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from workbench.errors import RequestError
 from workbench.metrics import best_of, primary_of, score_of
@@ -56,18 +55,6 @@ class Condition:
     table: str
     key: str
     value: str
-
-
-class Reader(Protocol):
-    """Reads runs from one kind of store. Neither imports MLflow, which takes seconds."""
-
-    def experiments(self) -> dict[str, str]:
-        """Names of the experiments that are not deleted, by id."""
-
-    def runs(
-        self, experiments: Mapping[str, str], limit: int, conditions: Sequence[Condition]
-    ) -> list[RunRow]:
-        """The newest runs of the experiments for which all conditions hold."""
 
 
 def parse_conditions(where: str) -> list[Condition]:

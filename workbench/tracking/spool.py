@@ -191,6 +191,8 @@ class Spool:
 
         The first attempt's are the run's own tags, and repeated as ``provenance.1``.
         """
+        if not self._first_tags:  # killed before it said what made it
+            return dict(provenance)
         own = {key: text for key, text in provenance.items() if not key.startswith(INTERNAL)}
         said = [text for key, text in self._first_tags.items() if key.startswith(_PROVENANCE)]
         known = said or [_as_json({key: self._first_tags.get(key) for key in own})]

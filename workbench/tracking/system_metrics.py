@@ -7,7 +7,6 @@ journal, so an outage loses none and a resumed run goes on counting.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -16,8 +15,6 @@ from typing import Any
 from workbench.tracking.base import SYSTEM
 
 LOG = logging.getLogger(__name__)
-
-_PROBES = ("CPUMonitor", "DiskMonitor", "NetworkMonitor", "GPUMonitor")
 
 
 class SystemSampler:
@@ -65,16 +62,17 @@ class SystemSampler:
 
 
 def _probes() -> list[Any]:
+    from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+    from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+    from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+
     # A card that keeps one of its counters to itself would be complained of at every sample.
     logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
     found = []
-    for name in _PROBES:
-        module = f"{name.removesuffix('Monitor').lower()}_monitor"
+    for probe in (CPUMonitor, DiskMonitor, NetworkMonitor, GPUMonitor):
         try:
-            probe = getattr(
-                importlib.import_module(f"mlflow.system_metrics.metrics.{module}"), name
-            )
             found.append(probe())
         except Exception as error:
-            LOG.debug("%s finds nothing to read: %s", name, error)
+            LOG.debug("%s finds nothing to read: %s", probe.__name__, error)
     return found
