@@ -34,11 +34,13 @@ from workbench.tracking import (
     add_later,
     default_uri,
     end_later,
+    journal_path,
     last_status,
     list_artifacts,
     list_runs,
     load_record,
     log_files,
+    read_operations,
     read_points,
     sync,
 )
@@ -113,7 +115,7 @@ def test_images_are_named_as_mlflow_names_them(
 
 
 def test_data_sets_are_inputs_that_mlflow_can_trace_back(
-    track: Callable[..., MlflowTracker], stored: Callable[..., Any]
+    track: Callable[..., MlflowTracker], stored: Callable[..., Any], workspace: Path
 ) -> None:
     import mlflow.data
     import numpy
@@ -126,6 +128,7 @@ def test_data_sets_are_inputs_that_mlflow_can_trace_back(
     tracker.log_inputs(InputData.of_images("set 0", images, sources[0], "teacher"))
     tracker.finish("FINISHED")
 
+    assert ":pw@" not in "".join(map(str, read_operations(journal_path(workspace / "run"))))
     inputs = sorted(stored().run.inputs.dataset_inputs, key=lambda item: item.dataset.name)
     assert [item.dataset.name for item in inputs] == ["set 0", "set 1", "set 2"]
     assert {item.tags[0].value for item in inputs} == {"teacher"}

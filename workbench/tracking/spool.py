@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from workbench.errors import RequestError
 from workbench.tracking.base import INTERNAL, InputData
 from workbench.tracking.journal import Journal, read_backwards, read_operations
+from workbench.tracking.store import redact
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -175,7 +176,7 @@ class Spool:
             "digest": data.digest,
             "rows": data.rows,
             "columns": dict(data.columns),
-            "source": data.source,
+            "source": redact(data.source),
             "context": data.context,
         }
         self._append("inputs", body)
