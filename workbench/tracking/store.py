@@ -122,7 +122,10 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def prepare_environment() -> None:
-    """Settings that MLflow reads from the environment; whatever a person set stays.
+    """Settings that MLflow reads from the environment alone; whatever a person set stays.
+
+    They are made when a store is first opened, not by an import, and stay: another thread may be
+    reading the environment, which must not change under it again and again.
 
     By default a client whose server is gone blocks 246 s per call, and setting a run's state
     prints its address on stdout, which belongs to ``--json``. PostgreSQL's client waits for an
