@@ -24,7 +24,6 @@ from workbench.tracking import (
     curve_of,
     curve_tags,
     environment_tags,
-    variant_tags,
 )
 from workbench.tracking.record import save_record
 from workbench.tracking.spool import Spool
@@ -171,7 +170,7 @@ class _Run:
         return {
             "kind": RUN_KIND,
             "experiment": config.experiment,
-            **variant_tags(config.variant),
+            "variant": config.variant,
             "seed": str(config.seed),
             "teacher": config.teacher,
             "method": config.method.name,

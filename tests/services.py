@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 import psutil
 
-from workbench.tracking import SERVER_ENVIRONMENT, server_command
+from workbench.tracking import server_command, server_environment
 
 ON_CI = os.environ.get("CI") == "true"
 """On CI a missing service fails its tests; elsewhere it skips them."""
@@ -112,8 +112,8 @@ class MlflowServer(HttpService):
 
     def __init__(self, folder: Path, store_uri: str) -> None:
         port = free_port()
-        command = server_command(store_uri, folder / "served", port)
-        super().__init__(folder, command, port, SERVER_ENVIRONMENT)
+        command = server_command(folder / "served", port)
+        super().__init__(folder, command, port, server_environment(store_uri))
 
 
 class Postgres:

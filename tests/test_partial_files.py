@@ -30,6 +30,20 @@ def test_no_file_is_named_by_a_process_id_alone() -> None:
                 assert "getpid" not in ast.unparse(node), path
 
 
+def test_json_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power loss leaves an empty file under a good name."""
+    file, sizes = tmp_path / "x.json", []
+
+    def fsync(number: int) -> None:
+        sizes.append((os.fstat(number).st_size, file.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_json(file, {"a": 1})
+    assert sizes == [(file.stat().st_size, False)]
+
+
 def test_what_could_not_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "x.json").mkdir()  # nothing can be renamed to it
     with pytest.raises(OSError, match=r"x\.json"):

@@ -71,9 +71,14 @@ def open_workspace(root: Path | None = None) -> Workspace:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON aside and rename, so that a reader never sees half a file."""
-    with written_aside(path) as partial:
-        partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    """Write JSON aside, bring it to the disk and rename it.
+
+    The file has its old or its new content at every moment, also after a power loss.
+    """
+    with written_aside(path) as partial, partial.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(value, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import threading
@@ -117,6 +118,24 @@ def some_server(status: int, body: bytes) -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+@pytest.mark.parametrize(("host", "warned"), [("0.0.0.0", True), ("127.0.0.1", False)])
+def test_a_served_store_is_named_on_no_command_line_and_openness_is_said(
+    workbench: InsideWorkbench, host: str, warned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[tuple[list[str], dict[str, str]]] = []
+
+    def execve(program: str, command: list[str], environment: dict[str, str]) -> None:
+        served.append((command, environment))
+
+    monkeypatch.setattr(os, "execve", execve)
+    uri = f"sqlite:///{workbench.workspace}/mlflow.db?timeout=9&password=hunter2"
+    told = workbench("ui", "--host", host, "--tracking-uri", uri)
+    ((command, environment),) = served
+    assert "hunter2" not in " ".join(command) + told.stderr + told.stdout
+    assert environment["MLFLOW_BACKEND_STORE_URI"] == uri
+    assert ("can read, change and delete every run" in told.stderr) == warned
 
 
 def test_a_tracking_server_is_asked(

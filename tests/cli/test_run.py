@@ -11,10 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from tests.cli.conftest import ONLY_RUNS, InsideWorkbench, Workbench
-from workbench.tracking import default_uri, last_status, list_artifacts, list_runs, metric_history
+from workbench.tracking import (
+    default_uri,
+    last_status,
+    list_artifacts,
+    list_runs,
+    metric_history,
+    tracking_dir,
+)
 from workbench.training.checkpoint import load_modules
 
 KEYS = ("eval/fid", "eval/alignment", "best/fid", "train/generator_loss", "perf/images_per_s")
@@ -256,9 +264,16 @@ def test_an_unreachable_tracker_never_stops_training(prepared: InsideWorkbench) 
     nowhere = ("--tracking-uri", "http://127.0.0.1:9", "--json")
     results = prepared(*prepared.quick(*nowhere, settings=settings))
     assert json.loads(results.stdout)["nimg"] == 160
-    # Later, with a store that answers, everything arrives.
+    # Another address alone does not move it; a store that is named to take it does.
     uri = default_uri(prepared.workspace)
-    prepared("runs", "sync", "--tracking-uri", uri)
+    told = prepared("runs", "sync", "--tracking-uri", uri, "--json", code=1)
+    assert {row["store"] for row in json.loads(told.stdout)} == {"http://127.0.0.1:9"}
+    assert list_runs(uri) == []
+    prepared("runs", "sync", "--to", uri)
+    with FileLock(tracking_dir(prepared.only_run()) / "lock"):  # one that its own process delivers
+        told = prepared("runs", "sync", "--json")
+    rows = {row["run"]: row["undelivered"] for row in json.loads(told.stdout)}
+    assert sorted(rows.values(), key=str) == [0, None]
     assert points_in_mlflow(prepared)["eval/fid"] == [0, 160]
     (tracked,) = list_runs(uri, "quickstart", where=ONLY_RUNS)
     assert tracked.status == "FINISHED"

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from tests.populate import Shape, write_folders
-from workbench.errors import RequestError
+from workbench.errors import RequestError, WorkbenchError
 from workbench.runs import RunFolder, all_runs, summarize
 from workbench.runs.progress import RunProgress
 from workbench.runs.tracking import TrackerListener
-from workbench.tracking import CURVE_TAG, Tracker, read_curve, read_points
+from workbench.tracking import Tracker, read_curve, read_points
 from workbench.tracking.spool import Spool
 from workbench.training.config import RunConfig
 from workbench.training.overrides import with_overrides
@@ -118,7 +118,14 @@ def test_an_evaluation_writes_the_tags_that_its_curve_is_read_from(tmp_path: Pat
     assert curve is not None
     assert (curve.nimg, curve.seconds) == ((0, 640), (0.0, 10.0))
     assert curve.scores == {"clip": (0.3, 0.3), "contrast": (1.0, 0.9)}
-    assert "contrast" not in written[-1][CURVE_TAG]
+
+
+def test_results_that_were_cut_off_are_one_clear_line(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for text in ("", '{"run": ', "[1]"):
+        folder.results_file.write_text(text)
+        with pytest.raises(WorkbenchError, match=r"results\.json is damaged"):
+            folder.results()
 
 
 def test_a_run_is_told_by_what_judges_it(tmp_path: Path) -> None:

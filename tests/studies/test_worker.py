@@ -302,7 +302,7 @@ def test_an_unreachable_tracker_fails_no_trial_and_its_runs_find_their_parent(
     assert queue.counts() == {TicketState.COMPLETE: 1}
     for folder in request_of.workspace.runs.glob("study-small/*/"):
         assert load_record(folder) is not None
-        sync(folder, request_of.tracking_uri)
+        sync(folder, to=request_of.tracking_uri)
     queue.fill(2)
     run_all(queue, request_of)
     parent, children = mlflow_runs(request_of)

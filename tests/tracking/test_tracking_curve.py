@@ -8,7 +8,7 @@ import pytest
 
 from workbench.metrics import DRIFT_METRICS, METRICS
 from workbench.tracking import CURVE_TAG, Curve, Point, curve_of, curve_tags, read_curve
-from workbench.tracking.curve import DRIFT_TAG, between, decode_curve, encode_curve
+from workbench.tracking.curve import between
 
 
 def points(count: int) -> list[Point]:
@@ -23,12 +23,18 @@ def points(count: int) -> list[Point]:
     return logged
 
 
+def round_trip(curve: Curve) -> Curve:
+    back = read_curve(curve_tags(curve))
+    assert back is not None
+    return back
+
+
 def test_a_curve_survives_its_tag() -> None:
     curve = curve_of([*points(3), Point("eval/fid", 0, 99.0, 1)])
     assert curve.nimg == (0, 6400, 12800)
     assert curve.seconds == (0.0, 16.5, 33.0)
     assert curve.scores["fid"] == pytest.approx((40 + 1 / 3, 20 + 1 / 3, 40 / 3 + 1 / 3))
-    back = decode_curve(encode_curve(curve))
+    back = round_trip(curve)
     assert (back.nimg, back.seconds) == (curve.nimg, curve.seconds)
     assert back.scores["fid"] == pytest.approx(curve.scores["fid"], rel=1e-5)
     assert math.isnan(back.scores["alignment"][1])
@@ -38,10 +44,10 @@ def test_a_curve_tells_network_evaluations_where_the_run_counted_them() -> None:
     counts = [Point("perf/train_evaluations", 6400 * index, 76800.0 * index, 0) for index in (0, 1)]
     curve = curve_of([*points(2), *counts])
     assert curve.evaluations == (0.0, 76800.0)
-    assert decode_curve(encode_curve(curve)).evaluations == curve.evaluations
+    assert round_trip(curve).evaluations == curve.evaluations
     assert "perf/train_evaluations" not in curve.scores
     assert curve_of(points(2)).evaluations == ()
-    assert decode_curve(encode_curve(curve_of(points(2)))).evaluations == ()
+    assert round_trip(curve_of(points(2))).evaluations == ()
 
 
 def test_values_at_a_budget_lie_between_the_evaluations_around_it() -> None:
@@ -70,21 +76,29 @@ def test_beside_a_diverged_evaluation_a_score_is_diverged() -> None:
     assert between((0, 100), (0.0, 1.0), 50, is_distance=True) == 0.5
 
 
-def test_a_long_curve_is_thinned_but_keeps_its_end() -> None:
-    curve = curve_of([*points(500), Point("eval/fid", 500 * 6400, math.inf, 0)])
-    text = encode_curve(curve)
-    assert len(text) < 5000
-    back = decode_curve(text)
-    assert back.nimg[-1] == 500 * 6400
-    assert back.scores["fid"][-1] == math.inf
-    assert len(back.nimg) > 50
-    assert set(back.nimg) <= set(curve.nimg)
+def test_a_long_curve_loses_no_evaluation() -> None:
+    """One that lost some would hide a spike as this."""
+    spike = Point("eval/fid", 6400 * 111, 400.0, 0)
+    curve = curve_of([spike, *points(500), Point("eval/fid", 500 * 6400, math.inf, 0)])
+    tags = curve_tags(curve)
+    assert list(tags)[:3] == ["curve", "curve.1", "curve.2"]
+    assert all(4000 < len(text) < 5000 for text in list(tags.values())[:-1])
+    back = round_trip(curve)
+    assert back.nimg == tuple(6400 * index for index in range(501))
+    assert back.scores["fid"] == pytest.approx(curve.scores["fid"], rel=1e-5)
+    assert back.scores["fid"][111] == 400.0
+
+
+def test_a_new_evaluation_changes_the_last_tag_alone() -> None:
+    before = curve_tags(curve_of(points(301)))
+    after = curve_tags(curve_of(points(302)))
+    assert [name for name in before if after[name] != before[name]] == list(before)[-1:]
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"nimg":[1]}', '{"nimg":1,"seconds":2}'])
 def test_another_tag_is_no_curve(text: str) -> None:
     with pytest.raises(ValueError, match=r"curve|Expecting"):
-        decode_curve(text)
+        read_curve({CURVE_TAG: text})
 
 
 OLD = (
@@ -114,21 +128,26 @@ def drifting(count: int) -> list[Point]:
     return [*points(count), *ratios]
 
 
-def test_drift_costs_the_scores_no_evaluation() -> None:
-    """100 evaluations of FID and alignment fit a tag; with eight ratios beside them they do not."""
-    alone, both = curve_tags(curve_of(points(100))), curve_tags(curve_of(drifting(100)))
-    assert both[CURVE_TAG] == alone[CURVE_TAG]
-    assert len(decode_curve(both[DRIFT_TAG]).nimg) < 100
-    assert all(len(text) < 5000 for text in both.values())
-    back = read_curve(both)
-    assert back is not None
-    assert back.nimg == tuple(range(0, 640_000, 6400))
-    assert back.scores["fid"][57] == pytest.approx(40 / 58 + 1 / 3, rel=1e-5)
-    assert back.last("saturation") == pytest.approx(1 - 0.0123456 * 99, rel=1e-5)
-    kept = [value for value in back.scores["saturation"] if value == value]
-    assert 1 < len(kept) < 100
-    # Between the evaluations that its tag keeps, drift is what lies between them.
-    assert back.at_nimg("saturation", 6400 * 50) == pytest.approx(1 - 0.0123456 * 50, rel=1e-4)
+def test_the_tags_of_an_earlier_version_with_its_drift_apart_and_thinned_are_read() -> None:
+    drift = '{"nimg":[0,12800],"seconds":[0.0,33.0],"saturation":[1.0,0.5]}'
+    curve = read_curve({"curve.drift": drift, CURVE_TAG: OLD})
+    alone = read_curve({CURVE_TAG: OLD})
+    assert curve is not None
+    assert alone is not None
+    assert (curve.nimg, curve.seconds) == (alone.nimg, alone.seconds)
+    assert curve.evaluations == alone.evaluations
+    assert curve.scores["fid"] == alone.scores["fid"]
+    one, between_them, last = curve.scores["saturation"]
+    assert (one, last) == (1.0, 0.5)
+    assert math.isnan(between_them)
+
+
+def test_every_evaluation_of_drift_is_kept_beside_the_scores() -> None:
+    curve = curve_of(drifting(100))
+    back = round_trip(curve)
+    assert back.nimg == curve.nimg
+    for name, values in curve.scores.items():
+        assert back.scores[name] == pytest.approx(values, rel=1e-5, nan_ok=True)
 
 
 def test_a_run_that_measures_drift_alone_has_a_curve_of_it() -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from workbench.tracking import environment_tags, git_tags
+from workbench.tracking import environment_tags
+from workbench.tracking.environment import git_tags
 
 
 @pytest.fixture
@@ -79,7 +80,8 @@ def test_machine_and_versions_are_told_and_nothing_of_the_environment(
 
 def test_importing_the_room_imports_nothing_heavy() -> None:
     script = (
-        "import sys, workbench.tracking;"
+        "import os, sys; before = dict(os.environ); import workbench.tracking;"
+        "assert not [k for k in os.environ.keys() - before if k.startswith(('MLFLOW', 'PG'))];"
         "print(*{'mlflow', 'pandas', 'numpy', 'torch', 'PIL', 'psutil'} & set(sys.modules))"
     )
     command = [sys.executable, "-c", script]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import PIL.Image
@@ -12,15 +16,19 @@ import pytest
 import workbench.tracking.journal as journal_module
 from workbench.errors import RequestError
 from workbench.tracking import InputData, Tracker, last_status, read_points
-from workbench.tracking.journal import (
-    Cursor,
-    Journal,
-    load_cursor,
-    read_backwards,
-    read_operations,
-    save_cursor,
-)
+from workbench.tracking.journal import Journal, read_backwards, read_operations
 from workbench.tracking.spool import Spool, journal_path
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file may grow beyond ``size``: writing fails inside a line, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("torn", [b'{"kind":"metrics","ti', b"\0" * 200_000, b"x" * 65_536])
@@ -76,16 +84,11 @@ def test_offsets_lead_to_exactly_the_later_lines(tmp_path: Path) -> None:
 
 def test_a_full_disk_loses_no_point(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     spool = Spool(tmp_path)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        # A file that may not grow fails in the middle of a line, exactly as a full disk does.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    with full_disk(1000):
         for step in range(40):
             spool.metrics({"loss": float(step)}, step)
         stuck = len(read_points(tmp_path))
         complete = spool.journal.secure()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert 0 < stuck < 40
     assert not complete
     assert caplog.text.count("Cannot write") == 1
@@ -93,6 +96,41 @@ def test_a_full_disk_loses_no_point(tmp_path: Path, caplog: pytest.LogCaptureFix
     spool.metrics({"loss": 40.0}, 40)
     assert spool.journal.secure()
     assert [(p.step, p.value) for p in read_points(tmp_path)] == [(s, float(s)) for s in range(41)]
+
+
+def test_a_failed_fsync_is_said_once_tried_again_and_raises_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append("tags", 0, {"values": {}})
+    secured = []
+
+    def fsync(file: int, real: Callable[[int], None] = os.fsync) -> None:
+        if len(secured) < 2:
+            secured.append(file)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert not journal.secure()
+    assert not journal.secure()
+    assert caplog.text.count("No space left on device. It is tried again.") == 1
+    assert journal.secure()
+    secured.clear()
+    assert journal.close() == 0
+    assert len(secured) == 1
+    assert len(list(read_operations(journal.path))) == 1
+
+
+def test_lines_that_never_found_room_are_counted(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append("tags", 0, {"values": {"a": "kept"}})
+    with full_disk(journal.path.stat().st_size + 10):
+        for _ in range(3):
+            journal.append("tags", 1, {"values": {"a": "x" * 100}})
+        assert not journal.secure()
+        assert journal.close() == 3
+    assert [op.time for op in read_operations(journal.path)] == [0]
 
 
 def test_every_point_is_kept_once_with_its_first_value(tmp_path: Path) -> None:
@@ -169,16 +207,6 @@ def test_the_last_status_counts(tmp_path: Path) -> None:
     spool.status("FAILED")
     spool.status("RUNNING")
     assert last_status(tmp_path) == "RUNNING"
-
-
-def test_a_cursor_comes_back_and_a_damaged_one_starts_over(tmp_path: Path) -> None:
-    path = tmp_path / "cursor.json"
-    assert load_cursor(path) is None
-    save_cursor(path, Cursor("abc", 10, 20))
-    assert load_cursor(path) == Cursor("abc", 10, 20)
-    for damage in ("", "{", "[]", '{"run_id": "abc", "more": 1}'):
-        path.write_text(damage)
-        assert load_cursor(path) is None
 
 
 def test_digests_tell_contents_apart() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -25,15 +28,19 @@ from workbench.errors import RequestError, WorkbenchError
 from workbench.tracking import (
     DeliverySettings,
     InputData,
-    LastWords,
     MlflowTracker,
     RunIdentity,
     RunStatus,
+    add_later,
     default_uri,
     end_later,
+    journal_path,
     last_status,
     list_artifacts,
+    list_runs,
     load_record,
+    log_files,
+    read_operations,
     read_points,
     sync,
 )
@@ -108,7 +115,7 @@ def test_images_are_named_as_mlflow_names_them(
 
 
 def test_data_sets_are_inputs_that_mlflow_can_trace_back(
-    track: Callable[..., MlflowTracker], stored: Callable[..., Any]
+    track: Callable[..., MlflowTracker], stored: Callable[..., Any], workspace: Path
 ) -> None:
     import mlflow.data
     import numpy
@@ -121,6 +128,7 @@ def test_data_sets_are_inputs_that_mlflow_can_trace_back(
     tracker.log_inputs(InputData.of_images("set 0", images, sources[0], "teacher"))
     tracker.finish("FINISHED")
 
+    assert ":pw@" not in "".join(map(str, read_operations(journal_path(workspace / "run"))))
     inputs = sorted(stored().run.inputs.dataset_inputs, key=lambda item: item.dataset.name)
     assert [item.dataset.name for item in inputs] == ["set 0", "set 1", "set 2"]
     assert {item.tags[0].value for item in inputs} == {"teacher"}
@@ -169,7 +177,7 @@ def _killed(workspace: Path, counted: str, moment: int) -> int:
     [
         ("step", 37),  # between two deliveries
         ("save_record", 1),  # the run is created, its id not yet noted
-        ("save_cursor", 6),  # sent, and the cursor has not moved
+        ("save_record", 6),  # sent, and not yet noted
     ],
 )
 def test_after_kill_nine_and_a_resume_every_point_is_there_once(
@@ -209,7 +217,9 @@ def test_sending_everything_a_second_time_changes_nothing(
     before = stored()
     files = {folder: before.files(folder) for folder in ("images", "inputs")}
 
-    (workspace / "run/tracking/cursor.json").unlink()
+    record = load_record(workspace / "run")
+    assert record is not None
+    save_record(workspace / "run", replace(record, rows=0, files=0))
     assert sync(workspace / "run") == 0
     after = stored()
     assert after.twice() == []
@@ -246,9 +256,10 @@ def test_last_words_are_spoken_for_a_run_that_vanished_but_an_end_stays(
 ) -> None:
     said = workspace / "said.txt"
     said.write_text("all done")
-    words = LastWords("FINISHED", 1_800_000_000_000, {"outcome": "finished"}, (said,))
+    ended = 1_800_000_000_000
+    words: tuple[Any, ...] = ("FINISHED", ended, {"outcome": "finished"}, (said,))
     track().finish("FAILED")
-    assert end_later(workspace / "run", words) == 0
+    assert end_later(workspace / "run", *words) == 0
     assert stored().run.info.status == "FAILED"
 
     spool = Spool(workspace / "run")
@@ -256,9 +267,9 @@ def test_last_words_are_spoken_for_a_run_that_vanished_but_an_end_stays(
     spool.journal.close()
     assert sync(workspace / "run") == 0
     assert stored().run.info.status == "RUNNING"
-    assert end_later(workspace / "run", words) == 0
+    assert end_later(workspace / "run", *words) == 0
     run = stored().run
-    assert (run.info.status, run.info.end_time) == ("FINISHED", words.time)
+    assert (run.info.status, run.info.end_time) == ("FINISHED", ended)
     assert run.data.tags["outcome"] == "finished"
     assert "said.txt" in list_artifacts(default_uri(workspace), run.info.run_id)
     assert last_status(workspace / "run") == "FINISHED"
@@ -336,13 +347,142 @@ def test_a_deleted_run_comes_back_and_a_lost_store_is_filled_again(
     other.mkdir()
     shutil.copy(fresh_store, other / "mlflow.db")
     before = load_record(workspace / "run")
-    assert sync(workspace / "run", default_uri(other)) == 0
+    assert sync(workspace / "run", to=default_uri(other)) == 0
     moved = stored(uri=default_uri(other))
     assert before is not None
     assert moved.run_id != before.run_id
     assert moved.points("loss") == [(0, 1.0), (1, 2.0)]
     assert moved.run.data.params == {"training.batch_size": "128"}
     assert moved.run.info.status == "KILLED"
+
+
+def test_only_who_is_told_to_moves_a_run(
+    track: Callable[..., MlflowTracker],
+    stored: Callable[..., Any],
+    workspace: Path,
+    fresh_store: Path,
+) -> None:
+    other = workspace / "other"
+    other.mkdir()
+    shutil.copy(fresh_store, other / "mlflow.db")
+    elsewhere, run = default_uri(other), workspace / "run"
+    track().finish("KILLED")
+    spool = Spool(run)
+    spool.metrics({"loss": 1.0}, 0)
+    spool.journal.close()
+    assert sync(run, elsewhere) == 0
+    assert add_later(run, {"eval/fid": 2.0}, 0, {}, elsewhere) == 0
+    assert end_later(run, "FINISHED", 1_800_000_000_000, {}, (), elsewhere) == 0
+    assert list_runs(elsewhere) == []
+    assert stored().points("loss") == [(0, 1.0)]
+    assert stored().points("eval/fid") == [(0, 2.0)]
+
+    assert sync(run, to=elsewhere) == 0
+    assert [row.metrics for row in list_runs(elsewhere)] == [{"loss": 1.0, "eval/fid": 2.0}]
+    assert add_later(run, {"eval/kid": 3.0}, 0, {}) == 0  # it lives there now
+    assert stored(uri=elsewhere).points("eval/kid") == [(0, 3.0)]
+
+
+def test_a_resumed_run_keeps_what_made_it_and_appends_what_goes_on(
+    track: Callable[..., MlflowTracker], stored: Callable[..., Any]
+) -> None:
+    def attempt(commit: str, host: str) -> dict[str, str]:
+        made = {"git.commit": commit, "host": host, "mlflow.source.git.commit": commit}
+        track(replace(IDENTITY, tags={"host": host}, provenance=made)).finish("KILLED")
+        tags: dict[str, str] = stored().run.data.tags
+        return {key: tags[key] for key in tags if key.startswith(("provenance", "git", "host"))}
+
+    first = {"git.commit": "a", "host": "one"}
+    assert attempt("a", "one") == first
+    assert attempt("a", "one") == first
+    two = attempt("b", "two")
+    assert (two["git.commit"], two["host"]) == ("a", "two")
+    assert attempt("b", "two") == two
+    three = attempt("c", "one")
+    said = [json.loads(three[f"provenance.{place}"]) for place in (1, 2, 3)]
+    assert said == [first, {"git.commit": "b", "host": "two"}, {"git.commit": "c", "host": "one"}]
+    assert stored().run.data.tags["mlflow.source.git.commit"] == "a"
+
+
+def test_a_disk_that_is_full_for_a_while_ends_nothing_and_loses_nothing(
+    track: Callable[..., MlflowTracker],
+    stored: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    full = threading.Event()
+
+    def refusing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any) -> Any:
+            if full.is_set():
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(*arguments)
+
+        return called
+
+    tracker = track()
+    for name in ("write", "fsync"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
+    for step in range(90):
+        if step == 30:
+            full.set()
+        if step == 60:
+            assert not tracker.flush(30)
+            full.clear()
+        tracker.log_metrics({"loss": float(step)}, step)
+    assert tracker.flush(30)
+    full.set()
+    tracker.log_metrics({"loss": 90.0}, 90)
+    threading.Timer(1.0, full.clear).start()
+    assert tracker.finish("FINISHED") == 0
+    assert stored().points("loss") == [(step, float(step)) for step in range(91)]
+    assert stored().twice() == []
+    assert stored().run.info.status == "FINISHED"
+    assert 2 <= caplog.text.count("It is tried again.") <= 3
+
+
+def test_a_disk_that_stays_full_does_not_raise_into_the_training(
+    track: Callable[..., MlflowTracker],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tracker = track(settings=DeliverySettings(0.05, 0.5, 0.0))
+    assert tracker.flush(30)
+
+    def full(*arguments: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(os, "fsync", full)
+    tracker.log_metrics({"loss": 90.0}, 90)
+    tracker.finish("FINISHED")
+    assert "2 operations are lost" in caplog.text
+
+
+def test_the_files_of_a_version_with_a_cursor_of_its_own_are_read(
+    track: Callable[..., MlflowTracker], workspace: Path
+) -> None:
+    track().finish("FINISHED")
+    file = workspace / "run/tracking/mlflow.json"
+    values = json.loads(file.read_text())
+    cursor = {"rows": values.pop("rows"), "files": values.pop("files")}
+    assert cursor["rows"] > 0
+    file.write_text(json.dumps(values))
+    (file.parent / "cursor.json").write_text(json.dumps({"run_id": values["run_id"], **cursor}))
+    record = load_record(workspace / "run")
+    assert record is not None
+    assert (record.rows, record.files) == (cursor["rows"], cursor["files"])
+    (file.parent / "cursor.json").write_text(json.dumps({"run_id": "another", **cursor}))
+    again = load_record(workspace / "run")
+    assert again is not None
+    assert (again.rows, again.files) == (0, 0)  # all is sent once more, which changes nothing
+
+
+def test_files_that_cannot_be_kept_leave_no_run_going_on(workspace: Path) -> None:
+    uri, missing = default_uri(workspace), workspace / "missing.png"
+    with pytest.raises(WorkbenchError, match="missing"):
+        log_files(uri, RunIdentity("figures", "figures"), [missing], None)
+    assert [row.status for row in list_runs(uri)] == ["FAILED"]
 
 
 def test_system_metrics_have_mlflows_names_and_one_growing_step(
@@ -423,6 +563,9 @@ def test_a_dead_server_is_warned_of_once_and_no_password_is_told(
     assert f"http://user:***@127.0.0.1:{port}" in caplog.text
     with pytest.raises(RequestError, match="password"):
         sync(tmp_path / "run")
+    with pytest.raises(RequestError, match="password"):
+        sync(tmp_path / "run", "http://another:hunter2@127.0.0.1")
+    assert sync(tmp_path / "run", uri) > 0
 
 
 def test_sync_needs_a_tracked_run_and_a_readable_record(

@@ -67,10 +67,10 @@ def test_runs_are_written_and_read_as_in_sqlite(
         tracker.log_inputs(InputData.of_prompts("prompts", ["the digit 7"], "code"))
         tracker.finish("FINISHED" if seed else "KILLED")
 
-    best = list_runs(uri, "digits", limit=2, order_by="metrics.`eval/fid` ASC")
-    assert [(row.name, row.last_scores["fid"]) for row in best] == [("sid-2", 6.0), ("sid-1", 7.0)]
-    [killed] = list_runs(uri, "digits", where="attributes.status = 'KILLED'")
-    assert (killed.params, killed.tags["method"]) == ({"seed": "0"}, "sid")
+    last = list_runs(uri, "digits", limit=2)
+    assert [(row.name, row.last_scores["fid"]) for row in last] == [("sid-2", 6.0), ("sid-1", 7.0)]
+    [killed] = list_runs(uri, "digits", where="params.seed = '0'")
+    assert (killed.status, killed.tags["method"]) == ("KILLED", "sid")
     history = metric_history(uri, killed.run_id, ["eval/fid"])
     assert history[["step", "value"]].values.tolist() == [[0, 10.0], [100, 9.0], [200, 8.0]]
     assert metric_history(uri, killed.run_id)["key"].tolist() == ["eval/fid"] * 3 + ["odd"] * 3

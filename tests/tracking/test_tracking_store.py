@@ -114,6 +114,9 @@ def test_an_experiment_keeps_its_files_in_the_workspace_and_comes_back_when_dele
         ),
         ("https://host/?access_token=hunter2&x=1", "https://host/?access_token=***&x=1"),
         ("https://:hunter2@host", "https://:***@host"),
+        ("https://hunter2@host", "https://***@host"),
+        ("https://hunter2:@host:5000/path", "https://***@host:5000/path"),
+        ("https://***@host", "https://***@host"),
     ],
 )
 def test_an_address_is_shown_without_its_secrets(uri: str, shown: str) -> None:
@@ -124,6 +127,7 @@ def test_a_library_that_quotes_the_password_is_scrubbed() -> None:
     uri = "https://me:hunt%40er@host"
     text = f"cannot open {uri}/api with password 'hunt@er' or hunt%40er"
     assert scrub(text, uri) == "cannot open https://me:***@host/api with password '***' or ***"
+    assert scrub("401 for hunter2", "https://hunter2@host") == "401 for ***"
 
 
 @pytest.mark.parametrize("uri", ["", "mlruns", "/data/mlruns", "file:///data/mlruns", "ftp://x"])

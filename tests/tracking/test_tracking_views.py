@@ -9,29 +9,23 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.tracking.conftest import QUICK
 from workbench.errors import RequestError
 from workbench.tracking import (
-    CURVE_TAG,
     Curve,
     MlflowTracker,
     RunIdentity,
     RunRow,
+    curve_tags,
     default_uri,
-    experiment_view,
     list_runs,
     publish_comparison,
-    publish_view,
     server_base,
-    variant_tags,
-    view_address,
 )
-from workbench.tracking.curve import encode_curve
-from workbench.tracking.view_colors import missing_colors
+from workbench.tracking.views import experiment_view
 
 METRICS = {
     "eval/fid": 0.5,
@@ -51,7 +45,7 @@ def row(
     metrics: Mapping[str, float] = METRICS,
 ) -> RunRow:
     tags = {"kind": "run", "seed": str(seed), "teacher": teacher, "method": "sid"}
-    tags |= variant_tags(variant)
+    tags["variant"] = variant
     name = f"{variant}-seed{seed}"
     return RunRow(name, name, "e", "1", "FINISHED", seed, None, {}, tags, metrics)
 
@@ -61,27 +55,27 @@ def rows(*variants: str, seeds: int = 2) -> list[RunRow]:
 
 
 def grouped_by(runs: list[RunRow]) -> list[str]:
-    groups = experiment_view(runs)["groupBy"]
-    return [key["groupByData"] for key in groups["groupByKeys"]] if groups else []
+    view = experiment_view(runs)
+    keys = [key["groupByData"] for key in view["groupBy"]["groupByKeys"]]
+    return keys if view["useGroupedValuesInCharts"] else []
 
 
 def test_the_metric_comes_first_on_a_log_axis_and_the_best_run_on_top() -> None:
     view = experiment_view(rows("a", "b"))
     charts = {chart["metricKey"]: chart for chart in view["compareRunCharts"]}
-    assert list(charts) == ["eval/fid", "eval/alignment", "train/generator_loss"]
-    assert [chart["scaleType"] for chart in charts.values()] == ["log", "linear", "linear"]
+    assert list(charts) == ["eval/fid", "eval/alignment"]
+    assert [chart["scaleType"] for chart in charts.values()] == ["log", "linear"]
     assert {chart["xAxisKey"] for chart in charts.values()} == {"step"}
-    assert len({chart["uuid"] for chart in charts.values()}) == 3
+    assert len({chart["uuid"] for chart in charts.values()}) == 2
     assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`best/fid`", True)
     assert view["selectedColumns"] == [
         *("metrics.`best/fid`", "metrics.`eval/fid`", "metrics.`eval/alignment`"),
-        "metrics.`perf/train_seconds`",
         *("tags.`variant`", "tags.`seed`", "tags.`teacher`"),
     ]
     sections = {each["uuid"]: each["display"] for each in view["compareRunSections"]}
-    assert {chart["metricSectionId"] for chart in charts.values()} == {"Scores", "Losses"}
-    assert sections == {"Scores": True, "Losses": True} | dict.fromkeys(
-        ("best", "perf", "train", "System metrics"), False
+    assert {chart["metricSectionId"] for chart in charts.values()} == {"Scores"}
+    assert sections == {"Scores": True, "train": True} | dict.fromkeys(
+        ("best", "eval", "perf", "System metrics"), False
     )
 
 
@@ -132,128 +126,54 @@ def test_what_judges_the_runs_leads_where_nobody_asks_for_another() -> None:
     assert experiment_view([*runs, *images])["orderByKey"] == "metrics.`best/fid`"
 
 
-def test_the_view_of_what_judges_the_runs_is_the_experiments_own(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    saved: dict[str, Any] = {}
-
-    def save(uri: str, experiment: str, key: str, view: dict[str, Any], name: str) -> None:
-        saved[key] = (name, view)
-
-    monkeypatch.setattr("workbench.tracking.views.publish_view", save)
-    monkeypatch.setattr("workbench.tracking.views.color_runs", lambda *_: None)
-    exact = {"eval/sliced_w2": 0.1, "best/sliced_w2": 0.09, "eval/other": 1.0}
-    runs = [row("a", 0, metrics=exact)]
-    key = publish_comparison("uri", runs)
-    assert saved[key] == ("workbench: eval/sliced_w2", experiment_view(runs))
-    parent = replace(runs[0], tags={"kind": "study"}, metrics={"eval/fid": 0.1})
-    assert key == publish_comparison("uri", [parent, *runs, *runs])
-    assert saved[key][0] == "workbench: eval/sliced_w2"
-    assert key == publish_comparison("uri", rows("a"))
-    assert key == publish_comparison("uri", runs, "eval/sliced_w2")
-    assert key != publish_comparison("uri", runs, "eval/other")
-
-
 def test_a_view_of_runs_without_any_score_waits_for_the_default() -> None:
     view = experiment_view([row("a", 0, metrics={"train/generator_loss": 0.1})])
-    assert [c["metricKey"] for c in view["compareRunCharts"] if c["type"] == "LINE"] == [
-        *("eval/fid", "train/generator_loss")
-    ]
+    assert [chart["metricKey"] for chart in view["compareRunCharts"]] == ["eval/fid"]
     assert view["orderByKey"] == "metrics.`best/fid`"
 
 
-def test_means_are_over_seeds_only_and_every_group_has_a_colour_of_its_own() -> None:
+def test_means_are_over_seeds_only() -> None:
     assert grouped_by(rows("0-1", "0-0.5")) == ["variant"]
     assert grouped_by(rows("0-1", "0-0.5", seeds=1)) == []
-    # These two hash to one colour under "variant".
-    assert grouped_by(rows("sid", "1-t_over_t_sq")) == ["arm"]
     mixed = [row("a", seed, teacher) for seed in (0, 1) for teacher in ("one", "two")]
-    assert grouped_by(mixed) in (["variant", "teacher"], ["variant", "teacher", "method"])
-    # More groups than colours: seeds are drawn one by one, in the runs' own colours.
-    many = experiment_view(rows(*(f"v{i}" for i in range(30))))
-    assert not many["useGroupedValuesInCharts"]
-    assert many["runsHiddenMode"] == "FIRST_20_RUNS"
-
-
-def test_single_runs_show_their_samples_at_the_last_evaluation() -> None:
-    runs = rows("a", "b", seeds=1)
-    curve = encode_curve(Curve((0, 6400), (1.0, 2.0), {"fid": (2.0, 0.5)}))
-    runs = [replace(run, tags={**run.tags, CURVE_TAG: curve}) for run in runs]
-    images = [c for c in experiment_view(runs)["compareRunCharts"] if c["type"] == "IMAGE"]
-    assert [(c["imageKeys"], c["step"]) for c in images] == [(["samples/student"], 6400)]
+    assert grouped_by(mixed) == ["teacher"]
+    assert grouped_by([*mixed, *rows("b")]) == ["variant", "teacher"]
 
 
 def test_an_axis_reaches_as_far_as_its_values_and_not_to_zero() -> None:
     scores = {"fid": (2.0, 0.5), "alignment": (0.98, 0.94)}
-    curve = encode_curve(Curve((0, 6400), (1.0, 2.0), scores))
-    broken = encode_curve(Curve((0, 6400), (1.0, 2.0), {"alignment": (math.nan, 0.9)}))
-    runs = [replace(run, tags={**run.tags, CURVE_TAG: curve}) for run in rows("a", "b")]
-    runs[0] = replace(runs[0], tags={**runs[0].tags, CURVE_TAG: broken})
+    curve = curve_tags(Curve((0, 6400), (1.0, 2.0), scores))
+    broken = curve_tags(Curve((0, 6400), (1.0, 2.0), {"alignment": (math.nan, 0.9)}))
+    runs = [replace(run, tags={**run.tags, **curve}) for run in rows("a", "b")]
+    runs[0] = replace(runs[0], tags={**runs[0].tags, **broken})
     charts = {chart["metricKey"]: chart for chart in experiment_view(runs)["compareRunCharts"]}
-    assert charts["eval/alignment"]["range"] == pytest.approx({"yMin": 0.896, "yMax": 0.984})
-    # The leading one is on a log axis, and of losses no values are at hand.
-    assert charts["eval/fid"]["range"] == charts["train/generator_loss"]["range"] == {}
+    assert charts["eval/alignment"]["range"] == {"yMin": 0.9, "yMax": 0.98}
+    assert charts["eval/fid"]["range"] == {}  # on a log axis
 
 
-def test_a_variant_has_one_colour_and_a_chosen_one_stays() -> None:
-    tags: dict[str, dict[str, str]] = {
-        "a0": {"variant": "a", "mlflow.runColor": "#0072B2"},
-        **{f"{name}{seed}": {"variant": name} for name in "abcdefghijkl" for seed in (1, 2)},
-        "parent": {},
-    }
-    added = missing_colors(tags)
-    assert added.keys() == tags.keys() - {"a0", "parent"}
-    assert added["a1"] == added["a2"] == "#0072B2"
-    assert len(set(added.values())) == 12
-    painted = {key: {**own, "mlflow.runColor": added.get(key, "")} for key, own in tags.items()}
-    painted["a0"] = tags["a0"]
-    assert missing_colors(painted) == {}
-
-
-def test_a_published_view_is_found_whole_fits_a_tag_and_is_written_once(
+def test_a_published_view_is_found_whole_and_fits_a_tag(
     track: Callable[..., MlflowTracker], workspace: Path
 ) -> None:
     from mlflow import MlflowClient
 
     for variant in ("a", "b"):
-        identity = RunIdentity("e", variant, {}, variant_tags(variant))
+        identity = RunIdentity("e", variant, {}, {"variant": variant})
         tracker = track(identity, QUICK, run=variant)
         tracker.log_metrics(METRICS | {f"eval/{i:040d}": 1.0 for i in range(100)}, 128)
         assert tracker.finish("FINISHED") == 0
     uri = default_uri(workspace)
     runs = list_runs(uri, "e")
-    key = publish_comparison(uri, runs)
-    client = MlflowClient(uri)
+    own = publish_comparison(uri, runs, "http://127.0.0.1:5000/")
+    page = f"http://127.0.0.1:5000/#/experiments/{runs[0].experiment_id}/runs"
+    assert own == f"{page}?compareRunsMode=CHART&viewStateShareKey=workbench"
+    other = publish_comparison(uri, runs, "http://127.0.0.1:5000", "eval/alignment")
+    assert other == f"{own}-eval-alignment"
 
-    def tags() -> dict[str, Any]:
-        return dict(client.get_experiment(runs[0].experiment_id).tags)
-
-    first = tags()
-    text = first[f"mlflow.sharedViewState.{key}"]
+    tags = MlflowClient(uri).get_experiment(runs[0].experiment_id).tags
+    text = tags["mlflow.sharedViewState.workbench"]
     assert len(text) < 5000
-    saved = json.loads(text)
-    assert (saved["name"], saved["createdAt"]) == ("workbench: eval/fid", saved["updatedAt"])
-    packed = base64.b64decode(saved["state"].removeprefix("deflate;"))
+    packed = base64.b64decode(json.loads(text)["state"].removeprefix("deflate;"))
     assert json.loads(zlib.decompress(packed)) == experiment_view(runs)
-    found = {
-        run.data.tags["variant"]: run.data.tags["mlflow.runColor"]
-        for run in client.search_runs([runs[0].experiment_id])
-    }
-    assert found == {"a": "#0072B2", "b": "#D55E00"}
-
-    assert publish_comparison(uri, runs) == key
-    assert tags() == first
-    assert publish_comparison(uri, runs, "eval/alignment") != key
-    publish_view(uri, runs[0].experiment_id, key, {"groupBy": None})
-    changed = json.loads(tags()[f"mlflow.sharedViewState.{key}"])
-    assert (changed["name"], changed["createdAt"]) == (key, saved["createdAt"])
-
-
-def test_the_address_names_the_view() -> None:
-    base = "http://127.0.0.1:5000/"
-    charts = "http://127.0.0.1:5000/#/experiments/7/runs?compareRunsMode=CHART&viewStateShareKey=k"
-    assert view_address(base, "7", "k") == charts
-    assert view_address(base, "7", "k", charts=False).endswith("/7/runs?viewStateShareKey=k")
 
 
 def test_a_server_has_a_page_and_a_database_none() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -64,12 +65,22 @@ def list_(
 
 @app.command(epilog="Example:  workbench runs sync")
 def sync(
+    to: Annotated[
+        str | None,
+        typer.Option(
+            help="Another MLflow store, to which the runs move with all that they ever said.",
+            show_default=False,
+        ),
+    ] = None,
     workspace: WorkspaceOption = None,
     tracking_uri: TrackingOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Deliver to the tracking store what could not be delivered while the runs went on."""
-    from workbench.errors import WorkbenchError
+    """Deliver to each run's own store what could not be delivered while the run went on.
+
+    Where a run's store needs a password in its address, --tracking-uri names that address again.
+    """
+    from workbench.errors import AlreadyRunningError, WorkbenchError
     from workbench.registry import plan_folders
     from workbench.runs import all_runs
     from workbench.tracking import sync as deliver
@@ -78,24 +89,27 @@ def sync(
     place = open_workspace(workspace)
     tracked = [*(folder.path for folder in all_runs(place)), *plan_folders(place)]
     rows: list[dict[str, Any]] = []
+    failed = False
     for path in tracked:
+        left: int | None = None
+        problem = ""
         try:
-            left, problem = deliver(path, tracking_uri), ""
+            left = deliver(path, tracking_uri, to=to)
+            failed |= left > 0
+        except AlreadyRunningError as error:  # its own process delivers
+            problem = str(error)
         except WorkbenchError as error:  # the others are delivered all the same
-            left, problem = -1, str(error)
-        name = f"{path.parent.name}/{path.name}"
-        rows.append({"run": name, "undelivered": left, "problem": problem})
+            failed, problem = True, str(error)
+        rows.append({"run": f"{path.parent.name}/{path.name}", "store": _store(path)})
+        rows[-1] |= {"undelivered": left, "problem": problem}
     if json_output:
         print_json(rows)
     else:
         print_table(
-            ["run", "undelivered", "problem"],
-            [
-                [row["run"], "-" if row["problem"] else str(row["undelivered"]), row["problem"]]
-                for row in rows
-            ],
+            ["run", "store", "undelivered", "problem"],
+            [["-" if value is None else str(value) for value in row.values()] for row in rows],
         )
-    if any(row["undelivered"] for row in rows):
+    if failed:
         raise WorkbenchError("The tracking store did not take everything; try again later.")
 
 
@@ -221,6 +235,18 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _store(path: Path) -> str | None:
+    """Where a run is tracked, without a password; None if that cannot be read."""
+    from workbench.errors import RequestError
+    from workbench.tracking import load_record
+
+    try:
+        record = load_record(path)
+    except RequestError:
+        return None
+    return None if record is None else record.tracking_uri
 
 
 def _scores(row: dict[str, Any], shared: str | None) -> tuple[str, str]:

@@ -60,12 +60,12 @@ def ui(
     """
     from workbench.errors import RequestError
     from workbench.tracking import (
-        SERVER_ENVIRONMENT,
         default_artifact_root,
         default_uri,
         ensure_store,
         server_base,
         server_command,
+        server_environment,
     )
     from workbench.workspace import open_workspace
 
@@ -81,15 +81,20 @@ def ui(
     host, port = host or "127.0.0.1", port or 5000
     address = _address(f"http://{host}:{port}", uri, experiment, metric)
     ensure_store(uri, artifacts)
+    if host not in ("127.0.0.1", "::1", "localhost"):
+        say(
+            f"Whoever reaches {host}:{port} can read, change and delete every run: this server "
+            "asks for no password. docs/team.md shows one that does."
+        )
     say(f"MLflow UI in about 10 s:  {address}   (Ctrl-C stops it)")
-    command = server_command(uri, artifacts, port, host)
-    os.execve(sys.executable, command, {**os.environ, **SERVER_ENVIRONMENT})
+    command = server_command(artifacts, port, host)
+    os.execve(sys.executable, command, {**os.environ, **server_environment(uri)})
 
 
 def _address(base: str, uri: str, experiment: str | None, metric: str | None) -> str:
     """Where the experiment's comparison opens, once that is saved in the store."""
     from workbench.errors import RequestError
-    from workbench.tracking import list_runs, publish_comparison, view_address
+    from workbench.tracking import list_runs, publish_comparison
 
     if experiment is None:
         newest = list_runs(uri, limit=1)
@@ -99,8 +104,7 @@ def _address(base: str, uri: str, experiment: str | None, metric: str | None) ->
     runs = list_runs(uri, experiment, limit=500)
     if not runs:
         raise RequestError(f"Experiment {experiment!r} has no tracked run yet.")
-    key = publish_comparison(uri, runs, metric)
-    return view_address(base, runs[0].experiment_id, key)
+    return publish_comparison(uri, runs, base, metric)
 
 
 def doctor(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import RequestError, unknown_name
+from workbench.errors import RequestError, WorkbenchError, unknown_name
 from workbench.workspace import Workspace, write_json
 
 if TYPE_CHECKING:
@@ -58,11 +58,20 @@ class RunFolder:
         return load_config(self.config_file)
 
     def results(self) -> dict[str, Any] | None:
-        """What the finished run measured, or None while it is not finished."""
+        """What the finished run measured, or None while it is not finished.
+
+        Raises:
+            WorkbenchError: the file was cut off or damaged.
+        """
         if not self.results_file.exists():
             return None
-        values: dict[str, Any] = json.loads(self.results_file.read_text(encoding="utf-8"))
-        return values
+        try:
+            return dict(json.loads(self.results_file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise WorkbenchError(
+                f"{self.results_file} is damaged ({error}): delete it, and `workbench run` goes on "
+                "from the last checkpoint."
+            ) from None
 
     def prepare(self, config: RunConfig, teacher_revision: str | None = None) -> None:
         self.path.mkdir(parents=True, exist_ok=True)

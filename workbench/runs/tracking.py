@@ -13,7 +13,6 @@ from workbench.runs.state import OUTCOME, RunState
 from workbench.runs.tags import EVENTS
 from workbench.tracking import (
     KIND,
-    LastWords,
     MlflowTracker,
     Point,
     RunIdentity,
@@ -24,7 +23,6 @@ from workbench.tracking import (
     environment_tags,
     load_record,
     read_points,
-    variant_tags,
 )
 from workbench.training.config import RunConfig
 from workbench.training.events import Listener, RunEvent
@@ -42,13 +40,17 @@ class TrackerListener(Listener):
         self.tracker = tracker
         self.warnings = 0
         self.points = read_points(folder)
+        self.curve: dict[str, str] = {}
 
     def on_metrics(self, nimg: int, values: Mapping[str, float]) -> None:
         self.tracker.log_metrics(values, nimg)
         if any(score_of(key) is not None for key in values):
             now = time.time_ns() // 1_000_000
             self.points += [Point(key, nimg, value, now) for key, value in values.items()]
-            self.tracker.set_tags(curve_tags(curve_of(self.points)))
+            tags = curve_tags(curve_of(self.points))
+            fresh = {key: text for key, text in tags.items() if self.curve.get(key) != text}
+            self.tracker.set_tags(fresh)
+            self.curve = tags
 
     def on_warning(self, nimg: int, message: str) -> None:
         self.warnings += 1
@@ -74,20 +76,22 @@ def open_tracker(
     """The run's tracker on rank 0, the silent one elsewhere; ``tags`` join the run's own."""
     if not ranks.is_main:
         return Tracker()
+    environment = environment_tags()
     tags = {
         **tags,
         KIND: RUN_KIND,
         "experiment": config.experiment,
-        **variant_tags(config.variant),
+        "variant": config.variant,
         "seed": str(config.seed),
         "teacher": config.teacher,
         "method": config.method.name,
         "config": config.fingerprint(),
         "variant_hash": config.variant_fingerprint(),
+        # Where it goes on now; what made it at first is its provenance.
         "folder": str(folder),
+        "host": environment["host"],
         "device": str(ranks.device),
         "ranks": str(ranks.world),
-        **environment_tags(),
     }
     identity = RunIdentity(
         experiment=config.experiment,
@@ -95,6 +99,7 @@ def open_tracker(
         params=config.flat(),
         tags=tags,
         description=_description(config),
+        provenance=environment,
     )
     return MlflowTracker(folder, tracking_uri, workspace.root / "mlartifacts", identity)
 
@@ -108,9 +113,9 @@ def speak_for(folder: RunFolder, tracking_uri: str, say: Callable[[str], None]) 
     if load_record(folder.path) is None:
         return
     ended = folder.results_file.stat().st_mtime_ns // 1_000_000
-    words = LastWords("FINISHED", ended, {OUTCOME: RunState.FINISHED}, (folder.results_file,))
+    tags, files = {OUTCOME: RunState.FINISHED}, (folder.results_file,)
     try:
-        left = end_later(folder.path, words, tracking_uri)
+        left = end_later(folder.path, "FINISHED", ended, tags, files, tracking_uri)
     except (WorkbenchError, OSError) as error:
         say(f"The tracked run of {folder.name} stays as it is: {error}")
         return

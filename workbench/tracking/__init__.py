@@ -19,11 +19,10 @@ from workbench.tracking.base import (
 )
 from workbench.tracking.curve import TAG as CURVE_TAG
 from workbench.tracking.curve import Curve, curve_of, curve_tags, read_curve
-from workbench.tracking.environment import environment_tags, git_tags
+from workbench.tracking.environment import environment_tags
 from workbench.tracking.journal import Operation, read_backwards, read_operations
 from workbench.tracking.mlflow_tracker import (
     DeliverySettings,
-    LastWords,
     MlflowTracker,
     add_later,
     end_later,
@@ -42,32 +41,23 @@ from workbench.tracking.store import (
     without_user,
 )
 from workbench.tracking.ui import (
-    SERVER_ENVIRONMENT,
     compare_address,
     experiment_address,
-    metric_address,
     run_address,
     server_base,
     server_command,
+    server_environment,
 )
-from workbench.tracking.views import (
-    experiment_view,
-    publish_comparison,
-    publish_view,
-    variant_tags,
-    view_address,
-)
+from workbench.tracking.views import publish_comparison
 
 __all__ = [
     "CURVE_TAG",
     "KIND",
     "SEEN_ALIVE",
-    "SERVER_ENVIRONMENT",
     "STUDENT_SAMPLES",
     "Curve",
     "DeliverySettings",
     "InputData",
-    "LastWords",
     "MlflowTracker",
     "Operation",
     "Point",
@@ -90,18 +80,14 @@ __all__ = [
     "ensure_store",
     "environment_tags",
     "experiment_address",
-    "experiment_view",
-    "git_tags",
     "journal_path",
     "last_status",
     "list_artifacts",
     "list_runs",
     "load_record",
     "log_files",
-    "metric_address",
     "metric_history",
     "publish_comparison",
-    "publish_view",
     "read_artifact",
     "read_artifact_bytes",
     "read_backwards",
@@ -113,9 +99,8 @@ __all__ = [
     "save_record",
     "server_base",
     "server_command",
+    "server_environment",
     "sync",
     "tracking_dir",
-    "variant_tags",
-    "view_address",
     "without_user",
 ]

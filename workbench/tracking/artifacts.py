@@ -65,10 +65,13 @@ def log_files(
     with asked_client(tracking_uri) as client:
         experiment = get_or_create_experiment(client, identity.experiment, artifact_root)
         run = client.create_run(experiment, run_name=identity.name, tags=dict(identity.tags))
-        run_id = str(run.info.run_id)
-        for path in files:
-            client.log_artifact(run_id, str(path))
-        client.set_terminated(run_id, "FINISHED")
+        run_id, status = str(run.info.run_id), "FAILED"
+        try:
+            for path in files:
+                client.log_artifact(run_id, str(path))
+            status = "FINISHED"
+        finally:
+            client.set_terminated(run_id, status)
     return run_id
 
 

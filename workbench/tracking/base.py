@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
+INTERNAL = "mlflow."
+"""What the names of MLflow's own tags begin with."""
+
+SYSTEM = "system/"
+"""What the names of the machine's metrics begin with, as MLflow has it."""
+
 KIND = "kind"
 """Tag that says what a tracked run is: a distillation, a plan, a study, drawn figures."""
 
@@ -26,13 +32,18 @@ STUDENT_SAMPLES = "samples/student"
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """Under which names a run appears. ``params`` are written once and never change."""
+    """Under which names a run appears. ``params`` are written once and never change.
+
+    ``provenance`` are tags that say what made the run. A resumed run keeps those of its first
+    attempt; what made later attempts is appended where it differs.
+    """
 
     experiment: str
     name: str
     params: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     description: str = ""
+    provenance: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,28 @@
 """A run's evaluations as tags, so that a table of many runs costs one question to the store.
 
 MLflow gives a metric's history one run and one key at a time. The histories stay the truth; the
-tags repeat the evaluations in short, and are written anew at each of them.
+tags repeat every evaluation in short. What one tag cannot hold goes on in a next one, so that a new
+evaluation changes the last of them alone.
 """
 
 from __future__ import annotations
 
+import bisect
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from workbench.metrics import DRIFT_METRICS, METRICS, score_of
+from workbench.metrics import METRICS, score_of
 from workbench.tracking.spool import Point
 
 TAG = "curve"
-DRIFT_TAG = "curve.drift"
-"""The drift from the teacher beside the scores: it must not cost them evaluations in their tag."""
+"""Tag with a run's first evaluations; more are in ``curve.1`` and so on."""
 
 SECONDS = "perf/train_seconds"
 EVALUATIONS = "perf/train_evaluations"
 
 _COSTS = {SECONDS, EVALUATIONS}
-_DRIFT = frozenset(DRIFT_METRICS)
 _LIMIT = 4900
 """Characters that every MLflow store takes in a tag."""
 
@@ -102,26 +102,29 @@ def curve_of(points: Iterable[Point]) -> Curve:
 
 
 def curve_tags(curve: Curve) -> dict[str, str]:
-    """A run's tags that hold its curve: :data:`TAG`, and :data:`DRIFT_TAG` where it has drift."""
-    drift = {name: values for name, values in curve.scores.items() if name in _DRIFT}
-    scores = {name: values for name, values in curve.scores.items() if name not in _DRIFT}
-    tags = {TAG: encode_curve(replace(curve, scores=scores))}
-    if drift:
-        tags[DRIFT_TAG] = encode_curve(replace(curve, scores=drift, evaluations=()))
+    """A run's tags that hold its curve: :data:`TAG`, and numbered ones if it is long."""
+    tags: dict[str, str] = {}
+    start, count = 0, len(curve.nimg)
+    while start < count or not tags:
+        ends = range(start + 1, count + 1)
+        fitting = bisect.bisect_right(ends, _LIMIT, key=lambda end: len(_encode(curve, start, end)))
+        end = start + max(fitting, 1)
+        tags[f"{TAG}.{len(tags)}" if tags else TAG] = _encode(curve, start, end)
+        start = end
     return tags
 
 
 def read_curve(tags: Mapping[str, str]) -> Curve | None:
     """The curve in a run's tags; None before its first evaluation.
 
-    Each tag keeps evaluations of its own where it is too short for all: a score that one lacks
-    is NaN.
+    Earlier versions kept drift in a tag of its own, and every 2^n-th evaluation of a long run: a
+    score that a tag lacks is NaN.
 
     Raises:
         ValueError: a tag is not a curve's.
     """
-    parts = [decode_curve(tags[tag]) for tag in (TAG, DRIFT_TAG) if tag in tags]
-    return _joined(parts) if len(parts) > 1 else next(iter(parts), None)
+    parts = [_decode(text) for tag, text in tags.items() if tag == TAG or tag.startswith(f"{TAG}.")]
+    return _joined(parts) if parts else None
 
 
 def _joined(parts: Sequence[Curve]) -> Curve:
@@ -155,23 +158,7 @@ def _curve(
     )
 
 
-def encode_curve(curve: Curve) -> str:
-    """The tag's text, six significant digits; a curve too long for a tag keeps every 2^n-th point.
-
-    The last point is always kept.
-    """
-    stride = 1
-    while len(text := _encode(curve, stride)) > _LIMIT:
-        stride *= 2
-    return text
-
-
-def decode_curve(text: str) -> Curve:
-    """The curve of a tag.
-
-    Raises:
-        ValueError: not such a tag.
-    """
+def _decode(text: str) -> Curve:
     try:
         columns = json.loads(text)
         nimg, seconds = columns.pop("nimg"), columns.pop("seconds")
@@ -186,13 +173,13 @@ def decode_curve(text: str) -> Curve:
         raise ValueError(f"not a curve: {text[:80]!r}") from error
 
 
-def _encode(curve: Curve, stride: int) -> str:
-    last = len(curve.nimg) - 1
-    kept = [i for i in range(last + 1) if (last - i) % stride == 0]
+def _encode(curve: Curve, start: int, end: int) -> str:
+    """Evaluations ``start`` to ``end`` as a tag's text, six significant digits."""
+    kept = slice(start, end)
     counted = {"evaluations": curve.evaluations} if curve.evaluations else {}
     columns = {"seconds": curve.seconds, **counted, **curve.scores}
-    shown = {name: [_short(values[i]) for i in kept] for name, values in columns.items()}
-    return json.dumps({"nimg": [curve.nimg[i] for i in kept], **shown}, separators=(",", ":"))
+    shown = {name: [_short(value) for value in values[kept]] for name, values in columns.items()}
+    return json.dumps({"nimg": curve.nimg[kept], **shown}, separators=(",", ":"))
 
 
 def _counted(values: Sequence[float]) -> tuple[float, ...]:

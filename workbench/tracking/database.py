@@ -1,137 +1,97 @@
-"""Runs straight from MLflow's tables: what a table of runs needs costs four queries.
+"""Runs straight from a database's tables: what a table of runs needs costs five queries.
 
-MLflow itself takes seconds to import and builds an object for every parameter, tag and metric. Only
-whole tables of a schema that was looked at are read so, and nothing is ever written.
+Only columns are read that MLflow's tables have had since its first versions, whatever revision
+their schema is of, and nothing is ever written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
-from workbench.errors import unknown_name
-from workbench.tracking.rows import INTERNAL, NEWEST_FIRST, SYSTEM, Question, RunRow, ended
+from sqlalchemy import Connection, case, column, create_engine, inspect, select, table
+from sqlalchemy.pool import NullPool
+
+from workbench.tracking.rows import Condition, RunRow, ended, shown_metrics, shown_tags
 from workbench.tracking.store import prepare_environment
 
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-KNOWN_SCHEMAS = frozenset({"dc11669786a5"})
-"""Revisions of MLflow's tables (``alembic_version``) whose columns read here were checked."""
-
-_SCHEMES = ("sqlite:", "postgresql:", "postgresql+psycopg:")
 _MANY = 500
 """Values bound to one query: every database takes so many."""
 
 
-def answer(tracking_uri: str, question: Question) -> list[RunRow] | None:
-    """The runs; None where MLflow has to be asked: another database, schema, filter or order.
-
-    Raises:
-        RequestError: unknown experiment.
-    """
-    conditions = question.conditions()
-    plain = conditions is not None and question.order_by == NEWEST_FIRST
-    if conditions is None or not plain or not tracking_uri.startswith(_SCHEMES):
-        return None
-    from sqlalchemy import create_engine
-    from sqlalchemy.pool import NullPool
-
+@contextmanager
+def database_reader(tracking_uri: str) -> Iterator[DatabaseReader]:
+    """Reads while the context is open."""
     prepare_environment()
     with create_engine(tracking_uri, poolclass=NullPool).connect() as connection:
-        if not _is_known(connection):
-            return None
-        names = _experiments(connection)
-        if question.experiment is not None and question.experiment not in names.values():
-            raise unknown_name("experiment", question.experiment, names.values())
-        runs = _runs(connection, names, question, conditions)
-        keys = [run.run_uuid for run in runs]
-        params = _texts(connection, "params", keys)
-        tags = _texts(connection, "tags", keys)
-        metrics = _metrics(connection, keys)
-    return [
-        RunRow(
-            run_id=str(run.run_uuid),
-            name=str(run.name),
-            experiment=names[run.experiment_id],
-            experiment_id=str(run.experiment_id),
-            status=str(run.status),
-            start_time=int(run.start_time),
-            end_time=ended(run.status, run.end_time),
-            params=params[run.run_uuid],
-            tags=tags[run.run_uuid],
-            metrics=metrics[run.run_uuid],
+        yield DatabaseReader(connection)
+
+
+class DatabaseReader:
+    """Reads MLflow's tables; the same methods as :class:`~workbench.tracking.rest.ServerReader`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def experiments(self) -> dict[str, str]:
+        if not inspect(self._connection).has_table("experiments"):
+            return {}
+        asked = _columns("experiments", "experiment_id", "name", "lifecycle_stage")
+        active = asked.where(column("lifecycle_stage") == "active")
+        return {str(key): str(name) for key, name, _ in self._connection.execute(active)}
+
+    def runs(
+        self, experiments: Mapping[str, str], limit: int, conditions: Sequence[Condition]
+    ) -> list[RunRow]:
+        start: Any = column("start_time")
+        key: Any = column("run_uuid")
+        asked = (
+            _columns("runs", "run_uuid", "name", "experiment_id", "status", start, "end_time")
+            .where(column("lifecycle_stage") == "active")
+            .where(column("experiment_id").in_([int(each) for each in experiments]))
+            .order_by(case((start.is_(None), 1), else_=0), start.desc(), key)
+            .limit(limit)
         )
-        for run in runs
-    ]
+        for wanted in conditions:
+            holding = _columns(wanted.table, "run_uuid").where(column("key") == wanted.key)
+            asked = asked.where(key.in_(holding.where(column("value") == wanted.value)))
+        found = self._connection.execute(asked).all()
+        keys = [run.run_uuid for run in found]
+        params = self._of_runs("params", keys, "key", "value")
+        tags = self._of_runs("tags", keys, "key", "value")
+        metrics = self._of_runs("latest_metrics", keys, "key", "value", "is_nan")
+        return [
+            RunRow(
+                run_id=str(run.run_uuid),
+                name=str(run.name),
+                experiment=experiments[str(run.experiment_id)],
+                experiment_id=str(run.experiment_id),
+                status=str(run.status),
+                start_time=int(run.start_time),
+                end_time=ended(run.status, run.end_time),
+                params=dict(params[run.run_uuid]),
+                tags=shown_tags(dict(tags[run.run_uuid])),
+                metrics=shown_metrics(
+                    {k: float("nan") if nan else v for k, v, nan in metrics[run.run_uuid]}
+                ),
+            )
+            for run in found
+        ]
+
+    def _of_runs(self, name: str, keys: Sequence[str], *columns: str) -> dict[str, list[Any]]:
+        """A table's rows by run."""
+        asked = _columns(name, "run_uuid", *columns)
+        found: dict[str, list[Any]] = defaultdict(list)
+        for first in range(0, len(keys), _MANY):
+            part = asked.where(column("run_uuid").in_(keys[first : first + _MANY]))
+            for run, *values in self._connection.execute(part):
+                found[run].append(values)
+        return found
 
 
-def _is_known(connection: Connection) -> bool:
-    from sqlalchemy import inspect, text
-
-    if not inspect(connection).has_table("alembic_version"):
-        return False
-    versions = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
-    return len(versions) == 1 and versions[0] in KNOWN_SCHEMAS
-
-
-def _experiments(connection: Connection) -> dict[int, str]:
-    from sqlalchemy import text
-
-    asked = "SELECT experiment_id, name FROM experiments WHERE lifecycle_stage = 'active'"
-    return {row.experiment_id: str(row.name) for row in connection.execute(text(asked))}
-
-
-def _runs(
-    connection: Connection,
-    names: Mapping[int, str],
-    question: Question,
-    conditions: Sequence[tuple[str, str, str]],
-) -> Sequence[Any]:
-    from sqlalchemy import bindparam, text
-
-    wanted = [key for key, name in names.items() if question.experiment in (None, name)]
-    filters: list[str] = []
-    values: dict[str, str] = {}
-    for place, (table, key, value) in enumerate(conditions):
-        filters.append(
-            f"AND run_uuid IN (SELECT run_uuid FROM {table} "
-            f"WHERE key = :key{place} AND value = :value{place})"
-        )
-        values |= {f"key{place}": key, f"value{place}": value}
-    asked = text(
-        "SELECT run_uuid, name, experiment_id, status, start_time, end_time FROM runs "
-        f"WHERE lifecycle_stage = 'active' AND experiment_id IN :wanted {' '.join(filters)} "
-        "ORDER BY CASE WHEN start_time IS NULL THEN 1 ELSE 0 END, start_time DESC, run_uuid "
-        "LIMIT :limit"
-    ).bindparams(bindparam("wanted", expanding=True))
-    found = connection.execute(asked, {**values, "wanted": wanted, "limit": question.limit})
-    return found.all()
-
-
-def _texts(connection: Connection, table: str, keys: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Params or tags by run, without MLflow's own."""
-    found: dict[str, dict[str, str]] = {key: {} for key in keys}
-    for run, name, value in _of_runs(connection, f"run_uuid, key, value FROM {table}", keys):
-        if not name.startswith(INTERNAL) or table == "params":
-            found[run][name] = value
-    return found
-
-
-def _metrics(connection: Connection, keys: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Last values by run, without the system's."""
-    found: dict[str, dict[str, float]] = {key: {} for key in keys}
-    asked = "run_uuid, key, value, is_nan FROM latest_metrics"
-    for run, name, value, is_nan in _of_runs(connection, asked, keys):
-        if not name.startswith(SYSTEM):
-            found[run][name] = float("nan") if is_nan else float(value)
-    return found
-
-
-def _of_runs(connection: Connection, columns: str, keys: Sequence[str]) -> Iterable[Any]:
-    from sqlalchemy import bindparam, text
-
-    asked = text(f"SELECT {columns} WHERE run_uuid IN :runs")
-    asked = asked.bindparams(bindparam("runs", expanding=True))
-    for first in range(0, len(keys), _MANY):
-        yield from connection.execute(asked, {"runs": keys[first : first + _MANY]})
+def _columns(name: str, *columns: Any) -> Any:
+    """SELECT of a table's columns by name; SQLAlchemy quotes ``key``, which MySQL reserves."""
+    chosen = [column(each) if isinstance(each, str) else each for each in columns]
+    return select(*chosen).select_from(table(name))

@@ -2,7 +2,8 @@
 
 A metric row's primary key holds run, key, timestamp, step and value, so the same journal line sent
 again changes nothing; tags, parameters, data sets, states and deterministically named files are
-naturally repeatable. Therefore the cursor may move after sending, and a crash between is harmless.
+naturally repeatable. Therefore the record may say so after sending, and a crash between is
+harmless.
 """
 
 from __future__ import annotations
@@ -14,13 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from workbench.tracking.journal import (
-    Cursor,
-    Operation,
-    load_cursor,
-    read_operations,
-    save_cursor,
-)
+from workbench.tracking.journal import Operation, read_operations
 from workbench.tracking.record import RunRecord, save_record
 from workbench.tracking.spool import FILE_KINDS, journal_path, tracking_dir
 from workbench.tracking.store import get_or_create_experiment, open_store, redact, summary
@@ -35,11 +30,11 @@ _RUN_KEY = "workbench.run_key"
 
 
 class Delivery:
-    """Sends what the cursor has not passed yet. Used by one thread at a time."""
+    """Sends what the record does not call delivered yet. Used by one thread at a time."""
 
-    def __init__(self, run_dir: Path, uri: str, record: RunRecord) -> None:
+    def __init__(self, run_dir: Path, record: RunRecord) -> None:
         self._run_dir = run_dir
-        self._uri = uri
+        self._uri = record.tracking_uri
         self._record = record
         self._client: Any = None
         self._down: set[str] = set()
@@ -56,13 +51,6 @@ class Delivery:
     def remaining(self) -> int:
         """Operations that are written down but not delivered."""
         return sum(1 for _ in self._waiting(False)) + sum(1 for _ in self._waiting(True))
-
-    @property
-    def _cursor(self) -> Cursor:
-        run_id = self._record.run_id or ""
-        saved = load_cursor(tracking_dir(self._run_dir) / "cursor.json")
-        # A run that had to be created anew gets everything: the journal is the truth.
-        return saved if saved is not None and saved.run_id == run_id else Cursor(run_id)
 
     def _guarded(self, part: str, work: Callable[[], None]) -> bool:
         """Runs the work; whatever a store or its libraries raise must not reach the training."""
@@ -87,10 +75,14 @@ class Delivery:
         root = self._record.artifact_root
         client = open_store(self._uri, None if root is None else Path(root))
         run_id = self._existing(client) or self._create(client)
-        if run_id != self._record.run_id:
-            self._record = replace(self._record, run_id=run_id)
-            save_record(self._run_dir, self._record)
+        # A run that had to be created anew gets everything: the journal is the truth.
+        self._save(self._record.of_run(run_id))
         self._client = client
+
+    def _save(self, record: RunRecord) -> None:
+        if record != self._record:
+            save_record(self._run_dir, record)
+            self._record = record
 
     def _existing(self, client: Any) -> str | None:
         run_id = self._record.run_id
@@ -123,8 +115,7 @@ class Delivery:
         return str(run.info.run_id)
 
     def _waiting(self, files: bool) -> Iterator[Operation]:
-        cursor = self._cursor
-        start = cursor.files if files else cursor.rows
+        start = self._record.files if files else self._record.rows
         for operation in read_operations(journal_path(self._run_dir), start):
             if (operation.kind in FILE_KINDS) == files:
                 yield operation
@@ -132,9 +123,8 @@ class Delivery:
     def _drain(self, files: bool) -> None:
         for chunk in _chunks(self._waiting(files)):
             self._send_or_skip(chunk, self._send_files if files else self._send_rows)
-            end, cursor = chunk[-1].end, self._cursor
-            cursor = replace(cursor, files=end) if files else replace(cursor, rows=end)
-            save_cursor(tracking_dir(self._run_dir) / "cursor.json", cursor)
+            end, record = chunk[-1].end, self._record
+            self._save(replace(record, files=end) if files else replace(record, rows=end))
 
     def _send_or_skip(
         self, chunk: Sequence[Operation], send: Callable[[Sequence[Operation]], None]
@@ -217,12 +207,12 @@ class Delivery:
 
 
 def _chunks(operations: Iterator[Operation]) -> Iterator[list[Operation]]:
-    """Groups of about a thousand values, so that one request and one cursor move carry many."""
+    """Groups of about a thousand values, so that one request and one note of it carry many."""
     chunk: list[Operation] = []
     weight = 0
     for operation in operations:
         chunk.append(operation)
-        # A file is a request of its own: after each one the cursor should move.
+        # A file is a request of its own: each one is noted.
         heavy = operation.kind in FILE_KINDS
         weight += _METRICS_PER_BATCH if heavy else len(operation.body.get("values", "1"))
         if weight >= _METRICS_PER_BATCH:

@@ -1,4 +1,4 @@
-"""An append-only file of JSON lines that survives kill -9, and a cursor that says what was sent."""
+"""An append-only file of JSON lines that survives kill -9."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ class Operation:
 class Journal:
     """The writing side. One process at a time; any thread of it.
 
-    Opening drops a torn last line. A full disk loses nothing: unwritten bytes stay in memory, one
-    warning is logged, and the next append tries again.
+    Opening drops a torn last line. A disk that is full or fails raises nothing: unwritten bytes
+    stay in memory, one warning is logged, and the next call tries again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,37 +58,49 @@ class Journal:
 
     def secure(self) -> bool:
         """Brings every line to the disk, so safe from power loss; false if that is impossible."""
-        with self._lock:
-            if self._closed:
-                return False
-            self._write()
-            complete = not self._unwritten
-            copy = os.dup(self._file)
-        # Outside the lock: a slow disk must not keep the training from appending.
         try:
-            os.fsync(copy)
-        finally:
-            os.close(copy)
-        return complete
+            with self._lock:
+                if self._closed:
+                    return False
+                written = self._write()
+                copy = os.dup(self._file)
+            # Outside the lock: a slow disk must not keep the training from appending.
+            try:
+                os.fsync(copy)
+            finally:
+                os.close(copy)
+        except OSError as error:
+            self._warn(error)
+            return False
+        self._warned = not written
+        return written
 
-    def close(self) -> None:
-        """Secures and closes; appending afterwards is an error of the caller."""
+    def close(self) -> int:
+        """Secures and closes; appending afterwards is an error of the caller.
+
+        Returns:
+            How many lines never found room on the disk and are lost.
+        """
         with self._lock:
             if not self._closed:
                 self.secure()
                 self._closed = True
                 os.close(self._file)
+            return self._unwritten.count(b"\n")
 
-    def _write(self) -> None:
+    def _write(self) -> bool:
         try:
             while self._unwritten:
                 del self._unwritten[: os.write(self._file, self._unwritten)]
         except OSError as error:
-            if not self._warned:
-                LOG.warning("Cannot write %s: %s. It is tried again.", self.path, error.strerror)
-            self._warned = True
-            return
-        self._warned = False
+            self._warn(error)
+            return False
+        return True
+
+    def _warn(self, error: OSError) -> None:
+        if not self._warned:
+            LOG.warning("Cannot write %s: %s. It is tried again.", self.path, error.strerror)
+        self._warned = True
 
 
 def read_operations(path: Path, start: int = 0) -> Iterator[Operation]:
@@ -156,42 +168,3 @@ def _operation(line: bytes, end: int) -> Operation | None:
         return Operation(record.pop("kind"), record.pop("time"), record, end)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-@dataclass(frozen=True)
-class Cursor:
-    """How far the journal was delivered to one MLflow run, in bytes, for each of two streams.
-
-    Rows (numbers and texts) and files travel apart: an artifact store that is out of reach must
-    not hold back the curves.
-    """
-
-    run_id: str
-    rows: int = 0
-    files: int = 0
-
-
-def load_cursor(path: Path) -> Cursor | None:
-    """The saved cursor; none when there is none or it is damaged (sending twice is harmless)."""
-    try:
-        return Cursor(**json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError):
-        LOG.warning("%s is unreadable; everything is sent again, which MLflow ignores.", path)
-        return None
-
-
-def save_cursor(path: Path, cursor: Cursor) -> None:
-    """Replaces the cursor in one step."""
-    write_atomically(path, json.dumps(asdict(cursor)))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """The file has its old or its new content at every moment, also after a power loss."""
-    aside = path.with_name(path.name + ".new")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)

@@ -6,21 +6,28 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from filelock import FileLock, Timeout
 
-from workbench.errors import RequestError, WorkbenchError, unknown_name
-from workbench.tracking.base import SEEN_ALIVE, InputData, RunIdentity, RunStatus, Tracker
+from workbench.errors import AlreadyRunningError, RequestError, unknown_name
+from workbench.tracking.base import (
+    SEEN_ALIVE,
+    SYSTEM,
+    InputData,
+    RunIdentity,
+    RunStatus,
+    Tracker,
+)
 from workbench.tracking.delivery import Delivery
 from workbench.tracking.record import RunRecord, load_record, save_record
 from workbench.tracking.spool import Spool, last_status, read_points, tracking_dir
 from workbench.tracking.store import check_uri, redact
-from workbench.tracking.system_metrics import PREFIX, SystemSampler
+from workbench.tracking.system_metrics import SystemSampler
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -51,7 +58,7 @@ class MlflowTracker(Tracker):
 
     Raises:
         RequestError: an address that MLflow does not take, or names it would refuse.
-        WorkbenchError: another process tracks this run.
+        AlreadyRunningError: another process tracks this run.
     """
 
     def __init__(
@@ -68,9 +75,8 @@ class MlflowTracker(Tracker):
         self._lock = _lock(run_dir)
         try:
             self._spool = Spool(run_dir)
-            self._delivery = Delivery(
-                run_dir, tracking_uri, _record(run_dir, tracking_uri, artifact_root, identity)
-            )
+            record = _record(run_dir, tracking_uri, artifact_root, identity)
+            self._delivery = Delivery(run_dir, record)
             self._introduce(identity)
         except BaseException:
             self._lock.release()
@@ -87,29 +93,23 @@ class MlflowTracker(Tracker):
         self._sampler: SystemSampler | None = None
         if self._settings.system_interval > 0:
             self._sampler = SystemSampler(
-                self._spool.metrics, self._spool.next_step(PREFIX), self._settings.system_interval
+                self._spool.metrics, self._spool.next_step(SYSTEM), self._settings.system_interval
             )
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         self._spool.metrics(values, step)
 
     def log_image(self, key: str, image: PIL.Image.Image, step: int) -> None:
-        try:
+        with _kept(f"Image {key} at {step}"):
             self._spool.image(key, image, step)
-        except OSError as error:
-            LOG.warning("Image %s at %d could not be kept: %s.", key, step, error)
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
-        try:
+        with _kept(str(path)):
             self._spool.artifact(path, folder)
-        except OSError as error:
-            LOG.warning("%s could not be kept: %s.", path, error)
 
     def log_inputs(self, data: InputData) -> None:
-        try:
+        with _kept(f"Inputs {data.name}"):
             self._spool.inputs(data)
-        except OSError as error:
-            LOG.warning("Inputs %s could not be kept: %s.", data.name, error)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         self._spool.tags(tags)
@@ -143,7 +143,9 @@ class MlflowTracker(Tracker):
         self._stop.set()
         self._wake.set()
         self._thread.join(self._settings.finish_timeout)
-        self._spool.journal.close()
+        lost = self._spool.journal.close()
+        if lost:
+            LOG.error("%d operations are lost: %s takes no more.", lost, self._spool.journal.path)
         self._finished = self._delivery.remaining()
         if self._finished:
             LOG.warning(
@@ -157,10 +159,12 @@ class MlflowTracker(Tracker):
         return self._finished
 
     def _introduce(self, identity: RunIdentity) -> None:
-        if self._spool.is_new():
-            self._spool.params(identity.params)
         note = {"mlflow.note.content": identity.description} if identity.description else {}
-        self._spool.tags({**identity.tags, **note, **_sign_of_life()})
+        first = self._spool.is_new()
+        if first:
+            self._spool.params(identity.params)
+        origin = identity.provenance if first else self._spool.later_provenance(identity.provenance)
+        self._spool.tags({**origin, **identity.tags, **note, **_sign_of_life()})
         self._spool.status("RUNNING")
 
     def _deliver(self) -> None:
@@ -186,37 +190,38 @@ class MlflowTracker(Tracker):
                 self._wake.clear()
 
 
-def sync(run_dir: Path, tracking_uri: str | None = None) -> int:
+def sync(run_dir: Path, tracking_uri: str | None = None, *, to: str | None = None) -> int:
     """Delivers what a run left behind; returns how many operations still remain.
 
-    ``tracking_uri`` is needed when the run's own held a password, which is never saved.
+    Args:
+        tracking_uri: where passwords are read from, which are never saved: used if it is the run's
+            own store, and of no effect otherwise.
+        to: another store, to which the run moves with all that it ever said.
 
     Raises:
         RequestError: the folder holds no tracked run, or its address cannot be used.
-        WorkbenchError: the run is going on in another process.
+        AlreadyRunningError: the run is going on in another process.
     """
-    with _ended_run(run_dir, tracking_uri) as (spool, delivery):
+    with _ended_run(run_dir, tracking_uri, to) as (spool, delivery):
         spool.journal.close()
         delivery.attempt()
         return delivery.remaining()
 
 
-@dataclass(frozen=True)
-class LastWords:
-    """What a run says at its end; ``time`` is that of the end, in ms since 1970."""
-
-    status: RunStatus
-    time: int
-    tags: Mapping[str, str] = field(default_factory=dict)
-    files: tuple[Path, ...] = ()
-
-
-def end_later(run_dir: Path, words: LastWords, tracking_uri: str | None = None) -> int:
+def end_later(
+    run_dir: Path,
+    status: RunStatus,
+    time: int,
+    tags: Mapping[str, str],
+    files: Iterable[Path] = (),
+    tracking_uri: str | None = None,
+) -> int:
     """Speaks for a run whose process is gone without its last words (kill -9), and delivers them.
 
     A run that has ended keeps its end, and the store is asked only for what it has not heard.
 
     Args:
+        time: of the end, in ms since 1970.
         tracking_uri: as for :func:`sync`.
 
     Returns:
@@ -224,14 +229,14 @@ def end_later(run_dir: Path, words: LastWords, tracking_uri: str | None = None) 
 
     Raises:
         RequestError: as :func:`sync`.
-        WorkbenchError: the run is going on in another process.
+        AlreadyRunningError: the run is going on in another process.
     """
     with _ended_run(run_dir, tracking_uri) as (spool, delivery):
         if last_status(run_dir) not in get_args(RunStatus):
-            for path in words.files:
+            for path in files:
                 spool.artifact(path, "")
-            spool.tags(words.tags)
-            spool.status(words.status, words.time)
+            spool.tags(tags)
+            spool.status(status, time)
         spool.journal.close()
         if delivery.remaining():
             delivery.attempt()
@@ -257,7 +262,7 @@ def add_later(
 
     Raises:
         RequestError: as :func:`sync`, or the run has another value of a key at this step.
-        WorkbenchError: the run is going on in another process.
+        AlreadyRunningError: the run is going on in another process.
     """
     with _ended_run(run_dir, tracking_uri) as (spool, delivery):
         for point in read_points(run_dir, set(values)):
@@ -275,17 +280,25 @@ def add_later(
 
 
 @contextmanager
-def _ended_run(run_dir: Path, tracking_uri: str | None) -> Iterator[tuple[Spool, Delivery]]:
+def _ended_run(
+    run_dir: Path, tracking_uri: str | None, to: str | None = None
+) -> Iterator[tuple[Spool, Delivery]]:
     record = load_record(run_dir)
     if record is None:
         raise RequestError(f"{run_dir} holds no tracked run.")
-    uri = tracking_uri or record.tracking_uri
+    known = tracking_uri is not None and redact(tracking_uri) == redact(record.tracking_uri)
+    uri = to or (tracking_uri if known else None) or record.tracking_uri
     if "***" in uri:
-        raise RequestError(f"The password of {uri} is not saved: name the address once more.")
+        raise RequestError(
+            f"The password of {uri} is not saved: name the address once more with --tracking-uri."
+        )
     check_uri(uri)
     lock = _lock(run_dir)
     try:
-        yield Spool(run_dir), Delivery(run_dir, uri, record)
+        record = replace(record, tracking_uri=uri)
+        if to is not None:
+            save_record(run_dir, record)
+        yield Spool(run_dir), Delivery(run_dir, record)
     finally:
         lock.release()
 
@@ -297,9 +310,18 @@ def _record(
     fresh = RunRecord.new(identity, uri, artifact_root, time.time_ns() // 1_000_000)
     if record is not None:
         # The store may have moved since; the run itself stays the same.
-        fresh = replace(record, tracking_uri=fresh.tracking_uri, artifact_root=fresh.artifact_root)
+        fresh = replace(record, tracking_uri=uri, artifact_root=fresh.artifact_root)
     save_record(run_dir, fresh)
     return fresh
+
+
+@contextmanager
+def _kept(what: str) -> Iterator[None]:
+    """Turns a disk's refusal into a warning: it must not end the training."""
+    try:
+        yield
+    except OSError as error:
+        LOG.warning("%s could not be kept: %s.", what, error)
 
 
 def _sign_of_life() -> dict[str, str]:
@@ -313,5 +335,5 @@ def _lock(run_dir: Path) -> FileLock:
     try:
         lock.acquire(timeout=_LOCK_SECONDS)
     except Timeout:
-        raise WorkbenchError(f"Another process is tracking {run_dir}.") from None
+        raise AlreadyRunningError(f"Another process is tracking {run_dir}.") from None
     return lock

@@ -1,16 +1,17 @@
-"""Reading runs back: filtered, sorted and paged by the store, never a whole history at once."""
+"""Reading runs back: filtered and paged by the store, never a whole history at once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import RequestError, WorkbenchError, unknown_name
-from workbench.tracking import client, database, rest
-from workbench.tracking.rows import NEWEST_FIRST, Question, RunRow
+from workbench.tracking.base import SYSTEM
+from workbench.tracking.rows import RunRow, parse_conditions
 from workbench.tracking.store import (
+    SERVER_SCHEMES,
     check_uri,
     ensure_store,
     open_store,
@@ -22,40 +23,35 @@ from workbench.tracking.store import (
 if TYPE_CHECKING:
     import pandas
 
-_WAYS = (rest.answer, database.answer)
-"""Quick ways to an answer, each for the stores and questions that it knows."""
+    from workbench.tracking.database import DatabaseReader
+    from workbench.tracking.rest import ServerReader
 
 
 def list_runs(
-    tracking_uri: str,
-    experiment: str | None = None,
-    *,
-    limit: int = 50,
-    where: str = "",
-    order_by: str = NEWEST_FIRST,
+    tracking_uri: str, experiment: str | None = None, *, limit: int = 50, where: str = ""
 ) -> list[RunRow]:
-    """The first ``limit`` runs in ``order_by``; ``where`` is a filter in MLflow's own language.
+    """The newest ``limit`` runs for which ``where`` holds: ``tags.kind = 'run' AND ...``.
 
-    A store that does not exist yet has no runs, and asking does not create it. Runs are read
-    through REST or straight from the database where that gives the same; MLflow's own client, which
-    takes seconds to import, is asked for the rest.
+    A store that does not exist yet has no runs, and asking does not create it. A server is asked
+    by REST, a database is read directly.
 
     Raises:
-        RequestError: unknown experiment, a filter or an address that MLflow does not take.
+        RequestError: unknown experiment, another filter than AND and = of tags and params, or an
+            address that MLflow does not take.
         WorkbenchError: the store does not answer.
     """
-    question = Question(experiment, limit, where, order_by)
+    conditions = parse_conditions(where)
     check_uri(tracking_uri)
     if _absent(tracking_uri):
         if experiment is not None:
             raise unknown_name("experiment", experiment, [])
         return []
-    with _asking(tracking_uri):
-        for ask in _WAYS:
-            found = ask(tracking_uri, question)
-            if found is not None:
-                return found
-        return client.answer(tracking_uri, question)
+    with _asking(tracking_uri), _reader(tracking_uri) as reader:
+        names = reader.experiments()
+        if experiment is not None and experiment not in names.values():
+            raise unknown_name("experiment", experiment, names.values())
+        wanted = {key: name for key, name in names.items() if experiment in (None, name)}
+        return reader.runs(wanted, limit, conditions) if wanted else []
 
 
 def metric_history(
@@ -79,7 +75,7 @@ def metric_history(
         for key in keys or ():
             if key not in known:
                 raise unknown_name("metric", key, known)
-        chosen = keys if keys is not None else [k for k in known if not k.startswith("system/")]
+        chosen = keys if keys is not None else [k for k in known if not k.startswith(SYSTEM)]
         points = [
             (point.key, point.step, point.value, point.timestamp)
             for key in chosen
@@ -99,8 +95,21 @@ def check_store(tracking_uri: str, artifact_root: Path | None = None) -> None:
     check_uri(tracking_uri)
     with _asking(tracking_uri):
         ensure_store(tracking_uri, artifact_root)
-        if not rest.ping(tracking_uri):
-            client.answer(tracking_uri, Question(limit=1))
+        with _reader(tracking_uri, patience=1) as reader:
+            reader.experiments()
+
+
+def _reader(
+    tracking_uri: str, patience: int = 6
+) -> AbstractContextManager[ServerReader | DatabaseReader]:
+    """Either is imported only here: each brings a library that takes its time."""
+    if tracking_uri.startswith(SERVER_SCHEMES):
+        from workbench.tracking.rest import server_reader
+
+        return server_reader(tracking_uri, patience)
+    from workbench.tracking.database import database_reader
+
+    return database_reader(tracking_uri)
 
 
 @contextmanager

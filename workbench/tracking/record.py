@@ -1,24 +1,27 @@
-"""Which MLflow run a folder is."""
+"""Which MLflow run a folder is, and how much of its journal that run has."""
 
 from __future__ import annotations
 
 import json
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from workbench.errors import RequestError
 from workbench.tracking.base import RunIdentity
-from workbench.tracking.journal import write_atomically
 from workbench.tracking.spool import tracking_dir
 from workbench.tracking.store import redact
+from workbench.workspace import write_json
 
 
 @dataclass(frozen=True)
 class RunRecord:
     """``mlflow.json``: which MLflow run this folder is. ``run_key`` finds a run whose id was lost.
 
-    ``tracking_uri`` carries no password.
+    ``tracking_uri`` is saved without its password. ``rows`` and ``files`` say up to which byte the
+    journal was delivered. Rows (numbers and texts) and files travel apart: an artifact store that
+    is out of reach must not hold back the curves.
     """
 
     experiment: str
@@ -28,6 +31,8 @@ class RunRecord:
     tracking_uri: str
     artifact_root: str | None
     run_id: str | None = None
+    rows: int = 0
+    files: int = 0
 
     @classmethod
     def new(
@@ -38,9 +43,13 @@ class RunRecord:
             name=identity.name,
             run_key=uuid.uuid4().hex,
             start_time=start_time,
-            tracking_uri=redact(uri),
+            tracking_uri=uri,
             artifact_root=None if artifact_root is None else str(artifact_root.resolve()),
         )
+
+    def of_run(self, run_id: str) -> RunRecord:
+        """The record of this MLflow run, to which all is still to be sent if it is another one."""
+        return self if run_id == self.run_id else replace(self, run_id=run_id, rows=0, files=0)
 
 
 def load_record(run_dir: Path) -> RunRecord | None:
@@ -51,7 +60,8 @@ def load_record(run_dir: Path) -> RunRecord | None:
     """
     path = _record_path(run_dir)
     try:
-        return RunRecord(**json.loads(path.read_text(encoding="utf-8")))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return RunRecord(**{**_old_cursor(run_dir, values), **values})
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
@@ -60,7 +70,18 @@ def load_record(run_dir: Path) -> RunRecord | None:
 
 def save_record(run_dir: Path, record: RunRecord) -> None:
     """Replaces the record in one step."""
-    write_atomically(_record_path(run_dir), json.dumps(asdict(record), indent=2) + "\n")
+    saved = replace(record, tracking_uri=redact(record.tracking_uri))
+    write_json(_record_path(run_dir), asdict(saved))
+
+
+def _old_cursor(run_dir: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """What earlier versions kept in a file of its own; without it, all is sent once more."""
+    path = tracking_dir(run_dir) / "cursor.json"
+    try:
+        cursor = json.loads(path.read_text(encoding="utf-8"))
+        return dict(cursor) if cursor["run_id"] == record["run_id"] else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _record_path(run_dir: Path) -> Path:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import configparser
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import unknown_name
-from workbench.tracking.rows import INTERNAL, SYSTEM, Question, RunRow, ended
-from workbench.tracking.store import SERVER_SCHEMES, prepare_environment
+from workbench.tracking.rows import Condition, RunRow, ended, shown_metrics, shown_tags
+from workbench.tracking.store import prepare_environment
 
 if TYPE_CHECKING:
     import requests
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PAGE = 500
 """Runs asked for at once. Every page costs a round; a whole store in one would time out."""
 
-_PATIENCE = 6
+_API = "/api/2.0/mlflow/"
 
 _SPECIAL = (
     "MLFLOW_TRACKING_AUTH",
@@ -28,9 +28,9 @@ _SPECIAL = (
     "MLFLOW_TRACKING_INSECURE_TLS",
     "MLFLOW_WORKSPACE",
 )
-"""Ways to reach a server that are left to MLflow's own client."""
+"""Ways to reach a server for which MLflow makes the request, and is imported."""
 
-Ask = Callable[[str, Mapping[str, Any]], dict[str, Any]]
+Post = Callable[[str, Mapping[str, Any]], "requests.Response"]
 
 
 class RefusedError(Exception):
@@ -41,88 +41,99 @@ class RefusedError(Exception):
         self.error_code = error_code
 
 
-def answer(tracking_uri: str, question: Question) -> list[RunRow] | None:
-    """The runs; None where MLflow's own client has to ask: no server, or special ways to it.
-
-    Raises:
-        RequestError: unknown experiment.
-        RefusedError: the server takes the question for wrong, or does not let us in.
-        requests.RequestException: the server does not answer.
-    """
-    if not _takes(tracking_uri):
-        return None
-    # A server that is there may take its time over a page of runs.
-    with _asking(tracking_uri, _PATIENCE) as ask:
-        names = {
-            str(found["experiment_id"]): str(found["name"])
-            for found in _paged(ask, "experiments/search", "experiments", {})
-        }
-        if question.experiment is not None and question.experiment not in names.values():
-            raise unknown_name("experiment", question.experiment, names.values())
-        wanted = [key for key, name in names.items() if question.experiment in (None, name)]
-        if not wanted:
-            return []
-        body = {
-            "experiment_ids": wanted,
-            "filter": question.where,
-            "order_by": [question.order_by],
-        }
-        runs = _paged(ask, "runs/search", "runs", body, question.limit)
-        return [_row(run, names) for run in runs]
-
-
-def ping(tracking_uri: str) -> bool:
-    """Asks a server for one experiment; False where MLflow's own client has to ask.
-
-    Raises:
-        RefusedError: this is no MLflow server, or it does not let us in.
-        requests.RequestException: nobody answers.
-    """
-    if not _takes(tracking_uri):
-        return False
-    with _asking(tracking_uri, 1) as ask:
-        ask("experiments/search", {"max_results": 1})
-    return True
-
-
-def _takes(tracking_uri: str) -> bool:
-    named = any(os.environ.get(name) for name in _SPECIAL)
-    special = named or Path("~/.mlflow/credentials").expanduser().exists()
-    return tracking_uri.startswith(SERVER_SCHEMES) and not special
-
-
 @contextmanager
-def _asking(tracking_uri: str, patience: int) -> Iterator[Ask]:
-    """Questions to a server, whose answers may take so many times the usual timeout."""
+def server_reader(tracking_uri: str, patience: int = 6) -> Iterator[ServerReader]:
+    """Reads while the context is open.
+
+    Args:
+        patience: how many times the usual timeout an answer may take. A server that is there may
+            take its time over a page of runs.
+    """
     import requests
 
     prepare_environment()
-    timeout = float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"])
+    base = tracking_uri.rstrip("/")
+    seconds = float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"])
+    timeout = (seconds, patience * seconds)
+    if any(os.environ.get(name) for name in _SPECIAL):
+        from mlflow.utils.credentials import get_default_host_creds
+        from mlflow.utils.rest_utils import http_request
+
+        there = get_default_host_creds(base)
+        yield ServerReader(
+            lambda path, body: http_request(there, path, "POST", timeout=timeout, json=body)
+        )
+        return
     with requests.Session() as session:
         user, password = requests.utils.get_auth_from_url(tracking_uri)
-        session.auth = requests.auth.HTTPBasicAuth(user, password) if user else _Credentials()
-
-        def ask(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-            url = f"{tracking_uri.rstrip('/')}/api/2.0/mlflow/{path}"
-            return _values(session.post(url, json=body, timeout=(timeout, patience * timeout)))
-
-        yield ask
+        session.auth = requests.auth.HTTPBasicAuth(user, password) if user else _sign
+        yield ServerReader(
+            lambda path, body: session.post(f"{base}{path}", json=body, timeout=timeout)
+        )
 
 
-class _Credentials:
-    """What MLflow's client takes from the environment, for an address without a password."""
+class ServerReader:
+    """Asks a server.
 
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        from requests.auth import HTTPBasicAuth
+    Its methods raise RefusedError if the server takes the question for wrong, does not let us in
+    or is none of MLflow's, and requests.RequestException if it does not answer.
+    """
 
-        name = os.environ.get("MLFLOW_TRACKING_USERNAME")
-        password = os.environ.get("MLFLOW_TRACKING_PASSWORD")
-        token = os.environ.get("MLFLOW_TRACKING_TOKEN")
-        if name and password:
-            return HTTPBasicAuth(name, password)(request)
-        if token:
-            request.headers["Authorization"] = f"Bearer {token}"
-        return request
+    def __init__(self, post: Post) -> None:
+        self._post = post
+
+    def experiments(self) -> dict[str, str]:
+        """Names of the experiments that are not deleted, by id."""
+        return {
+            str(found["experiment_id"]): str(found["name"])
+            for found in self._paged("experiments/search", "experiments", {})
+        }
+
+    def runs(
+        self, experiments: Mapping[str, str], limit: int, conditions: Sequence[Condition]
+    ) -> list[RunRow]:
+        """The newest runs of the experiments for which all conditions hold."""
+        body = {
+            "experiment_ids": list(experiments),
+            "filter": " AND ".join(f"{c.table}.`{c.key}` = '{c.value}'" for c in conditions),
+            "order_by": ["attributes.start_time DESC"],
+        }
+        return [_row(run, experiments) for run in self._paged("runs/search", "runs", body, limit)]
+
+    def _paged(
+        self, path: str, key: str, body: Mapping[str, Any], limit: int | None = None
+    ) -> Iterator[dict[str, Any]]:
+        token: str | None = None
+        left = limit
+        while left is None or left > 0:
+            size = PAGE if left is None else min(left, PAGE)
+            page = {"max_results": size, **({"page_token": token} if token else {})}
+            found = _values(self._post(_API + path, {**body, **page}))
+            rows = found.get(key, [])
+            yield from rows
+            token = found.get("next_page_token")
+            left = None if left is None else left - len(rows)
+            if not token:
+                return
+
+
+def _sign(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Who asks, as MLflow's client has it: from the environment, else from its credentials file."""
+    from requests.auth import HTTPBasicAuth
+
+    file = configparser.ConfigParser(interpolation=None)
+    file.read(Path("~/.mlflow/credentials").expanduser(), encoding="utf-8")
+    kept = dict(file["mlflow"]) if file.has_section("mlflow") else {}
+    user, password = (
+        os.environ.get(name.upper()) or kept.get(name)
+        for name in ("mlflow_tracking_username", "mlflow_tracking_password")
+    )
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+    if user and password:
+        return HTTPBasicAuth(user, password)(request)
+    if token:
+        request.headers["Authorization"] = f"Bearer {token}"
+    return request
 
 
 def _values(reply: requests.Response) -> dict[str, Any]:
@@ -138,27 +149,8 @@ def _values(reply: requests.Response) -> dict[str, Any]:
     return values
 
 
-def _paged(
-    ask: Ask, path: str, key: str, body: Mapping[str, Any], limit: int | None = None
-) -> Iterator[dict[str, Any]]:
-    token: str | None = None
-    left = limit
-    while left is None or left > 0:
-        size = PAGE if left is None else min(left, PAGE)
-        page = {"max_results": size, **({"page_token": token} if token else {})}
-        found = ask(path, {**body, **page})
-        rows = found.get(key, [])
-        yield from rows
-        token = found.get("next_page_token")
-        left = None if left is None else left - len(rows)
-        if not token:
-            return
-
-
 def _row(run: Mapping[str, Any], experiments: Mapping[str, str]) -> RunRow:
     info, data = run["info"], run.get("data", {})
-    tags = _pairs(data.get("tags", []))
-    metrics = _pairs(data.get("metrics", []))
     end = info.get("end_time")
     return RunRow(
         run_id=str(info["run_id"]),
@@ -169,8 +161,8 @@ def _row(run: Mapping[str, Any], experiments: Mapping[str, str]) -> RunRow:
         start_time=int(info["start_time"]),
         end_time=ended(str(info["status"]), None if end is None else int(end)),
         params=_pairs(data.get("params", [])),
-        tags={key: value for key, value in tags.items() if not key.startswith(INTERNAL)},
-        metrics={key: float(v) for key, v in metrics.items() if not key.startswith(SYSTEM)},
+        tags=shown_tags(_pairs(data.get("tags", []))),
+        metrics=shown_metrics(_pairs(data.get("metrics", []))),
     )
 
 

@@ -1,4 +1,4 @@
-"""Runs as the store tells of them, and what may be asked for."""
+"""Runs as the store tells of them, and how it is asked to choose among them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from workbench.errors import RequestError
 from workbench.metrics import best_of, primary_of, score_of
-
-NEWEST_FIRST = "attributes.start_time DESC"
-SYSTEM = "system/"
-INTERNAL = "mlflow."
+from workbench.tracking.base import INTERNAL, SYSTEM
 
 _CONDITION = re.compile(r"\s*(tags|params)\.(?:`([^`]+)`|([\w.]+))\s*=\s*'([^'\\]*)'\s*")
-_AND = re.compile(r"\bAND\b", re.IGNORECASE)
+_AND = re.compile(r"\bAND\b(?=(?:[^']*'[^']*')*[^']*$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -51,22 +49,37 @@ class RunRow:
 
 
 @dataclass(frozen=True)
-class Question:
-    """Which runs: of one experiment or all, filtered and sorted in MLflow's own language."""
+class Condition:
+    """A tag or a parameter that has a value; ``table`` is "tags" or "params"."""
 
-    experiment: str | None = None
-    limit: int = 50
-    where: str = ""
-    order_by: str = NEWEST_FIRST
+    table: str
+    key: str
+    value: str
 
-    def conditions(self) -> list[tuple[str, str, str]] | None:
-        """The filter as (tags or params, key, value) that must all be equal; None for any other."""
-        if not self.where.strip():
-            return []
-        found = [_CONDITION.fullmatch(part) for part in _AND.split(self.where)]
-        if not all(found):
-            return None
-        return [(m[1], m[2] or m[3], m[4]) for m in found if m is not None]
+
+def parse_conditions(where: str) -> list[Condition]:
+    """A filter as the conditions that it joins by AND, in MLflow's own language.
+
+    Raises:
+        RequestError: anything else of that language.
+    """
+    found = [_CONDITION.fullmatch(part) for part in _AND.split(where)] if where.strip() else []
+    if not all(found):
+        raise RequestError(
+            f"Cannot filter runs by {where!r}: expected tags.NAME = 'VALUE' or params.NAME = "
+            "'VALUE', several joined by AND."
+        )
+    return [Condition(m[1], m[2] or m[3], m[4]) for m in found if m is not None]
+
+
+def shown_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Without MLflow's own."""
+    return {key: value for key, value in tags.items() if not key.startswith(INTERNAL)}
+
+
+def shown_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Without the system's."""
+    return {key: float(v) for key, v in metrics.items() if not key.startswith(SYSTEM)}
 
 
 def ended(status: str, end_time: int | None) -> int | None:

@@ -1,12 +1,13 @@
 """Everything a run tells its tracker, kept in the run's own folder before anything is sent.
 
 ``RUN/tracking/`` holds ``journal.jsonl`` (every operation, in order), copies of the files it speaks
-of, ``mlflow.json`` (which MLflow run this is) and ``cursor.json`` (how far it was delivered).
+of, and ``mlflow.json`` (which MLflow run this is, and how much of the journal it has).
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import posixpath
 import re
@@ -19,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from workbench.errors import RequestError
-from workbench.tracking.base import InputData
+from workbench.tracking.base import INTERNAL, InputData
 from workbench.tracking.journal import Journal, read_backwards, read_operations
+from workbench.tracking.store import redact
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -31,6 +33,9 @@ FILE_KINDS = frozenset({"image", "artifact"})
 # MLflow refuses anything else; refusing here names the caller's line in the traceback.
 _ROW_NAME = re.compile(r"[/\w.\- :]{1,250}")
 _IMAGE_NAME = re.compile(r"[a-zA-Z0-9_\-./ ]{1,150}")
+
+
+_PROVENANCE = "provenance."
 
 
 class Point(NamedTuple):
@@ -62,6 +67,7 @@ class Spool:
         self._points: dict[str, set[int]] = {}
         self._images: dict[str, set[int]] = {}
         self._artifacts: dict[str, str] = {}
+        self._first_tags: dict[str, str] = {}
         self._remember()
 
     def params(self, values: Mapping[str, str]) -> None:
@@ -170,7 +176,7 @@ class Spool:
             "digest": data.digest,
             "rows": data.rows,
             "columns": dict(data.columns),
-            "source": data.source,
+            "source": redact(data.source),
             "context": data.context,
         }
         self._append("inputs", body)
@@ -180,6 +186,21 @@ class Spool:
         with self._lock:
             steps = [max(s) for key, s in self._points.items() if key.startswith(prefix)]
         return max(steps, default=-1) + 1
+
+    def later_provenance(self, provenance: Mapping[str, str]) -> dict[str, str]:
+        """Tags that append what makes this attempt of a run; none if it is what made the last.
+
+        The first attempt's are the run's own tags, and repeated as ``provenance.1``.
+        """
+        if not self._first_tags:  # killed before it said what made it
+            return dict(provenance)
+        own = {key: text for key, text in provenance.items() if not key.startswith(INTERNAL)}
+        said = [text for key, text in self._first_tags.items() if key.startswith(_PROVENANCE)]
+        known = said or [_as_json({key: self._first_tags.get(key) for key in own})]
+        if known[-1] == _as_json(own):
+            return {}
+        texts = enumerate([*known, _as_json(own)], 1)
+        return {f"{_PROVENANCE}{place}": text for place, text in texts if place > len(said)}
 
     def is_new(self) -> bool:
         """Whether nothing was ever written."""
@@ -194,6 +215,9 @@ class Spool:
             if operation.kind == "metrics":
                 for key in body["values"]:
                     self._points.setdefault(key, set()).add(body["step"])
+            elif operation.kind == "tags":
+                for key, text in body["values"].items():
+                    self._first_tags.setdefault(key, text)
             elif operation.kind == "image":
                 self._images.setdefault(body["key"], set()).add(body["step"])
             elif operation.kind == "artifact":
@@ -220,6 +244,10 @@ def last_status(run_dir: Path) -> str | None:
     states = (op for op in read_backwards(journal_path(run_dir)) if op.kind == "status")
     newest = next(states, None)
     return None if newest is None else str(newest.body["status"])
+
+
+def _as_json(values: Mapping[str, str | None]) -> str:
+    return json.dumps(values, sort_keys=True)
 
 
 def _encode(value: float) -> float | str:

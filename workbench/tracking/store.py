@@ -25,7 +25,10 @@ SERVER_SCHEMES = ("http", "https")
 DATABASE_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql")
 
 _LOCK_SECONDS = 180
-_USER_INFO = re.compile(r"(?<=://)([^:/@]*):(.*)@", re.DOTALL)
+_PASSWORD = re.compile(r"(?<=://)(?P<user>[^:/@]*):(?P<secret>.*)@", re.DOTALL)
+_TOKEN = re.compile(r"(?:(?<=http://)|(?<=https://))(?P<secret>[^:/?#@]+):?@")
+"""A server's user without a password is a token; a database's is a name."""
+
 _SECRET_FIELD = re.compile(r"(?i)([?&;][^=&;\s]*(?:pass|pwd|token|secret|key)[^=&;\s]*=)[^&;\s]*")
 
 
@@ -86,19 +89,20 @@ def check_driver(uri: str) -> None:
 
 def redact(uri: str) -> str:
     """The address as people may see it: passwords and tokens replaced by ***."""
-    return _SECRET_FIELD.sub(r"\1***", _USER_INFO.sub(r"\1:***@", uri))
+    shown = _PASSWORD.sub(r"\g<user>:***@", _TOKEN.sub("***@", uri))
+    return _SECRET_FIELD.sub(r"\1***", shown)
 
 
 def without_user(uri: str) -> str:
     """The address without user and password, for a browser that asks for them itself."""
-    return _USER_INFO.sub("", uri)
+    return _PASSWORD.sub("", _TOKEN.sub("", uri))
 
 
 def scrub(text: str, uri: str) -> str:
     """A message about ``uri`` without its secrets, however a library quoted them."""
     text = text.replace(uri, redact(uri))
-    found = _USER_INFO.search(uri)
-    for secret in {found[2], unquote(found[2])} - {""} if found else ():
+    found = _TOKEN.search(uri) or _PASSWORD.search(uri)
+    for secret in {found["secret"], unquote(found["secret"])} - {""} if found else ():
         text = text.replace(secret, "***")
     return _SECRET_FIELD.sub(r"\1***", text)
 
@@ -118,7 +122,10 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def prepare_environment() -> None:
-    """Settings that MLflow reads from the environment; whatever a person set stays.
+    """Settings that MLflow reads from the environment alone; whatever a person set stays.
+
+    They are made when a store is first opened, not by an import, and stay: another thread may be
+    reading the environment, which must not change under it again and again.
 
     By default a client whose server is gone blocks 246 s per call, and setting a run's state
     prints its address on stdout, which belongs to ``--json``. PostgreSQL's client waits for an

@@ -1,21 +1,20 @@
-"""What the machine does meanwhile, under the names MLflow's own monitor uses.
+"""What the machine does meanwhile, read by MLflow's own probes.
 
-MLflow's monitor asks the server before every sample and stops for good when it does not answer;
-this one writes into the run's journal, so an outage loses nothing.
+MLflow's public switch for them serves only runs of its fluent interface, writes past the journal
+and ends for good when the server does not answer once. Here their samples go into the run's
+journal, so an outage loses none and a resumed run goes on counting.
 """
 
 from __future__ import annotations
 
-import importlib
 import logging
-import os
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-LOG = logging.getLogger(__name__)
+from workbench.tracking.base import SYSTEM
 
-PREFIX = "system/"
+LOG = logging.getLogger(__name__)
 
 
 class SystemSampler:
@@ -43,77 +42,37 @@ class SystemSampler:
         self._thread.join()
 
     def _run(self) -> None:
-        try:
-            probe = SystemProbe()
-            while not self._stop.wait(self._interval):
-                self._emit({PREFIX + key: value for key, value in probe.read().items()}, self._step)
+        probes: list[Any] | None = None
+        while not self._stop.wait(self._interval):
+            # Only now: a run that ends at once need not wait for MLflow to be imported.
+            probes = _probes() if probes is None else probes
+            sample: dict[str, float] = {}
+            for probe in list(probes):
+                try:
+                    probe.collect_metrics()
+                    sample |= probe.aggregate_metrics()
+                    probe.clear_metrics()
+                except Exception as error:
+                    # A strange machine (no /proc, no counters) must not end a training run.
+                    LOG.warning("%s stops: %s.", type(probe).__name__, error)
+                    probes.remove(probe)
+            if sample:
+                self._emit({SYSTEM + key: value for key, value in sample.items()}, self._step)
                 self._step += 1
+
+
+def _probes() -> list[Any]:
+    from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+    from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+    from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+
+    # A card that keeps one of its counters to itself would be complained of at every sample.
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
+    found = []
+    for probe in (CPUMonitor, DiskMonitor, NetworkMonitor, GPUMonitor):
+        try:
+            found.append(probe())
         except Exception as error:
-            # A strange machine (no /proc, no counters) must not end a training run.
-            LOG.warning("System metrics stop here: %s: %s.", type(error).__name__, error)
-
-
-class SystemProbe:
-    """Reads processor, memory, disk, network and, where nvidia-ml-py is installed, GPUs."""
-
-    def __init__(self) -> None:
-        import psutil
-
-        self._psutil = psutil
-        self._network = psutil.net_io_counters()
-        self._gpus = _gpu_handles()
-        psutil.cpu_percent()  # The first call has nothing to compare with and returns 0.
-
-    def read(self) -> dict[str, float]:
-        """One sample. Megabytes are 10**6 bytes; the network counts from the probe's start."""
-        memory = self._psutil.virtual_memory()
-        disk = self._psutil.disk_usage(os.sep)
-        sample = {
-            "cpu_utilization_percentage": self._psutil.cpu_percent(),
-            "system_memory_usage_megabytes": memory.used / 1e6,
-            "system_memory_usage_percentage": memory.used / memory.total * 100,
-            "disk_usage_percentage": disk.percent,
-            "disk_usage_megabytes": disk.used / 1e6,
-            "disk_available_megabytes": disk.free / 1e6,
-        }
-        network = self._psutil.net_io_counters()
-        if network is not None and self._network is not None:
-            received = network.bytes_recv - self._network.bytes_recv
-            sent = network.bytes_sent - self._network.bytes_sent
-            sample["network_receive_megabytes"] = received / 1e6
-            sample["network_transmit_megabytes"] = sent / 1e6
-        return {key: round(value, 3) for key, value in (sample | self._read_gpus()).items()}
-
-    def _read_gpus(self) -> dict[str, float]:
-        if not self._gpus:
-            return {}
-        nvml = importlib.import_module("pynvml")
-        sample: dict[str, float] = {}
-        for index, handle in enumerate(self._gpus):
-            name = f"gpu_{index}"
-            try:
-                memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-                sample[f"{name}_memory_usage_percentage"] = memory.used / memory.total * 100
-                sample[f"{name}_memory_usage_megabytes"] = memory.used / 1e6
-                rates = nvml.nvmlDeviceGetUtilizationRates(handle)
-                sample[f"{name}_utilization_percentage"] = rates.gpu
-                power = nvml.nvmlDeviceGetPowerUsage(handle)
-                limit = nvml.nvmlDeviceGetEnforcedPowerLimit(handle)
-                sample[f"{name}_power_usage_watts"] = power / 1000
-                sample[f"{name}_power_usage_percentage"] = power / limit * 100
-            except nvml.NVMLError as error:
-                LOG.debug("GPU %d does not tell everything: %s", index, error)
-        return sample
-
-
-def _gpu_handles() -> list[Any]:
-    try:
-        nvml = importlib.import_module("pynvml")
-    except ImportError:
-        return []
-    try:
-        nvml.nvmlInit()
-        return [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
-    except nvml.NVMLError as error:
-        LOG.debug("No GPU metrics: %s", error)
-        return []
+            LOG.debug("%s finds nothing to read: %s", probe.__name__, error)
+    return found

@@ -11,12 +11,6 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from workbench.errors import RequestError
 from workbench.tracking.store import SERVER_SCHEMES
 
-# Without these the server starts a job runner and a dozen children, and takes three times as long.
-SERVER_ENVIRONMENT = {
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
-
 
 def run_address(base: str, experiment_id: str, run_id: str) -> str:
     """One run's page."""
@@ -35,21 +29,6 @@ def compare_address(base: str, experiment_ids: Sequence[str], run_ids: Sequence[
     return f"{base.rstrip('/')}/#/compare-runs?runs={runs}&experiments={experiments}"
 
 
-def metric_address(
-    base: str,
-    experiment_ids: Sequence[str],
-    run_ids: Sequence[str],
-    metric: str,
-    log_axis: bool = True,
-) -> str:
-    """The curves of one metric over generated images, with a logarithmic value axis by default."""
-    return (
-        f"{base.rstrip('/')}/#/metric?runs={_listed(run_ids)}&metric={quote(json.dumps(metric))}"
-        f"&experiments={_listed(experiment_ids)}&plot_metric_keys={_listed([metric])}"
-        f"&x_axis=step&y_axis_scale={'log' if log_axis else 'linear'}"
-    )
-
-
 def server_base(store_uri: str) -> str | None:
     """Where a browser finds the UI of a tracking server, without its password.
 
@@ -62,23 +41,31 @@ def server_base(store_uri: str) -> str | None:
     return urlunsplit((parts.scheme, place, parts.path.rstrip("/"), "", ""))
 
 
-def server_command(
-    store_uri: str, artifact_root: Path, port: int, host: str = "127.0.0.1"
-) -> list[str]:
-    """The command line of an MLflow server (with UI) over a database store.
+def server_command(artifact_root: Path, port: int, host: str = "127.0.0.1") -> list[str]:
+    """The command line of an MLflow server (with UI); its environment names the store."""
+    return [
+        *(sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)),
+        *("--artifacts-destination", str(artifact_root), "--workers", "1"),
+    ]
 
-    Run it with ``SERVER_ENVIRONMENT``. Bring a fresh store up with ``ensure_store`` first.
+
+def server_environment(store_uri: str) -> dict[str, str]:
+    """What :func:`server_command` needs in its environment to serve a database store.
+
+    The address may hold a password, and everybody on a machine can read command lines. Bring a
+    fresh store up with ``ensure_store`` first.
 
     Raises:
         RequestError: the store is a server itself.
     """
     if server_base(store_uri) is not None:
         raise RequestError("This store is a server already: open its address in a browser.")
-    return [
-        *(sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)),
-        *("--backend-store-uri", store_uri, "--artifacts-destination", str(artifact_root)),
-        *("--workers", "1"),
-    ]
+    return {
+        "MLFLOW_BACKEND_STORE_URI": store_uri,
+        # Else it starts a job runner and a dozen children, and takes three times as long.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
 
 
 def _listed(names: Sequence[str]) -> str:
