@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
+from workbench.data.bundled import PROMPTS
 from workbench.teachers._torchvision import prepare_torchvision
-from workbench.teachers.digits import PROMPTS
 from workbench.teachers.embedded import embedded_teachers
 from workbench.teachers.families import FAMILIES
 from workbench.training.parallel import choose_device

@@ -14,11 +14,11 @@ from statistics import median
 
 import torch
 
+from workbench.data.bundled import PROMPTS
 from workbench.flow import NoiseSource
 from workbench.methods import METHODS, Pairs, method_type
 from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.base import Conditioning, VelocityNetwork
-from workbench.teachers.digits import PROMPTS
 from workbench.teachers.recipe import SanaRecipe
 from workbench.teachers.sana import SanaFamily
 from workbench.training.networks import Student

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.data.bundled import PROMPTS
 from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.architecture import Architecture
 from workbench.teachers.base import Conditioning, VelocityNetwork
-from workbench.teachers.digits import PROMPTS
 from workbench.teachers.embedded import embedded_teachers
 from workbench.teachers.families import FAMILIES
 from workbench.teachers.hub_catalog import find_hub_teacher

@@ -14,9 +14,9 @@ from collections.abc import Callable
 
 import torch
 
+from workbench.data.bundled import PROMPTS
 from workbench.flow import NoiseSource
 from workbench.teachers._torchvision import prepare_torchvision
-from workbench.teachers.digits import PROMPTS
 from workbench.teachers.recipe import SanaRecipe
 from workbench.teachers.sana import SanaFamily
 from workbench.training.networks import Student

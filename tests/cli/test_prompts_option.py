@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import ONLY_RUNS, InsideWorkbench
+from workbench.data.prompts import PromptsConfig, read_prompts
 from workbench.teachers._torchvision import prepare_torchvision
-from workbench.teachers.prompt_sources import PromptsConfig, read_prompts
 from workbench.tracking import default_uri, list_runs
 
 SHORT = ("training.kimg=0.16", "evaluation.samples=50", "evaluation.student_steps=[4]")

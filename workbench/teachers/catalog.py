@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.data.bundled import BUNDLED
 from workbench.errors import RequestError, unknown_name
 from workbench.teachers.analytic import ANALYTIC, MixtureRecipe
-from workbench.teachers.bundled_data import BUNDLED
 from workbench.teachers.embedded import embedded_teachers
 from workbench.teachers.hub_catalog import HUB_TEACHERS, find_hub_teacher
 from workbench.teachers.json_file import read_json

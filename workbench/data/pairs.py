@@ -8,15 +8,14 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
+from workbench.data.bundled import BUNDLED
+from workbench.data.folder import list_folder
+from workbench.data.hf_datasets import HUB, DatasetAddress, list_dataset
+from workbench.data.images import BundledImages
+from workbench.data.listing import PairListing
+from workbench.data.webdataset import SHARD, list_tars
 from workbench.errors import RequestError, unknown_name
 from workbench.settings import FrozenConfig
-from workbench.teachers.bundled_data import BUNDLED
-from workbench.teachers.hf_datasets import HUB, DatasetAddress
-from workbench.teachers.pair_datasets import list_dataset
-from workbench.teachers.pair_folder import list_folder
-from workbench.teachers.pair_images import BundledImages
-from workbench.teachers.pair_listing import PairListing
-from workbench.teachers.pair_tars import SHARD, list_tars
 
 _BUNDLED = "bundled"
 PARQUET = ".parquet"

@@ -1,20 +1,23 @@
-"""Pairs in a folder: a file of captions, or NAME.txt beside NAME.png."""
+"""Pairs in a folder: a file of captions, or NAME.txt beside NAME.png.
+
+Own code, because the imagefolder of ``datasets`` knows no NAME.txt and no COCO, drops images without
+a caption in silence and keeps captions without an image; here the lone halves are counted.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from workbench.errors import RequestError
-from workbench.teachers.caption_files import (
+from workbench.data.captions import (
     TABLES,
     CaptionTable,
     read_caption_lines,
     read_caption_table,
+    read_text,
 )
-from workbench.teachers.image_files import SUFFIXES, list_images
-from workbench.teachers.pair_images import FileImages
-from workbench.teachers.pair_listing import PairListing, match
-from workbench.teachers.text_files import read_text
+from workbench.data.images import SUFFIXES, FileImages, list_images
+from workbench.data.listing import PairListing, match
+from workbench.errors import RequestError
 
 LINES = ".txt"
 CAPTION_FILES = tuple(

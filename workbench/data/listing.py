@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from workbench.data.images import PairImages
 from workbench.errors import RequestError
-from workbench.teachers.pair_images import PairImages
 
 TOLERATED = 0.01
 """The share of pairs that may be bad; above it the run stops."""
