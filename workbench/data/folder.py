@@ -1,7 +1,7 @@
 """Pairs in a folder: a file of captions, or NAME.txt beside NAME.png.
 
-Own code, because the imagefolder of ``datasets`` knows no NAME.txt and no COCO, drops images without
-a caption in silence and keeps captions without an image; here the lone halves are counted.
+Own code, because the imagefolder of ``datasets`` knows no NAME.txt and no COCO, drops images
+without a caption in silence and keeps captions without an image; here lone halves are counted.
 """
 
 from __future__ import annotations

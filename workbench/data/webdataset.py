@@ -3,9 +3,9 @@
 The format is https://github.com/webdataset/webdataset's: files of one sample share the part of
 their name up to its first dot. The shards are read where they are, never unpacked.
 
-Own code, because ``datasets`` has no place of an image in a shard: it streams whole shards (11 times
-as long as this for 200 MB of images, measured) or copies them. It also refuses samples that differ
-in their types, and loses in silence what a shard that was cut off between two files had behind.
+Own code, because ``datasets`` has no place of an image in a shard: it streams whole shards (11
+times as long as this for 200 MB of images, measured) or copies them. It also refuses samples that
+differ in their types, and loses in silence what a shard cut off between two files had behind.
 """
 
 from __future__ import annotations
