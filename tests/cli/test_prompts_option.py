@@ -10,7 +10,6 @@ import pytest
 
 from tests.cli.conftest import ONLY_RUNS, InsideWorkbench
 from workbench.data.prompts import PromptsConfig, read_prompts
-from workbench.teachers._torchvision import prepare_torchvision
 from workbench.tracking import default_uri, list_runs
 
 SHORT = ("training.kimg=0.16", "evaluation.samples=50", "evaluation.student_steps=[4]")
@@ -30,7 +29,6 @@ def prompts_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def encoders(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The text encoders that this process made."""
-    prepare_torchvision()
     import transformers
 
     made: list[object] = []

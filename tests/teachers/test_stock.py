@@ -22,7 +22,7 @@ from workbench.errors import RequestError
 from workbench.flow import NoiseSource
 from workbench.teachers import Conditioning, PipelineTeacher, load_pipeline_teacher, sample_teacher
 from workbench.teachers.flux import pack, unpack
-from workbench.teachers.sampling import describe_euler
+from workbench.teachers.guidance import describe_euler
 from workbench.teachers.stock import (
     StockCall,
     stock_call,

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from workbench.errors import RequestError, WorkbenchError
-from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.base import Conditioning
 from workbench.teachers.family import CallArguments, Family
 from workbench.teachers.folder import (
@@ -141,7 +140,6 @@ def open_pipeline(
     Raises:
         RequestError: diffusers cannot load it.
     """
-    prepare_torchvision()
     absent = {**dict.fromkeys(left_out), **(given or {})}
     with quiet_libraries():
         try:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from workbench.teachers import tiny_text
-from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.recipe import (
     AutoencoderDCRecipe,
     AutoencoderKLRecipe,
@@ -27,7 +26,6 @@ def tiny_pipeline(recipe: TinyRecipe, prompts: Sequence[str]) -> Any:
 
     Draws from torch's global random state.
     """
-    prepare_torchvision()
     match recipe:
         case SanaRecipe():
             return _sana(recipe, prompts)

@@ -31,7 +31,7 @@ from workbench.methods import (
 )
 from workbench.metrics import DRIFT_METRICS, EVAL, metric_info
 from workbench.settings import FrozenConfig
-from workbench.teachers.embedded import default_teacher
+from workbench.teachers.catalog import default_teacher
 from workbench.training import formats
 from workbench.training.budget import total_images
 from workbench.training.stability import StabilityConfig
