@@ -82,7 +82,7 @@ def test_changed_prompts_are_refused_on_resume(
     prepared: InsideWorkbench, prompts_file: Path
 ) -> None:
     arguments = prepared.quick(
-        settings=(*SHORT, "training.kimg=0.8", f"prompts.source={prompts_file}")
+        settings=(*SHORT, "training.kimg=0.48", f"prompts.source={prompts_file}")
     )
     prepared.signal_when(arguments, prepared.nimg_reached(160), signal.SIGTERM)
     original = prompts_file.read_text()

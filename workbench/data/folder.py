@@ -62,10 +62,8 @@ def list_folder(
         texts = dict(zip(names, read_caption_lines(captions, files, folder), strict=True))
     else:
         texts = dict(_placed(read_caption_table(captions, caption_key), names))
-    matched = match(str(folder), names, texts)
-    kept = list(matched.captions)[:limit]
-    prompts = tuple(matched.captions[name] for name in kept)
-    return PairListing(FileImages(folder, kept), prompts, matched.skipped)
+    kept, skipped = match(str(folder), names, texts, limit)
+    return PairListing(FileImages(folder, list(kept)), tuple(kept.values()), skipped)
 
 
 def _beside(folder: Path, files: list[Path]) -> dict[str, str]:

@@ -187,10 +187,10 @@ def list_dataset(
         texts: list[str | None] = list(dataset[caption])
         fingerprint = str(dataset._fingerprint)
     rows = {f"row {number}": number for number in range(len(texts))}
-    matched = match(address.name, list(rows), dict(zip(rows, texts, strict=True)))
-    kept = list(matched.captions)[:limit]
+    captions = dict(zip(rows, texts, strict=True))
+    kept, skipped = match(address.name, list(rows), captions, limit)
     images = DatasetImages(address, image, [rows[name] for name in kept], fingerprint)
-    return PairListing(images, tuple(matched.captions[name] for name in kept), matched.skipped)
+    return PairListing(images, tuple(kept.values()), skipped)
 
 
 def _check_kinds(where: str, features: Any, image: str, caption: str) -> None:

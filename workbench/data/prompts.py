@@ -154,11 +154,6 @@ def _rows(config: PromptsConfig) -> Iterator[Row]:
     return _READERS[kind](path, config.column)
 
 
-def _text_rows(path: Path, column: str | None) -> Iterator[Row]:
-    """One prompt a line."""
-    return read_lines(path)
-
-
 def _json_rows(path: Path, column: str | None) -> Iterator[Row]:
     """One JSON object a line."""
     for where, line in read_lines(path):
@@ -214,7 +209,7 @@ def _column(asked: str | None, columns: Iterable[str], where: str) -> str:
 
 
 _READERS: Mapping[str, Callable[[Path, str | None], Iterator[Row]]] = {
-    ".txt": _text_rows,
+    ".txt": lambda path, _: read_lines(path),
     ".jsonl": _json_rows,
     ".parquet": _parquet_rows,
 }

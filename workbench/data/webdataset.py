@@ -80,12 +80,9 @@ def list_tars(pattern: str, caption_key: str | None, limit: int | None) -> PairL
             caption = _caption(shard, sample, caption_key)
             if caption is not None:
                 captions[where] = caption
-    matched = match(pattern, list(images), captions)
-    kept = list(matched.captions)[:limit]
-    prompts = tuple(matched.captions[where] for where in kept)
-    return PairListing(
-        TarImages(shards, [images[where] for where in kept]), prompts, matched.skipped
-    )
+    kept, skipped = match(pattern, list(images), captions, limit)
+    places = [images[where] for where in kept]
+    return PairListing(TarImages(shards, places), tuple(kept.values()), skipped)
 
 
 def find_shards(pattern: str) -> list[Path]:

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from pydantic import Field, ValidationError
 
 from workbench.bundled import bundled_folder
@@ -16,16 +17,15 @@ from workbench.data.bundled import BUNDLED
 from workbench.errors import RequestError, unknown_name
 from workbench.settings import FrozenConfig
 from workbench.teachers.analytic import ANALYTIC, MixtureRecipe
+from workbench.teachers.build import build_from_recipe, is_built, recipe_folder
+from workbench.teachers.folder import MODEL_INDEX, stored_numbers
+from workbench.teachers.hub import HUB_ID, cached_snapshot, download
 from workbench.teachers.hub_catalog import HUB_TEACHERS, HubTeacher, find_hub_teacher
 from workbench.teachers.json_file import read_json
+from workbench.teachers.pipeline import PipelineTeacher, load_pipeline_teacher
+from workbench.teachers.pretrain import Progress, silent
 from workbench.teachers.recipe import TinyRecipe
 from workbench.teachers.student_pipeline import refuse_student
-
-if TYPE_CHECKING:
-    import torch
-
-    from workbench.teachers.pipeline import PipelineTeacher
-    from workbench.teachers.pretrain import Progress
 
 
 class EmbeddedTeacher(FrozenConfig):
@@ -171,14 +171,10 @@ def teacher_kind(reference: str) -> TeacherKind:
         return TeacherKind(spec.name, spec.pipeline, spec.parameters)
     local = Path(reference).expanduser()
     if not local.is_dir():
-        from workbench.teachers.hub import HUB_ID, cached_snapshot
-
         snapshot = cached_snapshot(reference) if HUB_ID.fullmatch(reference) else None
         if snapshot is None:
             return TeacherKind()
         local = snapshot
-    from workbench.teachers.folder import MODEL_INDEX, stored_numbers
-
     index = local / MODEL_INDEX
     if not index.is_file():
         return TeacherKind()
@@ -208,10 +204,6 @@ def load_teacher(
         RequestError: no such teacher, a damaged or unsupported one, or a hub that refuses or
             cannot be reached; says the way out.
     """
-    import torch
-
-    from workbench.teachers.pipeline import load_pipeline_teacher
-
     folder = find_teacher(reference, teachers_dir)
     wanted = teacher_call(reference, call)
     return load_pipeline_teacher(
@@ -225,7 +217,7 @@ def teacher_call(reference: str, call: Mapping[str, Any] | None = None) -> Mappi
     return {**(spec.call if spec else {}), **(call or {})}
 
 
-def find_teacher(reference: str, teachers_dir: Path, show: Progress | None = None) -> Path:
+def find_teacher(reference: str, teachers_dir: Path, show: Progress = silent) -> Path:
     """The local folder of a teacher: built if embedded, downloaded if on the hub.
 
     Raises:
@@ -238,8 +230,6 @@ def find_teacher(reference: str, teachers_dir: Path, show: Progress | None = Non
     local = Path(reference).expanduser()
     if spec is None and local.is_dir():
         return local
-    from workbench.teachers.hub import download
-
     return download(reference if spec is None or spec.hub_id is None else spec.hub_id)
 
 
@@ -255,17 +245,14 @@ def check_teacher(reference: str) -> None:
     if local.is_dir():
         refuse_student(reference, local)
         return
-    if "/" in reference:
-        from workbench.teachers.hub import HUB_ID
-
-        if HUB_ID.fullmatch(reference):
-            return
+    if HUB_ID.fullmatch(reference):
+        return
     if "/" in reference or local.exists():
         raise RequestError(f"The teacher {reference!r} is no folder.")
     raise unknown_name("teacher", reference, KNOWN_TEACHERS)
 
 
-def build_teacher(name: str, teachers_dir: Path, show: Progress | None = None) -> Path:
+def build_teacher(name: str, teachers_dir: Path, show: Progress = silent) -> Path:
     """The folder of an embedded teacher, pretrained now unless its recipe has been built before.
 
     Args:
@@ -274,9 +261,6 @@ def build_teacher(name: str, teachers_dir: Path, show: Progress | None = None) -
     Raises:
         RequestError: unknown, or not an embedded one.
     """
-    from workbench.teachers.build import build_from_recipe
-    from workbench.teachers.pretrain import silent
-
     embedded = {key: spec for key, spec in KNOWN_TEACHERS.items() if spec.recipe is not None}
     if name not in embedded:
         if name in KNOWN_TEACHERS:
@@ -288,13 +272,11 @@ def build_teacher(name: str, teachers_dir: Path, show: Progress | None = None) -
     recipe, learnt = embedded[name].recipe, embedded[name].data
     assert recipe is not None
     data = BUNDLED[learnt] if learnt is not None else None
-    return build_from_recipe(name, recipe, teachers_dir, show or silent, data)
+    return build_from_recipe(name, recipe, teachers_dir, show, data)
 
 
 def built_folder(name: str, teachers_dir: Path) -> Path | None:
     """The folder of an embedded teacher if it is built, else None; starts nothing."""
-    from workbench.teachers.build import is_built, recipe_folder
-
     spec = KNOWN_TEACHERS.get(name)
     if spec is None or spec.recipe is None:
         return None
@@ -313,8 +295,6 @@ def teacher_overview(teachers_dir: Path) -> list[dict[str, object]]:
 
 
 def _row(spec: TeacherSpec, teachers_dir: Path) -> dict[str, object]:
-    from workbench.teachers.hub import cached_snapshot
-
     hub = spec.hub
     folder = built_folder(spec.name, teachers_dir) if hub is None else cached_snapshot(hub.hub_id)
     return {

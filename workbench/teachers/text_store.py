@@ -31,13 +31,13 @@ from workbench.teachers.folder import (
     family_of,
     quiet_libraries,
 )
-from workbench.teachers.pretrain import Progress, silent
-from workbench.teachers.prompt_encoder import (
+from workbench.teachers.pipeline import (
     ENCODE_BATCH,
     PromptEncoder,
     encoding_call,
     text_precisions,
 )
+from workbench.teachers.pretrain import Progress, silent
 from workbench.teachers.sealed import SealedFolder, Shards, open_sealed, write_sealed
 
 _MOST_ROWS = 4096
