@@ -15,7 +15,14 @@ from workbench.data.captions import (
     read_caption_table,
     read_text,
 )
-from workbench.data.images import SUFFIXES, FileImages, list_images
+from workbench.data.images import (
+    SUFFIXES,
+    FileImages,
+    FileSpan,
+    file_state,
+    list_images,
+    listing_hash,
+)
 from workbench.data.listing import PairListing, match
 from workbench.errors import RequestError
 
@@ -63,7 +70,9 @@ def list_folder(
     else:
         texts = dict(_placed(read_caption_table(captions, caption_key), names))
     kept, skipped = match(str(folder), names, texts, limit)
-    return PairListing(FileImages(folder, list(kept)), tuple(kept.values()), skipped)
+    identity = listing_hash(file_state(folder / name, name) for name in kept)
+    pictures = FileImages([FileSpan(folder / name) for name in kept], identity)
+    return PairListing(pictures, tuple(kept.values()), skipped)
 
 
 def _beside(folder: Path, files: list[Path]) -> dict[str, str]:

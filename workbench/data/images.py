@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -83,26 +83,33 @@ class StoredImages(PairImages):
         return LoadedImage(decode_square(content, size), hashlib.sha256(content).digest())
 
 
+class FileSpan(NamedTuple):
+    """Bytes of a file: all of it, or the file ``key`` that an archive holds."""
+
+    file: Path
+    key: str = ""
+    offset: int = 0
+    size: int = -1
+
+
 class FileImages(StoredImages):
-    """Files of one folder.
+    """Images in files, whole or inside archives."""
 
-    Args:
-        files: places in the folder, with slashes.
-    """
-
-    def __init__(self, folder: Path, files: Sequence[str]) -> None:
-        self.folder, self.files = folder, tuple(files)
-        states = [(file, (folder / file).stat()) for file in self.files]
-        self.identity = listing_hash((f, s.st_size, s.st_mtime_ns) for f, s in states)
+    def __init__(self, spans: Sequence[FileSpan], identity: str) -> None:
+        self.spans, self.identity = tuple(spans), identity
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.spans)
 
     def name(self, index: int) -> str:
-        return str(self.folder / self.files[index])
+        span = self.spans[index]
+        return f"{span.file}: {span.key}" if span.key else str(span.file)
 
     def content(self, index: int) -> bytes:
-        return (self.folder / self.files[index]).read_bytes()
+        span = self.spans[index]
+        with span.file.open("rb") as file:
+            file.seek(span.offset)
+            return file.read(span.size)
 
 
 class BundledImages(PairImages):
@@ -162,6 +169,12 @@ def _in_rgb(picture: Image.Image) -> Image.Image:
         return picture.convert("RGB")
     white = Image.new("RGBA", picture.size, "white")
     return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
+
+
+def file_state(file: Path, name: str) -> tuple[str, int, int]:
+    """What tells a file from an earlier one of its name: (name, bytes, time of the last change)."""
+    state = file.stat()
+    return name, state.st_size, state.st_mtime_ns
 
 
 def listing_hash(rows: Iterable[object]) -> str:

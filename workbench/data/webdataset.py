@@ -13,12 +13,12 @@ from __future__ import annotations
 import glob
 import re
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from workbench.data.captions import CAPTION_KEYS, checked_text, key_of, parsed_json
-from workbench.data.images import SUFFIXES, StoredImages, listing_hash
+from workbench.data.images import SUFFIXES, FileImages, FileSpan, file_state, listing_hash
 from workbench.data.listing import PairListing, match
 from workbench.errors import RequestError
 
@@ -28,35 +28,12 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 class _Place(NamedTuple):
-    """Where in which shard an image's bytes are."""
+    """Where in which shard an image's bytes are; its ``repr`` is part of stored identities."""
 
     shard: int
     key: str
     offset: int
     size: int
-
-
-class TarImages(StoredImages):
-    """Images inside tar shards."""
-
-    def __init__(self, shards: Sequence[Path], places: Sequence[_Place]) -> None:
-        self.shards, self.places = tuple(shards), tuple(places)
-        states = [shard.stat() for shard in self.shards]
-        listing = [(p.name, s.st_size, s.st_mtime_ns) for p, s in zip(shards, states, strict=True)]
-        self.identity = listing_hash([*listing, *self.places])
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def name(self, index: int) -> str:
-        place = self.places[index]
-        return f"{self.shards[place.shard]}: {place.key}"
-
-    def content(self, index: int) -> bytes:
-        place = self.places[index]
-        with self.shards[place.shard].open("rb") as shard:
-            shard.seek(place.offset)
-            return shard.read(place.size)
 
 
 def list_tars(pattern: str, caption_key: str | None, limit: int | None) -> PairListing:
@@ -82,7 +59,9 @@ def list_tars(pattern: str, caption_key: str | None, limit: int | None) -> PairL
                 captions[where] = caption
     kept, skipped = match(pattern, list(images), captions, limit)
     places = [images[where] for where in kept]
-    return PairListing(TarImages(shards, places), tuple(kept.values()), skipped)
+    spans = [FileSpan(shards[p.shard], p.key, p.offset, p.size) for p in places]
+    identity = listing_hash([*(file_state(shard, shard.name) for shard in shards), *places])
+    return PairListing(FileImages(spans, identity), tuple(kept.values()), skipped)
 
 
 def find_shards(pattern: str) -> list[Path]:
