@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from workbench.data.bundled import BUNDLED
 from workbench.errors import RequestError, unknown_name
 from workbench.metrics import EVAL, METRICS, title_of
 from workbench.plotting import Drawing, Script
@@ -34,7 +35,6 @@ from workbench.reports.score_files import ScoreFiles
 from workbench.reports.statistics import Estimate
 from workbench.reports.tables import number
 from workbench.runs.tags import STOCK, STUDENT, TEACHER
-from workbench.teachers.bundled_data import BUNDLED
 from workbench.tracking import default_uri
 from workbench.workspace import open_workspace
 

@@ -16,9 +16,8 @@ from typing import Any
 
 import torch
 
-from workbench.teachers._torchvision import prepare_torchvision
-from workbench.teachers.digits import PROMPTS
-from workbench.teachers.embedded import embedded_teachers
+from workbench.data.bundled import PROMPTS
+from workbench.teachers.catalog import embedded_teachers
 from workbench.teachers.families import FAMILIES
 from workbench.training.parallel import choose_device
 
@@ -87,7 +86,6 @@ def measure(name: str) -> None:
 
 
 def main() -> None:
-    prepare_torchvision()
     print(f"batch {BATCH}, {PAIRS} pairs: bare transformer, and the adapter's time over it")
     for name in TEACHERS:
         measure(name)

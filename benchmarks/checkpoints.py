@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.methods import student
-from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.base import Conditioning, OwnVelocity
 from workbench.training.networks import Student
 from workbench.training.parallel import Ranks, choose_device
@@ -55,7 +54,6 @@ def seconds(taught: Student, folder: Path | None) -> float:
 
 
 def main() -> None:
-    prepare_torchvision()
     students = {"digits": student(), "80 numbers": Student(OwnVelocity(Dot()), (3,))}
     for name, taught in students.items():
         times: dict[bool, list[float]] = {False: [], True: []}

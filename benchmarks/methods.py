@@ -14,11 +14,10 @@ from statistics import median
 
 import torch
 
+from workbench.data.bundled import PROMPTS
 from workbench.flow import NoiseSource
 from workbench.methods import METHODS, Pairs, method_type
-from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.base import Conditioning, VelocityNetwork
-from workbench.teachers.digits import PROMPTS
 from workbench.teachers.recipe import SanaRecipe
 from workbench.teachers.sana import SanaFamily
 from workbench.training.networks import Student
@@ -81,7 +80,6 @@ def student() -> Student:
 
 
 def main() -> None:
-    prepare_torchvision()
     device = choose_device()
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     taught = student()

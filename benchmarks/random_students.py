@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.teachers._torchvision import prepare_torchvision
+from workbench.data.bundled import PROMPTS
 from workbench.teachers.architecture import Architecture
 from workbench.teachers.base import Conditioning, VelocityNetwork
-from workbench.teachers.digits import PROMPTS
-from workbench.teachers.embedded import embedded_teachers
+from workbench.teachers.catalog import embedded_teachers
 from workbench.teachers.families import FAMILIES
 from workbench.teachers.hub_catalog import find_hub_teacher
 from workbench.teachers.recipe import TinyRecipe
@@ -95,7 +94,6 @@ def student_of(architecture: Architecture, device: torch.device, prompts: int = 
 
 def empty_network(architecture: Architecture) -> VelocityNetwork:
     """The network without weights, but with the buffers that it computes when it is made."""
-    prepare_torchvision()
     import diffusers
     from accelerate import init_empty_weights
 

@@ -14,9 +14,8 @@ from collections.abc import Callable
 
 import torch
 
+from workbench.data.bundled import PROMPTS
 from workbench.flow import NoiseSource
-from workbench.teachers._torchvision import prepare_torchvision
-from workbench.teachers.digits import PROMPTS
 from workbench.teachers.recipe import SanaRecipe
 from workbench.teachers.sana import SanaFamily
 from workbench.training.networks import Student
@@ -39,7 +38,6 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    prepare_torchvision()
     from workbench.teachers.tiny import tiny_arguments, tiny_pipeline
 
     recipe, family, device = SanaRecipe(), SanaFamily(), choose_device()

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.small_inception import SmallInception
+from workbench.data.bundled import LabelledImages
 from workbench.evaluation.networks.base import metrics_package
-from workbench.teachers.labelled_images import LabelledImages
 
 SIDE, COUNT = 32, 288
 SHADES = {

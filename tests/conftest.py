@@ -10,9 +10,9 @@ import pytest
 from filelock import FileLock
 
 from tests.services import ON_CI, MlflowServer, Postgres, postgres_programs
+from workbench.data.bundled import BUNDLED
 from workbench.evaluation.digits_classifier import load_or_train
 from workbench.teachers import PipelineTeacher, TinyRecipe, build_from_recipe, load_pipeline_teacher
-from workbench.teachers.bundled_data import BUNDLED
 from workbench.teachers.recipe import (
     AutoencoderDCRecipe,
     AutoencoderKLRecipe,

@@ -31,7 +31,7 @@ from workbench.studies.queue import WORKER, Ticket, TicketState, TrialQueue
 from workbench.studies.storage import ENVIRONMENT_VARIABLE, StudyStorage
 from workbench.studies.study import create_or_continue
 from workbench.teachers import build_from_recipe
-from workbench.teachers.embedded import default_teacher
+from workbench.teachers.catalog import default_teacher
 from workbench.tracking import default_artifact_root, ensure_store
 from workbench.training.config import RunConfig
 from workbench.training.recipes import recipe_for, run_config

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "workbench"
 ROOMS = [
     ("errors", "lazy", "settings", "sizes"),
     ("bundled", "metrics", "workspace"),
-    ("flow",),
+    ("data", "flow"),
     ("teachers",),
     ("methods",),
     ("training",),

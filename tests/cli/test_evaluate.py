@@ -13,9 +13,9 @@ from filelock import FileLock
 from PIL import Image
 
 from tests.cli.conftest import ONLY_RUNS, InsideWorkbench
+from workbench.data.bundled import DIGITS, load_digits_images
 from workbench.runs.evaluate_pipeline import PipelineSource
 from workbench.runs.evaluate_sources import Asked, open_source
-from workbench.teachers.digits import DIGITS, load_digits_images
 from workbench.tracking import (
     default_uri,
     list_artifacts,

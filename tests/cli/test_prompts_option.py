@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import ONLY_RUNS, InsideWorkbench
-from workbench.teachers._torchvision import prepare_torchvision
-from workbench.teachers.prompt_sources import PromptsConfig, read_prompts
+from workbench.data.prompts import PromptsConfig, read_prompts
 from workbench.tracking import default_uri, list_runs
 
 SHORT = ("training.kimg=0.16", "evaluation.samples=50", "evaluation.student_steps=[4]")
@@ -30,7 +29,6 @@ def prompts_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def encoders(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The text encoders that this process made."""
-    prepare_torchvision()
     import transformers
 
     made: list[object] = []
@@ -84,7 +82,7 @@ def test_changed_prompts_are_refused_on_resume(
     prepared: InsideWorkbench, prompts_file: Path
 ) -> None:
     arguments = prepared.quick(
-        settings=(*SHORT, "training.kimg=0.8", f"prompts.source={prompts_file}")
+        settings=(*SHORT, "training.kimg=0.48", f"prompts.source={prompts_file}")
     )
     prepared.signal_when(arguments, prepared.nimg_reached(160), signal.SIGTERM)
     original = prompts_file.read_text()

@@ -16,7 +16,7 @@ import pytest
 from tests.cli.conftest import InsideWorkbench, Workbench
 from tests.drill import BRIEF
 from tests.services import free_port
-from workbench.teachers.embedded import default_teacher
+from workbench.teachers.catalog import default_teacher
 from workbench.tracking import default_uri, list_runs
 from workbench.training.recipes import recipe_for
 

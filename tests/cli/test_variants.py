@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import ONLY_RUNS, QUICK, InsideWorkbench
-from workbench.teachers.embedded import default_teacher, embedded_teachers
+from workbench.teachers.catalog import default_teacher, embedded_teachers
 from workbench.tracking import default_uri, list_runs
 from workbench.training.recipes import recipe_for
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from workbench.data.bundled import load_digits_images
 from workbench.evaluation.digits_classifier import DigitsClassifier, load_or_train
-from workbench.teachers.digits import load_digits_images
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from tests.small_inception import SmallInception
+from workbench.data.images import list_images
 from workbench.evaluation import Evaluator, Observers, Sampler, make_metrics, open_reference
 from workbench.evaluation.images import read_images
 from workbench.evaluation.networks import WeightFiles
 from workbench.evaluation.reference_build import BuildRequest, build_reference
-from workbench.teachers._torchvision import prepare_torchvision
-from workbench.teachers.image_files import list_images
 from workbench.workspace import open_workspace
 
 CPU = torch.device("cpu")
@@ -35,7 +34,6 @@ def folders(tmp_path: Path) -> dict[str, Path]:
 
 
 def test_fid_and_kid_of_folders_are_clean_fids(folders: dict[str, Path], tmp_path: Path) -> None:
-    prepare_torchvision()
     fid = pytest.importorskip("cleanfid.fid")
     torch.manual_seed(0)
     network = tmp_path / "inception-2015-12-05.pt"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from workbench.data.bundled import DIGITS
 from workbench.errors import RequestError
 from workbench.evaluation import FeatureStatistics, frechet_distance
 from workbench.evaluation.digits_classifier import (
@@ -12,7 +13,6 @@ from workbench.evaluation.digits_classifier import (
     load_or_train,
     train,
 )
-from workbench.teachers.digits import DIGITS
 
 
 def test_recognises_held_out_digits(classifier, digits):

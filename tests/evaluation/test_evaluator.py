@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.helpers import digits_evaluator
+from workbench.data.bundled import DIGITS, prompt_label
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import (
     Evaluator,
@@ -25,7 +26,6 @@ from workbench.evaluation import (
 )
 from workbench.evaluation.images import Preparation, Prepared
 from workbench.evaluation.references import BundledReference
-from workbench.teachers.digits import DIGITS, prompt_label
 
 
 @pytest.fixture

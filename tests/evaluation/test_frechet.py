@@ -14,7 +14,6 @@ from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import FeatureStatistics, frechet_distance
 from workbench.evaluation.frechet import frechet_influence, gaussian_of
 from workbench.evaluation.observations import mapped
-from workbench.teachers._torchvision import prepare_torchvision
 
 
 def correlated(rng, count, dimension, mean=0.0):
@@ -36,7 +35,6 @@ CASES = [
 @pytest.fixture
 def clean_fid(monkeypatch):
     """clean-fid's own function, under a SciPy that may lack the argument it passes."""
-    prepare_torchvision()
     fid = pytest.importorskip("cleanfid.fid")
     stock = scipy.linalg.sqrtm
 

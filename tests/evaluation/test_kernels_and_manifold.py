@@ -8,7 +8,6 @@ from workbench.evaluation import CmmdMetric, KernelMetric, PrecisionMetric, Reca
 from workbench.evaluation.kernels import cubic, gaussian, kernel_distance, mmd_influence
 from workbench.evaluation.manifold import covered_shares, inside, radii
 from workbench.evaluation.metrics import ReferenceRows
-from workbench.teachers._torchvision import prepare_torchvision
 
 
 class Seen:
@@ -26,7 +25,6 @@ def two_sets(samples=300, real=250, dimension=8, shift=0.4):
 
 @pytest.mark.parametrize("size", [100, 1000])
 def test_kid_is_clean_fids_on_the_same_subsets(size):
-    prepare_torchvision()
     fid = pytest.importorskip("cleanfid.fid")
     x, y = (rows.astype(np.float64) for rows in two_sets())
     np.random.seed(3)

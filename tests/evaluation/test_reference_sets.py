@@ -7,6 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from workbench.data.bundled import DIGITS, load_digits_images
+from workbench.data.images import list_images
 from workbench.errors import RequestError
 from workbench.evaluation import Observers, make_metrics, open_reference
 from workbench.evaluation.captions import captioned_images
@@ -15,8 +17,6 @@ from workbench.evaluation.images import Preparation, check_equal_sizes, read_ima
 from workbench.evaluation.networks import WeightFiles
 from workbench.evaluation.reference_build import BuildRequest, build_reference
 from workbench.evaluation.references import BundledReference
-from workbench.teachers.digits import DIGITS, load_digits_images
-from workbench.teachers.image_files import list_images
 from workbench.workspace import open_workspace
 
 

@@ -13,7 +13,6 @@ import torch
 from workbench.errors import InterruptedRunError, RequestError
 from workbench.runs.text import TextJob, load_with_encodings
 from workbench.teachers import PipelineTeacher, load_pipeline_teacher
-from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.text_store import TextStore, text_identity
 from workbench.training.config import RunConfig
 from workbench.training.events import StopFlag
@@ -100,7 +99,6 @@ def test_what_the_teacher_refuses_is_refused_before_prompts_are_encoded(
 
 def encode_on_ranks(teacher: str, root: Path) -> tuple[list[int], torch.Tensor]:
     """Runs on every rank: calls of the encoder on each, and rank 0's table."""
-    prepare_torchvision()
     from transformers import Gemma2Model
 
     calls: list[int] = []

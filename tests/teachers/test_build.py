@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from workbench.data.bundled import BUNDLED
 from workbench.teachers import build_from_recipe, load_pipeline_teacher, recipe_folder
-from workbench.teachers.bundled_data import BUNDLED
 from workbench.teachers.recipe import (
     AutoencoderDCRecipe,
     FlowMatchingRecipe,

@@ -16,7 +16,7 @@ from workbench.teachers import (
     load_teacher,
     teacher_overview,
 )
-from workbench.teachers.embedded import embedded_teachers, load_embedded
+from workbench.teachers.catalog import embedded_teachers, load_embedded
 from workbench.teachers.families import FAMILIES
 from workbench.teachers.tiny import tiny_arguments, tiny_pipeline
 

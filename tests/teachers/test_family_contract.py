@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from workbench.data.bundled import load_digits_images
 from workbench.errors import RequestError
 from workbench.flow import NoiseSource, TrigFlow, uniform_times
 from workbench.methods import FewStepSampler, GeneratorConfig
@@ -20,7 +21,6 @@ from workbench.teachers import (
     load_pipeline_teacher,
     sample_teacher,
 )
-from workbench.teachers.digits import load_digits_images
 from workbench.teachers.flux import pack, unpack
 from workbench.teachers.folder import TeacherNotes
 

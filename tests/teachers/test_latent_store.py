@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from workbench.data.images import PairImages
+from workbench.data.pairs import PairsConfig, read_pairs
 from workbench.errors import RequestError
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.latent_store import LatentStore, ahead, latents_identity
-from workbench.teachers.pair_images import PairImages
-from workbench.teachers.pair_sources import PairsConfig, read_pairs
 
 COUNT, ROWS = 230, 64  # four shards of 64, the last one shorter
 BAD = {70: b"no image", 200: b""}

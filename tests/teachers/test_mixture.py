@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
+from workbench.data.bundled import DIGITS
 from workbench.errors import RequestError
 from workbench.flow.noise import NoiseSource
 from workbench.teachers import denoise, sample_teacher
@@ -25,7 +26,6 @@ from workbench.teachers.analytic import (
     mixture_recipe,
 )
 from workbench.teachers.base import Conditioning
-from workbench.teachers.digits import DIGITS
 from workbench.teachers.mixture import LOG_SHARES, ExactVelocity, Mixture
 from workbench.teachers.pipeline import load_pipeline_teacher
 from workbench.teachers.recipe import FlowMatchingRecipe

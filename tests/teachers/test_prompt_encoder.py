@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from tests.helpers import in_precision, without_padding
 from workbench.teachers import PipelineTeacher, load_pipeline_teacher
-from workbench.teachers.prompt_encoder import load_prompt_encoder, text_precisions
+from workbench.teachers.pipeline import load_prompt_encoder, text_precisions
 from workbench.teachers.stock import stock_call
 from workbench.teachers.text_store import TextStore
 

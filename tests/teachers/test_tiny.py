@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from workbench.data.bundled import PROMPTS, load_digits_images
 from workbench.teachers import PipelineTeacher
-from workbench.teachers.digits import PROMPTS, load_digits_images
 
 
 def test_every_word_of_the_prompts_is_one_token(digits_teacher: PipelineTeacher) -> None:

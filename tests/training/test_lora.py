@@ -19,12 +19,12 @@ from tests.helpers import SmallVelocity, labels
 from tests.training.test_parallel import Blocks, BlockVelocity, Losses, assert_close
 from tests.training.test_trainer import ALONE, Recorder, config
 from workbench import distill as distil_own
+from workbench.data.bundled import PROMPTS as DIGIT_PROMPTS
 from workbench.errors import InterruptedRunError, RequestError
 from workbench.flow import NoiseSource
 from workbench.methods import Batch, FewStepSampler, GeneratorConfig, Pairs, make_method
 from workbench.teachers import PipelineTeacher, load_pipeline_teacher, sample_teacher
 from workbench.teachers.base import Conditioning, OwnVelocity, VelocityNetwork
-from workbench.teachers.digits import PROMPTS as DIGIT_PROMPTS
 from workbench.training.checkpoint import load_modules
 from workbench.training.config import AdamConfig, LoraConfig, RunConfig, TrainingConfig
 from workbench.training.events import StopFlag

@@ -13,10 +13,10 @@ from benchmarks.official import Ours, peak_bytes
 from benchmarks.official_memory import published_peak
 from benchmarks.official_plan import Draws, OfficialPlan
 from benchmarks.random_students import student_of as student_with_random_weights
+from workbench.data.bundled import PROMPTS
 from workbench.flow import NoiseSource
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.base import Conditioning, VelocityNetwork
-from workbench.teachers.digits import PROMPTS
 from workbench.training.config import RunConfig
 from workbench.training.networks import Student
 from workbench.training.overrides import with_overrides

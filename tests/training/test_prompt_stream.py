@@ -10,11 +10,11 @@ import torch
 
 from tests.helpers import EMPTY, SmallVelocity, without_padding
 from tests.training.test_trainer import ALONE, config
+from workbench.data.prompts import PromptsConfig, PromptSet, read_prompts
 from workbench.errors import RequestError
 from workbench.flow.noise import NoiseSource
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.base import Conditioning, OwnVelocity
-from workbench.teachers.prompt_sources import PromptsConfig, PromptSet, read_prompts
 from workbench.teachers.text_store import StoredPrompts, TextStore
 from workbench.training.networks import Student
 from workbench.training.streams import PromptStream

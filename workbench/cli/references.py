@@ -101,9 +101,9 @@ def build(
 @app.command("list", epilog="Example:  workbench references list")
 def list_(workspace: WorkspaceOption = None, json_output: JsonOption = False) -> None:
     """The references of this workspace, and the bundled ones."""
+    from workbench.data.bundled import BUNDLED
     from workbench.evaluation import list_references
     from workbench.evaluation.references import BundledReference
-    from workbench.teachers.bundled_data import BUNDLED
     from workbench.workspace import open_workspace
 
     built = list_references(open_workspace(workspace))

@@ -136,7 +136,7 @@ def sample(
 
 
 def _prompts(given: list[str] | None, file: Path | None) -> list[str] | None:
-    from workbench.teachers.prompt_sources import PromptsConfig, read_prompts
+    from workbench.data.prompts import PromptsConfig, read_prompts
 
     if file is not None and not file.suffix:
         raise RequestError(f"--prompts {file}: expected a .txt, .jsonl or .parquet file.")

@@ -25,7 +25,7 @@ def list_(workspace: WorkspaceOption = None, json_output: JsonOption = False) ->
     Memory is for full copies in bf16-mixed with gradient checkpointing, one sample at a time, on
     one device; doctor --teacher tells it for any settings.
     """
-    from workbench.teachers.overview import teacher_overview
+    from workbench.teachers.catalog import teacher_overview
     from workbench.workspace import open_workspace
 
     rows = teacher_overview(open_workspace(workspace).teachers)
@@ -72,7 +72,7 @@ def build(
     """Pretrain an embedded teacher, unless its recipe has been built before."""
     from workbench.cli.building import building_bar
     from workbench.teachers import build_teacher
-    from workbench.teachers.embedded import default_teacher
+    from workbench.teachers.catalog import default_teacher
     from workbench.workspace import open_workspace
 
     place = open_workspace(workspace)
@@ -103,7 +103,7 @@ def sample(
     json_output: JsonOption = False,
 ) -> None:
     """Draw samples of a teacher into one captioned PNG."""
-    from workbench.teachers.embedded import default_teacher
+    from workbench.teachers.catalog import default_teacher
 
     draw_samples(
         teacher or default_teacher(), prompt, steps, seed, cfg_scale, out, workspace, json_output

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from workbench.data.bundled import DIGITS
 from workbench.evaluation import digits_classifier
 from workbench.evaluation.observers import Observer
-from workbench.teachers.digits import DIGITS
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.errors import RequestError
-from workbench.teachers.caption_files import (
+from workbench.data.captions import (
     CaptionTable,
     read_caption_lines,
     read_caption_table,
 )
-from workbench.teachers.image_files import list_images
+from workbench.data.images import list_images
+from workbench.errors import RequestError
 
 COCO_FOLDER = "val2014"
 COCO_CAPTIONS = Path("annotations") / "captions_val2014.json"

@@ -135,7 +135,7 @@ class DigitAlignment:
         return probabilities.gather(1, wanted[:, None])
 
     def _wanted(self, prompts: Sequence[str]) -> list[int]:
-        from workbench.teachers.digits import prompt_label
+        from workbench.data.bundled import prompt_label
 
         labels = {prompt: prompt_label(prompt) for prompt in dict.fromkeys(prompts)}
         return [labels[prompt] for prompt in prompts]
@@ -162,7 +162,7 @@ def load_or_train(cache_dir: Path, recipe: ClassifierRecipe | None = None) -> Di
     Raises:
         WorkbenchError: training ended below 97 % on held-out digits.
     """
-    from workbench.teachers.digits import load_digits_images
+    from workbench.data.bundled import load_digits_images
 
     recipe = recipe or ClassifierRecipe()
     images, labels = load_digits_images()

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.data.images import centre_square
 from workbench.errors import RequestError
 from workbench.evaluation.grids import to_pixels
 from workbench.evaluation.observers import Observer, check_prompts
-from workbench.teachers.image_files import centre_square
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from workbench.data.bundled import BUNDLED
 from workbench.errors import RequestError, unknown_name
 from workbench.evaluation.captions import CaptionedImages, captioned_images
 from workbench.evaluation.catalog import FEATURES, Observers
@@ -26,7 +27,6 @@ from workbench.evaluation.references import (
 )
 from workbench.evaluation.viewing import Peers, Sampler, Show, Viewing
 from workbench.flow.noise import NoiseSource
-from workbench.teachers.bundled_data import BUNDLED
 from workbench.workspace import Workspace, exclusive
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

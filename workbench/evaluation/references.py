@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.data.bundled import BUNDLED, LabelledImages
 from workbench.errors import RequestError, WorkbenchError, unknown_name
 from workbench.evaluation.hashing import short_hash
 from workbench.evaluation.images import Preparation, Prepared
@@ -23,8 +24,6 @@ from workbench.evaluation.observers import Observer, observer_key
 from workbench.evaluation.prompts import prompt_mix
 from workbench.evaluation.reference_rows import load_rows, save_rows
 from workbench.evaluation.threads import one_thread
-from workbench.teachers.bundled_data import BUNDLED
-from workbench.teachers.labelled_images import LabelledImages
 from workbench.workspace import Workspace, write_json
 
 FORMAT = 1

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from workbench.data.prompts import read_prompts
 from workbench.errors import RequestError
 from workbench.evaluation.bundled_judges import JUDGES
 from workbench.evaluation.catalog import Observers, make_metrics
@@ -15,7 +16,6 @@ from workbench.evaluation.networks import WeightFiles
 from workbench.evaluation.networks.catalog import NETWORK_WEIGHTS
 from workbench.evaluation.references import Reference, open_reference
 from workbench.metrics import OWN_NETWORK, metric_info
-from workbench.teachers.prompt_sources import read_prompts
 from workbench.training.config import EvaluationConfig
 from workbench.workspace import Workspace
 

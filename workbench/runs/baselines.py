@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from workbench.evaluation.hashing import short_hash
 from workbench.runs.measure import Measurement, Row, SampledModel
-from workbench.teachers.distillable import Distillable
+from workbench.teachers.base import Distillable
 from workbench.training.config import RunConfig
 from workbench.training.parallel import Ranks
 from workbench.workspace import write_json

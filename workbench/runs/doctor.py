@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
-from workbench.teachers.embedded import default_teacher
+from workbench.teachers.catalog import default_teacher
 from workbench.tracking import check_store, default_artifact_root, default_uri, redact
 from workbench.workspace import Workspace, open_workspace
 

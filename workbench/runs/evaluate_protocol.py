@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workbench.data.bundled import BUNDLED
+from workbench.data.prompts import PromptsConfig, PromptSet, read_prompts
 from workbench.errors import RequestError
 from workbench.evaluation import Metric, Observers, Reference, make_metrics, open_reference
 from workbench.evaluation.observers import check_prompts
 from workbench.evaluation.setup import needed_weights
 from workbench.metrics import metric_info
 from workbench.runs.evaluate_sources import Source
-from workbench.teachers.bundled_data import BUNDLED
-from workbench.teachers.prompt_sources import PromptsConfig, PromptSet, read_prompts
 from workbench.training.config import EvaluationConfig
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
+from workbench.data.images import list_images
 from workbench.errors import RequestError
 from workbench.evaluation import Sampler
 from workbench.evaluation.images import check_equal_sizes, hash_files, read_images
@@ -23,7 +24,6 @@ from workbench.teachers import PipelineTeacher, find_teacher, teacher_call
 from workbench.teachers.base import Conditioning
 from workbench.teachers.families import FAMILIES
 from workbench.teachers.folder import MODEL_INDEX
-from workbench.teachers.image_files import list_images
 from workbench.training.config import EvaluationConfig
 from workbench.training.recipes import find_foundation, run_config
 from workbench.workspace import Workspace

@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 
+from workbench.data.hf_datasets import is_remote
+from workbench.data.pairs import read_pairs
+from workbench.data.prompts import PromptSet, read_prompts
 from workbench.errors import MemoryExhaustedError, RequestError, WorkbenchError
 from workbench.evaluation import check_evaluation, prepare_evaluation
 from workbench.methods import method_type
@@ -25,10 +28,7 @@ from workbench.runs.tracking import speak_for
 from workbench.teachers import KNOWN_TEACHERS, find_teacher
 from workbench.teachers.analytic import MixtureRecipe
 from workbench.teachers.catalog import check_teacher
-from workbench.teachers.hf_datasets import is_remote
 from workbench.teachers.hub import revision_of
-from workbench.teachers.pair_sources import read_pairs
-from workbench.teachers.prompt_sources import PromptSet, read_prompts
 from workbench.training import formats
 from workbench.training.config import RunConfig
 from workbench.training.events import Listener

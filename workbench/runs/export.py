@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from workbench import __version__
+from workbench.data.pairs import read_pairs
+from workbench.data.prompts import read_prompts
 from workbench.errors import RequestError, WorkbenchError, unknown_name
 from workbench.methods import GeneratorConfig, method_type
 from workbench.runs.folder import find_run
@@ -22,8 +24,6 @@ from workbench.runs.model_card import Card, ImageCheck, model_card
 from workbench.runs.models import Drawing, LoadedStudent, load_student
 from workbench.runs.student import StudentRecord
 from workbench.teachers.folder import quiet_libraries
-from workbench.teachers.pair_sources import read_pairs
-from workbench.teachers.prompt_sources import read_prompts
 from workbench.teachers.student_pipeline import (
     plain_module,
     plain_pipeline,

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from workbench.data.pairs import read_pairs
 from workbench.evaluation import build_evaluator
 from workbench.evaluation.references import BuiltReference, BundledReference, Reference
 from workbench.evaluation.setup import evaluation_prompts, find_reference
@@ -17,7 +18,6 @@ from workbench.runs.measure import SampledModel
 from workbench.runs.pairs import EncodedPairs, encode_pairs
 from workbench.runs.text import TextJob, cut_warning, load_with_encodings
 from workbench.teachers import PipelineTeacher
-from workbench.teachers.pair_sources import read_pairs
 from workbench.teachers.text_store import TextStore
 from workbench.tracking import InputData
 from workbench.training.config import RunConfig

@@ -18,10 +18,9 @@ from workbench.methods import DrawNoise, FewStepSampler, GeneratorConfig
 from workbench.runs.cost import evaluations_a_step
 from workbench.runs.tags import STOCK, STUDENT, TEACHER
 from workbench.teachers import PipelineTeacher, sample_teacher
-from workbench.teachers.base import Conditioning, VelocityNetwork
+from workbench.teachers.base import Conditioning, Distillable, VelocityNetwork
 from workbench.teachers.chunks import auto_batch_size, chunk_memory
-from workbench.teachers.distillable import Distillable
-from workbench.teachers.sampling import describe_euler
+from workbench.teachers.guidance import describe_euler
 from workbench.teachers.stock import stock_call
 from workbench.training.config import EvaluationConfig
 from workbench.training.parallel import Ranks

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.data.bundled import NUMBER_WORDS
+from workbench.data.pairs import PairsConfig
 from workbench.errors import RequestError
 from workbench.evaluation.prompts import prompt_mix
 from workbench.evaluation.truth import floor, truth, truth_evaluator
@@ -21,8 +23,6 @@ from workbench.runs.text import TextJob
 from workbench.teachers.analytic import MixtureTeacher, load_mixture, mode_labels, refuse_call
 from workbench.teachers.base import Conditioning
 from workbench.teachers.mixture import LOG_SHARES
-from workbench.teachers.numerals import NUMBER_WORDS
-from workbench.teachers.pair_sources import PairsConfig
 from workbench.tracking import InputData, Tracker
 from workbench.training.config import RunConfig
 

@@ -24,7 +24,7 @@ from workbench.runs.student import (
 )
 from workbench.runs.text import find_run_teacher, load_run_teacher
 from workbench.teachers import KNOWN_TEACHERS, PipelineTeacher, load_pipeline_teacher, load_teacher
-from workbench.teachers.distillable import Distillable, starting_network
+from workbench.teachers.base import Distillable, starting_network
 from workbench.teachers.hub import revision_of
 from workbench.teachers.pipeline import TextPrecision
 from workbench.teachers.student_pipeline import is_student

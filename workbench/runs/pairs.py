@@ -9,11 +9,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from workbench.data.listing import PairListing, Skipped
 from workbench.methods import Pairs
 from workbench.runs.text import RateLines, TextJob, on_every_rank, writing
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.latent_store import LatentStore, latents_identity, write_skipped
-from workbench.teachers.pair_listing import PairListing, Skipped
 from workbench.teachers.text_store import TextStore
 from workbench.tracking import InputData, Tracker
 

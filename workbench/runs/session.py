@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from workbench.data.prompts import PromptSet
 from workbench.errors import InterruptedRunError, PrunedRunError
 from workbench.evaluation import image_grid
 from workbench.evaluation.drift import Ratio
@@ -51,7 +52,6 @@ from workbench.runs.tracking import TrackerListener, open_tracker
 from workbench.teachers.base import VelocityNetwork
 from workbench.teachers.checks import check_is_teacher
 from workbench.teachers.hub import revision_of
-from workbench.teachers.prompt_sources import PromptSet
 from workbench.tracking import STUDENT_SAMPLES, InputData, RunStatus, Tracker
 from workbench.training.config import RunConfig
 from workbench.training.events import Listener, Listeners, StopFlag

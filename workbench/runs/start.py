@@ -25,8 +25,7 @@ from workbench.runs.student import weights_fingerprint
 from workbench.runs.text import load_run_teacher
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.analytic import is_analytic, load_mixture
-from workbench.teachers.base import VelocityNetwork
-from workbench.teachers.distillable import Distillable, starting_network
+from workbench.teachers.base import Distillable, VelocityNetwork, starting_network
 from workbench.training.config import RunConfig
 from workbench.training.lora import merged_network
 from workbench.training.networks import student_network

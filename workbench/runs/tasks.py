@@ -17,8 +17,7 @@ from workbench.runs.folder import RunFolder
 from workbench.runs.measure import Encodings, SampledModel
 from workbench.runs.text import TextJob
 from workbench.teachers.analytic import is_analytic
-from workbench.teachers.base import Conditioning
-from workbench.teachers.distillable import Distillable
+from workbench.teachers.base import Conditioning, Distillable
 from workbench.tracking import InputData, Tracker
 from workbench.training.config import RunConfig
 from workbench.training.streams import PairRows, PromptRows

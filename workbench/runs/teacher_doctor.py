@@ -21,7 +21,7 @@ from workbench.teachers.catalog import teacher_call
 from workbench.teachers.family import CallArguments
 from workbench.teachers.folder import check_folder, check_kind, stored_numbers
 from workbench.teachers.hub_catalog import HubTeacher, find_hub_teacher
-from workbench.teachers.prompt_encoder import text_precisions
+from workbench.teachers.pipeline import text_precisions
 from workbench.teachers.student_pipeline import refuse_student
 from workbench.training.config import RunConfig
 from workbench.training.memory import Estimate, checkpoint_bytes

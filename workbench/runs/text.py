@@ -21,8 +21,7 @@ from workbench.teachers import (
     teacher_call,
 )
 from workbench.teachers.architecture import Architecture
-from workbench.teachers.pipeline import TextPrecision
-from workbench.teachers.prompt_encoder import load_prompt_encoder
+from workbench.teachers.pipeline import TextPrecision, load_prompt_encoder
 from workbench.teachers.sealed import SealedFolder
 from workbench.teachers.text_store import StoredPrompts, TextStore, text_identity
 from workbench.training.config import RunConfig

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.base import (
     Conditioning,
     OwnVelocity,
-    PromptedTeacher,
     Teacher,
     VelocityNetwork,
 )
@@ -18,15 +18,16 @@ from workbench.teachers.catalog import (
     find_teacher,
     load_teacher,
     teacher_call,
+    teacher_overview,
 )
 from workbench.teachers.families import FAMILIES
 from workbench.teachers.family import Family
-from workbench.teachers.guidance import denoise
-from workbench.teachers.overview import teacher_overview
+from workbench.teachers.guidance import denoise, sample_teacher
 from workbench.teachers.pipeline import PipelineTeacher, load_pipeline_teacher
 from workbench.teachers.pretrain import Progress
 from workbench.teachers.recipe import TinyRecipe
-from workbench.teachers.sampling import sample_teacher
+
+prepare_torchvision()  # before anything imports diffusers, whose pipelines import torchvision
 
 __all__ = [
     "FAMILIES",
@@ -36,7 +37,6 @@ __all__ = [
     "OwnVelocity",
     "PipelineTeacher",
     "Progress",
-    "PromptedTeacher",
     "Teacher",
     "TeacherSpec",
     "TinyRecipe",

@@ -14,13 +14,13 @@ import torch
 from pydantic import Field, PositiveFloat, ValidationError, model_validator
 from torch import Tensor
 
+from workbench.data.bundled import NUMBER_WORDS, the_number_in
 from workbench.errors import RequestError
 from workbench.flow.noise import NoiseSource
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.folder import component_fingerprint
 from workbench.teachers.json_file import read_json
 from workbench.teachers.mixture import LOG_SHARES, ExactVelocity, Mixture, MLPVelocity
-from workbench.teachers.numerals import NUMBER_WORDS, the_number_in
 from workbench.teachers.pretrain import Progress, PromptedLatents, pretrain, silent
 from workbench.teachers.recipe import BuildRecipe, FlowMatchingRecipe
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from workbench.errors import RequestError
-from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.families import FAMILIES
 from workbench.teachers.family import CallArguments
@@ -89,7 +88,6 @@ class Architecture:
 
     def network(self) -> VelocityNetwork:
         """The network on torch's meta device: shapes and types, no memory."""
-        prepare_torchvision()
         import diffusers
 
         with torch.device("meta"):

@@ -6,13 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, cast, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
 
 from workbench.errors import RequestError, SettingsError
+
+if TYPE_CHECKING:
+    from workbench.teachers.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -79,18 +83,6 @@ class Teacher(Protocol):
     latent_shape: tuple[int, ...]
 
     def velocity(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor: ...
-
-
-class PromptedTeacher(Teacher, Protocol):
-    """A teacher that understands text and draws images."""
-
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Prompts to conditioning rows, in order."""
-        ...
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, *latent_shape) to images, float32 (B, 3, H, W) in [0, 1]."""
-        ...
 
 
 class VelocityNetwork(nn.Module, ABC):
@@ -246,3 +238,54 @@ class OwnVelocity(VelocityNetwork):
         if cond is not None:
             cond = cond.map(lambda x: x.to(weights) if x.is_floating_point() else x)
         return cast(Teacher, self.module).velocity(x_t.to(weights), t, cond)
+
+
+class Distillable(Protocol):
+    """A frozen teacher that a run can distil, and whose samples it can score.
+
+    Attributes:
+        name: what it was asked for as.
+        folder: what it was loaded from.
+        network: the velocity.
+        start: the network that student and fake score start at, where that is not the teacher's
+            own, which has no weights to start from.
+        latent_shape: of one sample.
+    """
+
+    name: str
+    folder: Path
+    network: VelocityNetwork
+    start: VelocityNetwork | None
+    latent_shape: tuple[int, ...]
+
+    @property
+    def weights(self) -> Weights | None:
+        """Where those of a network without any in memory are; None for a closed form."""
+        ...
+
+    @property
+    def resolution(self) -> int | None:
+        """Height and width of its images in pixels; None for points."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash of all that it was loaded from."""
+        ...
+
+    def uncond(self) -> Conditioning | None:
+        """The empty prompt, one row; None for a teacher without prompts."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, *latent_shape) to what is scored: images (B, 3, H, W) in [0, 1], say."""
+        ...
+
+    def release_network(self) -> None:
+        """Free the network's memory, once others hold what they need of it."""
+        ...
+
+
+def starting_network(teacher: Distillable) -> VelocityNetwork:
+    """Where every trained role starts."""
+    return teacher.start if teacher.start is not None else teacher.network

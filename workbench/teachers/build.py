@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
+from workbench.data.bundled import LabelledImages
 from workbench.teachers.analytic import MixtureRecipe, build_mixture, is_analytic
 from workbench.teachers.folder import MODEL_INDEX, TeacherNotes, quiet_libraries
-from workbench.teachers.labelled_images import LabelledImages
 from workbench.teachers.pretrain import (
     Progress,
     PromptedLatents,

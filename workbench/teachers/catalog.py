@@ -1,36 +1,100 @@
-"""Teachers by name, folder or hub id."""
+"""Teachers by name, folder or hub id; those that are built here have a TOML file each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from pydantic import Field, ValidationError
+
+from workbench.bundled import bundled_folder
+from workbench.data.bundled import BUNDLED
 from workbench.errors import RequestError, unknown_name
+from workbench.settings import FrozenConfig
 from workbench.teachers.analytic import ANALYTIC, MixtureRecipe
-from workbench.teachers.bundled_data import BUNDLED
-from workbench.teachers.embedded import embedded_teachers
-from workbench.teachers.hub_catalog import HUB_TEACHERS, find_hub_teacher
+from workbench.teachers.build import build_from_recipe, is_built, recipe_folder
+from workbench.teachers.folder import MODEL_INDEX, stored_numbers
+from workbench.teachers.hub import HUB_ID, cached_snapshot, download
+from workbench.teachers.hub_catalog import HUB_TEACHERS, HubTeacher, find_hub_teacher
 from workbench.teachers.json_file import read_json
+from workbench.teachers.pipeline import PipelineTeacher, load_pipeline_teacher
+from workbench.teachers.pretrain import Progress, silent
 from workbench.teachers.recipe import TinyRecipe
 from workbench.teachers.student_pipeline import refuse_student
 
-if TYPE_CHECKING:
-    import torch
 
-    from workbench.teachers.pipeline import PipelineTeacher
-    from workbench.teachers.pretrain import Progress
+class EmbeddedTeacher(FrozenConfig):
+    """A teacher that is built here, on bundled data.
+
+    Attributes:
+        description: for people.
+        stands_for: the published teacher whose traits it keeps.
+        parameters: of its transformer.
+        data: name of the bundled data that it learns from.
+        recipe: how it is built.
+        default: whether it is the teacher of runs that name none.
+    """
+
+    description: str
+    stands_for: str
+    parameters: int = Field(ge=0)
+    data: str
+    recipe: TinyRecipe
+    default: bool = False
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Of one sample."""
+        parts = self.recipe.autoencoder
+        side = self.recipe.image_size // 2 ** (len(parts.channels) - 1)
+        return (parts.latent_channels, side, side)
+
+
+@cache
+def embedded_teachers() -> dict[str, EmbeddedTeacher]:
+    """Name (the file's stem) -> teacher.
+
+    Raises:
+        RequestError: a file that cannot be read; names it and what is wrong.
+    """
+    folder = bundled_folder("experiments") / "teachers"
+    return {file.stem: load_embedded(file) for file in sorted(folder.glob("*.toml"))}
+
+
+def default_teacher() -> str:
+    """The teacher of a run that names none."""
+    return next(name for name, teacher in embedded_teachers().items() if teacher.default)
+
+
+def load_embedded(file: Path) -> EmbeddedTeacher:
+    """One teacher's file.
+
+    Raises:
+        RequestError: not TOML, or not a recipe; names the file and the key.
+    """
+    try:
+        return EmbeddedTeacher.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"Cannot read the teacher's recipe {file}: {error}.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RequestError(f"The teacher's recipe {file}: {where}: {first['msg']}.") from None
 
 
 @dataclass(frozen=True)
 class TeacherSpec:
     """A teacher known by name: either built here from a recipe or downloaded from the hub.
 
-    ``call`` makes the setting of a downloaded pipeline that serves several: a size, a text length.
-    ``data`` is the bundled data that a pipeline built here learns from. ``resolution`` is None
-    where samples are no images; ``parameters`` are then those of the network
-    that students start at.
+    Attributes:
+        parameters: of its network, or of the one that students start at where it has none.
+        resolution: height and width of its images in pixels; None where samples are no images.
+        data: name of the bundled data that a pipeline built here learns from.
     """
 
     name: str
@@ -40,57 +104,47 @@ class TeacherSpec:
     latent_shape: tuple[int, ...]
     recipe: TinyRecipe | MixtureRecipe | None = None
     data: str | None = None
-    hub_id: str | None = None
-    call: Mapping[str, Any] = field(default_factory=dict)
+    hub: HubTeacher | None = None
+
+    @property
+    def hub_id(self) -> str | None:
+        return None if self.hub is None else self.hub.hub_id
+
+    @property
+    def call(self) -> Mapping[str, Any]:
+        """What makes the setting of a hub's pipeline that serves several: a size, a text length."""
+        return {} if self.hub is None else self.hub.call
+
+    @property
+    def pipeline(self) -> str | None:
+        """The diffusers class; None of an analytic teacher."""
+        if self.hub is not None:
+            return self.hub.pipeline_class
+        return getattr(self.recipe, "pipeline", None)
 
 
-def _embedded() -> list[TeacherSpec]:
-    return [
-        TeacherSpec(
+def _known_teachers() -> Iterator[TeacherSpec]:
+    for name, built in embedded_teachers().items():
+        yield TeacherSpec(
             name,
-            f"{teacher.description} (as {teacher.stands_for})",
-            teacher.parameters,
-            teacher.recipe.image_size,
-            teacher.latent_shape,
-            recipe=teacher.recipe,
-            data=teacher.data,
+            f"{built.description} (as {built.stands_for})",
+            built.parameters,
+            built.recipe.image_size,
+            built.latent_shape,
+            recipe=built.recipe,
+            data=built.data,
         )
-        for name, teacher in embedded_teachers().items()
-    ]
-
-
-def _analytic() -> list[TeacherSpec]:
-    return [
-        TeacherSpec(
-            name,
-            recipe.description,
-            recipe.parameters,
-            None,
-            recipe.latent_shape,
-            recipe=recipe,
+    for name, exact in ANALYTIC.items():
+        yield TeacherSpec(
+            name, exact.description, exact.parameters, None, exact.latent_shape, recipe=exact
         )
-        for name, recipe in ANALYTIC.items()
-    ]
-
-
-def _hub() -> list[TeacherSpec]:
-    return [
-        TeacherSpec(
-            teacher.name,
-            teacher.description,
-            teacher.parameters,
-            teacher.resolution,
-            teacher.latent_shape,
-            hub_id=teacher.hub_id,
-            call=teacher.call,
+    for hub in HUB_TEACHERS:
+        yield TeacherSpec(
+            hub.name, hub.description, hub.parameters, hub.resolution, hub.latent_shape, hub=hub
         )
-        for teacher in HUB_TEACHERS
-    ]
 
 
-KNOWN_TEACHERS: Mapping[str, TeacherSpec] = {
-    spec.name: spec for spec in (*_embedded(), *_analytic(), *_hub())
-}
+KNOWN_TEACHERS: Mapping[str, TeacherSpec] = {spec.name: spec for spec in _known_teachers()}
 """Name -> teacher."""
 
 
@@ -112,22 +166,15 @@ class TeacherKind:
 def teacher_kind(reference: str) -> TeacherKind:
     """The kind of a teacher by name, folder or hub id; downloads and builds nothing."""
     hub = find_hub_teacher(reference)
-    if hub is not None:
-        return TeacherKind(hub.name, hub.pipeline_class, hub.parameters)
-    spec = KNOWN_TEACHERS.get(reference)
+    spec = KNOWN_TEACHERS.get(reference if hub is None else hub.name)
     if spec is not None:
-        pipeline = getattr(spec.recipe, "pipeline", None)
-        return TeacherKind(spec.name, pipeline, spec.parameters)
+        return TeacherKind(spec.name, spec.pipeline, spec.parameters)
     local = Path(reference).expanduser()
     if not local.is_dir():
-        from workbench.teachers.hub import HUB_ID, cached_snapshot
-
         snapshot = cached_snapshot(reference) if HUB_ID.fullmatch(reference) else None
         if snapshot is None:
             return TeacherKind()
         local = snapshot
-    from workbench.teachers.folder import MODEL_INDEX, stored_numbers
-
     index = local / MODEL_INDEX
     if not index.is_file():
         return TeacherKind()
@@ -157,10 +204,6 @@ def load_teacher(
         RequestError: no such teacher, a damaged or unsupported one, or a hub that refuses or
             cannot be reached; says the way out.
     """
-    import torch
-
-    from workbench.teachers.pipeline import load_pipeline_teacher
-
     folder = find_teacher(reference, teachers_dir)
     wanted = teacher_call(reference, call)
     return load_pipeline_teacher(
@@ -174,7 +217,7 @@ def teacher_call(reference: str, call: Mapping[str, Any] | None = None) -> Mappi
     return {**(spec.call if spec else {}), **(call or {})}
 
 
-def find_teacher(reference: str, teachers_dir: Path, show: Progress | None = None) -> Path:
+def find_teacher(reference: str, teachers_dir: Path, show: Progress = silent) -> Path:
     """The local folder of a teacher: built if embedded, downloaded if on the hub.
 
     Raises:
@@ -187,8 +230,6 @@ def find_teacher(reference: str, teachers_dir: Path, show: Progress | None = Non
     local = Path(reference).expanduser()
     if spec is None and local.is_dir():
         return local
-    from workbench.teachers.hub import download
-
     return download(reference if spec is None or spec.hub_id is None else spec.hub_id)
 
 
@@ -204,17 +245,14 @@ def check_teacher(reference: str) -> None:
     if local.is_dir():
         refuse_student(reference, local)
         return
-    if "/" in reference:
-        from workbench.teachers.hub import HUB_ID
-
-        if HUB_ID.fullmatch(reference):
-            return
+    if HUB_ID.fullmatch(reference):
+        return
     if "/" in reference or local.exists():
         raise RequestError(f"The teacher {reference!r} is no folder.")
     raise unknown_name("teacher", reference, KNOWN_TEACHERS)
 
 
-def build_teacher(name: str, teachers_dir: Path, show: Progress | None = None) -> Path:
+def build_teacher(name: str, teachers_dir: Path, show: Progress = silent) -> Path:
     """The folder of an embedded teacher, pretrained now unless its recipe has been built before.
 
     Args:
@@ -223,9 +261,6 @@ def build_teacher(name: str, teachers_dir: Path, show: Progress | None = None) -
     Raises:
         RequestError: unknown, or not an embedded one.
     """
-    from workbench.teachers.build import build_from_recipe
-    from workbench.teachers.pretrain import silent
-
     embedded = {key: spec for key, spec in KNOWN_TEACHERS.items() if spec.recipe is not None}
     if name not in embedded:
         if name in KNOWN_TEACHERS:
@@ -237,15 +272,40 @@ def build_teacher(name: str, teachers_dir: Path, show: Progress | None = None) -
     recipe, learnt = embedded[name].recipe, embedded[name].data
     assert recipe is not None
     data = BUNDLED[learnt] if learnt is not None else None
-    return build_from_recipe(name, recipe, teachers_dir, show or silent, data)
+    return build_from_recipe(name, recipe, teachers_dir, show, data)
 
 
 def built_folder(name: str, teachers_dir: Path) -> Path | None:
     """The folder of an embedded teacher if it is built, else None; starts nothing."""
-    from workbench.teachers.build import is_built, recipe_folder
-
     spec = KNOWN_TEACHERS.get(name)
     if spec is None or spec.recipe is None:
         return None
     folder = recipe_folder(name, spec.recipe, teachers_dir)
     return folder if is_built(folder) else None
+
+
+def teacher_overview(teachers_dir: Path) -> list[dict[str, object]]:
+    """All teachers known by name as rows of a table: those built here, then the paper's.
+
+    ``ready`` tells whether it is built, or in the hub's cache; ``distil_bytes`` is what
+    distilling takes on one device with full copies in bf16-mixed, gradient checkpointing and one
+    sample at a time, None for teachers so small that it does not matter.
+    """
+    return [_row(spec, teachers_dir) for spec in KNOWN_TEACHERS.values()]
+
+
+def _row(spec: TeacherSpec, teachers_dir: Path) -> dict[str, object]:
+    hub = spec.hub
+    folder = built_folder(spec.name, teachers_dir) if hub is None else cached_snapshot(hub.hub_id)
+    return {
+        "name": spec.name,
+        "parameters": spec.parameters,
+        "resolution": spec.resolution,
+        "latent": " x ".join(map(str, spec.latent_shape)),
+        "gated": hub is not None and hub.gated,
+        "ready": folder is not None,
+        "distil_bytes": hub and hub.distil_bytes + hub.held_bytes,
+        "source": hub.hub_id if hub is not None else str(folder or "built on first use"),
+        "licence": hub and hub.licence,
+        "description": spec.description,
+    }

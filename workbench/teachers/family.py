@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 
 from workbench.errors import RequestError
-from workbench.teachers import vae
-from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.base import Conditioning, VelocityNetwork
 
 CallArguments = Mapping[str, Any]
@@ -153,11 +151,20 @@ class Family(ABC):
 
     def decode(self, pipeline: Any, latents: Tensor) -> Tensor:
         """Latents (B, *latent_shape) to float32 images (B, 3, H, W) in [0, 1]."""
-        return vae.decode(pipeline.vae, pipeline.image_processor, latents)
+        vae = pipeline.vae
+        shift = getattr(vae.config, "shift_factor", None) or 0.0
+        unscaled = latents.to(vae.dtype) / vae.config.scaling_factor + shift
+        decoded = vae.decode(unscaled, return_dict=False)[0]
+        images: Tensor = pipeline.image_processor.postprocess(decoded, output_type="pt")
+        return images.float()
 
     def encode_images(self, pipeline: Any, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] to latents (B, *latent_shape)."""
-        return vae.encode(pipeline.vae, images)
+        """Images (B, 3, H, W) in [0, 1] to float32 latents (B, *latent_shape); no sampling."""
+        vae = pipeline.vae
+        shift = getattr(vae.config, "shift_factor", None) or 0.0
+        latents = raw_latents(vae, (2 * images - 1).to(vae.dtype))
+        scaled: Tensor = (latents - shift) * vae.config.scaling_factor
+        return scaled.float()
 
     def student_transformer(self, network: VelocityNetwork) -> Any:
         """A student's network as the transformer of a ``student_class``, in its own memory or not.
@@ -205,7 +212,6 @@ class Family(ABC):
 
 
 def _diffusers_class(name: str) -> Any:
-    prepare_torchvision()  # which pipelines import
     import diffusers
 
     return getattr(diffusers, name)
@@ -221,3 +227,12 @@ def longer_than(limit: int, tokenizer: Any, texts: Sequence[str]) -> list[int]:
     """Which texts have more tokens than the limit, special ones counted."""
     tokens = tokenizer(list(texts), add_special_tokens=True)["input_ids"]
     return [place for place, row in enumerate(tokens) if len(row) > limit]
+
+
+def raw_latents(vae: Any, signals: Tensor) -> Tensor:
+    """Images in [-1, 1] to the autoencoder's own, unscaled latents: the mode where it has one."""
+    encoded = vae.encode(signals)
+    latents: Tensor = (
+        encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
+    )
+    return latents

@@ -21,10 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from workbench.data.images import DECODING, BadImageError, LoadedImage, PairImages
+from workbench.data.listing import TOLERATED, Skipped
 from workbench.errors import RequestError
 from workbench.teachers.folder import component_fingerprint
-from workbench.teachers.pair_images import DECODING, BadImageError, LoadedImage, PairImages
-from workbench.teachers.pair_listing import TOLERATED, Skipped
 from workbench.teachers.pipeline import PipelineTeacher
 from workbench.teachers.pretrain import Progress, silent
 from workbench.teachers.sealed import SealedFolder, Shards, open_sealed, write_sealed

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from workbench.flow import get_interpolant, loss_weight
 from workbench.teachers.base import Conditioning, VelocityNetwork
+from workbench.teachers.family import raw_latents
 from workbench.teachers.recipe import FlowMatchingRecipe, ReconstructionRecipe
-from workbench.teachers.vae import raw_latents
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, steps done, steps in all)."""

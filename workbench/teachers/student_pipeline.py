@@ -12,7 +12,6 @@ from torch import Tensor
 
 from workbench.errors import RequestError
 from workbench.flow import shift_time
-from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.base import VelocityNetwork
 from workbench.teachers.family import Family, call_defaults
 from workbench.teachers.folder import MODEL_INDEX
@@ -78,7 +77,6 @@ def student_scheduler(family: Family, steps: int, flow_shift: float, renoise: bo
     Raises:
         RequestError: the shift is so far from 1 that the scheduler's settings cannot say it.
     """
-    prepare_torchvision()
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     make: Any = FlowMatchEulerDiscreteScheduler

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from workbench.teachers import tiny_text
-from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.recipe import (
     AutoencoderDCRecipe,
     AutoencoderKLRecipe,
@@ -27,12 +26,9 @@ def tiny_pipeline(recipe: TinyRecipe, prompts: Sequence[str]) -> Any:
 
     Draws from torch's global random state.
     """
-    prepare_torchvision()
     match recipe:
-        case SanaRecipe():
+        case SanaRecipe() | SprintRecipe():
             return _sana(recipe, prompts)
-        case SprintRecipe():
-            return _sprint(recipe, prompts)
         case SD3Recipe():
             return _sd3(recipe, prompts)
         case FluxRecipe():
@@ -54,32 +50,23 @@ def tiny_arguments(recipe: TinyRecipe) -> dict[str, Any]:
     return {**size, **prompt, "num_inference_steps": _STEPS, "guidance_scale": 1.0}
 
 
-def _sana(recipe: SanaRecipe, prompts: Sequence[str]) -> Any:
-    from diffusers import FlowMatchEulerDiscreteScheduler, SanaPipeline
-
-    return SanaPipeline(
-        **_sana_parts(recipe, prompts),
-        transformer=_sana_transformer(recipe),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
+def _sana(recipe: SanaRecipe | SprintRecipe, prompts: Sequence[str]) -> Any:
+    from diffusers import (
+        FlowMatchEulerDiscreteScheduler,
+        SanaPipeline,
+        SanaSprintPipeline,
+        SCMScheduler,
     )
 
-
-def _sprint(recipe: SprintRecipe, prompts: Sequence[str]) -> Any:
-    from diffusers import SanaSprintPipeline, SCMScheduler
-
-    return SanaSprintPipeline(
-        **_sana_parts(recipe, prompts),
-        transformer=_sana_transformer(
-            recipe, guidance_embeds=True, qk_norm="rms_norm_across_heads"
-        ),
-        scheduler=SCMScheduler(sigma_data=0.5, prediction_type="trigflow"),
-    )
-
-
-def _sana_parts(recipe: SanaRecipe | SprintRecipe, prompts: Sequence[str]) -> dict[str, Any]:
     tokenizer, text_encoder = tiny_text.gemma(recipe.text, prompts)
     vae = _autoencoder_dc(recipe.autoencoder)
-    return {"tokenizer": tokenizer, "text_encoder": text_encoder, "vae": vae}
+    parts = {"tokenizer": tokenizer, "text_encoder": text_encoder, "vae": vae}
+    if isinstance(recipe, SanaRecipe):
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+        return SanaPipeline(**parts, transformer=_sana_transformer(recipe), scheduler=scheduler)
+    transformer = _sana_transformer(recipe, guidance_embeds=True, qk_norm="rms_norm_across_heads")
+    scheduler = SCMScheduler(sigma_data=0.5, prediction_type="trigflow")
+    return SanaSprintPipeline(**parts, transformer=transformer, scheduler=scheduler)
 
 
 def _sd3(recipe: SD3Recipe, prompts: Sequence[str]) -> Any:

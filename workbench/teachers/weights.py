@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from workbench.errors import RequestError
-from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.base import VelocityNetwork
 from workbench.teachers.json_file import read_json
 
@@ -192,7 +191,6 @@ def empty_transformer(component: Path) -> Any:
     Raises:
         RequestError: its settings are damaged or name no class of diffusers.
     """
-    prepare_torchvision()
     import diffusers
     from accelerate import init_empty_weights
 

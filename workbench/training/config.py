@@ -17,6 +17,8 @@ from pydantic import (
     model_validator,
 )
 
+from workbench.data.pairs import PairsConfig
+from workbench.data.prompts import PromptsConfig
 from workbench.errors import RequestError, unknown_name
 from workbench.methods import (
     METHODS,
@@ -29,9 +31,7 @@ from workbench.methods import (
 )
 from workbench.metrics import DRIFT_METRICS, EVAL, metric_info
 from workbench.settings import FrozenConfig
-from workbench.teachers.embedded import default_teacher
-from workbench.teachers.pair_sources import PairsConfig
-from workbench.teachers.prompt_sources import PromptsConfig
+from workbench.teachers.catalog import default_teacher
 from workbench.training import formats
 from workbench.training.budget import total_images
 from workbench.training.stability import StabilityConfig

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from workbench.data.prompts import PromptsConfig
 from workbench.errors import RequestError, unknown_name
 from workbench.methods import METHODS, MethodConfig, method_type
 from workbench.methods.guidance import guidance_scales
-from workbench.teachers.prompt_sources import PromptsConfig
 from workbench.training.config import AdamConfig, RunConfig, known_keys, trained_names, validated
 
 _METHOD_NAME = "method.name"

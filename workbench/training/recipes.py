@@ -16,8 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from workbench.errors import RequestError, unknown_name
 from workbench.methods import METHODS, method_type
-from workbench.teachers.catalog import teacher_kind
-from workbench.teachers.embedded import default_teacher
+from workbench.teachers.catalog import default_teacher, teacher_kind
 from workbench.training.config import RunConfig
 from workbench.training.overrides import concerns, method_after, with_overrides
 from workbench.training.recipe_files import (

@@ -15,9 +15,6 @@ from torch import Tensor
 from tests.small_inception import SmallInception
 from workbench.evaluation.networks import Networks, WeightFiles
 from workbench.evaluation.networks.base import metrics_package
-from workbench.teachers._torchvision import prepare_torchvision
-
-prepare_torchvision()  # tests beside this file import torchvision
 
 CPU = torch.device("cpu")
 PROMPTS = ("the digit 7", "a red cat", "the digit 7", "two blue birds above a tree")

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from workbench.data.captions import CAPTION_KEYS
+from workbench.data.images import StoredImages, listing_hash
+from workbench.data.listing import PairListing, match
 from workbench.errors import RequestError, unknown_name
 
 HUB = "hf:"
+IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "png")
+"""Looked for in this order where no column is named."""
+
 _SAVED_DATASET = ("state.json", "dataset_dict.json")  # written by save_to_disk
 
 
@@ -76,15 +83,17 @@ def open_dataset(address: DatasetAddress) -> Any:
 def dataset_errors(name: str) -> Iterator[None]:
     """What the datasets library raises, as one line; no bars of its own."""
     import datasets
-
-    from workbench.teachers.hub import one_line
+    from huggingface_hub import get_token
 
     bars = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
         yield
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise RequestError(f"Cannot read the dataset {name!r}: {one_line(error)}") from error
+        reason = " ".join(str(error).split())
+        if token := get_token():
+            reason = reason.replace(token, "***")
+        raise RequestError(f"Cannot read the dataset {name!r}: {reason[:300]}") from error
     finally:
         if bars:
             datasets.enable_progress_bars()
@@ -123,3 +132,86 @@ def _split(asked: str | None, splits: list[str]) -> str:
     if wanted not in splits:
         raise unknown_name("split of the dataset", wanted, splits)
     return wanted
+
+
+class DatasetImages(StoredImages):
+    """A dataset's column of images, opened anew in every process.
+
+    Args:
+        rows: the dataset's rows that are pairs.
+        fingerprint: the dataset's own.
+    """
+
+    def __init__(
+        self, address: DatasetAddress, column: str, rows: list[int], fingerprint: str
+    ) -> None:
+        self.address, self.column, self.rows = address, column, rows
+        self.identity = listing_hash([fingerprint, column, rows])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, index: int) -> str:
+        return f"{self.address.name} row {self.rows[index]}"
+
+    def content(self, index: int) -> bytes:
+        value = _images(self.address, self.column)[self.rows[index]][self.column]
+        stored, path = value, None
+        if isinstance(value, dict):
+            stored, path = value.get("bytes"), value.get("path")
+        if isinstance(stored, str):
+            stored, path = None, stored
+        if stored is not None:
+            return bytes(stored)
+        if path is None:
+            raise OSError("the row has no image")
+        return Path(path).read_bytes()
+
+
+def list_dataset(
+    address: DatasetAddress, image_column: str | None, caption_column: str | None, limit: int | None
+) -> PairListing:
+    """The rows of a dataset that have an image and a caption.
+
+    Raises:
+        RequestError: no such dataset, split or column, a column of another kind, or too many rows
+            without a caption.
+    """
+    where = f"The dataset {address.name}"
+    with dataset_errors(address.name):
+        dataset = open_dataset(address)
+        names = dataset.column_names
+        image = choose_column(image_column, names, IMAGE_COLUMNS, where, "data.image_column")
+        caption = choose_column(caption_column, names, CAPTION_KEYS, where, "data.caption_column")
+        _check_kinds(where, dataset.features, image, caption)
+        texts: list[str | None] = list(dataset[caption])
+        fingerprint = str(dataset._fingerprint)
+    rows = {f"row {number}": number for number in range(len(texts))}
+    captions = dict(zip(rows, texts, strict=True))
+    kept, skipped = match(address.name, list(rows), captions, limit)
+    images = DatasetImages(address, image, [rows[name] for name in kept], fingerprint)
+    return PairListing(images, tuple(kept.values()), skipped)
+
+
+def _check_kinds(where: str, features: Any, image: str, caption: str) -> None:
+    from datasets import Image, Value
+
+    kind = features[caption]
+    if not (isinstance(kind, Value) and kind.dtype in ("string", "large_string")):
+        raise RequestError(f"{where} column {caption!r} holds {kind}, not text.")
+    kind = features[image]
+    is_bytes = isinstance(kind, Value) and kind.dtype in ("binary", "large_binary", "string")
+    if not (isinstance(kind, Image) or is_bytes or (isinstance(kind, dict) and "bytes" in kind)):
+        raise RequestError(f"{where} column {image!r} holds {kind}, not images.")
+
+
+@lru_cache(maxsize=1)
+def _images(address: DatasetAddress, column: str) -> Any:
+    """The column as it is stored, undecoded."""
+    from datasets import Image
+
+    with dataset_errors(address.name):
+        dataset = open_dataset(address).select_columns([column])
+        if isinstance(dataset.features[column], Image):
+            dataset = dataset.cast_column(column, Image(decode=False))
+    return dataset

@@ -8,15 +8,14 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
+from workbench.data.bundled import BUNDLED
+from workbench.data.folder import list_folder
+from workbench.data.hf_datasets import HUB, DatasetAddress, list_dataset
+from workbench.data.images import BundledImages
+from workbench.data.listing import PairListing
+from workbench.data.webdataset import SHARD, list_tars
 from workbench.errors import RequestError, unknown_name
 from workbench.settings import FrozenConfig
-from workbench.teachers.bundled_data import BUNDLED
-from workbench.teachers.hf_datasets import HUB, DatasetAddress
-from workbench.teachers.pair_datasets import list_dataset
-from workbench.teachers.pair_folder import list_folder
-from workbench.teachers.pair_images import BundledImages
-from workbench.teachers.pair_listing import PairListing
-from workbench.teachers.pair_tars import SHARD, list_tars
 
 _BUNDLED = "bundled"
 PARQUET = ".parquet"
@@ -48,7 +47,7 @@ class PairsConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def _options_apply(self) -> PairsConfig:
-        applying = _APPLYING[_kind(self.source)]
+        _, applying = _KINDS[_kind(self.source)]
         given = [
             name
             for name in ("captions", "image_column", "caption_column", "split", "revision")
@@ -66,7 +65,8 @@ def read_pairs(config: PairsConfig) -> PairListing:
         RequestError: no such source, an unreadable one, fewer than two pairs, or above 1 % of them
             lack a caption or an image.
     """
-    listing = _LISTERS[_kind(config.source)](config)
+    read, _ = _KINDS[_kind(config.source)]
+    listing = read(config)
     if len(listing.prompts) < 2:
         raise RequestError(
             f"{config.source} holds {len(listing.prompts)} image-text pairs; expected 2 or more."
@@ -109,10 +109,6 @@ def _folder(config: PairsConfig) -> PairListing:
     return list_folder(folder, captions, config.caption_column, config.limit)
 
 
-def _tars(config: PairsConfig) -> PairListing:
-    return list_tars(config.source, config.caption_column, config.limit)
-
-
 def _dataset(config: PairsConfig) -> PairListing:
     name = config.source.removeprefix(HUB)
     if _kind(config.source) == PARQUET and not Path(name).expanduser().is_file():
@@ -121,17 +117,11 @@ def _dataset(config: PairsConfig) -> PairListing:
     return list_dataset(address, config.image_column, config.caption_column, config.limit)
 
 
-_LISTERS: dict[str, Callable[[PairsConfig], PairListing]] = {
-    _BUNDLED: _bundled,
-    HUB: _dataset,
-    PARQUET: _dataset,
-    SHARD: _tars,
-    "": _folder,
+_KINDS: dict[str, tuple[Callable[[PairsConfig], PairListing], tuple[str, ...]]] = {
+    _BUNDLED: (_bundled, ()),
+    HUB: (_dataset, ("image_column", "caption_column", "split", "revision")),
+    PARQUET: (_dataset, ("image_column", "caption_column")),
+    SHARD: (lambda c: list_tars(c.source, c.caption_column, c.limit), ("caption_column",)),
+    "": (_folder, ("captions", "caption_column")),
 }
-_APPLYING: dict[str, tuple[str, ...]] = {
-    _BUNDLED: (),
-    HUB: ("image_column", "caption_column", "split", "revision"),
-    PARQUET: ("image_column", "caption_column"),
-    SHARD: ("caption_column",),
-    "": ("captions", "caption_column"),
-}
+"""Kind of source -> its reader, and the options that apply to it."""

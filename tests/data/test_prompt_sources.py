@@ -12,9 +12,9 @@ import pyarrow.parquet
 import pytest
 from pydantic import ValidationError
 
+from workbench.data.bundled import PROMPTS
+from workbench.data.prompts import PromptsConfig, PromptSet, read_prompts
 from workbench.errors import RequestError
-from workbench.teachers.digits import PROMPTS
-from workbench.teachers.prompt_sources import PromptsConfig, PromptSet, read_prompts
 
 LINES = ["a red fox", "", "ein Fuchs im Schnee, 雪", "a red fox", "   ", "two  foxes "]
 KEPT = ("a red fox", "ein Fuchs im Schnee, 雪", "a red fox", "two  foxes ")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,18 +12,17 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from workbench.bundled import experiment_files
-from workbench.errors import RequestError, unknown_name
-from workbench.settings import FrozenConfig
-from workbench.teachers.bundled_data import BUNDLED
-from workbench.teachers.caption_files import CAPTION_KEYS
-from workbench.teachers.hf_datasets import (
+from workbench.data.bundled import BUNDLED
+from workbench.data.captions import CAPTION_KEYS, checked_text, parsed_json, read_lines
+from workbench.data.hf_datasets import (
     HUB,
     DatasetAddress,
     choose_column,
     dataset_errors,
     open_dataset,
 )
-from workbench.teachers.text_files import checked_text, read_lines
+from workbench.errors import RequestError, unknown_name
+from workbench.settings import FrozenConfig
 
 Row = tuple[str, Any]
 """(where it stands, for errors; its value)."""
@@ -156,21 +154,13 @@ def _rows(config: PromptsConfig) -> Iterator[Row]:
     return _READERS[kind](path, config.column)
 
 
-def _text_rows(path: Path, column: str | None) -> Iterator[Row]:
-    """One prompt a line."""
-    return read_lines(path)
-
-
 def _json_rows(path: Path, column: str | None) -> Iterator[Row]:
     """One JSON object a line."""
     for where, line in read_lines(path):
         if not line.strip():
             yield where, None
             continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise RequestError(f"{where} is not JSON: {error}.") from None
+        row = parsed_json(where, line)
         if not isinstance(row, dict):
             raise RequestError(
                 f'{where} is not a JSON object like {{"prompt": "..."}}: {line.strip()[:60]!r}.'
@@ -180,6 +170,7 @@ def _json_rows(path: Path, column: str | None) -> Iterator[Row]:
 
 
 def _parquet_rows(path: Path, column: str | None) -> Iterator[Row]:
+    """One column, read alone: ``datasets`` would read images beside it too."""
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
@@ -218,7 +209,7 @@ def _column(asked: str | None, columns: Iterable[str], where: str) -> str:
 
 
 _READERS: Mapping[str, Callable[[Path, str | None], Iterator[Row]]] = {
-    ".txt": _text_rows,
+    ".txt": lambda path, _: read_lines(path),
     ".jsonl": _json_rows,
     ".parquet": _parquet_rows,
 }

@@ -1,20 +1,30 @@
-"""Pairs in a folder: a file of captions, or NAME.txt beside NAME.png."""
+"""Pairs in a folder: a file of captions, or NAME.txt beside NAME.png.
+
+Own code, because the imagefolder of ``datasets`` knows no NAME.txt and no COCO, drops images
+without a caption in silence and keeps captions without an image; here lone halves are counted.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from workbench.errors import RequestError
-from workbench.teachers.caption_files import (
+from workbench.data.captions import (
     TABLES,
     CaptionTable,
     read_caption_lines,
     read_caption_table,
+    read_text,
 )
-from workbench.teachers.image_files import SUFFIXES, list_images
-from workbench.teachers.pair_images import FileImages
-from workbench.teachers.pair_listing import PairListing, match
-from workbench.teachers.text_files import read_text
+from workbench.data.images import (
+    SUFFIXES,
+    FileImages,
+    FileSpan,
+    file_state,
+    list_images,
+    listing_hash,
+)
+from workbench.data.listing import PairListing, match
+from workbench.errors import RequestError
 
 LINES = ".txt"
 CAPTION_FILES = tuple(
@@ -59,10 +69,10 @@ def list_folder(
         texts = dict(zip(names, read_caption_lines(captions, files, folder), strict=True))
     else:
         texts = dict(_placed(read_caption_table(captions, caption_key), names))
-    matched = match(str(folder), names, texts)
-    kept = list(matched.captions)[:limit]
-    prompts = tuple(matched.captions[name] for name in kept)
-    return PairListing(FileImages(folder, kept), prompts, matched.skipped)
+    kept, skipped = match(str(folder), names, texts, limit)
+    identity = listing_hash(file_state(folder / name, name) for name in kept)
+    pictures = FileImages([FileSpan(folder / name) for name in kept], identity)
+    return PairListing(pictures, tuple(kept.values()), skipped)
 
 
 def _beside(folder: Path, files: list[Path]) -> dict[str, str]:

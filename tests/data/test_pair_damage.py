@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
+from workbench.data.captions import read_caption_lines, read_caption_table
+from workbench.data.images import decode_square
+from workbench.data.pairs import PairsConfig, read_pairs
 from workbench.errors import RequestError
-from workbench.teachers.caption_files import read_caption_lines, read_caption_table
-from workbench.teachers.pair_images import decode_square
-from workbench.teachers.pair_sources import PairsConfig, read_pairs
 
 ODD = "a cat\nsits\u2028and\x85waits\r\nhere"
 """One caption with every kind of line end in it."""

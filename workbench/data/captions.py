@@ -1,17 +1,22 @@
-"""Captions by the name of their image file: JSON lines, JSON, COCO's annotations, or CSV."""
+"""Captions that people bring along, as they are: lines, and tables by the name of the image file.
+
+Own code, because ``datasets`` changes texts and loses places: its text reader keeps a byte order
+mark and ends lines at a lone CR, its CSV reader takes the caption "NA" for none, its JSON reader
+fills a missing key with none, and no error of theirs says in which line it is. COCO's annotations
+it cannot read at all.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import RequestError, unknown_name
-from workbench.teachers.text_files import checked_text, read_lines, read_text
 
 FILE_KEYS = ("file", "file_name")
 """Names of the column that names an image, looked for in this order."""
@@ -84,7 +89,7 @@ def _json_lines(path: Path) -> _Rows:
     """One ``{"file": ..., "caption": ...}`` a line."""
     for where, line in read_lines(path):
         if line.strip():
-            yield where, _parsed(where, line)
+            yield where, parsed_json(where, line)
 
 
 def _csv_rows(path: Path) -> _Rows:
@@ -99,7 +104,7 @@ def _csv_rows(path: Path) -> _Rows:
 
 def _json_rows(path: Path) -> _Rows | CaptionTable:
     """COCO's annotations, or a list of ``{"file": ..., "caption": ...}``."""
-    content = _parsed(str(path), read_text(path))
+    content = parsed_json(str(path), read_text(path))
     if isinstance(content, dict) and {"images", "annotations"} <= set(content):
         return _coco(path, content)
     if not isinstance(content, list):
@@ -145,8 +150,64 @@ def _coco(path: Path, content: Mapping[str, Any]) -> CaptionTable:
     return CaptionTable(first, "COCO, each image's first caption", is_coco=True)
 
 
-def _parsed(where: str, text: str) -> Any:
+def parsed_json(where: str, text: str) -> Any:
+    """The value that a text is as JSON.
+
+    Raises:
+        RequestError: it is none; names the place.
+    """
     try:
         return json.loads(text)
     except ValueError as error:
         raise RequestError(f"{where} is not JSON: {error}.") from None
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file's text with its line ends as they are, without a byte order mark.
+
+    Raises:
+        RequestError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"Cannot read the captions {path}: {error}.") from None
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Lines without their ends, each with its place; only LF and CR LF end a line.
+
+    Raises:
+        RequestError: it cannot be read, or is not UTF-8; names the line.
+    """
+    try:
+        content = path.open("rb")
+    except OSError as error:
+        raise RequestError(f"Cannot read {path}: {error}.") from None
+    with content:
+        for number, line in enumerate(content, 1):
+            where = f"{path} line {number}"
+            try:
+                yield where, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                raise RequestError(
+                    f"{where} is not UTF-8 (byte {error.start + 1}: 0x{line[error.start]:02x}). "
+                    "Save the file as UTF-8."
+                ) from None
+
+
+def checked_text(where: str, value: Any) -> str:
+    """A value that has to be text; nothing (None) is the empty one.
+
+    Raises:
+        RequestError: another kind of value, or text that UTF-8 cannot hold; names the place.
+    """
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise RequestError(f"{where} holds {type(value).__name__}, not text: {str(value)[:60]!r}.")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise RequestError(f"{where} holds half a character (a lone surrogate).") from None
+    return value

@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
+from workbench.data.images import BadImageError, decode_square
+from workbench.data.pairs import PairsConfig, read_pairs
+from workbench.data.webdataset import expand_braces
 from workbench.errors import RequestError
-from workbench.teachers.pair_images import BadImageError, decode_square
-from workbench.teachers.pair_sources import PairsConfig, read_pairs
-from workbench.teachers.pair_tars import expand_braces
 
 COUNT, SIZE = 6, 16
 CAPTIONS = [f"picture {number}, schräg" for number in range(COUNT)]

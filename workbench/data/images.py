@@ -1,4 +1,4 @@
-"""The images of image-text pairs, wherever they lie: by number, squared, and with their hash."""
+"""Images wherever they lie: by number, squared, and with the hash of what they were made from."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.teachers.image_files import centre_square
-from workbench.teachers.labelled_images import LabelledImages
+from workbench.data.bundled import LabelledImages
+from workbench.errors import RequestError
 
 if TYPE_CHECKING:
     from PIL import Image
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 DECODING = 2
 """Counted up whenever an image file gives other pixels than before."""
@@ -81,26 +83,33 @@ class StoredImages(PairImages):
         return LoadedImage(decode_square(content, size), hashlib.sha256(content).digest())
 
 
+class FileSpan(NamedTuple):
+    """Bytes of a file: all of it, or the file ``key`` that an archive holds."""
+
+    file: Path
+    key: str = ""
+    offset: int = 0
+    size: int = -1
+
+
 class FileImages(StoredImages):
-    """Files of one folder.
+    """Images in files, whole or inside archives."""
 
-    Args:
-        files: places in the folder, with slashes.
-    """
-
-    def __init__(self, folder: Path, files: Sequence[str]) -> None:
-        self.folder, self.files = folder, tuple(files)
-        states = [(file, (folder / file).stat()) for file in self.files]
-        self.identity = listing_hash((f, s.st_size, s.st_mtime_ns) for f, s in states)
+    def __init__(self, spans: Sequence[FileSpan], identity: str) -> None:
+        self.spans, self.identity = tuple(spans), identity
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.spans)
 
     def name(self, index: int) -> str:
-        return str(self.folder / self.files[index])
+        span = self.spans[index]
+        return f"{span.file}: {span.key}" if span.key else str(span.file)
 
     def content(self, index: int) -> bytes:
-        return (self.folder / self.files[index]).read_bytes()
+        span = self.spans[index]
+        with span.file.open("rb") as file:
+            file.seek(span.offset)
+            return file.read(span.size)
 
 
 class BundledImages(PairImages):
@@ -162,9 +171,46 @@ def _in_rgb(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
 
 
+def file_state(file: Path, name: str) -> tuple[str, int, int]:
+    """What tells a file from an earlier one of its name: (name, bytes, time of the last change)."""
+    state = file.stat()
+    return name, state.st_size, state.st_mtime_ns
+
+
 def listing_hash(rows: Iterable[object]) -> str:
     """Sixteen hex digits of rows of plain values, in their order."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(f"{row!r}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files below a folder, sorted by their place in it.
+
+    Raises:
+        RequestError: no folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise RequestError(f"There is no folder {folder}.")
+    found = (f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+    files = sorted(found, key=lambda file: file.relative_to(folder).as_posix())
+    if not files:
+        raise RequestError(f"{folder} holds no images ({', '.join(SUFFIXES)}).")
+    return files
+
+
+def centre_square(picture: Image.Image, size: int) -> Image.Image:
+    """The largest square in the middle, resized to ``size`` pixels (bicubic, antialiased, bytes).
+
+    A picture of that size already is left as it is.
+    """
+    from PIL import Image
+
+    width, height = picture.size
+    if (width, height) == (size, size):
+        return picture
+    edge = min(width, height)
+    left, top = (width - edge) // 2, (height - edge) // 2
+    square = picture.crop((left, top, left + edge, top + edge))
+    return square.resize((size, size), Image.Resampling.BICUBIC)

@@ -6,14 +6,14 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from workbench.errors import RequestError
-from workbench.teachers.digits import (
+from workbench.data.bundled import (
     DIGITS,
     PROMPTS,
     WORDINGS,
     load_digits_images,
     prompt_label,
 )
+from workbench.errors import RequestError
 from workbench.training.recipes import run_config
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import PurePosixPath
 
+from workbench.data.images import PairImages
 from workbench.errors import RequestError
-from workbench.teachers.pair_images import PairImages
 
 TOLERATED = 0.01
 """The share of pairs that may be bad; above it the run stops."""
@@ -33,19 +34,17 @@ class PairListing:
     skipped: tuple[Skipped, ...] = ()
 
 
-@dataclass(frozen=True)
-class Matched:
-    """Names with both halves, in the images' order, and those without."""
-
-    captions: Mapping[str, str]
-    skipped: tuple[Skipped, ...]
-
-
-def match(source: str, images: Sequence[str], captions: Mapping[str, str | None]) -> Matched:
+def match(
+    source: str, images: Sequence[str], captions: Mapping[str, str | None], limit: int | None
+) -> tuple[dict[str, str], tuple[Skipped, ...]]:
     """Join images and captions by name.
 
     Args:
         source: for errors.
+        limit: how many pairs are wanted at most; None = all.
+
+    Returns:
+        The captions of images with both halves, in the images' order, and what lacks one.
 
     Raises:
         RequestError: above 1 % have no counterpart or an empty caption; says how many of which
@@ -68,7 +67,7 @@ def match(source: str, images: Sequence[str], captions: Mapping[str, str | None]
             f"{source}: {_counted(skipped, total)}{_nearest_cause(bare, orphans)} Up to "
             f"{TOLERATED:.0%} would be skipped."
         )
-    return Matched(kept, skipped)
+    return dict(islice(kept.items(), limit)), skipped
 
 
 _BARE, _EMPTY, _ORPHAN = (

@@ -1,0 +1,155 @@
+"""The data sets that come with the package: scikit-learn's handwritten digits.
+
+1797 real 8 x 8 scans (Alpaydin & Kaynak 1998, UCI "Optical Recognition of Handwritten Digits"),
+enlarged to the size of an image, with prompts in several wordings for every digit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from workbench.errors import RequestError
+
+NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+WORDINGS = (
+    "a handwritten {word}",
+    "the digit {numeral}",
+    "a photo of the number {numeral}",
+    "a scan of the numeral {word}",
+    "{word} written by hand",
+    "number {word} in white ink",
+)
+"""How one asks for a digit; each occurs with all ten."""
+
+_OTHER_WORDS = frozenset(re.findall(r"[a-z]+", " ".join(WORDINGS).replace("{word}", "")))
+"""What a prompt may say beside the digit: "two dogs" asks for none."""
+
+_LARGEST_PIXEL = 16.0
+
+PROMPTS: tuple[str, ...] = tuple(
+    wording.format(word=word, numeral=label)
+    for label, word in enumerate(NUMBER_WORDS)
+    for wording in WORDINGS
+)
+"""Every wording of every digit, 60 prompts, the wordings of a digit together."""
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images in classes, and the prompts that ask for each class.
+
+    Attributes:
+        name: in settings.
+        identity: of exactly these images, for fingerprints.
+        origin: where they are from, for people.
+        prompts: those of the first class, then those of the second, ...
+        wordings: prompts of one class.
+        load: side in pixels -> images float32 (N, 3, side, side) in [0, 1], labels int64 (N,).
+    """
+
+    name: str
+    identity: str
+    origin: str
+    prompts: tuple[str, ...]
+    wordings: int
+    load: Callable[[int], tuple[Tensor, Tensor]]
+
+    @property
+    def classes(self) -> int:
+        return len(self.prompts) // self.wordings
+
+    def prompts_of(self, label: int) -> tuple[str, ...]:
+        """The wordings of one class."""
+        return self.prompts[label * self.wordings : (label + 1) * self.wordings]
+
+    def class_counts(self, side: int) -> dict[int, int]:
+        """How often each class occurs."""
+        counts: Sequence[int] = torch.bincount(self.load(side)[1], minlength=self.classes).tolist()
+        return dict(enumerate(counts))
+
+
+def the_number_in(prompt: str) -> int:
+    """The one number from 0 to 9 that a prompt names, as a word or a numeral.
+
+    Raises:
+        RequestError: none, or several.
+    """
+    numbers, _ = _numbers_and_words(prompt)
+    if len(numbers) != 1:
+        found = "none" if not numbers else ", ".join(map(str, numbers))
+        raise RequestError(
+            f"The prompt {prompt!r} must name exactly one number from 0 to 9; it names {found}."
+        )
+    return numbers[0]
+
+
+def prompt_label(prompt: str) -> int:
+    """The digit that a prompt asks for, as a word or a numeral, in words of :data:`WORDINGS`.
+
+    Raises:
+        RequestError: the prompt names no digit, or several, or speaks of something else.
+    """
+    named, words = _numbers_and_words(prompt)
+    if len(named) != 1:
+        found = "no digit" if not named else "the digits " + ", ".join(map(str, named))
+        raise RequestError(f"The prompt {prompt!r} names {found}; expected exactly one of 0-9.")
+    others = [word for word in words if word not in _OTHER_WORDS]
+    if others:
+        raise RequestError(
+            f"The prompt {prompt!r} asks for more than a digit ({others[0]!r}); expected exactly "
+            f"one of 0-9 in words like {PROMPTS[0]!r}."
+        )
+    return named[0]
+
+
+def _numbers_and_words(prompt: str) -> tuple[list[int], list[str]]:
+    """The different numbers from 0 to 9 that a prompt names, sorted, and its other words."""
+    words = re.findall(r"[a-z]+|[0-9]+", prompt.lower())
+    known = {str(number): number for number in range(10)}
+    known |= {word: number for number, word in enumerate(NUMBER_WORDS)}
+    numbers = {known[word] for word in words if word in known}
+    return sorted(numbers), [word for word in words if word not in known]
+
+
+def load_digits_images(size: int = 32) -> tuple[Tensor, Tensor]:
+    """All 1797 digits, white on black, in the data set's own order.
+
+    Enlarged by bicubic interpolation: averaging a square of the result over its area gives the
+    scan's pixel back closely, and the strokes look like strokes.
+
+    Returns:
+        images float32 (1797, 3, size, size) in [0, 1]; labels int64 (1797,).
+    """
+    scans, labels = _scans()
+    enlarged = torch.nn.functional.interpolate(
+        scans[:, None], size=(size, size), mode="bicubic", align_corners=False
+    ).clamp(0, 1)
+    return enlarged.expand(-1, 3, -1, -1).contiguous(), labels.clone()
+
+
+@cache
+def _scans() -> tuple[Tensor, Tensor]:
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits().images, load_digits().target
+    return torch.from_numpy(images / _LARGEST_PIXEL).float(), torch.from_numpy(labels).long()
+
+
+DIGITS = LabelledImages(
+    name="digits",
+    identity="sklearn-digits-1797",
+    origin="sklearn.datasets",
+    prompts=PROMPTS,
+    wordings=len(WORDINGS),
+    load=load_digits_images,
+)
+
+BUNDLED: Mapping[str, LabelledImages] = {data.name: data for data in (DIGITS,)}
+"""Name -> data: a source of prompts, of pairs, a reference, and what small teachers learn from."""
