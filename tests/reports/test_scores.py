@@ -15,7 +15,7 @@ from scipy import stats
 from tests.reports.conftest import MakeRow
 from workbench.errors import RequestError
 from workbench.evaluation import Interval
-from workbench.evaluation.hashing import protocol_id, short_hash
+from workbench.evaluation.evaluator import protocol_id
 from workbench.metrics import Goal
 from workbench.reports import (
     ScoreComparison,
@@ -71,7 +71,7 @@ def measure(make_row: MakeRow, place: Workspace) -> Measure:
         drawn = int(row.tags["seed"]) if seed is None else seed
         fingerprint = {"metric": metric, **made, "seed": drawn, "protocol": protocol}
         fingerprint["sampler"] = {"kimg": kimg}
-        fingerprint["id"] = short_hash(fingerprint)
+        fingerprint["id"] = fingerprint(fingerprint)
         ends = Interval(value - 0.25, value + 0.5)
         kept = ScoredRow(
             model=f"e/{Path(row.tags['folder']).name}",

@@ -16,7 +16,6 @@ import torch
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation.feature_cache import FeatureCache
 from workbench.evaluation.grids import NotFiniteError
-from workbench.evaluation.hashing import protocol_id, short_hash
 from workbench.evaluation.metrics import Metric
 from workbench.evaluation.observations import Observations
 from workbench.evaluation.observers import check_prompts, observer_key
@@ -32,6 +31,7 @@ from workbench.evaluation.viewing import (
     check_images,
 )
 from workbench.flow.noise import NoiseSource
+from workbench.hashing import fingerprint
 from workbench.metrics import metric_info
 
 _VERSIONED = ("torch", "numpy", "scipy", "diffusers")
@@ -199,7 +199,7 @@ class Evaluator:
     def fingerprint(self, steps: int) -> dict[str, Any]:
         """JSON-serialisable identity of the scores, with its own short hash as ``"id"``."""
         parts = {**self._ingredients, "steps": steps}
-        return {**parts, "id": short_hash(parts)}
+        return {**parts, "id": fingerprint(parts)}
 
     def fingerprint_of(self, metric: Metric, sampler: Mapping[str, object]) -> dict[str, Any]:
         """All that decides one score: the metric, the protocol and, under ``sampler``, the model.
@@ -213,7 +213,7 @@ class Evaluator:
             "versions": self.versions,
         }
         parts = {**made, "protocol": protocol_id(made), "sampler": dict(sampler)}
-        return {**parts, "id": short_hash(parts)}
+        return {**parts, "id": fingerprint(parts)}
 
     @cached_property
     def protocol(self) -> str:
@@ -243,7 +243,16 @@ class Evaluator:
 
     @cached_property
     def _prompts_hash(self) -> str:
-        return short_hash(self.prompts)
+        return fingerprint(self.prompts)
+
+
+def protocol_id(ingredients: Mapping[str, Any]) -> str:
+    """Short hash of all that decides scores besides the sampler, its steps and its noise.
+
+    Protocols named the seed once, and most runs then had seed 0: its place keeps the 0, so that
+    what was measured before still compares.
+    """
+    return fingerprint({**ingredients, "seed": 0})
 
 
 def _version(distribution: str) -> str | None:

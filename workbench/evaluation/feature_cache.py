@@ -15,8 +15,8 @@ from torch import Tensor
 
 from workbench.errors import WorkbenchError
 from workbench.evaluation.grids import NotFiniteError
-from workbench.evaluation.hashing import short_hash
 from workbench.evaluation.observations import ROWS, Batch, Observations, Rows
+from workbench.hashing import fingerprint
 from workbench.workspace import written_aside
 
 LOG = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class FeatureCache:
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, object]) -> None:
-        self.folder = folder / short_hash(identity)
+        self.folder = folder / fingerprint(identity)
 
     def load(
         self, observers: Iterable[str], prompts: Sequence[str], counted: bool = False
@@ -69,7 +69,7 @@ class FeatureCache:
                         rows = content.get_tensor(ROWS)
                         known = json.loads(content.metadata()["batch"])
                     start, end = int(known["start"]), int(known["start"]) + len(rows)
-                    if end <= len(prompts) and known["prompts"] == short_hash(prompts[start:end]):
+                    if end <= len(prompts) and known["prompts"] == fingerprint(prompts[start:end]):
                         nfe = float(known["nfe"]) if counted else None
                         timing = Timing(float(known["seconds"]), len(rows), nfe)
                         _finite(observer, start, rows)
@@ -95,7 +95,7 @@ class FeatureCache:
         """
         from safetensors.numpy import save_file
 
-        known: dict[str, Any] = {"start": start, "prompts": short_hash(prompts)}
+        known: dict[str, Any] = {"start": start, "prompts": fingerprint(prompts)}
         known |= {"seconds": timing.seconds, "nfe": timing.nfe}
         on_cpu = {key: values.detach().float().cpu().numpy() for key, values in rows.items()}
         arrays = {key: _finite(key, start, values) for key, values in on_cpu.items()}
@@ -103,7 +103,7 @@ class FeatureCache:
         for observer, values in arrays.items():
             file = self._place(observer) / f"{start:07d}-{known['prompts']}.safetensors"
             try:
-                with written_aside(file) as partial:
+                with written_aside(file, durable=False) as partial:
                     save_file({ROWS: values}, partial, metadata={"batch": json.dumps(known)})
             except OSError as error:
                 raise WorkbenchError(f"Could not keep {file}: {error}.") from error
@@ -111,7 +111,7 @@ class FeatureCache:
         return kept
 
     def _place(self, observer: str) -> Path:
-        return self.folder / f"{observer.partition('/')[0]}-{short_hash(observer)}"
+        return self.folder / f"{observer.partition('/')[0]}-{fingerprint(observer)}"
 
 
 def _finite(observer: str, start: int, given: NDArray[Any]) -> Rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,17 +68,6 @@ class Prepared:
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """As the observer's own."""
         check_prompts(self._observer, prompts)
-
-
-def hash_files(files: Sequence[Path]) -> str:
-    """Sixteen hex digits of the names and contents of files, in their order."""
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as content:
-            digest.update(
-                f"{file.name}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode()
-            )
-    return digest.hexdigest()[:16]
 
 
 def check_equal_sizes(files: Sequence[Path]) -> tuple[int, int]:

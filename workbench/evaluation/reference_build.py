@@ -13,8 +13,7 @@ from workbench.errors import RequestError, unknown_name
 from workbench.evaluation.captions import CaptionedImages, captioned_images
 from workbench.evaluation.catalog import FEATURES, Observers
 from workbench.evaluation.feature_cache import FeatureCache
-from workbench.evaluation.hashing import short_hash
-from workbench.evaluation.images import Preparation, Prepared, hash_files, read_images
+from workbench.evaluation.images import Preparation, Prepared, read_images
 from workbench.evaluation.metrics import ReferenceRows
 from workbench.evaluation.observers import Observer, observer_key
 from workbench.evaluation.references import (
@@ -26,6 +25,7 @@ from workbench.evaluation.references import (
 )
 from workbench.evaluation.viewing import Peers, Sampler, Show, Viewing
 from workbench.flow.noise import NoiseSource
+from workbench.hashing import file_fingerprint, fingerprint
 from workbench.teachers.bundled_data import BUNDLED
 from workbench.workspace import Workspace, exclusive
 
@@ -70,9 +70,9 @@ def build_reference(
     _check(request)
     chosen, selection = _chosen(request)
     preparation = Preparation(request.resolution)
-    images_hash = hash_files(chosen.files)
-    captions_hash = short_hash(chosen.captions) if chosen.captions else None
-    identity = short_hash([images_hash, captions_hash, preparation.fingerprint])
+    images_hash = file_fingerprint(chosen.files)
+    captions_hash = fingerprint(chosen.captions) if chosen.captions else None
+    identity = fingerprint([images_hash, captions_hash, preparation.fingerprint])
     networks = {
         name: Prepared(observers.find(name), preparation, preparation.of_images)
         for name in request.features

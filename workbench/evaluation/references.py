@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from workbench.errors import RequestError, WorkbenchError, unknown_name
-from workbench.evaluation.hashing import short_hash
 from workbench.evaluation.images import Preparation, Prepared
 from workbench.evaluation.metrics import ReferenceRows
 from workbench.evaluation.networks.base import OncePerBatch
@@ -23,6 +22,7 @@ from workbench.evaluation.observers import Observer, observer_key
 from workbench.evaluation.prompts import prompt_mix
 from workbench.evaluation.reference_rows import load_rows, save_rows
 from workbench.evaluation.threads import one_thread
+from workbench.hashing import fingerprint
 from workbench.teachers.bundled_data import BUNDLED
 from workbench.teachers.labelled_images import LabelledImages
 from workbench.workspace import Workspace, write_json
@@ -208,7 +208,7 @@ class BuiltReference:
             raise RequestError(
                 f"The reference {self.folder} is damaged ({error}); build it again."
             ) from error
-        if short_hash(captions) != self.record.captions_hash:
+        if fingerprint(captions) != self.record.captions_hash:
             raise RequestError(
                 f"The captions in {self.folder / _CAPTIONS} are not those that the reference was "
                 "built with; build it again."

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.evaluation.design import Array, Design
-from workbench.evaluation.hashing import short_hash
 from workbench.evaluation.observations import Rows
 from workbench.evaluation.observers import Observer, observer_key
 from workbench.flow.noise import NoiseSource
+from workbench.hashing import fingerprint
 
 PROJECTIONS = 64
 
@@ -70,7 +70,7 @@ class SlicedWassersteinMetric:
     def ingredients(self) -> dict[str, str]:
         return {
             "features": observer_key(self.observer),
-            "reference": short_hash(np.ascontiguousarray(self.reference).tobytes().hex()),
+            "reference": fingerprint(np.ascontiguousarray(self.reference).tobytes().hex()),
             "projections": str(self.projections),
         }
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from workbench.errors import unknown_name
 from workbench.evaluation.design import Array, Design
 from workbench.evaluation.evaluator import Evaluator
-from workbench.evaluation.hashing import short_hash
 from workbench.evaluation.metrics import MeanMetric, Metric
 from workbench.evaluation.observations import Rows
 from workbench.evaluation.observers import Observer, observer_key
@@ -26,6 +25,7 @@ from workbench.evaluation.sliced import (
     sliced_wasserstein,
 )
 from workbench.flow.noise import NoiseSource
+from workbench.hashing import fingerprint
 from workbench.teachers.mixture import Mixture
 
 OUTLYING = math.exp(-8)
@@ -307,4 +307,4 @@ def floor(mixture: Mixture, samples: int, pairs: int = FLOOR_PAIRS) -> dict[str,
 def mixture_hash(mixture: Mixture) -> str:
     """Short hash of a mixture's parameters."""
     std = torch.as_tensor(mixture.std, dtype=torch.float64).tolist()
-    return short_hash([mixture.means.tolist(), std, mixture.shares.tolist()])
+    return fingerprint([mixture.means.tolist(), std, mixture.shares.tolist()])

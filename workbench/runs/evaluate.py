@@ -22,7 +22,6 @@ from workbench.evaluation import (
     Sampler,
 )
 from workbench.evaluation.design import Design
-from workbench.evaluation.hashing import short_hash
 from workbench.evaluation.intervals import (
     check_extrapolation,
     check_interval,
@@ -33,6 +32,7 @@ from workbench.evaluation.intervals import (
 from workbench.evaluation.networks import WeightFiles
 from workbench.evaluation.observers import observer_key
 from workbench.evaluation.viewing import Show
+from workbench.hashing import fingerprint
 from workbench.metrics import metric_info
 from workbench.runs.evaluate_protocol import Protocol, choose_protocol
 from workbench.runs.evaluate_sources import Asked, ModelSource, Source, open_source
@@ -259,5 +259,5 @@ def _keeper(
     if not ranks.is_main:
         return KeptImages(folder)
     return claim_folder(
-        folder, short_hash([source.identity(steps), evaluator.fingerprint(steps)["prompts"]])
+        folder, fingerprint([source.identity(steps), evaluator.fingerprint(steps)["prompts"]])
     )

@@ -35,7 +35,7 @@ class KeptImages:
         for number, (image, prompt) in enumerate(zip(images.cpu(), prompts, strict=True)):
             file = self._file(start + number)
             try:
-                with written_aside(file) as partial:
+                with written_aside(file, durable=False) as partial:
                     WRITERS["png"](image, {"prompt": prompt}, partial)
             except OSError as error:
                 raise WorkbenchError(f"Could not keep {file}: {error}.") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,7 @@ from typing import Any, Protocol
 
 from workbench.errors import RequestError
 from workbench.evaluation.external.files import Item, read_json
-from workbench.evaluation.hashing import short_hash
+from workbench.hashing import file_sha256, fingerprint
 from workbench.workspace import write_json
 
 MANIFEST = "external.json"
@@ -79,7 +78,7 @@ class Export:
 
     @cached_property
     def prompts_hash(self) -> str:
-        return short_hash([dict(item) for item in self.items])
+        return fingerprint([dict(item) for item in self.items])
 
     def begin(self) -> None:
         """Write everything but the images; the same export goes on where it stopped.
@@ -130,9 +129,9 @@ def import_results(export: Export, results: Path) -> ExternalScores:
     values = export.benchmark.read_results(export, results)
     parts = {
         "benchmark": export.benchmark.name,
-        "results": hashlib.sha256(results.read_bytes()).hexdigest(),
+        "results": file_sha256(results),
         "prompts": export.prompts_hash,
         "samples": export.samples,
         "sampler": dict(export.sampler),
     }
-    return ExternalScores(values, {**parts, "id": short_hash(parts)})
+    return ExternalScores(values, {**parts, "id": fingerprint(parts)})

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.evaluation.hashing import short_hash
 from workbench.evaluation.networks.pixels import squashed
 from workbench.evaluation.networks.weights import LocalWeights, reading
+from workbench.hashing import fingerprint
 from workbench.teachers._torchvision import prepare_torchvision
 
 _SIZE = 224
@@ -44,7 +44,7 @@ class DinoV2Features:
         self._model, self._device = model.eval().requires_grad_(False).to(device), device
         self.dimension = int(model.config.hidden_size)
         self._preparation = squashed(_SIZE, _MEAN, _STD, antialias=True)
-        self.fingerprint = short_hash(
+        self.fingerprint = fingerprint(
             {"weights": weights.sha256, "preparation": self._preparation.name}
         )
 

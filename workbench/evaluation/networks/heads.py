@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workbench.evaluation.hashing import short_hash
 from workbench.evaluation.networks.openclip import OpenClip
 from workbench.evaluation.networks.weights import LocalWeights, reading
+from workbench.hashing import fingerprint
 
 _WIDTHS = (1024, 128, 64, 16, 1)
 _PARTS = ("weight", "bias")
@@ -47,7 +47,7 @@ class AestheticScore:
             for layer, at in zip(layers, _AT, strict=True):
                 layer.load_state_dict({part: state[f"layers.{at}.{part}"] for part in _PARTS})
         self._head = nn.Sequential(*layers).eval().requires_grad_(False).float().to(device)
-        self.fingerprint = short_hash(
+        self.fingerprint = fingerprint(
             {"head": weights.sha256, "embedding": network.fingerprint, "length": "1"}
         )
 

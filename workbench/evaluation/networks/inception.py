@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from workbench.evaluation.hashing import short_hash
 from workbench.evaluation.networks.pixels import clean_resize
 from workbench.evaluation.networks.weights import LocalWeights, load_torchscript, reading
+from workbench.hashing import fingerprint
 
 _SIZE = 299
 
@@ -31,7 +31,7 @@ class InceptionFeatures:
         with reading(weights):
             self._layers = load_torchscript(weights.path, device).eval().layers
         self._device = device
-        self.fingerprint = short_hash(
+        self.fingerprint = fingerprint(
             {"weights": weights.sha256, "resize": f"clean-fid-pil-bicubic-{_SIZE}"}
         )
 

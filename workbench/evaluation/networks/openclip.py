@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.evaluation.hashing import short_hash
 from workbench.evaluation.networks.base import (
     OncePerBatch,
     cosine,
@@ -21,6 +20,7 @@ from workbench.evaluation.networks.base import (
 )
 from workbench.evaluation.networks.pixels import NetworkInput, pillow_preparation
 from workbench.evaluation.networks.weights import LocalWeights, load_torchscript, reading
+from workbench.hashing import fingerprint
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -64,7 +64,7 @@ class OpenClip:
         size = _image_size(self._model)
         own = pillow_preparation(f"open_clip: {preprocess}", preprocess)
         self._preparation = prepare(size) if prepare else own
-        self.fingerprint = short_hash(
+        self.fingerprint = fingerprint(
             {
                 "weights": weights.sha256,
                 "architecture": weights.path.name if folder else architecture,
@@ -113,7 +113,7 @@ class ClipFeatures:
     def __init__(self, name: str, network: OpenClip, *, normalised: bool) -> None:
         self.name, self._network, self._normalised = name, network, normalised
         self.dimension = network.dimension
-        self.fingerprint = short_hash(
+        self.fingerprint = fingerprint(
             {"network": network.fingerprint, "normalised": str(normalised)}
         )
 

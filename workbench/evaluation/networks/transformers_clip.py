@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.evaluation.hashing import short_hash
 from workbench.evaluation.networks.base import (
     OncePerBatch,
     cosine,
@@ -16,6 +15,7 @@ from workbench.evaluation.networks.base import (
 )
 from workbench.evaluation.networks.pixels import pillow_images
 from workbench.evaluation.networks.weights import LocalWeights, reading
+from workbench.hashing import fingerprint
 from workbench.teachers._torchvision import prepare_torchvision
 
 
@@ -49,7 +49,7 @@ class PickScore:
             )
             self._length = int(model.config.text_config.max_position_embeddings)
         self._model = model.eval().requires_grad_(False).to(device)
-        self.fingerprint = short_hash(
+        self.fingerprint = fingerprint(
             {"weights": weights.sha256, "preparation": "transformers-pil"}
         )
         self._image_embeddings = OncePerBatch(self._embed_images)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.errors import RequestError, WorkbenchError, unknown_name
 from workbench.evaluation.networks.download import fetch
 from workbench.evaluation.networks.known import KNOWN, KnownWeights
+from workbench.hashing import file_sha256
 from workbench.workspace import write_json
 
 if TYPE_CHECKING:
@@ -168,12 +169,6 @@ def _hash(path: Path, files: list[Path]) -> str:
         return file_sha256(path)
     listed = [f"{file_sha256(file)}  {file.relative_to(path).as_posix()}\n" for file in files]
     return hashlib.sha256("".join(listed).encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_pin(pin: Path) -> dict[str, Any] | None:
