@@ -26,9 +26,9 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.small_inception import SmallInception
-from workbench.evaluation import Evaluator, FeatureStatistics, FrechetMetric, Sampler
+from workbench.evaluation import Evaluator, FeatureStatistics, FrechetMetric, Observers, Sampler
 from workbench.evaluation.grids import to_pixels
-from workbench.evaluation.networks import Networks, WeightFiles
+from workbench.evaluation.networks import WeightFiles
 from workbench.teachers._torchvision import prepare_torchvision
 
 prepare_torchvision()
@@ -53,7 +53,7 @@ def compare(scratch: Path, samples: int, size: int, workers: int) -> None:
     network = scratch / "inception-2015-12-05.pt"
     torch.jit.script(SmallInception().eval()).save(str(network))
     files = WeightFiles(scratch / "weights", {"inception": network})
-    inception = Networks(files, CPU).observer("inception")
+    inception = Observers(scratch, files, CPU).find("inception")
     # More images than features: clean-fid's root of a singular product is right to 1e-6 only.
     real = [draw(1, start, 50, 64) for start in range(0, 2500, 50)]
     rows = torch.cat([inception.observe(batch, [""] * 50) for batch in real])

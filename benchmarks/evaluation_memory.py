@@ -32,12 +32,13 @@ from workbench.evaluation import (
     FeatureCache,
     FeatureStatistics,
     FrechetMetric,
+    Observers,
     Peers,
     Sampler,
 )
 from workbench.evaluation.design import Design
 from workbench.evaluation.intervals import interval
-from workbench.evaluation.networks import Networks, WeightFiles
+from workbench.evaluation.networks import WeightFiles
 from workbench.evaluation.observers import Observer, observer_key
 
 BATCH = 250
@@ -106,7 +107,7 @@ def small_network(folder: Path) -> Observer:
     file = folder / "inception-2015-12-05.pt"
     torch.jit.script(SmallInception().eval()).save(str(file))
     files = WeightFiles(folder / "weights", {"inception": file})
-    return Networks(files, torch.device("cpu")).observer("inception")
+    return Observers(folder, files, torch.device("cpu")).find("inception")
 
 
 def draw(start: int, count: int) -> Tensor:

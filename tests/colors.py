@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.small_inception import SmallInception
-from workbench.evaluation.networks.base import metrics_package
+from workbench.evaluation.networks.weights import metrics_package
 from workbench.teachers.labelled_images import LabelledImages
 
 SIDE, COUNT = 32, 288

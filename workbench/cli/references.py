@@ -147,7 +147,7 @@ def floor(
     Samplers that score far below repeat the reference's own images.
     """
     from workbench.evaluation import Observers, open_reference
-    from workbench.evaluation.floor import frechet_floor
+    from workbench.evaluation.intervals import frechet_floor
     from workbench.evaluation.networks import WeightFiles
     from workbench.training.parallel import choose_device
     from workbench.workspace import open_workspace

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from workbench.errors import WorkbenchError
-from workbench.evaluation.threads import one_thread
 from workbench.flow.noise import NoiseSource
 from workbench.workspace import written_aside
 
@@ -215,6 +215,17 @@ def train(
         guesses = classifier(digits[held_out]).argmax(dim=1)
     classifier.accuracy = (guesses == labels[held_out]).float().mean().item()
     return classifier
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Threads decide the last bits of a sum: with one, the number of cores decides none."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _initialise(classifier: DigitsClassifier, noise: NoiseSource) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 from workbench.evaluation import kernels, manifold
 from workbench.evaluation.design import Array, Design, Picks
 from workbench.evaluation.frechet import (
+    CentredRows,
     FeatureStatistics,
     frechet_distance,
     frechet_influence,
-    gaussian_of,
 )
 from workbench.evaluation.observations import Rows
 from workbench.evaluation.observers import Observer, observer_key
@@ -86,7 +86,7 @@ class FrechetMetric:
         }
 
     def compute(self, rows: Rows) -> float:
-        return frechet_distance(gaussian_of(rows), self.reference)
+        return frechet_distance(CentredRows(rows), self.reference)
 
     def error(self, rows: Rows, design: Design) -> float:
         return design.error(rows, self._influence)
@@ -96,22 +96,37 @@ class FrechetMetric:
 
 
 @dataclass(frozen=True)
-class KernelMetric:
-    """KID (Binkowski et al. 2018): clean-fid's kernel, estimator and scheme of subsets."""
+class _RowsMetric:
+    """What compares an observer's rows with those of the real images."""
 
     observer: Observer
     reference: ReferenceRows
-    name: str = "kid"
-    seed: int = 0
-    subsets: int = kernels.SUBSETS
 
     @property
     def ingredients(self) -> Mapping[str, str]:
         return {
             "features": observer_key(self.observer),
             "reference": self.reference.fingerprint,
-            "subsets": f"{self.subsets} x {kernels.SUBSET_SIZE}, seed {self.seed}",
+            **self._settings,
         }
+
+    @property
+    def _settings(self) -> Mapping[str, str]:
+        """What else decides the score."""
+        return {"neighbours": str(manifold.NEIGHBOURS)}
+
+
+@dataclass(frozen=True)
+class KernelMetric(_RowsMetric):
+    """KID (Binkowski et al. 2018): clean-fid's kernel, estimator and scheme of subsets."""
+
+    name: str = "kid"
+    seed: int = 0
+    subsets: int = kernels.SUBSETS
+
+    @property
+    def _settings(self) -> Mapping[str, str]:
+        return {"subsets": f"{self.subsets} x {kernels.SUBSET_SIZE}, seed {self.seed}"}
 
     def compute(self, rows: Rows) -> float:
         random = np.random.RandomState(self.seed)
@@ -130,20 +145,14 @@ class KernelMetric:
 
 
 @dataclass(frozen=True)
-class CmmdMetric:
+class CmmdMetric(_RowsMetric):
     """CMMD (Jayasumana et al. 2024): the Gaussian kernel's squared MMD on CLIP features, x 1000."""
 
-    observer: Observer
-    reference: ReferenceRows
     name: str = "cmmd"
 
     @property
-    def ingredients(self) -> Mapping[str, str]:
-        return {
-            "features": observer_key(self.observer),
-            "reference": self.reference.fingerprint,
-            "kernel": f"gaussian, sigma {kernels.CMMD_SIGMA:g}, x {kernels.CMMD_SCALE:g}",
-        }
+    def _settings(self) -> Mapping[str, str]:
+        return {"kernel": f"gaussian, sigma {kernels.CMMD_SIGMA:g}, x {kernels.CMMD_SCALE:g}"}
 
     def compute(self, rows: Rows) -> float:
         distance = kernels.squared_mmd(rows, self.reference.rows, kernels.gaussian)
@@ -157,16 +166,10 @@ class CmmdMetric:
 
 
 @dataclass(frozen=True)
-class PrecisionMetric:
+class PrecisionMetric(_RowsMetric):
     """Share of samples inside the reference's manifold (Kynkaanniemi et al. 2019)."""
 
-    observer: Observer
-    reference: ReferenceRows
     name: str = "precision"
-
-    @property
-    def ingredients(self) -> Mapping[str, str]:
-        return _manifold_ingredients(self.observer, self.reference)
 
     def compute(self, rows: Rows) -> float:
         return float(self._inside(rows).mean())
@@ -179,16 +182,10 @@ class PrecisionMetric:
 
 
 @dataclass(frozen=True)
-class RecallMetric:
+class RecallMetric(_RowsMetric):
     """Share of the reference inside the samples' manifold (Kynkaanniemi et al. 2019)."""
 
-    observer: Observer
-    reference: ReferenceRows
     name: str = "recall"
-
-    @property
-    def ingredients(self) -> Mapping[str, str]:
-        return _manifold_ingredients(self.observer, self.reference)
 
     def compute(self, rows: Rows) -> float:
         return float(manifold.inside(self.reference.rows, rows, manifold.radii(rows)).mean())
@@ -215,11 +212,3 @@ class MeanMetric:
 
     def error(self, rows: Rows, design: Design) -> float:
         return design.error_of_mean(rows[:, 0].astype(np.float64))
-
-
-def _manifold_ingredients(observer: Observer, reference: ReferenceRows) -> Mapping[str, str]:
-    return {
-        "features": observer_key(observer),
-        "reference": reference.fingerprint,
-        "neighbours": str(manifold.NEIGHBOURS),
-    }

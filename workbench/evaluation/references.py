@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from workbench.errors import RequestError, WorkbenchError, unknown_name
+from workbench.evaluation.digits_classifier import one_thread
 from workbench.evaluation.images import Preparation, Prepared
 from workbench.evaluation.metrics import ReferenceRows
-from workbench.evaluation.networks.base import OncePerBatch
+from workbench.evaluation.networks.pixels import OncePerBatch
 from workbench.evaluation.observations import Rows
 from workbench.evaluation.observers import Observer, observer_key
 from workbench.evaluation.prompts import prompt_mix
 from workbench.evaluation.reference_rows import load_rows, save_rows
-from workbench.evaluation.threads import one_thread
 from workbench.hashing import fingerprint
 from workbench.teachers.bundled_data import BUNDLED
 from workbench.teachers.labelled_images import LabelledImages

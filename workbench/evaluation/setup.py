@@ -8,11 +8,9 @@ from pathlib import Path
 import torch
 
 from workbench.errors import RequestError
-from workbench.evaluation.bundled_judges import JUDGES
-from workbench.evaluation.catalog import Observers, make_metrics
+from workbench.evaluation.catalog import CLASSIFIERS, FEATURE_WEIGHTS, Observers, make_metrics
 from workbench.evaluation.evaluator import Evaluator
 from workbench.evaluation.networks import WeightFiles
-from workbench.evaluation.networks.catalog import NETWORK_WEIGHTS
 from workbench.evaluation.references import Reference, open_reference
 from workbench.metrics import OWN_NETWORK, metric_info
 from workbench.teachers.prompt_sources import read_prompts
@@ -74,8 +72,8 @@ def prepare_evaluation(workspace: Workspace, settings: EvaluationConfig) -> None
     """
     check_evaluation(workspace, settings)
     reference = find_reference(workspace, settings)
-    if settings.metrics and reference is not None and reference.network in JUDGES:
-        JUDGES[reference.network](workspace.cache)
+    if settings.metrics and reference is not None and reference.network in CLASSIFIERS:
+        CLASSIFIERS[reference.network](workspace.cache)
 
 
 def needed_weights(metrics: Sequence[str], reference: Reference | None) -> list[str]:
@@ -84,8 +82,12 @@ def needed_weights(metrics: Sequence[str], reference: Reference | None) -> list[
     for name in metrics:
         info = metric_info(name)
         needed += info.weights
-        if info.network == OWN_NETWORK and reference is not None:
-            needed += NETWORK_WEIGHTS.get(reference.network, ())
+        if (
+            info.network == OWN_NETWORK
+            and reference is not None
+            and reference.network in FEATURE_WEIGHTS
+        ):
+            needed.append(FEATURE_WEIGHTS[reference.network])
     return list(dict.fromkeys(needed))
 
 

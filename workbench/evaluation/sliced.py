@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,9 +80,3 @@ class SlicedWassersteinMetric:
         return design.error_by_halves(
             lambda picks: np.array([self.compute(rows[pick]) for pick in picks])
         )
-
-
-def interval_of(values: Array) -> dict[str, Any]:
-    """Mean of independent measurements, and where one of them lies with 95 % (2.5 to 97.5 %)."""
-    low, high = np.quantile(values, (0.025, 0.975))
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}

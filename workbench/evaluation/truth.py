@@ -14,6 +14,7 @@ from torch import Tensor
 from workbench.errors import unknown_name
 from workbench.evaluation.design import Array, Design
 from workbench.evaluation.evaluator import Evaluator
+from workbench.evaluation.intervals import interval_of
 from workbench.evaluation.metrics import MeanMetric, Metric
 from workbench.evaluation.observations import Rows
 from workbench.evaluation.observers import Observer, observer_key
@@ -21,7 +22,6 @@ from workbench.evaluation.sliced import (
     PROJECTIONS,
     SlicedWassersteinMetric,
     directions,
-    interval_of,
     sliced_wasserstein,
 )
 from workbench.flow.noise import NoiseSource
@@ -94,62 +94,41 @@ def mode_statistics(rows: Rows | Array, mixture: Mixture) -> ModeStatistics:
     return ModeStatistics(shares, float(1 - inside.mean()), offsets, covariances, cores)
 
 
-def _share_error(seen: ModeStatistics, mixture: Mixture) -> float:
-    """Total variation between shares of modes."""
-    return float(np.abs(seen.shares - mixture.shares.numpy()).sum() / 2)
-
-
-def _std(seen: ModeStatistics, mixture: Mixture) -> float:
-    return float(seen.stds.mean())
-
-
-def _narrowest(seen: ModeStatistics, mixture: Mixture) -> float:
-    return float(seen.stds.min())
-
-
-def _core_least(seen: ModeStatistics, mixture: Mixture) -> float:
-    return float(seen.cores[:, 0].mean())
-
-
-def _core_most(seen: ModeStatistics, mixture: Mixture) -> float:
-    return float(seen.cores[:, 1].mean())
-
-
-def _covariance_error(seen: ModeStatistics, mixture: Mixture) -> float:
-    """Frobenius norm of the error relative to the true covariance, mean over modes."""
-    true = torch.diag_embed(mixture.stds.square()).numpy()
-    errors = np.linalg.norm(seen.covariances - true, axis=(1, 2))
-    return float((errors / np.linalg.norm(true, axis=(1, 2))).mean())
-
-
-def _offset(seen: ModeStatistics, mixture: Mixture) -> float:
-    populated = seen.shares > 0
-    return float(np.linalg.norm(seen.offsets[populated], axis=1).mean())
-
-
-def _outliers(seen: ModeStatistics, mixture: Mixture) -> float:
-    return seen.outliers
-
-
-MODE_SCORES: Mapping[str, Callable[[ModeStatistics, Mixture], float]] = {
-    "share_tv": _share_error,
-    "mode_std": _std,
-    "mode_std_min": _narrowest,
-    "mode_core_least": _core_least,
-    "mode_core_most": _core_most,
-    "mode_cov_error": _covariance_error,
-    "mode_offset": _offset,
-    "outliers": _outliers,
-}
-"""Name -> score: total variation of shares; std of modes, mean and least of them; std of cores
-(:attr:`ModeStatistics.cores`) where they are thinnest and widest; relative error of covariances;
-distance of means from the true ones in std; share of samples of no mode."""
+MODE_SCORES = (
+    "share_tv",
+    "mode_std",
+    "mode_std_min",
+    "mode_core_least",
+    "mode_core_most",
+    "mode_cov_error",
+    "mode_offset",
+    "outliers",
+)
+"""What samples of a mixture of several Gaussians are scored by."""
 
 
 def mode_scores(rows: Rows | Array, mixture: Mixture) -> dict[str, float]:
-    """Each of :data:`MODE_SCORES` of samples (N, D)."""
+    """Each of :data:`MODE_SCORES` of samples (N, D), in their order.
+
+    Total variation of shares; std of modes, mean and least of them; std of cores
+    (:attr:`ModeStatistics.cores`) where they are thinnest and widest; Frobenius norm of the error
+    of covariances relative to the true one, mean over modes; distance of means from the true ones
+    in std, mean over modes that have samples; share of samples of no mode.
+    """
     seen = mode_statistics(rows, mixture)
-    return {name: score(seen, mixture) for name, score in MODE_SCORES.items()}
+    true = torch.diag_embed(mixture.stds.square()).numpy()
+    errors = np.linalg.norm(seen.covariances - true, axis=(1, 2))
+    scores = (
+        np.abs(seen.shares - mixture.shares.numpy()).sum() / 2,
+        seen.stds.mean(),
+        seen.stds.min(),
+        seen.cores[:, 0].mean(),
+        seen.cores[:, 1].mean(),
+        (errors / np.linalg.norm(true, axis=(1, 2))).mean(),
+        np.linalg.norm(seen.offsets[seen.shares > 0], axis=1).mean(),
+        seen.outliers,
+    )
+    return {name: float(score) for name, score in zip(MODE_SCORES, scores, strict=True)}
 
 
 AXIS_SCORES = ("gaussian_w2", *(f"axis_variance_{part + 1}" for part in range(_PARTS)))
@@ -184,7 +163,7 @@ def own_scores(mixture: Mixture) -> Own:
     """A Gaussian is judged axis by axis, several of them mode by mode."""
     if mixture.modes == 1:
         return Own(AXIS_SCORES, axis_scores)
-    return Own(tuple(MODE_SCORES), mode_scores)
+    return Own(MODE_SCORES, mode_scores)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.small_inception import SmallInception
-from workbench.evaluation.networks import Networks, WeightFiles
-from workbench.evaluation.networks.base import metrics_package
+from workbench.evaluation import Observers
+from workbench.evaluation.networks import WeightFiles
+from workbench.evaluation.networks.weights import metrics_package
 from workbench.teachers._torchvision import prepare_torchvision
 
 prepare_torchvision()  # tests beside this file import torchvision
@@ -80,7 +81,9 @@ def stock_clip(clip_folder: Path) -> tuple[Any, Any, Any]:
 
 
 @pytest.fixture
-def networks(tmp_path: Path, clip_folder: Path, inception_file: Path) -> Networks:
+def networks(tmp_path: Path, clip_folder: Path, inception_file: Path) -> Observers:
     """All CLIPs are the small one."""
     clips = dict.fromkeys(("clip", "clip-l14", "clip-l14-336", "hpsv2"), clip_folder)
-    return Networks(WeightFiles(tmp_path / "weights", {**clips, "inception": inception_file}), CPU)
+    return Observers(
+        tmp_path, WeightFiles(tmp_path / "weights", {**clips, "inception": inception_file}), CPU
+    )

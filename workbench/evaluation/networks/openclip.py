@@ -12,14 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.evaluation.networks.base import (
+from workbench.evaluation.networks.pixels import (
+    NetworkInput,
     OncePerBatch,
     cosine,
     each_prompt_once,
-    metrics_package,
+    pillow_preparation,
 )
-from workbench.evaluation.networks.pixels import NetworkInput, pillow_preparation
-from workbench.evaluation.networks.weights import LocalWeights, load_torchscript, reading
+from workbench.evaluation.networks.weights import (
+    LocalWeights,
+    load_torchscript,
+    metrics_package,
+    reading,
+)
 from workbench.hashing import fingerprint
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
