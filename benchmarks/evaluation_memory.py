@@ -33,7 +33,6 @@ from workbench.evaluation import (
     FeatureStatistics,
     FrechetMetric,
     Observers,
-    Peers,
     Sampler,
 )
 from workbench.evaluation.design import Design
@@ -90,9 +89,9 @@ def measured(samples: int, statistics: bool) -> tuple[float, float, float, float
         metric = FrechetMetric(observer, reference)
         evaluator = Evaluator((metric,), ("",) * samples, batch_size=BATCH)
         viewed = evaluator.viewing(FeatureCache(Path(folder), {})).view(
-            Sampler(lambda prompts, start, count: draw(start, count), 1, 1.0), Peers()
+            Sampler(lambda prompts, start, count: draw(start, count), 1, 1.0)
         )
-        score = evaluator.scores(viewed.observations, Peers())["fid"]
+        score = evaluator.scores(viewed.observations)["fid"]
         rows = viewed.observations.rows(observer_key(observer), samples)
         ends = interval(metric, rows, score, Design(evaluator.prompts))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

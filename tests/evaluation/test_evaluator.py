@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 import torch
 
-from tests.helpers import digits_evaluator
+from tests.helpers import ThreadRanks, digits_evaluator
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import (
     Evaluator,
@@ -17,7 +17,6 @@ from workbench.evaluation import (
     FeatureStatistics,
     FrechetMetric,
     MeanMetric,
-    Peers,
     Sampler,
     apportion,
     frechet_distance,
@@ -26,6 +25,8 @@ from workbench.evaluation import (
 from workbench.evaluation.images import Preparation, Prepared
 from workbench.evaluation.references import BundledReference
 from workbench.teachers.digits import DIGITS, prompt_label
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def run_ranks(evaluator, sampler, world):
             return gathered
 
         try:
-            results[rank] = evaluator.evaluate(sampler, rank=rank, world=world, gather=gather)
+            results[rank] = evaluator.evaluate(sampler, ThreadRanks(rank, world, CPU, gather))
         except WorkbenchError as error:
             results[rank] = error
 
@@ -301,7 +302,7 @@ def test_first_batch_is_warm_up_and_scoring_is_not_timed(
     kept = dataclasses.replace(evaluator, metrics=(fid,)).viewing(
         FeatureCache(tmp_path, {}), keeper=SlowDisk()
     )
-    assert kept.view(Sampler(draw, 1, 1.0), Peers()).ms_per_image == pytest.approx(2.0)
+    assert kept.view(Sampler(draw, 1, 1.0)).ms_per_image == pytest.approx(2.0)
     assert clock[0] == pytest.approx(1000 + 0.002 * 290 + 9 * 50 + 9 * 70)
     scores = dataclasses.replace(evaluator, metrics=(fid,)).evaluate(Sampler(draw, 1, 1.0))
     assert scores.ms_per_image == pytest.approx(2.0)

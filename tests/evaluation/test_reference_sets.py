@@ -9,11 +9,10 @@ from PIL import Image
 
 from workbench.errors import RequestError
 from workbench.evaluation import Observers, make_metrics, open_reference
-from workbench.evaluation.captions import captioned_images
 from workbench.evaluation.digits_classifier import one_thread
 from workbench.evaluation.images import Preparation, check_equal_sizes, read_images
 from workbench.evaluation.networks import WeightFiles
-from workbench.evaluation.reference_build import BuildRequest, build_reference
+from workbench.evaluation.reference_build import BuildRequest, build_reference, captioned_images
 from workbench.evaluation.references import BundledReference
 from workbench.teachers.digits import DIGITS, load_digits_images
 from workbench.teachers.image_files import list_images

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from workbench.errors import RequestError, WorkbenchError
-from workbench.evaluation import FeatureCache, Peers, Sampler, Viewing
+from workbench.evaluation import FeatureCache, Sampler, Viewing
 from workbench.evaluation.feature_cache import Timing
 from workbench.evaluation.grids import NotFiniteError
 from workbench.evaluation.observations import blocks, chosen, mapped
@@ -97,18 +97,18 @@ def test_an_interrupted_view_continues_and_another_observer_draws_but_the_first_
         return sampler.draw(batch, start, count)
 
     with pytest.raises(KeyboardInterrupt):
-        viewing([first], prompts, 3, cache).view(Sampler(breaks, 1, 1.0), Peers())
+        viewing([first], prompts, 3, cache).view(Sampler(breaks, 1, 1.0))
     assert starts == list(range(6))
     starts.clear()
-    rows = viewing([first], prompts, 3, cache).view(sampler, Peers()).observations
+    rows = viewing([first], prompts, 3, cache).view(sampler).observations
     assert starts == list(range(6, 10))
     np.testing.assert_allclose(rows.rows("mean/0", 10)[:, 0], np.arange(10) / 100, rtol=1e-6)
     starts.clear()
-    again = viewing([first], prompts, 4, cache).view(sampler, Peers())
+    again = viewing([first], prompts, 4, cache).view(sampler)
     assert starts == []
     assert again.ms_per_image > 0
     second = Mean("second")
-    viewing([first, second], prompts, 5, cache).view(sampler, Peers())
+    viewing([first, second], prompts, 5, cache).view(sampler)
     assert starts == list(range(10))
     assert (first.seen, second.seen) == (10, 10)
 
@@ -125,35 +125,30 @@ def test_counted_evaluations_are_those_of_the_draws_and_kept_with_them(tmp_path,
 
     counted, prompts = Sampler(draw, 1, lambda: spent), ["a"] * 9
     cache = FeatureCache(tmp_path, {})
-    assert viewing([Mean()], prompts, 3, cache).view(counted, Peers()).nfe == 3.0
+    assert viewing([Mean()], prompts, 3, cache).view(counted).nfe == 3.0
     starts.clear()
     spent = 0.0
-    assert viewing([Mean()], prompts, 3, cache).view(counted, Peers()).nfe == 3.0
+    assert viewing([Mean()], prompts, 3, cache).view(counted).nfe == 3.0
     assert starts == []
     known = Sampler(sampler.draw, 1, 7.0)
-    assert (
-        viewing([Mean()], prompts, 3, FeatureCache(tmp_path / "b", {})).view(known, Peers()).nfe
-        == 7.0
-    )
+    assert viewing([Mean()], prompts, 3, FeatureCache(tmp_path / "b", {})).view(known).nfe == 7.0
     # Rows without a count are no whole batch of a sampler that counts.
-    viewing([Mean()], prompts, 3, FeatureCache(tmp_path / "c", {})).view(known, Peers())
+    viewing([Mean()], prompts, 3, FeatureCache(tmp_path / "c", {})).view(known)
     starts.clear()
-    viewing([Mean()], prompts, 3, FeatureCache(tmp_path / "c", {})).view(counted, Peers())
+    viewing([Mean()], prompts, 3, FeatureCache(tmp_path / "c", {})).view(counted)
     assert starts == list(range(9))
 
 
 def test_more_samples_continue_and_other_prompts_or_weights_do_not(tmp_path, drawn):
     sampler, starts = drawn
     prompts = [f"prompt {i}" for i in range(9)]
-    viewing([Mean()], prompts[:6], 3, FeatureCache(tmp_path, {"weights": "w"})).view(
-        sampler, Peers()
-    )
+    viewing([Mean()], prompts[:6], 3, FeatureCache(tmp_path, {"weights": "w"})).view(sampler)
     starts.clear()
-    viewing([Mean()], prompts, 3, FeatureCache(tmp_path, {"weights": "w"})).view(sampler, Peers())
+    viewing([Mean()], prompts, 3, FeatureCache(tmp_path, {"weights": "w"})).view(sampler)
     assert starts == [6, 7, 8]
     for identity, changed in (({"weights": "x"}, prompts), ({"weights": "w"}, prompts[::-1])):
         starts.clear()
-        viewing([Mean()], changed, 3, FeatureCache(tmp_path, identity)).view(sampler, Peers())
+        viewing([Mean()], changed, 3, FeatureCache(tmp_path, identity)).view(sampler)
         assert starts == list(range(9))
 
 
@@ -161,11 +156,11 @@ def test_a_damaged_batch_is_drawn_again(tmp_path, drawn):
     sampler, starts = drawn
     cache = FeatureCache(tmp_path, {})
     prompts = ["a"] * 9
-    viewing([Mean()], prompts, 3, cache).view(sampler, Peers())
+    viewing([Mean()], prompts, 3, cache).view(sampler)
     middle = sorted(tmp_path.rglob("*.safetensors"))[1]
     middle.write_bytes(middle.read_bytes()[:50])
     starts.clear()
-    viewing([Mean()], prompts, 3, cache).view(sampler, Peers())
+    viewing([Mean()], prompts, 3, cache).view(sampler)
     assert starts == [3, 4, 5]
 
 
@@ -192,7 +187,7 @@ def test_kept_images_continue_with_the_rows_and_a_lost_one_is_drawn_again(tmp_pa
         starts.clear()
         cache = FeatureCache(tmp_path, {})
         who = Viewing({"mean/0": observer}, prompts, 4, cache, keeper=kept)
-        return who.view(sampler, Peers())
+        return who.view(sampler)
 
     view()
     assert starts == list(range(10))
@@ -215,7 +210,7 @@ def test_images_that_cannot_be_scored_are_not_kept(tmp_path):
     kept, cache = Kept(), FeatureCache(tmp_path, {})
     bad = Sampler(lambda prompts, start, count: torch.full((count, 3, 4, 4), torch.nan), 1, 1.0)
     with pytest.raises(NotFiniteError):
-        Viewing({"mean/0": Mean()}, ["a"] * 4, 2, cache, keeper=kept).view(bad, Peers())
+        Viewing({"mean/0": Mean()}, ["a"] * 4, 2, cache, keeper=kept).view(bad)
     assert kept.images == {}
 
 
@@ -231,6 +226,6 @@ def test_one_process_stops_at_the_first_problem_and_says_it_as_it_was(tmp_path, 
 
     prompts = ["a"] * 4 + ["b"] + ["a"] * 15
     with pytest.raises(error, match="cannot judge 'b'") as told:
-        viewing([Fussy()], prompts, 2, FeatureCache(tmp_path, {})).view(sampler, Peers())
+        viewing([Fussy()], prompts, 2, FeatureCache(tmp_path, {})).view(sampler)
     assert type(told.value) is error
     assert starts == list(range(6))

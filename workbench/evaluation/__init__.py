@@ -23,7 +23,7 @@ from workbench.evaluation.observers import Observer
 from workbench.evaluation.prompts import apportion, prompt_mix
 from workbench.evaluation.references import Reference, list_references, open_reference
 from workbench.evaluation.setup import build_evaluator, check_evaluation, prepare_evaluation
-from workbench.evaluation.viewing import Keeper, Peers, Sampler, Viewing
+from workbench.evaluation.viewing import Keeper, Sampler, Viewing
 
 __all__ = [
     "FEATURES",
@@ -41,7 +41,6 @@ __all__ = [
     "Observations",
     "Observer",
     "Observers",
-    "Peers",
     "PrecisionMetric",
     "RecallMetric",
     "Reference",

@@ -14,17 +14,15 @@ from typing import Any
 import torch
 
 from workbench.errors import RequestError, WorkbenchError
-from workbench.evaluation.feature_cache import FeatureCache
+from workbench.evaluation.feature_cache import FeatureCache, scratch_cache
 from workbench.evaluation.grids import NotFiniteError
 from workbench.evaluation.metrics import Metric
 from workbench.evaluation.observations import Observations
 from workbench.evaluation.observers import check_prompts, observer_key
-from workbench.evaluation.scratch import scratch_cache
 from workbench.evaluation.viewing import (
+    ALONE,
     Check,
-    Gather,
     Keeper,
-    Peers,
     Sampler,
     Show,
     Viewing,
@@ -33,6 +31,7 @@ from workbench.evaluation.viewing import (
 from workbench.flow.noise import NoiseSource
 from workbench.hashing import fingerprint
 from workbench.metrics import metric_info
+from workbench.training.parallel import Ranks
 
 _VERSIONED = ("torch", "numpy", "scipy", "diffusers")
 _FULL_PRECISION = "fp32"
@@ -126,10 +125,8 @@ class Evaluator:
     def evaluate(
         self,
         sampler: Sampler,
+        ranks: Ranks = ALONE,
         *,
-        rank: int = 0,
-        world: int = 1,
-        gather: Gather = lambda value: [value],
         show: Show = lambda done, total: None,
         scratch: Path | None = None,
     ) -> Scores:
@@ -139,28 +136,23 @@ class Evaluator:
 
         Args:
             sampler: what is scored.
-            rank, world: this process among its peers.
-            gather: every rank's object, in rank order, on every rank.
+            ranks: this process among its ranks.
             show: told on rank 0 how far it is.
             scratch: as :func:`scratch_cache`'s folder, for the length of the call.
 
         Raises:
             WorkbenchError: as :meth:`Viewing.view`, a score is not finite, or no room for files.
         """
-        peers = Peers(rank, world, gather)
-        with scratch_cache(scratch, peers) as cache:
-            return self._evaluate(sampler, peers, self.viewing(cache, show))
-
-    def _evaluate(self, sampler: Sampler, peers: Peers, viewing: Viewing) -> Scores:
-        began = time.perf_counter()
-        viewed = viewing.view(sampler, peers)
-        return Scores(
-            values=self.scores(viewed.observations, peers),
-            fingerprint=self.fingerprint(sampler.steps),
-            seconds=time.perf_counter() - began,
-            ms_per_image=viewed.ms_per_image,
-            nfe=viewed.nfe,
-        )
+        with scratch_cache(scratch, ranks) as cache:
+            began = time.perf_counter()
+            viewed = self.viewing(cache, show).view(sampler, ranks)
+            return Scores(
+                values=self.scores(viewed.observations, ranks),
+                fingerprint=self.fingerprint(sampler.steps),
+                seconds=time.perf_counter() - began,
+                ms_per_image=viewed.ms_per_image,
+                nfe=viewed.nfe,
+            )
 
     def viewing(
         self,
@@ -172,7 +164,7 @@ class Evaluator:
         observers = {observer_key(m.observer): m.observer for m in self.metrics}
         return Viewing(observers, self.prompts, self.batch_size, cache, show, self.check, keeper)
 
-    def scores(self, observations: Observations, peers: Peers) -> dict[str, float]:
+    def scores(self, observations: Observations, ranks: Ranks = ALONE) -> dict[str, float]:
         """Score by metric name, computed by rank 0 for all.
 
         Raises:
@@ -180,12 +172,12 @@ class Evaluator:
         """
         values: dict[str, float] = {}
         problem: WorkbenchError | None = None
-        if peers.rank == 0:
+        if ranks.rank == 0:
             try:
                 values = {metric.name: self._score(metric, observations) for metric in self.metrics}
             except WorkbenchError as error:
                 problem = error
-        values, problem = peers.gather((values, problem))[0]
+        values, problem = ranks.gather((values, problem))[0]
         if problem is not None:
             raise problem
         return values

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +20,12 @@ from workbench.errors import WorkbenchError
 from workbench.evaluation.grids import NotFiniteError
 from workbench.evaluation.observations import ROWS, Batch, Observations, Rows
 from workbench.hashing import fingerprint
+from workbench.training.parallel import Ranks
 from workbench.workspace import written_aside
 
 LOG = logging.getLogger(__name__)
+
+_SCRATCH = ".evaluation-"
 
 _NOT_ONE = (KeyError, TypeError, ValueError)
 """What a file that is no batch raises when read as one."""
@@ -130,3 +136,38 @@ def _finite(observer: str, start: int, given: NDArray[Any]) -> Rows:
             f"What {observer.partition('/')[0]} sees in sample {first} is not finite: no score."
         )
     return rows
+
+
+@contextmanager
+def scratch_cache(folder: Path | None, ranks: Ranks) -> Iterator[FeatureCache]:
+    """An empty cache that all ranks share; it is deleted in the end, also after an error.
+
+    Args:
+        folder: where all ranks can write, and no other evaluation does: what a killed one left
+            there is deleted first. None = the system's folder for temporary files, which the
+            ranks of one machine share.
+
+    Raises:
+        WorkbenchError: rank 0 cannot write there; on every rank.
+    """
+    made = ranks.gather(_made(folder) if ranks.is_main else None)[0]
+    if isinstance(made, WorkbenchError):
+        raise made
+    assert made is not None
+    try:
+        yield FeatureCache(made, {})
+    finally:
+        # Whoever comes first: every rank is done, or one has failed and takes the others along.
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _made(folder: Path | None) -> Path | WorkbenchError:
+    """A new folder, or why there is none: to be told to peers that would wait for it."""
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            for left in folder.glob(f"{_SCRATCH}*"):
+                shutil.rmtree(left, ignore_errors=True)
+        return Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=folder))
+    except OSError as error:
+        return WorkbenchError(f"No room for an evaluation's features: {error}.")

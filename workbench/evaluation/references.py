@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,17 +15,19 @@ from torch import Tensor
 
 from workbench.errors import RequestError, WorkbenchError, unknown_name
 from workbench.evaluation.digits_classifier import one_thread
+from workbench.evaluation.frechet import FeatureStatistics
 from workbench.evaluation.images import Preparation, Prepared
 from workbench.evaluation.metrics import ReferenceRows
 from workbench.evaluation.networks.pixels import OncePerBatch
 from workbench.evaluation.observations import Rows
 from workbench.evaluation.observers import Observer, observer_key
 from workbench.evaluation.prompts import prompt_mix
-from workbench.evaluation.reference_rows import load_rows, save_rows
 from workbench.hashing import fingerprint
 from workbench.teachers.bundled_data import BUNDLED
 from workbench.teachers.labelled_images import LabelledImages
-from workbench.workspace import Workspace, write_json
+from workbench.workspace import Workspace, write_json, written_aside
+
+ContentT = TypeVar("ContentT")
 
 FORMAT = 1
 _RECORD = "reference.json"
@@ -38,18 +40,16 @@ _SIDE = 32
 
 
 class Reference(Protocol):
-    """Real images as metrics need them. ``network`` is the one that fid, kid, ... look through."""
+    """Real images as metrics need them.
 
-    @property
-    def name(self) -> str: ...
+    Attributes:
+        network: the one that fid, kid, ... look through.
+        identity: short hash of the images, their preparation and captions.
+    """
 
-    @property
-    def network(self) -> str: ...
-
-    @property
-    def identity(self) -> str:
-        """Short hash of the images, their preparation and captions."""
-        ...
+    name: str
+    network: str
+    identity: str
 
     @property
     def caption_count(self) -> int:
@@ -88,12 +88,8 @@ class BundledReference:
     caption_count = 0
 
     def __init__(self, data: LabelledImages) -> None:
-        self.data, self.name = data, data.name
+        self.data, self.name, self.identity = data, data.name, data.identity
         self.network = data.name  # its own classifier
-
-    @property
-    def identity(self) -> str:
-        return self.data.identity
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -173,41 +169,28 @@ class BuiltReference:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        try:
-            content = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-            self.record = ReferenceRecord(**content)
-        except (OSError, ValueError, TypeError) as error:
-            raise RequestError(
-                f"The reference {folder} is damaged ({error}); build it again."
-            ) from error
+        self.record = self._read(_RECORD, lambda content: ReferenceRecord(**content))
         if self.record.format != FORMAT:
             raise RequestError(f"The reference {folder} is of another version; build it again.")
+        self.name, self.identity = self.record.name, self.record.identity
+        self.network = next(iter(self.record.networks))
         self.preparation = Preparation(self.record.size)
         self._prepare = OncePerBatch(self.preparation.of_images)
 
-    @property
-    def name(self) -> str:
-        return self.record.name
-
-    @property
-    def network(self) -> str:
-        return next(iter(self.record.networks))
-
-    @property
-    def identity(self) -> str:
-        return self.record.identity
+    def _read(self, name: str, make: Callable[[Any], ContentT]) -> ContentT:
+        try:
+            return make(json.loads((self.folder / name).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise RequestError(
+                f"The reference {self.folder} is damaged ({error}); build it again."
+            ) from error
 
     @cached_property
     def captions(self) -> tuple[str, ...]:
         """In the images' order; empty if it was built without."""
         if self.record.captions_hash is None:
             return ()
-        try:
-            captions = tuple(json.loads((self.folder / _CAPTIONS).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise RequestError(
-                f"The reference {self.folder} is damaged ({error}); build it again."
-            ) from error
+        captions: tuple[str, ...] = self._read(_CAPTIONS, tuple)
         if fingerprint(captions) != self.record.captions_hash:
             raise RequestError(
                 f"The captions in {self.folder / _CAPTIONS} are not those that the reference was "
@@ -251,7 +234,7 @@ class BuiltReference:
                 f"The reference {self.name} was made with other settings: its {network} features "
                 f"are of {networks[network]}, the samples' would be of {observer_key(observer)}."
             )
-        return load_rows(self.folder / f"{network}.safetensors")
+        return _load_rows(self.folder / f"{network}.safetensors")
 
 
 def is_reference(folder: Path) -> bool:
@@ -302,9 +285,42 @@ def save_reference(
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _RECORD).unlink(missing_ok=True)
         for network, seen in rows.items():
-            save_rows(folder / f"{network}.safetensors", seen)
+            _save_rows(folder / f"{network}.safetensors", seen)
         if captions:
             write_json(folder / _CAPTIONS, list(captions))
         write_json(folder / _RECORD, record.as_dict())
     except OSError as error:
         raise WorkbenchError(f"Could not write the reference {folder}: {error}.") from error
+
+
+def _save_rows(file: Path, seen: ReferenceRows) -> None:
+    """Rows with their statistics and the root of their covariance, computed here once."""
+    from safetensors.numpy import save_file
+
+    statistics = seen.statistics
+    content = {
+        "rows": seen.rows,
+        "mean": statistics.mean,
+        "covariance": statistics.covariance,
+        "factor": statistics.factor,
+    }
+    with written_aside(file) as partial:
+        save_file({name: np.ascontiguousarray(value) for name, value in content.items()}, partial)
+
+
+def _load_rows(file: Path) -> ReferenceRows:
+    """What :func:`_save_rows` wrote.
+
+    Raises:
+        RequestError: missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        content = load_file(file)
+        rows, mean = content["rows"], content["mean"]
+        covariance, factor = content["covariance"], content["factor"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise RequestError(f"{file} is damaged ({error}); build the reference again.") from error
+    return ReferenceRows(rows, FeatureStatistics(mean, covariance, len(rows), factor))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,14 +15,17 @@ from workbench.evaluation.feature_cache import FeatureCache, Timing
 from workbench.evaluation.grids import NotFiniteError
 from workbench.evaluation.observations import Observations
 from workbench.evaluation.observers import Observer
+from workbench.training.parallel import Ranks
 
 Draw = Callable[[list[str], int, int], Tensor]
-Gather = Callable[[Any], list[Any]]
 Show = Callable[[int, int], None]
 """(samples that are done, all samples)."""
 
 Check = Callable[[Tensor, Sequence[str], int], tuple[int, str] | None]
 """(samples, their prompts, index of the first) -> the first that cannot be scored, and why."""
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+"""One process without others."""
 
 _RANGE_TOLERANCE = 1e-3
 
@@ -87,15 +90,6 @@ class Keeper(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Peers:
-    """This process among the ranks: ``gather`` gives every rank's object, in rank order."""
-
-    rank: int = 0
-    world: int = 1
-    gather: Gather = lambda value: [value]
-
-
 @dataclass
 class _Share:
     """What one rank has done. This is all that travels between ranks: where rows are, no rows."""
@@ -137,7 +131,7 @@ class Viewing:
     check: Check = check_images
     keeper: Keeper | None = None
 
-    def view(self, sampler: Sampler, peers: Peers) -> Viewed:
+    def view(self, sampler: Sampler, ranks: Ranks = ALONE) -> Viewed:
         """Every sample drawn and observed once, unless it was before; equal on all ranks.
 
         Batch b covers samples ``b * batch_size ...`` on any number of ranks. The b-th batch that is
@@ -152,8 +146,8 @@ class Viewing:
         """
         kept, timings = self.cache.load(self.observers, self.prompts, callable(sampler.nfe))
         # Rank 0 decides, after all have looked: a file that a fast rank writes moves no batch.
-        pending: list[int] = peers.gather(self._pending(kept))[0]
-        shares: list[_Share] = peers.gather(self._share(sampler, peers, kept, pending))
+        pending: list[int] = ranks.gather(self._pending(kept))[0]
+        shares: list[_Share] = ranks.gather(self._share(sampler, ranks, kept, pending))
         problems = [share.problem for share in shares if share.problem is not None]
         if problems:
             raise min(problems, key=lambda problem: problem[0])[1]
@@ -183,27 +177,27 @@ class Viewing:
 
     @torch.no_grad()
     def _share(
-        self, sampler: Sampler, peers: Peers, kept: Observations, pending: Sequence[int]
+        self, sampler: Sampler, ranks: Ranks, kept: Observations, pending: Sequence[int]
     ) -> _Share:
         share = _Share()
         counts = [self._count(start) for start in pending]
         left = sum(counts)
-        for first in range(0, len(pending), peers.world):
-            if peers.rank == 0:
+        for first in range(0, len(pending), ranks.world):
+            if ranks.rank == 0:
                 self.show(len(self.prompts) - left, len(self.prompts))
-                left -= sum(counts[first : first + peers.world])
-            if first + peers.rank >= len(pending):
+                left -= sum(counts[first : first + ranks.world])
+            if first + ranks.rank >= len(pending):
                 sampler.prepare(list(self.prompts[:1]))
                 sampler.draw(list(self.prompts[:1]), 0, 1)
                 continue
-            start = pending[first + peers.rank]
+            start = pending[first + ranks.rank]
             problem = self._batch(sampler, start, self._missing(kept, start), share)
             share.problem = share.problem or problem
             # One of several ranks goes on drawing after a problem: its peers may wait for it
             # inside a sharded network.
-            if share.problem is not None and peers.world == 1:
+            if share.problem is not None and ranks.world == 1:
                 return share
-        if peers.rank == 0:
+        if ranks.rank == 0:
             self.show(len(self.prompts), len(self.prompts))
         return share
 

@@ -18,7 +18,6 @@ from workbench.evaluation import (
     Metric,
     Observations,
     Observers,
-    Peers,
     Sampler,
 )
 from workbench.evaluation.design import Design
@@ -194,12 +193,11 @@ def _row(
     # The fingerprint names versions: rows of other ones are not those that it speaks of.
     made_by = {**identity, "versions": evaluator.versions}
     cache = FeatureCache(request.workspace.cache / "features", made_by)
-    peers = Peers(ranks.rank, ranks.world, ranks.gather)
     what = f"{source.name}, {steps} steps" if source.default_steps else source.name
     what += f", seed {source.seed}" if len(request.source.seeds or ()) > 1 else ""
     with request.bar(what) as show:
-        viewed = evaluator.viewing(cache, show, keeper).view(sampler, peers)
-    values = evaluator.scores(viewed.observations, peers)
+        viewed = evaluator.viewing(cache, show, keeper).view(sampler, ranks)
+    values = evaluator.scores(viewed.observations, ranks)
     scores: tuple[Score, ...] = ()
     if ranks.is_main:
         scores = tuple(

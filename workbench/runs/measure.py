@@ -283,9 +283,7 @@ class Measurement:
 
         scores = self._sized.evaluate(
             Sampler(draw, model.steps, model.nfe),
-            rank=self.ranks.rank,
-            world=self.ranks.world,
-            gather=self.ranks.gather,
+            self.ranks,
             show=partial(self.tell, f"{model.name}, {model.steps} steps"),
             scratch=self.scratch,
         )
