@@ -38,13 +38,13 @@ from workbench.evaluation import (
 from workbench.evaluation.design import Design
 from workbench.evaluation.intervals import interval
 from workbench.evaluation.networks import WeightFiles
-from workbench.evaluation.observers import Observer, observer_key
+from workbench.evaluation.observers import Observer
 
 BATCH = 250
 DIMENSION = 2048
 
 
-class RandomFeatures:
+class RandomFeatures(Observer):
     """Rows that depend on the first pixel of each image."""
 
     name, fingerprint, dimension = "random", "0", DIMENSION
@@ -92,7 +92,7 @@ def measured(samples: int, statistics: bool) -> tuple[float, float, float, float
             Sampler(lambda prompts, start, count: draw(start, count), 1, 1.0)
         )
         score = evaluator.scores(viewed.observations)["fid"]
-        rows = viewed.observations.rows(observer_key(observer), samples)
+        rows = viewed.observations.rows(observer.key, samples)
         ends = interval(metric, rows, score, Design(evaluator.prompts))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return peak, time.perf_counter() - began, score, (ends.high - ends.low) / 2

@@ -23,6 +23,7 @@ from workbench.evaluation import (
     prompt_mix,
 )
 from workbench.evaluation.images import Preparation, Prepared
+from workbench.evaluation.observers import Observer
 from workbench.evaluation.references import BundledReference
 from workbench.teachers.digits import DIGITS, prompt_label
 
@@ -141,7 +142,7 @@ def test_the_number_of_threads_is_no_part_of_the_protocol(cache_dir):
     assert len(protocols) == 1
 
 
-class RenamedWeights:
+class RenamedWeights(Observer):
     """An observer of other weights."""
 
     def __init__(self, part):
@@ -347,7 +348,7 @@ def test_apportion_by_largest_remainder():
     assert apportion({0: 53, 1: 27, 2: 20}, 10) == {0: 5, 1: 3, 2: 2}
 
 
-class Colors:
+class Colors(Observer):
     """Each image's mean colour."""
 
     name, fingerprint, dimension = "colors", "0", 3

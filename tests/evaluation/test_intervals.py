@@ -19,11 +19,12 @@ from workbench.evaluation import (
 )
 from workbench.evaluation.design import Design
 from workbench.evaluation.intervals import extrapolate, frechet_bias, interval, wilson
+from workbench.evaluation.observers import Observer
 
 DIMENSION = 12
 
 
-class Seen:
+class Seen(Observer):
     name, fingerprint, dimension = "seen", "0", DIMENSION
 
 

@@ -8,10 +8,11 @@ from workbench.evaluation import CmmdMetric, KernelMetric, PrecisionMetric, Reca
 from workbench.evaluation.kernels import cubic, gaussian, kernel_distance, mmd_influence
 from workbench.evaluation.manifold import covered_shares, inside, radii
 from workbench.evaluation.metrics import ReferenceRows
+from workbench.evaluation.observers import Observer
 from workbench.teachers._torchvision import prepare_torchvision
 
 
-class Seen:
+class Seen(Observer):
     """An observer of rows that are given."""
 
     name, fingerprint, dimension = "seen", "0", 8

@@ -24,6 +24,7 @@ from workbench.evaluation import (
 )
 from workbench.evaluation.feature_cache import scratch_cache
 from workbench.evaluation.grids import NotFiniteError
+from workbench.evaluation.observers import Observer
 from workbench.evaluation.viewing import ALONE
 from workbench.flow import NoiseSource
 from workbench.training.launch import launch
@@ -32,7 +33,7 @@ from workbench.training.parallel import Ranks, joined_ranks
 SAMPLES, BATCH, DIMENSION = 130, 20, 12
 
 
-class Corners:
+class Corners(Observer):
     """Twelve pixels of each image; not finite in the samples that ``spoilt`` names."""
 
     name, fingerprint, dimension = "corners", "0", DIMENSION

@@ -12,6 +12,7 @@ from workbench.evaluation import Observers, make_metrics, open_reference
 from workbench.evaluation.digits_classifier import one_thread
 from workbench.evaluation.images import Preparation, check_equal_sizes, read_images
 from workbench.evaluation.networks import WeightFiles
+from workbench.evaluation.observers import Observer
 from workbench.evaluation.reference_build import BuildRequest, build_reference, captioned_images
 from workbench.evaluation.references import BundledReference
 from workbench.teachers.digits import DIGITS, load_digits_images
@@ -260,7 +261,7 @@ class OnDevice:
 def test_the_digits_are_shown_to_a_network_in_batches_and_its_rows_fetched(classifier):
     sizes = []
 
-    class Network:
+    class Network(Observer):
         name, fingerprint, dimension = "network", "0", 64
 
         def observe(self, images, prompts):
@@ -284,7 +285,7 @@ def test_the_classifier_sees_all_digits_at_once_in_one_thread(classifier):
     np.testing.assert_array_equal(found.rows, expected)
     seen = []
 
-    class Spy:
+    class Spy(Observer):
         name, fingerprint, dimension = classifier.name, classifier.fingerprint, 64
 
         def observe(self, images, prompts):

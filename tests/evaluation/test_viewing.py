@@ -11,9 +11,10 @@ from workbench.evaluation import FeatureCache, Sampler, Viewing
 from workbench.evaluation.feature_cache import Timing
 from workbench.evaluation.grids import NotFiniteError
 from workbench.evaluation.observations import blocks, chosen, mapped
+from workbench.evaluation.observers import Observer
 
 
-class Mean:
+class Mean(Observer):
     """An observer that counts what it sees."""
 
     fingerprint, dimension = "0", 3

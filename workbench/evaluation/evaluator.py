@@ -18,7 +18,6 @@ from workbench.evaluation.feature_cache import FeatureCache, scratch_cache
 from workbench.evaluation.grids import NotFiniteError
 from workbench.evaluation.metrics import Metric
 from workbench.evaluation.observations import Observations
-from workbench.evaluation.observers import check_prompts, observer_key
 from workbench.evaluation.viewing import (
     ALONE,
     Check,
@@ -107,7 +106,7 @@ class Evaluator:
             raise RequestError(f"The evaluation's batch size is {self.batch_size}; at least 1.")
         for metric in self.metrics:
             try:
-                check_prompts(metric.observer, self.prompts)
+                metric.observer.check_prompts(self.prompts)
             except RequestError as error:
                 raise RequestError(
                     f"{metric.name} cannot judge by these prompts: {error}"
@@ -161,7 +160,7 @@ class Evaluator:
         keeper: Keeper | None = None,
     ) -> Viewing:
         """Who looks at the samples: every observer once, however many metrics it serves."""
-        observers = {observer_key(m.observer): m.observer for m in self.metrics}
+        observers = {m.observer.key: m.observer for m in self.metrics}
         return Viewing(observers, self.prompts, self.batch_size, cache, show, self.check, keeper)
 
     def scores(self, observations: Observations, ranks: Ranks = ALONE) -> dict[str, float]:
@@ -183,7 +182,7 @@ class Evaluator:
         return values
 
     def _score(self, metric: Metric, observations: Observations) -> float:
-        value = metric.compute(observations.rows(observer_key(metric.observer), self.samples))
+        value = metric.compute(observations.rows(metric.observer.key, self.samples))
         if not math.isfinite(value):
             raise NotFiniteError(f"{metric.name} is not finite ({value}): no score.")
         return value

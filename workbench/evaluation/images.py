@@ -13,7 +13,7 @@ from torch import Tensor
 
 from workbench.errors import RequestError
 from workbench.evaluation.grids import to_pixels
-from workbench.evaluation.observers import Observer, check_prompts
+from workbench.evaluation.observers import Observer
 from workbench.teachers.image_files import centre_square
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Preparation:
         return _stacked([self.of_picture(Image.fromarray(p)) for p in to_pixels(images)])
 
 
-class Prepared:
+class Prepared(Observer):
     """An observer that sees prepared images: what a reference's statistics were made of.
 
     Args:
@@ -67,7 +67,7 @@ class Prepared:
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """As the observer's own."""
-        check_prompts(self._observer, prompts)
+        self._observer.check_prompts(prompts)
 
 
 def check_equal_sizes(files: Sequence[Path]) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from workbench.evaluation.frechet import (
     frechet_influence,
 )
 from workbench.evaluation.observations import Rows
-from workbench.evaluation.observers import Observer, observer_key
+from workbench.evaluation.observers import Observer
 
 
 class Metric(Protocol):
@@ -81,7 +81,7 @@ class FrechetMetric:
     @property
     def ingredients(self) -> Mapping[str, str]:
         return {
-            "features": observer_key(self.observer),
+            "features": self.observer.key,
             "reference": self.reference.fingerprint,
         }
 
@@ -105,7 +105,7 @@ class _RowsMetric:
     @property
     def ingredients(self) -> Mapping[str, str]:
         return {
-            "features": observer_key(self.observer),
+            "features": self.observer.key,
             "reference": self.reference.fingerprint,
             **self._settings,
         }
@@ -205,7 +205,7 @@ class MeanMetric:
 
     @property
     def ingredients(self) -> Mapping[str, str]:
-        return {"scorer": observer_key(self.observer)}
+        return {"scorer": self.observer.key}
 
     def compute(self, rows: Rows) -> float:
         return float(rows[:, 0].astype(np.float64).mean())

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 
-class Observer(Protocol):
+class Observer:
     """Looks at every image once, beside its prompt where that matters.
 
     A feature network gives D features an image, a scorer of image against prompt one number (D is
-    1). ``name`` is for people; ``fingerprint`` changes with anything that changes a row: weights,
-    resizing, the network's own precision.
+    1).
+
+    Attributes:
+        name: for people.
+        fingerprint: changes with anything that changes a row: weights, resizing, the network's own
+            precision.
+        dimension: D.
     """
 
-    @property
-    def name(self) -> str: ...
+    name: str
+    fingerprint: str
+    dimension: int
 
     @property
-    def fingerprint(self) -> str: ...
+    def key(self) -> str:
+        """What its rows are filed under: equal keys, equal rows."""
+        return f"{self.name}/{self.fingerprint}"
 
-    @property
-    def dimension(self) -> int: ...
-
+    @abstractmethod
     def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] on any device and their prompts to rows (B, D), float32.
 
@@ -33,32 +39,10 @@ class Observer(Protocol):
         Raises:
             WorkbenchError: a prompt or an image that this observer cannot judge.
         """
-        ...
-
-
-@runtime_checkable
-class JudgesPrompts(Protocol):
-    """An observer that some prompts mean nothing to."""
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
-        """Refuse prompts that it could not judge an image by.
+        """Refuse prompts that it could not judge an image by, before anything is drawn for them.
 
         Raises:
-            RequestError: names the first of them.
+            RequestError: names the first of them. Most observers refuse none.
         """
-        ...
-
-
-def check_prompts(observer: Observer, prompts: Sequence[str]) -> None:
-    """Let an observer refuse prompts before anything is drawn for them.
-
-    Raises:
-        RequestError: as :meth:`JudgesPrompts.check_prompts`.
-    """
-    if isinstance(observer, JudgesPrompts):
-        observer.check_prompts(prompts)
-
-
-def observer_key(observer: Observer) -> str:
-    """What an observer's rows are filed under: equal keys, equal rows."""
-    return f"{observer.name}/{observer.fingerprint}"

@@ -17,7 +17,7 @@ from workbench.evaluation.catalog import FEATURES, Observers
 from workbench.evaluation.feature_cache import FeatureCache
 from workbench.evaluation.images import Preparation, Prepared, read_images
 from workbench.evaluation.metrics import ReferenceRows
-from workbench.evaluation.observers import Observer, observer_key
+from workbench.evaluation.observers import Observer
 from workbench.evaluation.references import (
     BuiltReference,
     ReferenceRecord,
@@ -105,7 +105,7 @@ def build_reference(
         captions_hash=captions_hash,
         size=request.resolution,
         selection=selection,
-        networks={name: observer_key(observer) for name, observer in networks.items()},
+        networks={name: observer.key for name, observer in networks.items()},
         identity=identity,
     )
     with exclusive(folder.with_name(f".{request.name}.lock"), f"Reference {request.name}"):
@@ -177,11 +177,11 @@ def _look(
     def draw(prompts: list[str], start: int, count: int) -> Tensor:
         return read_images(chosen.files[start : start + count], preparation)
 
-    by_key: dict[str, Observer] = {observer_key(seen): seen for seen in networks.values()}
+    by_key: dict[str, Observer] = {seen.key: seen for seen in networks.values()}
     prompts = chosen.captions or tuple(file.name for file in chosen.files)
     viewed = Viewing(by_key, prompts, batch_size, cache, show).view(Sampler(draw, 1, 0.0))
     return {
-        name: ReferenceRows(viewed.observations.rows(observer_key(seen), len(prompts)))
+        name: ReferenceRows(viewed.observations.rows(seen.key, len(prompts)))
         for name, seen in networks.items()
     }
 

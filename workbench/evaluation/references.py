@@ -20,7 +20,7 @@ from workbench.evaluation.images import Preparation, Prepared
 from workbench.evaluation.metrics import ReferenceRows
 from workbench.evaluation.networks.pixels import OncePerBatch
 from workbench.evaluation.observations import Rows
-from workbench.evaluation.observers import Observer, observer_key
+from workbench.evaluation.observers import Observer
 from workbench.evaluation.prompts import prompt_mix
 from workbench.hashing import fingerprint
 from workbench.teachers.bundled_data import BUNDLED
@@ -229,10 +229,10 @@ class BuiltReference:
                 f"The reference {self.name} has no {network} features, only "
                 f"{', '.join(networks)}: build one with --features {network}."
             )
-        if networks[network] != observer_key(observer):
+        if networks[network] != observer.key:
             raise RequestError(
                 f"The reference {self.name} was made with other settings: its {network} features "
-                f"are of {networks[network]}, the samples' would be of {observer_key(observer)}."
+                f"are of {networks[network]}, the samples' would be of {observer.key}."
             )
         return _load_rows(self.folder / f"{network}.safetensors")
 

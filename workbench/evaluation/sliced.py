@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from workbench.evaluation.design import Array, Design
 from workbench.evaluation.observations import Rows
-from workbench.evaluation.observers import Observer, observer_key
+from workbench.evaluation.observers import Observer
 from workbench.flow.noise import NoiseSource
 from workbench.hashing import fingerprint
 
@@ -68,7 +68,7 @@ class SlicedWassersteinMetric:
     @cached_property
     def ingredients(self) -> dict[str, str]:
         return {
-            "features": observer_key(self.observer),
+            "features": self.observer.key,
             "reference": fingerprint(np.ascontiguousarray(self.reference).tobytes().hex()),
             "projections": str(self.projections),
         }

@@ -17,7 +17,7 @@ from workbench.evaluation.evaluator import Evaluator
 from workbench.evaluation.intervals import interval_of
 from workbench.evaluation.metrics import MeanMetric, Metric
 from workbench.evaluation.observations import Rows
-from workbench.evaluation.observers import Observer, observer_key
+from workbench.evaluation.observers import Observer
 from workbench.evaluation.sliced import (
     PROJECTIONS,
     SlicedWassersteinMetric,
@@ -176,7 +176,7 @@ class OwnMetric:
 
     @property
     def ingredients(self) -> Mapping[str, str]:
-        return {"points": observer_key(self.observer), "mixture": mixture_hash(self.mixture)}
+        return {"points": self.observer.key, "mixture": mixture_hash(self.mixture)}
 
     def compute(self, rows: Rows) -> float:
         return own_scores(self.mixture).of(rows, self.mixture)[self.name]
@@ -187,7 +187,7 @@ class OwnMetric:
         )
 
 
-class Points:
+class Points(Observer):
     """Sees samples as they are: one row a sample."""
 
     name = "points"
@@ -200,7 +200,7 @@ class Points:
         return images.flatten(1).float()
 
 
-class AskedMode:
+class AskedMode(Observer):
     """1 for a sample whose nearest mode is the one that its prompt asks for, else 0."""
 
     name = "asked-mode"

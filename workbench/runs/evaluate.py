@@ -29,7 +29,6 @@ from workbench.evaluation.intervals import (
     interval,
 )
 from workbench.evaluation.networks import WeightFiles
-from workbench.evaluation.observers import observer_key
 from workbench.evaluation.viewing import Show
 from workbench.hashing import fingerprint
 from workbench.metrics import metric_info
@@ -228,7 +227,7 @@ def _score(
 ) -> Score:
     fingerprint = evaluator.fingerprint_of(metric, identity)
     design = Design(evaluator.prompts, request.bootstrap, int(fingerprint["id"], 16))
-    rows = observations.rows(observer_key(metric.observer), evaluator.samples)
+    rows = observations.rows(metric.observer.key, evaluator.samples)
     score = Score(metric.name, value, fingerprint)
     if request.bootstrap:
         score = replace(score, interval=interval(metric, rows, value, design))

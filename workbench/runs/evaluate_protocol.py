@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from workbench.errors import RequestError
 from workbench.evaluation import Metric, Observers, Reference, make_metrics, open_reference
-from workbench.evaluation.observers import check_prompts
 from workbench.evaluation.setup import needed_weights
 from workbench.metrics import metric_info
 from workbench.runs.evaluate_sources import Source
@@ -63,7 +62,7 @@ class Protocol:
         kept = []
         for metric in made:
             try:
-                check_prompts(metric.observer, self.prompts)
+                metric.observer.check_prompts(self.prompts)
             except RequestError as error:
                 LOG.warning("%s is left out: %s", metric.name, error)
             else:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from workbench.evaluation.networks.pixels import clean_resize, squashed
 from workbench.evaluation.networks.weights import LocalWeights, load_torchscript, reading
+from workbench.evaluation.observers import Observer
 from workbench.hashing import fingerprint
 from workbench.teachers._torchvision import prepare_torchvision
 
@@ -19,7 +20,7 @@ _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 
 
-class InceptionFeatures:
+class InceptionFeatures(Observer):
     """The 2048 pooled features of clean-fid's mode "clean" (Parmar et al. 2022).
 
     Images are quantised to bytes, resized to 299 x 299 by clean-fid's resizer, and standardised as
@@ -48,7 +49,7 @@ class InceptionFeatures:
         return features.reshape(len(images), self.dimension).float()
 
 
-class DinoV2Features:
+class DinoV2Features(Observer):
     """The class token after the last norm, at 224 pixels (FD-DINOv2, Stein et al. 2023).
 
     Images are resized by torch's antialiased bicubic, as in EDM2 (Karras et al. 2024).

@@ -25,6 +25,7 @@ from workbench.evaluation.networks.weights import (
     metrics_package,
     reading,
 )
+from workbench.evaluation.observers import Observer
 from workbench.hashing import fingerprint
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -94,7 +95,7 @@ class OpenClip:
         return embeddings.float()
 
 
-class ClipScore:
+class ClipScore(Observer):
     """Cosine of image and prompt: the plain one, neither times 100 (torchmetrics) nor 2.5 (Hessel
     et al. 2021). With ViT-g-14 it is the paper's CLIP score (0.32 to 0.34 in its tables), with
     HPSv2's network HPSv2 (Wu et al. 2023; published around 0.28 to 0.31)."""
@@ -112,7 +113,7 @@ class ClipScore:
         )
 
 
-class ClipFeatures:
+class ClipFeatures(Observer):
     """Image embeddings (B, D), as they are or of length 1."""
 
     def __init__(self, name: str, network: OpenClip, *, normalised: bool) -> None:

@@ -18,6 +18,7 @@ from workbench.evaluation.networks.pixels import (
     pillow_images,
 )
 from workbench.evaluation.networks.weights import LocalWeights, reading
+from workbench.evaluation.observers import Observer
 from workbench.hashing import fingerprint
 from workbench.teachers._torchvision import prepare_torchvision
 
@@ -27,7 +28,7 @@ _AT = (0, 2, 4, 6, 7)
 """Indices of the linear layers in the published checkpoint; dropouts stood between them."""
 
 
-class AestheticScore:
+class AestheticScore(Observer):
     """The improved aesthetic predictor (Schuhmann 2022): a linear network, 768 to 1024, 128, 64, 16
     and 1, on OpenAI's ViT-L/14 image embedding of length 1; ratings from about 1 to 10.
 
@@ -67,7 +68,7 @@ class AestheticScore:
         return ratings
 
 
-class PickScore:
+class PickScore(Observer):
     """``logit_scale * cosine(image, prompt)`` (Kirstain et al. 2023); published around 21 to 22.
 
     Args:
