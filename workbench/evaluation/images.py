@@ -34,17 +34,13 @@ class Preparation:
     def fingerprint(self) -> str:
         return f"centre crop, pil-bicubic to {self.size}"
 
-    def of_picture(self, picture: Image.Image) -> Image.Image:
-        """One picture, in RGB."""
-        return centre_square(picture, self.size)
-
     def of_images(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] to (B, 3, size, size), through bytes unless they fit."""
         from PIL import Image
 
         if images.shape[2:] == (self.size, self.size):
             return images
-        return _stacked([self.of_picture(Image.fromarray(p)) for p in to_pixels(images)])
+        return _stacked([centre_square(Image.fromarray(p), self.size) for p in to_pixels(images)])
 
 
 class Prepared(Observer):
@@ -102,7 +98,9 @@ def read_images(files: Sequence[Path], preparation: Preparation | None = None) -
             picture = picture.convert("RGB")
         except (OSError, SyntaxError) as error:  # PIL calls a broken PNG a syntax error
             raise _unreadable(file, error) from error
-        pictures.append(picture if preparation is None else preparation.of_picture(picture))
+        pictures.append(
+            picture if preparation is None else centre_square(picture, preparation.size)
+        )
     return _stacked(pictures)
 
 

@@ -7,7 +7,7 @@ repeat do not; prompts that occur once stand for all others. The reference is as
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,9 +35,6 @@ class Interval:
     high: float
     level: float = LEVEL
 
-    def as_dict(self) -> dict[str, float]:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Extrapolation:
@@ -53,9 +50,6 @@ class Extrapolation:
     interval: Interval
     slope: float
     points: tuple[tuple[int, float], ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def check_interval(metric: Metric, samples: int, resamples: int) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workbench.evaluation import kernels, manifold
 from workbench.evaluation.design import Array, Design, Picks
@@ -123,25 +124,30 @@ class KernelMetric(_RowsMetric):
     name: str = "kid"
     seed: int = 0
     subsets: int = kernels.SUBSETS
+    subset_size: int = kernels.SUBSET_SIZE
 
     @property
     def _settings(self) -> Mapping[str, str]:
-        return {"subsets": f"{self.subsets} x {kernels.SUBSET_SIZE}, seed {self.seed}"}
+        return {"subsets": f"{self.subsets} x {self.subset_size}, seed {self.seed}"}
 
     def compute(self, rows: Rows) -> float:
-        random = np.random.RandomState(self.seed)
-        return kernels.kernel_distance(rows, self.reference.rows, random, self.subsets)
+        return kernels.kernel_distance(rows, self.reference.rows, self._places(rows))
 
     def error(self, rows: Rows, design: Design) -> float:
         return design.error(rows, self._influence)
 
     def _influence(self, rows: Rows, design: Design) -> Array:
         # The score is no mean over all rows alike: a row moves it as often as subsets hold it.
-        random = np.random.RandomState(self.seed)
-        weights = kernels.subset_weights(len(rows), len(self.reference.rows), random, self.subsets)
+        picked = np.zeros(len(rows))
+        for ours, _ in self._places(rows):
+            picked[ours] += 1.0
         influence = kernels.mmd_influence(rows, self.reference.rows, kernels.cubic)
-        moved: Array = weights * design.within(influence)
+        moved: Array = picked / picked.mean() * design.within(influence)
         return moved
+
+    def _places(self, rows: Rows) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        counts = len(rows), len(self.reference.rows)
+        return kernels.subset_places(*counts, self.seed, self.subsets, self.subset_size)
 
 
 @dataclass(frozen=True)

@@ -82,13 +82,9 @@ def needed_weights(metrics: Sequence[str], reference: Reference | None) -> list[
     for name in metrics:
         info = metric_info(name)
         needed += info.weights
-        if (
-            info.network == OWN_NETWORK
-            and reference is not None
-            and reference.network in FEATURE_WEIGHTS
-        ):
-            needed.append(FEATURE_WEIGHTS[reference.network])
-    return list(dict.fromkeys(needed))
+        if info.network == OWN_NETWORK and reference is not None:
+            needed.append(FEATURE_WEIGHTS.get(reference.network, ""))
+    return [name for name in dict.fromkeys(needed) if name]
 
 
 def weight_files(workspace: Workspace, settings: EvaluationConfig) -> WeightFiles:

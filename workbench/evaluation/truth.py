@@ -24,6 +24,7 @@ from workbench.evaluation.sliced import (
     directions,
     sliced_wasserstein,
 )
+from workbench.evaluation.viewing import first_not_finite
 from workbench.flow.noise import NoiseSource
 from workbench.hashing import fingerprint
 from workbench.teachers.mixture import Mixture
@@ -256,10 +257,9 @@ def truth_evaluator(
 
 def check_points(samples: Tensor, prompts: Sequence[str], start: int) -> tuple[int, str] | None:
     """The first sample that cannot be scored, and why: whether points are finite."""
-    finite = torch.isfinite(samples).flatten(1).all(dim=1)
-    if finite.all():
+    place = first_not_finite(samples)
+    if place is None:
         return None
-    place = int((~finite).nonzero()[0])
     return start + place, f"Sample {start + place} is not finite: no score."
 
 

@@ -30,8 +30,10 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 _RANGE_TOLERANCE = 1e-3
 
 
-def _no_preparation(prompts: list[str]) -> None:
-    """Nothing to do before a batch."""
+def first_not_finite(samples: Tensor) -> int | None:
+    """The place of the first of samples (B, ...) that holds NaN or an infinity."""
+    finite = torch.isfinite(samples).flatten(1).all(dim=1)
+    return None if finite.all() else int((~finite).nonzero()[0])
 
 
 def check_images(images: Tensor, prompts: Sequence[str], start: int) -> tuple[int, str] | None:
@@ -39,9 +41,7 @@ def check_images(images: Tensor, prompts: Sequence[str], start: int) -> tuple[in
     shape = tuple(images.shape)
     if len(shape) != 4 or shape[:2] != (len(prompts), 3):
         return start, f"Expected images ({len(prompts)}, 3, H, W) from the sampler, got {shape}."
-    finite = torch.isfinite(images).flatten(1).all(dim=1)
-    if not finite.all():
-        place = int((~finite).nonzero()[0])
+    if (place := first_not_finite(images)) is not None:
         return start + place, (
             f"Sample {start + place} ({prompts[place]!r}) has pixels that are not finite: no score."
         )
@@ -71,7 +71,7 @@ class Sampler:
     draw: Draw
     steps: int
     nfe: float | Callable[[], float]
-    prepare: Callable[[list[str]], None] = _no_preparation
+    prepare: Callable[[list[str]], None] = lambda prompts: None
 
 
 class Keeper(Protocol):

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from workbench.evaluation.networks.openclip import OpenClip
 from workbench.evaluation.networks.pixels import (
-    OncePerBatch,
     cosine,
     each_prompt_once,
     pillow_images,
@@ -101,15 +100,12 @@ class PickScore(Observer):
         self.fingerprint = fingerprint(
             {"weights": weights.sha256, "preparation": "transformers-pil"}
         )
-        self._image_embeddings = OncePerBatch(self._embed_images)
 
     @torch.no_grad()
     def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores (B, 1) of images (B, 3, H, W) in [0, 1]."""
         texts = each_prompt_once(self._embed_texts, prompts)
-        scores: Tensor = self._model.logit_scale.exp() * cosine(
-            self._image_embeddings(images), texts
-        )
+        scores: Tensor = self._model.logit_scale.exp() * cosine(self._embed_images(images), texts)
         return scores
 
     def _embed_texts(self, prompts: list[str]) -> Tensor:
