@@ -12,8 +12,8 @@ import torch
 
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import FeatureStatistics, frechet_distance
+from workbench.evaluation.feature_table import mapped
 from workbench.evaluation.frechet import CentredRows, frechet_influence
-from workbench.evaluation.observations import mapped
 from workbench.teachers._torchvision import prepare_torchvision
 
 
@@ -271,7 +271,7 @@ def test_mapped_rows_score_as_rows_in_memory_and_whatever_the_blocks(count, monk
     np.testing.assert_array_equal(frechet_influence(plain, reference), influence)
     covariance = FeatureStatistics.from_features(plain)
     assert distance == pytest.approx(frechet_distance(covariance, reference), rel=1e-11)
-    monkeypatch.setattr("workbench.evaluation.observations._BLOCK_VALUES", 61 * 48)
+    monkeypatch.setattr("workbench.evaluation.feature_table._BLOCK_VALUES", 61 * 48)
     again = frechet_distance(CentredRows(rows), reference)
     assert again == pytest.approx(distance, rel=1e-12)
     np.testing.assert_allclose(

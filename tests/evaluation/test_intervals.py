@@ -17,13 +17,13 @@ from workbench.evaluation import (
     frechet_distance,
 )
 from workbench.evaluation.design import Design
+from workbench.evaluation.extractors import FeatureExtractor
 from workbench.evaluation.intervals import extrapolate, frechet_bias, interval, wilson
-from workbench.evaluation.observers import Observer
 
 DIMENSION = 12
 
 
-class Seen(Observer):
+class Seen(FeatureExtractor):
     name, fingerprint, dimension = "seen", "0", DIMENSION
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from workbench.evaluation import CmmdMetric, KernelMetric, PrecisionMetric, RecallMetric
+from workbench.evaluation.extractors import FeatureExtractor
 from workbench.evaluation.kernels import (
     cubic,
     gaussian,
@@ -14,12 +15,11 @@ from workbench.evaluation.kernels import (
 )
 from workbench.evaluation.manifold import covered_shares, inside, radii
 from workbench.evaluation.metrics import ReferenceRows
-from workbench.evaluation.observers import Observer
 from workbench.teachers._torchvision import prepare_torchvision
 
 
-class Seen(Observer):
-    """An observer of rows that are given."""
+class Seen(FeatureExtractor):
+    """An extractor of rows that are given."""
 
     name, fingerprint, dimension = "seen", "0", 8
 

@@ -22,10 +22,10 @@ from workbench.evaluation import (
     ReferenceRows,
     Sampler,
 )
+from workbench.evaluation.extractors import FeatureExtractor
 from workbench.evaluation.feature_cache import scratch_cache
 from workbench.evaluation.grids import NotFiniteError
-from workbench.evaluation.observers import Observer
-from workbench.evaluation.viewing import ALONE
+from workbench.evaluation.sample_loop import ALONE
 from workbench.flow import NoiseSource
 from workbench.training.launch import launch
 from workbench.training.parallel import Ranks, joined_ranks
@@ -33,7 +33,7 @@ from workbench.training.parallel import Ranks, joined_ranks
 SAMPLES, BATCH, DIMENSION = 130, 20, 12
 
 
-class Corners(Observer):
+class Corners(FeatureExtractor):
     """Twelve pixels of each image; not finite in the samples that ``spoilt`` names."""
 
     name, fingerprint, dimension = "corners", "0", DIMENSION
@@ -41,7 +41,7 @@ class Corners(Observer):
     def __init__(self, spoilt: tuple[int, ...] = ()) -> None:
         self.spoilt = spoilt
 
-    def observe(self, images, prompts):
+    def extract(self, images, prompts):
         rows = images.flatten(1)[:, :DIMENSION].clone()
         for place, prompt in enumerate(prompts):
             if int(prompt) in self.spoilt:
@@ -57,13 +57,13 @@ SAMPLER = Sampler(draw, 1, 1.0)
 
 
 def evaluator(spoilt: tuple[int, ...] = ()) -> Evaluator:
-    observer = Corners(spoilt)
+    extractor = Corners(spoilt)
     rows = np.random.default_rng(0).uniform(size=(200, DIMENSION)).astype(np.float32)
     reference = ReferenceRows(rows)
     metrics = (
-        FrechetMetric(observer, FeatureStatistics.from_features(rows)),
-        KernelMetric(observer, reference, subsets=5),
-        MeanMetric(observer, "clip"),
+        FrechetMetric(extractor, FeatureStatistics.from_features(rows)),
+        KernelMetric(extractor, reference, subsets=5),
+        MeanMetric(extractor, "clip"),
     )
     return Evaluator(metrics, tuple(map(str, range(SAMPLES))), batch_size=BATCH)
 
@@ -127,7 +127,7 @@ def test_two_processes_score_as_one_to_the_last_bit_and_send_no_rows(scratch):
 
 def test_scores_are_those_of_the_rows_themselves(scratch):
     images = draw([], 0, SAMPLES)
-    rows = Corners().observe(images, map(str, range(SAMPLES))).numpy()
+    rows = Corners().extract(images, map(str, range(SAMPLES))).numpy()
     for metric in evaluator().metrics:
         assert evaluator().evaluate(SAMPLER).values[metric.name] == metric.compute(rows)
 

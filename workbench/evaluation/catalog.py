@@ -1,4 +1,4 @@
-"""Name -> how it is made: of the observers that look at images, and of the metrics."""
+"""Name -> how it is made: of the extractors that look at images, and of the metrics."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from workbench.errors import RequestError, unknown_name
 from workbench.evaluation.digits_classifier import DigitAlignment, DigitsClassifier, load_or_train
+from workbench.evaluation.extractors import FeatureExtractor
 from workbench.evaluation.metrics import (
     CmmdMetric,
     FrechetMetric,
@@ -32,7 +33,6 @@ from workbench.evaluation.networks.openclip import (
 from workbench.evaluation.networks.pixels import padded, squashed
 from workbench.evaluation.networks.scorers import AestheticScore, PickScore
 from workbench.evaluation.networks.weights import WeightFiles
-from workbench.evaluation.observers import Observer
 from workbench.evaluation.references import Reference
 from workbench.metrics import METRICS, OWN_NETWORK, metric_info
 from workbench.teachers.digits import DIGITS
@@ -65,8 +65,8 @@ _CLIPS: Mapping[str, tuple[str, Prepare | None]] = {
 """Name of the weights -> architecture in open_clip, and preparation if not open_clip's own."""
 
 
-class Observers:
-    """The observers of one evaluation by name, each made once, on first use.
+class FeatureExtractors:
+    """The extractors of one evaluation by name, each made once, on first use.
 
     Args:
         cache: the workspace's cache, where classifiers live; trained there when absent.
@@ -76,12 +76,12 @@ class Observers:
 
     def __init__(self, cache: Path, weights: WeightFiles, device: torch.device) -> None:
         self.cache, self.weights, self.device = cache, weights, device
-        self._observers: dict[str, Observer] = {}
+        self._extractors: dict[str, FeatureExtractor] = {}
         self._classifiers: dict[str, DigitsClassifier] = {}
         self._clips: dict[str, OpenClip] = {}
 
-    def find(self, name: str) -> Observer:
-        """The observer of that name, one of ``CLASSIFIERS`` or ``OBSERVERS``.
+    def find(self, name: str) -> FeatureExtractor:
+        """The extractor of that name, one of ``CLASSIFIERS`` or ``EXTRACTORS``.
 
         Raises:
             RequestError: unknown, or its weights are missing (says which and where from) or of
@@ -89,11 +89,11 @@ class Observers:
         """
         if name in CLASSIFIERS:
             return self.classifier(name)
-        if name not in OBSERVERS:
-            raise unknown_name("network", name, [*CLASSIFIERS, *OBSERVERS])
-        if name not in self._observers:
-            self._observers[name] = OBSERVERS[name](self)
-        return self._observers[name]
+        if name not in EXTRACTORS:
+            raise unknown_name("network", name, [*CLASSIFIERS, *EXTRACTORS])
+        if name not in self._extractors:
+            self._extractors[name] = EXTRACTORS[name](self)
+        return self._extractors[name]
 
     def classifier(self, name: str) -> DigitsClassifier:
         """The classifier of a bundled data set."""
@@ -110,7 +110,7 @@ class Observers:
         return self._clips[name]
 
 
-OBSERVERS: Mapping[str, Callable[[Observers], Observer]] = {
+EXTRACTORS: Mapping[str, Callable[[FeatureExtractors], FeatureExtractor]] = {
     "inception": lambda all_: InceptionFeatures(all_.weights.find("inception"), all_.device),
     "dinov2": lambda all_: DinoV2Features(all_.weights.find("dinov2"), all_.device),
     "clip_features": lambda all_: ClipFeatures(
@@ -129,11 +129,11 @@ OBSERVERS: Mapping[str, Callable[[Observers], Observer]] = {
 """Networks with published weights: of features, and scorers (D is 1)."""
 
 
-def _frechet(observer: Observer, real: ReferenceRows, name: str) -> Metric:
-    return FrechetMetric(observer, real.statistics, name)
+def _frechet(extractor: FeatureExtractor, real: ReferenceRows, name: str) -> Metric:
+    return FrechetMetric(extractor, real.statistics, name)
 
 
-_COMPARING: Mapping[str, Callable[[Observer, ReferenceRows, str], Metric]] = {
+_COMPARING: Mapping[str, Callable[[FeatureExtractor, ReferenceRows, str], Metric]] = {
     "fid": _frechet,
     "kid": KernelMetric,
     "precision": PrecisionMetric,
@@ -149,7 +149,7 @@ SAMPLE_METRICS = (*_COMPARING, "clip", "pickscore", "aesthetic", "hpsv2", "align
 
 
 def make_metrics(
-    names: Sequence[str], reference: Reference | None, observers: Observers
+    names: Sequence[str], reference: Reference | None, extractors: FeatureExtractors
 ) -> tuple[Metric, ...]:
     """The metrics of these names against a reference, where they need one.
 
@@ -165,33 +165,33 @@ def make_metrics(
         return reference
 
     @cache
-    def seen(network: str) -> tuple[Observer, ReferenceRows]:
-        observer = real_images().view(observers.find(network))
-        return observer, real_images().rows(network, observer)
+    def seen(network: str) -> tuple[FeatureExtractor, ReferenceRows]:
+        extractor = real_images().adapt(extractors.find(network))
+        return extractor, real_images().rows(network, extractor)
 
     def make(name: str) -> Metric:
         if name == "alignment":
-            return MeanMetric(_alignment(real_images(), observers), name)
+            return MeanMetric(_alignment(real_images(), extractors), name)
         if name not in _COMPARING:
-            return MeanMetric(observers.find(name), name)
+            return MeanMetric(extractors.find(name), name)
         network = metric_info(name).network
         if network is None or network == OWN_NETWORK:
             network = real_images().network
-        observer, rows = seen(network)
+        extractor, rows = seen(network)
         _check_size(name, real_images(), len(rows.rows))
-        return _COMPARING[name](observer, rows, name)
+        return _COMPARING[name](extractor, rows, name)
 
     return tuple(make(name) for name in names)
 
 
-def _alignment(reference: Reference, observers: Observers) -> Observer:
+def _alignment(reference: Reference, extractors: FeatureExtractors) -> FeatureExtractor:
     if reference.network not in CLASSIFIERS:
         raise RequestError(
             "alignment needs a classifier of what the prompts ask for, and the reference "
             f"{reference.name} has none: its network is {reference.network}, not one of "
             f"{', '.join(CLASSIFIERS)}. Leave it out of the metrics."
         )
-    return DigitAlignment(observers.classifier(reference.network))
+    return DigitAlignment(extractors.classifier(reference.network))
 
 
 def _check_size(name: str, reference: Reference, images: int) -> None:

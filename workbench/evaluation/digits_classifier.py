@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.errors import WorkbenchError
-from workbench.evaluation.observers import Observer
+from workbench.evaluation.extractors import FeatureExtractor
 from workbench.flow.noise import NoiseSource
 from workbench.workspace import written_aside
 
@@ -48,8 +48,8 @@ class ClassifierRecipe:
         return digest.hexdigest()[:12]
 
 
-class DigitsClassifier(nn.Module, Observer):
-    """Classifies digits 0-9; an :class:`Observer` through its penultimate layer.
+class DigitsClassifier(nn.Module, FeatureExtractor):
+    """Classifies digits 0-9; a :class:`FeatureExtractor` through its penultimate layer.
 
     ``accuracy`` is the one on the held-out fifth of the images. It runs on the CPU, where the
     same weights give the same features, whatever device the images come from.
@@ -90,7 +90,7 @@ class DigitsClassifier(nn.Module, Observer):
         activations: Tensor = self.trunk(as_digits(images))
         return activations
 
-    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def extract(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """:meth:`features`; the prompts do not matter."""
         return self.features(images)
 
@@ -100,7 +100,7 @@ class DigitsClassifier(nn.Module, Observer):
         return torch.log_softmax(self(as_digits(images)), dim=1)
 
 
-class DigitAlignment(Observer):
+class DigitAlignment(FeatureExtractor):
     """Prompt alignment: the probability that an image shows the digit its prompt asks for."""
 
     name = "alignment"
@@ -117,7 +117,7 @@ class DigitAlignment(Observer):
         """
         self._wanted(prompts)
 
-    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def extract(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Images (B, 3, H, W) and their B prompts to probabilities (B, 1).
 
         Raises:

@@ -15,16 +15,16 @@ import torch
 
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation.feature_cache import FeatureCache, scratch_cache
+from workbench.evaluation.feature_table import FeatureTable
 from workbench.evaluation.grids import NotFiniteError
 from workbench.evaluation.metrics import Metric
-from workbench.evaluation.observations import Observations
-from workbench.evaluation.viewing import (
+from workbench.evaluation.sample_loop import (
     ALONE,
     Check,
-    Keeper,
+    ImageSink,
+    ProgressCallback,
+    SampleLoop,
     Sampler,
-    Show,
-    Viewing,
     check_images,
 )
 from workbench.flow.noise import NoiseSource
@@ -102,7 +102,7 @@ class Evaluator:
             raise RequestError(f"The evaluation's batch size is {self.batch_size}; at least 1.")
         for metric in self.metrics:
             try:
-                metric.observer.check_prompts(self.prompts)
+                metric.extractor.check_prompts(self.prompts)
             except RequestError as error:
                 raise RequestError(
                     f"{metric.name} cannot judge by these prompts: {error}"
@@ -122,12 +122,12 @@ class Evaluator:
         sampler: Sampler,
         ranks: Ranks = ALONE,
         *,
-        show: Show = lambda done, total: None,
+        show: ProgressCallback = lambda done, total: None,
         scratch: Path | None = None,
     ) -> Scores:
         """Draw every sample once and score them; all ranks return the same scores.
 
-        Memory does not grow with the samples: what observers see of them goes through files.
+        Memory does not grow with the samples: what extractors see of them goes through files.
 
         Args:
             sampler: what is scored.
@@ -136,30 +136,30 @@ class Evaluator:
             scratch: as :func:`scratch_cache`'s folder, for the length of the call.
 
         Raises:
-            WorkbenchError: as :meth:`Viewing.view`, a score is not finite, or no room for files.
+            WorkbenchError: as :meth:`SampleLoop.run`, a score is not finite, or no room for files.
         """
         with scratch_cache(scratch, ranks) as cache:
             began = time.perf_counter()
-            viewed = self.viewing(cache, show).view(sampler, ranks)
+            result = self.sample_loop(cache, show).run(sampler, ranks)
             return Scores(
-                values=self.scores(viewed.observations, ranks),
+                values=self.scores(result.table, ranks),
                 fingerprint=self.fingerprint(sampler.steps),
                 seconds=time.perf_counter() - began,
-                ms_per_image=viewed.ms_per_image,
-                nfe=viewed.nfe,
+                ms_per_image=result.ms_per_image,
+                nfe=result.nfe,
             )
 
-    def viewing(
+    def sample_loop(
         self,
         cache: FeatureCache,
-        show: Show = lambda done, total: None,
-        keeper: Keeper | None = None,
-    ) -> Viewing:
-        """Who looks at the samples: every observer once, however many metrics it serves."""
-        observers = {m.observer.key: m.observer for m in self.metrics}
-        return Viewing(observers, self.prompts, self.batch_size, cache, show, self.check, keeper)
+        show: ProgressCallback = lambda done, total: None,
+        sink: ImageSink | None = None,
+    ) -> SampleLoop:
+        """The loop over samples: every extractor once, however many metrics it serves."""
+        extractors = {m.extractor.key: m.extractor for m in self.metrics}
+        return SampleLoop(extractors, self.prompts, self.batch_size, cache, show, self.check, sink)
 
-    def scores(self, observations: Observations, ranks: Ranks = ALONE) -> dict[str, float]:
+    def scores(self, table: FeatureTable, ranks: Ranks = ALONE) -> dict[str, float]:
         """Score by metric name, computed by rank 0 for all.
 
         Raises:
@@ -169,7 +169,7 @@ class Evaluator:
         problem: WorkbenchError | None = None
         if ranks.rank == 0:
             try:
-                values = {metric.name: self._score(metric, observations) for metric in self.metrics}
+                values = {metric.name: self._score(metric, table) for metric in self.metrics}
             except WorkbenchError as error:
                 problem = error
         values, problem = ranks.gather((values, problem))[0]
@@ -177,8 +177,8 @@ class Evaluator:
             raise problem
         return values
 
-    def _score(self, metric: Metric, observations: Observations) -> float:
-        value = metric.compute(observations.rows(metric.observer.key, self.samples))
+    def _score(self, metric: Metric, table: FeatureTable) -> float:
+        value = metric.compute(table.rows(metric.extractor.key, self.samples))
         if not math.isfinite(value):
             raise NotFiniteError(f"{metric.name} is not finite ({value}): no score.")
         return value

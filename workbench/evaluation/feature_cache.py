@@ -1,4 +1,4 @@
-"""Observed rows on disk, batch by batch: what ranks exchange and what an evaluation resumes."""
+"""Features on disk, batch by batch: what ranks exchange and what an evaluation resumes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workbench.errors import WorkbenchError
+from workbench.evaluation.feature_table import ROWS, Batch, FeatureTable, Rows
 from workbench.evaluation.grids import NotFiniteError
-from workbench.evaluation.observations import ROWS, Batch, Observations, Rows
 from workbench.hashing import fingerprint
 from workbench.training.parallel import Ranks
 from workbench.workspace import written_aside
@@ -43,7 +43,7 @@ class Timing:
 class FeatureCache:
     """Rows of finished batches of one sampler.
 
-    A file is one batch as one observer saw it. Its name holds its first sample and a hash of its
+    A file is one batch as one extractor saw it. Its name holds its first sample and a hash of its
     prompts, so that the same sampler with more samples continues where fewer ended. Ranks must
     share the folder.
 
@@ -56,8 +56,8 @@ class FeatureCache:
         self.folder = folder / fingerprint(identity)
 
     def load(
-        self, observers: Iterable[str], prompts: Sequence[str], counted: bool = False
-    ) -> tuple[Observations, list[Timing]]:
+        self, extractors: Iterable[str], prompts: Sequence[str], counted: bool = False
+    ) -> tuple[FeatureTable, list[Timing]]:
         """What is kept of these samples, and what drawing the batches had taken.
 
         A damaged file is deleted: its batch is drawn again.
@@ -67,9 +67,9 @@ class FeatureCache:
         """
         from safetensors import SafetensorError, safe_open
 
-        observations, timings = Observations(), {}
-        for observer in observers:
-            for file in sorted(self._place(observer).glob("*.safetensors")):
+        table, timings = FeatureTable(), {}
+        for extractor in extractors:
+            for file in sorted(self._place(extractor).glob("*.safetensors")):
                 try:
                     with safe_open(file, framework="np") as content:
                         rows = content.get_tensor(ROWS)
@@ -78,18 +78,18 @@ class FeatureCache:
                     if end <= len(prompts) and known["prompts"] == fingerprint(prompts[start:end]):
                         nfe = float(known["nfe"]) if counted else None
                         timing = Timing(float(known["seconds"]), len(rows), nfe)
-                        _finite(observer, start, rows)
-                        observations.add(observer, start, Batch(file, len(rows)))
+                        _finite(extractor, start, rows)
+                        table.add(extractor, start, Batch(file, len(rows)))
                         timings[start] = timing
                 except (SafetensorError, OSError, *_NOT_ONE, WorkbenchError) as error:
                     LOG.warning("%s is damaged (%s); its batch is drawn again.", file, error)
                     file.unlink(missing_ok=True)
-        return observations, [timing for _, timing in sorted(timings.items())]
+        return table, [timing for _, timing in sorted(timings.items())]
 
     def save(
         self, start: int, prompts: Sequence[str], rows: Mapping[str, Tensor], timing: Timing
-    ) -> Observations:
-        """Keep one batch, rows (B, D) by observer; each file is written aside and renamed.
+    ) -> FeatureTable:
+        """Keep one batch, rows (B, D) by extractor; each file is written aside and renamed.
 
         Returns:
             Where the rows are.
@@ -105,22 +105,22 @@ class FeatureCache:
         known |= {"seconds": timing.seconds, "nfe": timing.nfe}
         on_cpu = {key: values.detach().float().cpu().numpy() for key, values in rows.items()}
         arrays = {key: _finite(key, start, values) for key, values in on_cpu.items()}
-        kept = Observations()
-        for observer, values in arrays.items():
-            file = self._place(observer) / f"{start:07d}-{known['prompts']}.safetensors"
+        kept = FeatureTable()
+        for extractor, values in arrays.items():
+            file = self._place(extractor) / f"{start:07d}-{known['prompts']}.safetensors"
             try:
                 with written_aside(file, durable=False) as partial:
                     save_file({ROWS: values}, partial, metadata={"batch": json.dumps(known)})
             except OSError as error:
                 raise WorkbenchError(f"Could not keep {file}: {error}.") from error
-            kept.add(observer, start, Batch(file, len(values)))
+            kept.add(extractor, start, Batch(file, len(values)))
         return kept
 
-    def _place(self, observer: str) -> Path:
-        return self.folder / f"{observer.partition('/')[0]}-{fingerprint(observer)}"
+    def _place(self, extractor: str) -> Path:
+        return self.folder / f"{extractor.partition('/')[0]}-{fingerprint(extractor)}"
 
 
-def _finite(observer: str, start: int, given: NDArray[Any]) -> Rows:
+def _finite(extractor: str, start: int, given: NDArray[Any]) -> Rows:
     """Rows (B, D) of samples ``start .. start + B``, float32.
 
     Raises:
@@ -129,11 +129,11 @@ def _finite(observer: str, start: int, given: NDArray[Any]) -> Rows:
     """
     rows: Rows = np.ascontiguousarray(given, dtype=np.float32)
     if rows.ndim != 2:
-        raise ValueError(f"{observer} must give rows (B, D), not of shape {rows.shape}")
+        raise ValueError(f"{extractor} must give rows (B, D), not of shape {rows.shape}")
     if not np.isfinite(rows).all():
         first = start + int(np.argmin(np.isfinite(rows).all(axis=1)))
         raise NotFiniteError(
-            f"What {observer.partition('/')[0]} sees in sample {first} is not finite: no score."
+            f"What {extractor.partition('/')[0]} sees in sample {first} is not finite: no score."
         )
     return rows
 

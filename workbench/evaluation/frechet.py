@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workbench.errors import RequestError, WorkbenchError
+from workbench.evaluation.feature_table import blocks
 from workbench.evaluation.grids import NotFiniteError
-from workbench.evaluation.observations import blocks
 
 Array = NDArray[np.float64]
 

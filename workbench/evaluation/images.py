@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from workbench.errors import RequestError
+from workbench.evaluation.extractors import FeatureExtractor
 from workbench.evaluation.grids import to_pixels
-from workbench.evaluation.observers import Observer
 from workbench.teachers.image_files import centre_square
 
 if TYPE_CHECKING:
@@ -43,27 +43,30 @@ class Preparation:
         return _stacked([centre_square(Image.fromarray(p), self.size) for p in to_pixels(images)])
 
 
-class Prepared(Observer):
-    """An observer that sees prepared images: what a reference's statistics were made of.
+class Prepared(FeatureExtractor):
+    """An extractor that sees prepared images: what a reference's statistics were made of.
 
     Args:
-        prepare: equal for all observers of a reference, so that it may remember its last answer.
+        prepare: equal for all extractors of a reference, so that it may remember its last answer.
     """
 
     def __init__(
-        self, observer: Observer, preparation: Preparation, prepare: Callable[[Tensor], Tensor]
+        self,
+        extractor: FeatureExtractor,
+        preparation: Preparation,
+        prepare: Callable[[Tensor], Tensor],
     ) -> None:
-        self._observer, self._prepare = observer, prepare
-        self.name, self.dimension = observer.name, observer.dimension
-        self.fingerprint = f"{observer.fingerprint} after {preparation.fingerprint}"
+        self._extractor, self._prepare = extractor, prepare
+        self.name, self.dimension = extractor.name, extractor.dimension
+        self.fingerprint = f"{extractor.fingerprint} after {preparation.fingerprint}"
 
-    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def extract(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Rows (B, D) of images (B, 3, H, W) in [0, 1] after preparation."""
-        return self._observer.observe(self._prepare(images), prompts)
+        return self._extractor.extract(self._prepare(images), prompts)
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
-        """As the observer's own."""
-        self._observer.check_prompts(prompts)
+        """As the extractor's own."""
+        self._extractor.check_prompts(prompts)
 
 
 def check_equal_sizes(files: Sequence[Path]) -> tuple[int, int]:

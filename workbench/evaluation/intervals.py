@@ -14,9 +14,9 @@ import numpy as np
 
 from workbench.errors import RequestError
 from workbench.evaluation.design import Array, Design, Places
+from workbench.evaluation.feature_table import Rows, chosen
 from workbench.evaluation.frechet import CentredRows, FeatureStatistics, frechet_distance
 from workbench.evaluation.metrics import FrechetMetric, Metric
-from workbench.evaluation.observations import Rows, chosen
 from workbench.metrics import SHARE, metric_info
 
 LEVEL = 0.95
@@ -76,11 +76,11 @@ def check_extrapolation(metric: FrechetMetric, samples: int) -> None:
         RequestError: too few samples: in parts of fewer samples than features the bias is no
             longer proportional to 1/N.
     """
-    fewest = _PARTS[-1] * (metric.observer.dimension + 1)
+    fewest = _PARTS[-1] * (metric.extractor.dimension + 1)
     if samples < fewest:
         raise RequestError(
             f"{metric.name} at infinite N needs at least {fewest} samples, not {samples}: "
-            f"{_PARTS[-1]} parts, each of more than its {metric.observer.dimension} features."
+            f"{_PARTS[-1]} parts, each of more than its {metric.extractor.dimension} features."
         )
 
 
@@ -121,7 +121,7 @@ def frechet_bias(metric: FrechetMetric, rows: Rows, score: float, design: Design
     The bias is proportional to 1/N, so halving the samples adds it once more. None where it is not:
     a half of no more rows than features has no covariance of full rank.
     """
-    if len(rows) // 2 <= metric.observer.dimension:
+    if len(rows) // 2 <= metric.extractor.dimension:
         return None
     return _mean_over(metric, rows, design.parts(2)) - score
 

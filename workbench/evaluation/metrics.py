@@ -1,4 +1,4 @@
-"""Scores as functions of the rows that an observer saw, and how far chance moves them."""
+"""Scores as functions of the rows that an extractor saw, and how far chance moves them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 from workbench.evaluation import kernels, manifold
 from workbench.evaluation.design import Array, Design, Picks
+from workbench.evaluation.extractors import FeatureExtractor
+from workbench.evaluation.feature_table import Rows
 from workbench.evaluation.frechet import (
     CentredRows,
     FeatureStatistics,
     frechet_distance,
     frechet_influence,
 )
-from workbench.evaluation.observations import Rows
-from workbench.evaluation.observers import Observer
 
 
 class Metric(Protocol):
-    """One score of all rows of one observer, by its name in ``workbench.metrics``.
+    """One score of all rows of one extractor, by its name in ``workbench.metrics``.
 
     ``ingredients`` names by hash everything besides the samples that decides the score.
     """
@@ -33,7 +33,7 @@ class Metric(Protocol):
     def name(self) -> str: ...
 
     @property
-    def observer(self) -> Observer: ...
+    def extractor(self) -> FeatureExtractor: ...
 
     @property
     def ingredients(self) -> Mapping[str, str]: ...
@@ -49,7 +49,7 @@ class Metric(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ReferenceRows:
-    """What an observer saw in the real images: rows (M, D); statistics where known before."""
+    """What an extractor saw in the real images: rows (M, D); statistics where known before."""
 
     rows: Rows
     known_statistics: FeatureStatistics | None = None
@@ -75,14 +75,14 @@ class ReferenceRows:
 class FrechetMetric:
     """Frechet distance of features to a reference (FID, Heusel et al. 2017)."""
 
-    observer: Observer
+    extractor: FeatureExtractor
     reference: FeatureStatistics
     name: str = "fid"
 
     @property
     def ingredients(self) -> Mapping[str, str]:
         return {
-            "features": self.observer.key,
+            "features": self.extractor.key,
             "reference": self.reference.fingerprint,
         }
 
@@ -98,15 +98,15 @@ class FrechetMetric:
 
 @dataclass(frozen=True)
 class _RowsMetric:
-    """What compares an observer's rows with those of the real images."""
+    """What compares an extractor's rows with those of the real images."""
 
-    observer: Observer
+    extractor: FeatureExtractor
     reference: ReferenceRows
 
     @property
     def ingredients(self) -> Mapping[str, str]:
         return {
-            "features": self.observer.key,
+            "features": self.extractor.key,
             "reference": self.reference.fingerprint,
             **self._settings,
         }
@@ -204,14 +204,14 @@ class RecallMetric(_RowsMetric):
 
 @dataclass(frozen=True)
 class MeanMetric:
-    """Mean of an observer's one number an image: prompt alignment, CLIP score, a reward."""
+    """Mean of an extractor's one number an image: prompt alignment, CLIP score, a reward."""
 
-    observer: Observer
+    extractor: FeatureExtractor
     name: str
 
     @property
     def ingredients(self) -> Mapping[str, str]:
-        return {"scorer": self.observer.key}
+        return {"scorer": self.extractor.key}
 
     def compute(self, rows: Rows) -> float:
         return float(rows[:, 0].astype(np.float64).mean())

@@ -13,11 +13,11 @@ from pathlib import Path
 from torch import Tensor
 
 from workbench.errors import RequestError, unknown_name
-from workbench.evaluation.catalog import FEATURES, Observers
+from workbench.evaluation.catalog import FEATURES, FeatureExtractors
+from workbench.evaluation.extractors import FeatureExtractor
 from workbench.evaluation.feature_cache import FeatureCache
 from workbench.evaluation.images import Preparation, Prepared, read_images
 from workbench.evaluation.metrics import ReferenceRows
-from workbench.evaluation.observers import Observer
 from workbench.evaluation.references import (
     BuiltReference,
     ReferenceRecord,
@@ -25,7 +25,7 @@ from workbench.evaluation.references import (
     references_folder,
     save_reference,
 )
-from workbench.evaluation.viewing import Sampler, Show, Viewing
+from workbench.evaluation.sample_loop import ProgressCallback, SampleLoop, Sampler
 from workbench.flow.noise import NoiseSource
 from workbench.hashing import file_fingerprint, fingerprint
 from workbench.teachers.bundled_data import BUNDLED
@@ -76,8 +76,8 @@ class BuildRequest:
 def build_reference(
     workspace: Workspace,
     request: BuildRequest,
-    observers: Observers,
-    show: Show = lambda done, total: None,
+    extractors: FeatureExtractors,
+    show: ProgressCallback = lambda done, total: None,
 ) -> BuiltReference:
     """Build a reference in the workspace; what was seen before an interruption is kept.
 
@@ -93,10 +93,10 @@ def build_reference(
     captions_hash = fingerprint(chosen.captions) if chosen.captions else None
     identity = fingerprint([images_hash, captions_hash, preparation.fingerprint])
     networks = {
-        name: Prepared(observers.find(name), preparation, preparation.of_images)
+        name: Prepared(extractors.find(name), preparation, preparation.of_images)
         for name in request.features
     }
-    observers.weights.refuse_unused()
+    extractors.weights.refuse_unused()
     folder = references_folder(workspace) / request.name
     record = ReferenceRecord(
         name=request.name,
@@ -105,7 +105,7 @@ def build_reference(
         captions_hash=captions_hash,
         size=request.resolution,
         selection=selection,
-        networks={name: observer.key for name, observer in networks.items()},
+        networks={name: extractor.key for name, extractor in networks.items()},
         identity=identity,
     )
     with exclusive(folder.with_name(f".{request.name}.lock"), f"Reference {request.name}"):
@@ -172,16 +172,16 @@ def _look(
     networks: dict[str, Prepared],
     batch_size: int,
     cache: FeatureCache,
-    show: Show,
+    show: ProgressCallback,
 ) -> dict[str, ReferenceRows]:
     def draw(prompts: list[str], start: int, count: int) -> Tensor:
         return read_images(chosen.files[start : start + count], preparation)
 
-    by_key: dict[str, Observer] = {seen.key: seen for seen in networks.values()}
+    by_key: dict[str, FeatureExtractor] = {seen.key: seen for seen in networks.values()}
     prompts = chosen.captions or tuple(file.name for file in chosen.files)
-    viewed = Viewing(by_key, prompts, batch_size, cache, show).view(Sampler(draw, 1, 0.0))
+    result = SampleLoop(by_key, prompts, batch_size, cache, show).run(Sampler(draw, 1, 0.0))
     return {
-        name: ReferenceRows(viewed.observations.rows(seen.key, len(prompts)))
+        name: ReferenceRows(result.table.rows(seen.key, len(prompts)))
         for name, seen in networks.items()
     }
 

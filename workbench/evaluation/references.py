@@ -15,12 +15,12 @@ from torch import Tensor
 
 from workbench.errors import RequestError, WorkbenchError, unknown_name
 from workbench.evaluation.digits_classifier import one_thread
+from workbench.evaluation.extractors import FeatureExtractor
+from workbench.evaluation.feature_table import Rows
 from workbench.evaluation.frechet import FeatureStatistics
 from workbench.evaluation.images import Preparation, Prepared
 from workbench.evaluation.metrics import ReferenceRows
 from workbench.evaluation.networks.pixels import OncePerBatch
-from workbench.evaluation.observations import Rows
-from workbench.evaluation.observers import Observer
 from workbench.evaluation.prompts import prompt_mix
 from workbench.hashing import fingerprint
 from workbench.teachers.bundled_data import BUNDLED
@@ -69,12 +69,12 @@ class Reference(Protocol):
         """
         ...
 
-    def view(self, observer: Observer) -> Observer:
-        """The observer as it must look at samples to be comparable."""
+    def adapt(self, extractor: FeatureExtractor) -> FeatureExtractor:
+        """The extractor as it must look at samples to be comparable."""
         ...
 
-    def rows(self, network: str, observer: Observer) -> ReferenceRows:
-        """What the observer (as :meth:`view` gives it) saw in the real images.
+    def rows(self, network: str, extractor: FeatureExtractor) -> ReferenceRows:
+        """What the extractor (as :meth:`adapt` gives it) saw in the real images.
 
         Raises:
             RequestError: the reference was made without this network, or with other weights.
@@ -101,17 +101,17 @@ class BundledReference:
         wordings = {label: self.data.prompts_of(label) for label in counts}
         return prompt_mix(wordings, counts, samples)
 
-    def view(self, observer: Observer) -> Observer:
-        return observer
+    def adapt(self, extractor: FeatureExtractor) -> FeatureExtractor:
+        return extractor
 
-    def rows(self, network: str, observer: Observer) -> ReferenceRows:
+    def rows(self, network: str, extractor: FeatureExtractor) -> ReferenceRows:
         images = self.images()
         if network == self.network:
             # The rows' hash is in the fingerprint of every score of a run: they keep every bit.
             with one_thread():
-                return ReferenceRows(_observed(observer, images))
+                return ReferenceRows(_extracted(extractor, images))
         batches = torch.split(images, _AT_ONCE)
-        return ReferenceRows(np.concatenate([_observed(observer, batch) for batch in batches]))
+        return ReferenceRows(np.concatenate([_extracted(extractor, batch) for batch in batches]))
 
     def images(self) -> Tensor:
         """All of them, float32 (N, 3, 32, 32) in [0, 1]."""
@@ -132,8 +132,8 @@ class BundledReference:
         }
 
 
-def _observed(observer: Observer, images: Tensor) -> Rows:
-    rows: Rows = observer.observe(images, [""] * len(images)).cpu().numpy()
+def _extracted(extractor: FeatureExtractor, images: Tensor) -> Rows:
+    rows: Rows = extractor.extract(images, [""] * len(images)).cpu().numpy()
     return rows
 
 
@@ -147,7 +147,7 @@ class ReferenceRecord:
         captions_hash: of the captions, None without.
         size: pixels, after a centre crop.
         selection: how the images were chosen, for people.
-        networks: name -> key of the observer that looked.
+        networks: name -> key of the extractor that looked.
     """
 
     name: str
@@ -219,20 +219,20 @@ class BuiltReference:
             )
         return self.captions[:samples]
 
-    def view(self, observer: Observer) -> Observer:
-        return Prepared(observer, self.preparation, self._prepare)
+    def adapt(self, extractor: FeatureExtractor) -> FeatureExtractor:
+        return Prepared(extractor, self.preparation, self._prepare)
 
-    def rows(self, network: str, observer: Observer) -> ReferenceRows:
+    def rows(self, network: str, extractor: FeatureExtractor) -> ReferenceRows:
         networks = self.record.networks
         if network not in networks:
             raise RequestError(
                 f"The reference {self.name} has no {network} features, only "
                 f"{', '.join(networks)}: build one with --features {network}."
             )
-        if networks[network] != observer.key:
+        if networks[network] != extractor.key:
             raise RequestError(
                 f"The reference {self.name} was made with other settings: its {network} features "
-                f"are of {networks[network]}, the samples' would be of {observer.key}."
+                f"are of {networks[network]}, the samples' would be of {extractor.key}."
             )
         return _load_rows(self.folder / f"{network}.safetensors")
 

@@ -8,7 +8,12 @@ from pathlib import Path
 import torch
 
 from workbench.errors import RequestError
-from workbench.evaluation.catalog import CLASSIFIERS, FEATURE_WEIGHTS, Observers, make_metrics
+from workbench.evaluation.catalog import (
+    CLASSIFIERS,
+    FEATURE_WEIGHTS,
+    FeatureExtractors,
+    make_metrics,
+)
 from workbench.evaluation.evaluator import Evaluator
 from workbench.evaluation.networks import WeightFiles
 from workbench.evaluation.references import Reference, open_reference
@@ -33,10 +38,10 @@ def build_evaluator(
         return None
     reference = find_reference(workspace, settings)
     prompts = evaluation_prompts(settings, reference)
-    observers = Observers(workspace.cache, weight_files(workspace, settings), device)
+    extractors = FeatureExtractors(workspace.cache, weight_files(workspace, settings), device)
     first = settings.primary_metric
     names = sorted(settings.metrics, key=lambda name: name != first)
-    metrics = make_metrics(names, reference, observers)
+    metrics = make_metrics(names, reference, extractors)
     return Evaluator(metrics, prompts, precision=settings.precision)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.evaluation.design import Array, Design
-from workbench.evaluation.observations import Rows
-from workbench.evaluation.observers import Observer
+from workbench.evaluation.extractors import FeatureExtractor
+from workbench.evaluation.feature_table import Rows
 from workbench.flow.noise import NoiseSource
 from workbench.hashing import fingerprint
 
@@ -60,7 +60,7 @@ def _ends(n: int, m: int) -> NDArray[np.int64]:
 class SlicedWassersteinMetric:
     """Sliced Wasserstein distance of samples to fixed samples of the truth (M, D)."""
 
-    observer: Observer
+    extractor: FeatureExtractor
     reference: Rows
     name: str = "sliced_w2"
     projections: int = PROJECTIONS
@@ -68,7 +68,7 @@ class SlicedWassersteinMetric:
     @cached_property
     def ingredients(self) -> dict[str, str]:
         return {
-            "features": self.observer.key,
+            "features": self.extractor.key,
             "reference": fingerprint(np.ascontiguousarray(self.reference).tobytes().hex()),
             "projections": str(self.projections),
         }

@@ -14,17 +14,17 @@ from torch import Tensor
 from workbench.errors import unknown_name
 from workbench.evaluation.design import Array, Design
 from workbench.evaluation.evaluator import Evaluator
+from workbench.evaluation.extractors import FeatureExtractor
+from workbench.evaluation.feature_table import Rows
 from workbench.evaluation.intervals import interval_of
 from workbench.evaluation.metrics import MeanMetric, Metric
-from workbench.evaluation.observations import Rows
-from workbench.evaluation.observers import Observer
+from workbench.evaluation.sample_loop import first_not_finite
 from workbench.evaluation.sliced import (
     PROJECTIONS,
     SlicedWassersteinMetric,
     directions,
     sliced_wasserstein,
 )
-from workbench.evaluation.viewing import first_not_finite
 from workbench.flow.noise import NoiseSource
 from workbench.hashing import fingerprint
 from workbench.teachers.mixture import Mixture
@@ -171,13 +171,13 @@ def own_scores(mixture: Mixture) -> Own:
 class OwnMetric:
     """One of :func:`own_scores`. Those of spread are best at the truth's, not at their least."""
 
-    observer: Observer
+    extractor: FeatureExtractor
     mixture: Mixture
     name: str
 
     @property
     def ingredients(self) -> Mapping[str, str]:
-        return {"points": self.observer.key, "mixture": mixture_hash(self.mixture)}
+        return {"points": self.extractor.key, "mixture": mixture_hash(self.mixture)}
 
     def compute(self, rows: Rows) -> float:
         return own_scores(self.mixture).of(rows, self.mixture)[self.name]
@@ -188,7 +188,7 @@ class OwnMetric:
         )
 
 
-class Points(Observer):
+class Points(FeatureExtractor):
     """Sees samples as they are: one row a sample."""
 
     name = "points"
@@ -197,11 +197,11 @@ class Points(Observer):
     def __init__(self, dimension: int) -> None:
         self.dimension = dimension
 
-    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def extract(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         return images.flatten(1).float()
 
 
-class AskedMode(Observer):
+class AskedMode(FeatureExtractor):
     """1 for a sample whose nearest mode is the one that its prompt asks for, else 0."""
 
     name = "asked-mode"
@@ -214,7 +214,7 @@ class AskedMode(Observer):
     def check_prompts(self, prompts: Sequence[str]) -> None:
         self._label(prompts)
 
-    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def extract(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         nearest, _ = self._mixture.nearest(images.flatten(1).cpu())
         return (nearest == self._label(prompts)).float()[:, None]
 
@@ -243,8 +243,8 @@ def truth_evaluator(
         **dict.fromkeys(own_scores(mixture).names, lambda name: OwnMetric(points, mixture, name)),
     }
     if label is not None:
-        observer = AskedMode(mixture, label)
-        makers["alignment"] = lambda name: MeanMetric(observer, name)
+        extractor = AskedMode(mixture, label)
+        makers["alignment"] = lambda name: MeanMetric(extractor, name)
     wanted = list(makers) if names is None else list(names)
     for name in wanted:
         if name not in makers:

@@ -13,11 +13,11 @@ from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import (
     Evaluator,
     FeatureCache,
+    FeatureExtractors,
+    FeatureTable,
     FrechetMetric,
-    Keeper,
+    ImageSink,
     Metric,
-    Observations,
-    Observers,
     Sampler,
 )
 from workbench.evaluation.design import Design
@@ -29,7 +29,7 @@ from workbench.evaluation.intervals import (
     interval,
 )
 from workbench.evaluation.networks import WeightFiles
-from workbench.evaluation.viewing import Show
+from workbench.evaluation.sample_loop import ProgressCallback
 from workbench.hashing import fingerprint
 from workbench.metrics import metric_info
 from workbench.runs.evaluate_protocol import Protocol, choose_protocol
@@ -47,7 +47,7 @@ LOG = logging.getLogger(__name__)
 
 
 @contextmanager
-def _no_bar(what: str) -> Iterator[Show]:
+def _no_bar(what: str) -> Iterator[ProgressCallback]:
     yield lambda done, total: None
 
 
@@ -83,7 +83,7 @@ class EvaluateRequest:
     extrapolate: bool = False
     keep_images: Path | None = None
     nproc: int = 1
-    bar: Callable[[str], AbstractContextManager[Show]] = _no_bar
+    bar: Callable[[str], AbstractContextManager[ProgressCallback]] = _no_bar
 
 
 def evaluate_source(request: EvaluateRequest, tracking_uri: str | None = None) -> Evaluation:
@@ -133,11 +133,11 @@ def _on_ranks(request: EvaluateRequest) -> Any:
             )
         chosen = choose_protocol(request, source)
         weights = WeightFiles(request.workspace.root / "weights", chosen.weights)
-        observers = Observers(request.workspace.cache, weights, ranks.device)
+        extractors = FeatureExtractors(request.workspace.cache, weights, ranks.device)
         # Rank 0 first: it trains the classifier, downloads and pins for all.
-        metrics = chosen.make_metrics(observers) if ranks.is_main else ()
+        metrics = chosen.make_metrics(extractors) if ranks.is_main else ()
         ranks.any(False)
-        metrics = metrics or chosen.make_metrics(observers)
+        metrics = metrics or chosen.make_metrics(extractors)
         weights.refuse_unused()
         batch_size = request.batch_size or source.batch_size(ranks.device)
         batch_size = ranks.from_main(batch_size)
@@ -148,13 +148,13 @@ def _on_ranks(request: EvaluateRequest) -> Any:
         drawn = [(source.at_seed(seed), replace(evaluator, seed=seed)) for seed in seeds]
         # All of them before the first draws: a wrong one must not end hours of work.
         jobs = [
-            (own, its, own.sampler(steps, prompts), _keeper(request, own, its, steps, ranks))
+            (own, its, own.sampler(steps, prompts), _sink(request, own, its, steps, ranks))
             for own, its in drawn
             for steps in _step_counts(request, source)
         ]
         rows = [
-            _row(request, own, chosen, its, sampler, keeper, ranks)
-            for own, its, sampler, keeper in jobs
+            _row(request, own, chosen, its, sampler, sink, ranks)
+            for own, its, sampler, sink in jobs
         ]
         return rows, source.run
 
@@ -184,7 +184,7 @@ def _row(
     chosen: Protocol,
     evaluator: Evaluator,
     sampler: Sampler,
-    keeper: Keeper | None,
+    sink: ImageSink | None,
     ranks: Ranks,
 ) -> ScoredRow:
     steps = sampler.steps
@@ -195,12 +195,12 @@ def _row(
     what = f"{source.name}, {steps} steps" if source.default_steps else source.name
     what += f", seed {source.seed}" if len(request.source.seeds or ()) > 1 else ""
     with request.bar(what) as show:
-        viewed = evaluator.viewing(cache, show, keeper).view(sampler, ranks)
-    values = evaluator.scores(viewed.observations, ranks)
+        result = evaluator.sample_loop(cache, show, sink).run(sampler, ranks)
+    values = evaluator.scores(result.table, ranks)
     scores: tuple[Score, ...] = ()
     if ranks.is_main:
         scores = tuple(
-            _score(request, evaluator, metric, values[metric.name], identity, viewed.observations)
+            _score(request, evaluator, metric, values[metric.name], identity, result.table)
             for metric in evaluator.metrics
         )
     return ScoredRow(
@@ -209,8 +209,8 @@ def _row(
         reference=chosen.reference_name,
         samples=evaluator.samples,
         steps=steps if source.default_steps else None,
-        nfe=viewed.nfe,
-        ms_per_image=viewed.ms_per_image,
+        nfe=result.nfe,
+        ms_per_image=result.ms_per_image,
         scores=scores,
         fingerprint=evaluator.fingerprint(steps),
         how=source.how(steps),
@@ -223,11 +223,11 @@ def _score(
     metric: Metric,
     value: float,
     identity: Mapping[str, object],
-    observations: Observations,
+    table: FeatureTable,
 ) -> Score:
     fingerprint = evaluator.fingerprint_of(metric, identity)
     design = Design(evaluator.prompts, request.bootstrap, int(fingerprint["id"], 16))
-    rows = observations.rows(metric.observer.key, evaluator.samples)
+    rows = table.rows(metric.extractor.key, evaluator.samples)
     score = Score(metric.name, value, fingerprint)
     if request.bootstrap:
         score = replace(score, interval=interval(metric, rows, value, design))
@@ -238,7 +238,7 @@ def _score(
     return score
 
 
-def _keeper(
+def _sink(
     request: EvaluateRequest, source: Source, evaluator: Evaluator, steps: int, ranks: Ranks
 ) -> KeptImages | None:
     """Where one sampler's images go, if they are wanted.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from workbench.errors import RequestError
 from workbench.evaluation.external import Benchmark, Export, ExternalScores
-from workbench.evaluation.viewing import Show
+from workbench.evaluation.sample_loop import ProgressCallback
 from workbench.runs.external_scores import EXTERNAL, ExternalFile, ExternalName
 from workbench.runs.folder import RunFolder, find_run, matching_runs
 from workbench.runs.inference import sample_model
@@ -31,7 +31,7 @@ def draw_benchmark(
     model: LoadedModel,
     request: BenchmarkRequest,
     how: Drawing,
-    show: Show = lambda done, total: None,
+    show: ProgressCallback = lambda done, total: None,
 ) -> Export:
     """Draw a benchmark's images into its folder; what is there already stays.
 

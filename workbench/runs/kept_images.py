@@ -18,7 +18,7 @@ _MARKER = "evaluation.txt"
 
 @dataclass(frozen=True)
 class KeptImages:
-    """A :class:`Keeper` of one PNG a sample, named by the sample's index."""
+    """A :class:`ImageSink` of one PNG a sample, named by the sample's index."""
 
     folder: Path
 

@@ -245,7 +245,7 @@ class Measurement:
     Args:
         evaluator: what is measured; how samples are drawn, their seed, precision and batch size,
             are the samplers' settings.
-        scratch: a folder that all ranks share and no other evaluation uses, for what observers see.
+        scratch: a folder that all ranks share and no other evaluation uses, for features.
         tell: hears on rank 0 how far an evaluation is.
     """
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.small_inception import SmallInception
-from workbench.evaluation import Observers
+from workbench.evaluation import FeatureExtractors
 from workbench.evaluation.networks import WeightFiles
 from workbench.evaluation.networks.weights import metrics_package
 from workbench.teachers._torchvision import prepare_torchvision
@@ -81,9 +81,9 @@ def stock_clip(clip_folder: Path) -> tuple[Any, Any, Any]:
 
 
 @pytest.fixture
-def networks(tmp_path: Path, clip_folder: Path, inception_file: Path) -> Observers:
+def networks(tmp_path: Path, clip_folder: Path, inception_file: Path) -> FeatureExtractors:
     """All CLIPs are the small one."""
     clips = dict.fromkeys(("clip", "clip-l14", "clip-l14-336", "hpsv2"), clip_folder)
-    return Observers(
+    return FeatureExtractors(
         tmp_path, WeightFiles(tmp_path / "weights", {**clips, "inception": inception_file}), CPU
     )

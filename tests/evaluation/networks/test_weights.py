@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import RequestError
-from workbench.evaluation.catalog import OBSERVERS
+from workbench.evaluation.catalog import EXTRACTORS
 from workbench.evaluation.networks import KNOWN, KnownWeights, WeightFiles
 
 CONTENT = bytes(range(256)) * 40
@@ -138,4 +138,4 @@ def test_requests_that_cannot_be_met(tmp_path: Path) -> None:
 
 def test_every_network_is_needed_by_a_metric() -> None:
     assert all(weights.needed_by for weights in KNOWN.values())
-    assert {"inception", "clip", "hpsv2", "pickscore", "aesthetic", "dinov2"} <= set(OBSERVERS)
+    assert {"inception", "clip", "hpsv2", "pickscore", "aesthetic", "dinov2"} <= set(EXTRACTORS)

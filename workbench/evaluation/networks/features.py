@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.evaluation.extractors import FeatureExtractor
 from workbench.evaluation.networks.pixels import clean_resize, squashed
 from workbench.evaluation.networks.weights import LocalWeights, load_torchscript, reading
-from workbench.evaluation.observers import Observer
 from workbench.hashing import fingerprint
 from workbench.teachers._torchvision import prepare_torchvision
 
@@ -20,7 +20,7 @@ _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 
 
-class InceptionFeatures(Observer):
+class InceptionFeatures(FeatureExtractor):
     """The 2048 pooled features of clean-fid's mode "clean" (Parmar et al. 2022).
 
     Images are quantised to bytes, resized to 299 x 299 by clean-fid's resizer, and standardised as
@@ -42,14 +42,14 @@ class InceptionFeatures(Observer):
         )
 
     @torch.no_grad()
-    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def extract(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Features (B, 2048), float32, of images (B, 3, H, W) in [0, 1]; prompts do not matter."""
         resized = clean_resize(images, _INCEPTION_SIZE).to(self._device)
         features: Tensor = self._layers.forward((resized - 128) / 128)
         return features.reshape(len(images), self.dimension).float()
 
 
-class DinoV2Features(Observer):
+class DinoV2Features(FeatureExtractor):
     """The class token after the last norm, at 224 pixels (FD-DINOv2, Stein et al. 2023).
 
     Images are resized by torch's antialiased bicubic, as in EDM2 (Karras et al. 2024).
@@ -80,7 +80,7 @@ class DinoV2Features(Observer):
         )
 
     @torch.no_grad()
-    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def extract(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Features (B, D) of images (B, 3, H, W) in [0, 1]; prompts do not matter."""
         prepared = self._preparation.apply(images).to(self._device)
         features: Tensor = self._model(pixel_values=prepared).pooler_output

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.evaluation.extractors import FeatureExtractor
 from workbench.evaluation.networks.pixels import (
     NetworkInput,
     OncePerBatch,
@@ -25,7 +26,6 @@ from workbench.evaluation.networks.weights import (
     metrics_package,
     reading,
 )
-from workbench.evaluation.observers import Observer
 from workbench.hashing import fingerprint
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -95,7 +95,7 @@ class OpenClip:
         return embeddings.float()
 
 
-class ClipScore(Observer):
+class ClipScore(FeatureExtractor):
     """Cosine of image and prompt: the plain one, neither times 100 (torchmetrics) nor 2.5 (Hessel
     et al. 2021). With ViT-g-14 it is the paper's CLIP score (0.32 to 0.34 in its tables), with
     HPSv2's network HPSv2 (Wu et al. 2023; published around 0.28 to 0.31)."""
@@ -106,14 +106,14 @@ class ClipScore(Observer):
         self.name, self._network = name, network
         self.fingerprint = network.fingerprint
 
-    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def extract(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores (B, 1) of images (B, 3, H, W) in [0, 1]."""
         return cosine(
             self._network.image_embeddings(images), self._network.text_embeddings(prompts)
         )
 
 
-class ClipFeatures(Observer):
+class ClipFeatures(FeatureExtractor):
     """Image embeddings (B, D), as they are or of length 1."""
 
     def __init__(self, name: str, network: OpenClip, *, normalised: bool) -> None:
@@ -123,7 +123,7 @@ class ClipFeatures(Observer):
             {"network": network.fingerprint, "normalised": str(normalised)}
         )
 
-    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def extract(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Embeddings (B, D) of images (B, 3, H, W) in [0, 1]; prompts do not matter."""
         embeddings = self._network.image_embeddings(images)
         if self._normalised:

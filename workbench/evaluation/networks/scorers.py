@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from workbench.evaluation.extractors import FeatureExtractor
 from workbench.evaluation.networks.openclip import OpenClip
 from workbench.evaluation.networks.pixels import (
     cosine,
@@ -17,7 +18,6 @@ from workbench.evaluation.networks.pixels import (
     pillow_images,
 )
 from workbench.evaluation.networks.weights import LocalWeights, reading
-from workbench.evaluation.observers import Observer
 from workbench.hashing import fingerprint
 from workbench.teachers._torchvision import prepare_torchvision
 
@@ -27,7 +27,7 @@ _AT = (0, 2, 4, 6, 7)
 """Indices of the linear layers in the published checkpoint; dropouts stood between them."""
 
 
-class AestheticScore(Observer):
+class AestheticScore(FeatureExtractor):
     """The improved aesthetic predictor (Schuhmann 2022): a linear network, 768 to 1024, 128, 64, 16
     and 1, on OpenAI's ViT-L/14 image embedding of length 1; ratings from about 1 to 10.
 
@@ -60,14 +60,14 @@ class AestheticScore(Observer):
         )
 
     @torch.no_grad()
-    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def extract(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Ratings (B, 1) of images (B, 3, H, W) in [0, 1]; prompts do not matter."""
         embeddings = F.normalize(self._network.image_embeddings(images), dim=-1)
         ratings: Tensor = self._head(embeddings.to(self._device))
         return ratings
 
 
-class PickScore(Observer):
+class PickScore(FeatureExtractor):
     """``logit_scale * cosine(image, prompt)`` (Kirstain et al. 2023); published around 21 to 22.
 
     Args:
@@ -102,7 +102,7 @@ class PickScore(Observer):
         )
 
     @torch.no_grad()
-    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def extract(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores (B, 1) of images (B, 3, H, W) in [0, 1]."""
         texts = each_prompt_once(self._embed_texts, prompts)
         scores: Tensor = self._model.logit_scale.exp() * cosine(self._embed_images(images), texts)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 
-class Observer:
-    """Looks at every image once, beside its prompt where that matters.
+class FeatureExtractor:
+    """Turns every image into one row of numbers, given its prompt where that matters.
 
     A feature network gives D features an image, a scorer of image against prompt one number (D is
     1).
@@ -31,18 +31,18 @@ class Observer:
         return f"{self.name}/{self.fingerprint}"
 
     @abstractmethod
-    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def extract(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] on any device and their prompts to rows (B, D), float32.
 
         No gradient. A row depends on its own image and prompt alone.
 
         Raises:
-            WorkbenchError: a prompt or an image that this observer cannot judge.
+            WorkbenchError: a prompt or an image that this extractor cannot judge.
         """
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Refuse prompts that it could not judge an image by, before anything is drawn for them.
 
         Raises:
-            RequestError: names the first of them. Most observers refuse none.
+            RequestError: names the first of them. Most extractors refuse none.
         """
