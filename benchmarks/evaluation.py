@@ -4,7 +4,7 @@
 
 Both score the same generated images against the same reference statistics with the same small
 torchscript in the place of Inception (2048 features of 299 x 299 images; the published file takes
-its own time on top, equal for both). Ours: draw, resize, observe, score, without files. Theirs:
+its own time on top, equal for both). Ours: draw, resize, extract, score, without files. Theirs:
 draw, write PNGs, then clean-fid's functions on the folder: `get_folder_features` with its workers,
 mean, covariance and `frechet_distance`, which is what `compute_fid` does for a folder.
 """
@@ -26,9 +26,15 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.small_inception import SmallInception
-from workbench.evaluation import Evaluator, FeatureStatistics, FrechetMetric, Sampler
+from workbench.evaluation import (
+    Evaluator,
+    FeatureExtractors,
+    FeatureStatistics,
+    FrechetMetric,
+    Sampler,
+)
 from workbench.evaluation.grids import to_pixels
-from workbench.evaluation.networks import Networks, WeightFiles
+from workbench.evaluation.networks import WeightFiles
 from workbench.teachers._torchvision import prepare_torchvision
 
 prepare_torchvision()
@@ -53,10 +59,10 @@ def compare(scratch: Path, samples: int, size: int, workers: int) -> None:
     network = scratch / "inception-2015-12-05.pt"
     torch.jit.script(SmallInception().eval()).save(str(network))
     files = WeightFiles(scratch / "weights", {"inception": network})
-    inception = Networks(files, CPU).observer("inception")
+    inception = FeatureExtractors(scratch, files, CPU).find("inception")
     # More images than features: clean-fid's root of a singular product is right to 1e-6 only.
     real = [draw(1, start, 50, 64) for start in range(0, 2500, 50)]
-    rows = torch.cat([inception.observe(batch, [""] * 50) for batch in real])
+    rows = torch.cat([inception.extract(batch, [""] * 50) for batch in real])
     reference = FeatureStatistics.from_features(rows)
     reference.factor  # noqa: B018  # stored with a reference
 

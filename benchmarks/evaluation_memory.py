@@ -30,26 +30,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from workbench.evaluation import (
     Evaluator,
     FeatureCache,
+    FeatureExtractors,
     FeatureStatistics,
     FrechetMetric,
-    Peers,
     Sampler,
 )
 from workbench.evaluation.design import Design
+from workbench.evaluation.extractors import FeatureExtractor
 from workbench.evaluation.intervals import interval
-from workbench.evaluation.networks import Networks, WeightFiles
-from workbench.evaluation.observers import Observer, observer_key
+from workbench.evaluation.networks import WeightFiles
 
 BATCH = 250
 DIMENSION = 2048
 
 
-class RandomFeatures:
+class RandomFeatures(FeatureExtractor):
     """Rows that depend on the first pixel of each image."""
 
     name, fingerprint, dimension = "random", "0", DIMENSION
 
-    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def extract(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         random = np.random.default_rng(round(float(images[0, 0, 0, 0]) * 1e6))
         return torch.from_numpy(random.standard_normal((len(images), DIMENSION), np.float32))
 
@@ -85,20 +85,20 @@ def measured(samples: int, statistics: bool) -> tuple[float, float, float, float
     reference = FeatureStatistics(np.zeros(DIMENSION), np.diag(spread), 10**4, root)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        observer = RandomFeatures() if statistics else small_network(Path(folder))
-        metric = FrechetMetric(observer, reference)
+        extractor = RandomFeatures() if statistics else small_network(Path(folder))
+        metric = FrechetMetric(extractor, reference)
         evaluator = Evaluator((metric,), ("",) * samples, batch_size=BATCH)
-        viewed = evaluator.viewing(FeatureCache(Path(folder), {})).view(
-            Sampler(lambda prompts, start, count: draw(start, count), 1, 1.0), Peers()
+        result = evaluator.sample_loop(FeatureCache(Path(folder), {})).run(
+            Sampler(lambda prompts, start, count: draw(start, count), 1, 1.0)
         )
-        score = evaluator.scores(viewed.observations, Peers())["fid"]
-        rows = viewed.observations.rows(observer_key(observer), samples)
+        score = evaluator.scores(result.table)["fid"]
+        rows = result.table.rows(extractor.key, samples)
         ends = interval(metric, rows, score, Design(evaluator.prompts))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return peak, time.perf_counter() - began, score, (ends.high - ends.low) / 2
 
 
-def small_network(folder: Path) -> Observer:
+def small_network(folder: Path) -> FeatureExtractor:
     """2048 features of 299 x 299 images."""
     from tests.small_inception import SmallInception
 
@@ -106,7 +106,7 @@ def small_network(folder: Path) -> Observer:
     file = folder / "inception-2015-12-05.pt"
     torch.jit.script(SmallInception().eval()).save(str(file))
     files = WeightFiles(folder / "weights", {"inception": file})
-    return Networks(files, torch.device("cpu")).observer("inception")
+    return FeatureExtractors(folder, files, torch.device("cpu")).find("inception")
 
 
 def draw(start: int, count: int) -> Tensor:

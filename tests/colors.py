@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.small_inception import SmallInception
 from workbench.data.bundled import LabelledImages
-from workbench.evaluation.networks.base import metrics_package
+from workbench.evaluation.networks.weights import metrics_package
 
 SIDE, COUNT = 32, 288
 SHADES = {

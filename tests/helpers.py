@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,6 +16,7 @@ from workbench.evaluation import Evaluator, build_evaluator
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.base import Conditioning, OwnVelocity
 from workbench.training.config import EvaluationConfig
+from workbench.training.parallel import Ranks
 from workbench.workspace import Workspace
 
 
@@ -46,6 +48,16 @@ class ExactOwnVelocity(OwnVelocity):
     def forward(self, x_t: Tensor, t: Tensor, cond: Conditioning | None, _: bool = False) -> Tensor:
         self.evaluations += len(x_t)
         return self.predict(x_t, t, cond)
+
+
+@dataclass(frozen=True)
+class ThreadRanks(Ranks):
+    """Ranks that are threads of one process, with a way of their own to send values."""
+
+    send: Callable[[Any], list[Any]]
+
+    def gather(self, value: Any) -> list[Any]:
+        return self.send(value)
 
 
 def labels(count: int) -> Conditioning:

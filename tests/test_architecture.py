@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "workbench"
 ROOMS = [
-    ("errors", "lazy", "settings", "sizes"),
+    ("errors", "hashing", "lazy", "settings", "sizes"),
     ("bundled", "metrics", "workspace"),
     ("data", "flow"),
     ("teachers",),

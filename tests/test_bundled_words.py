@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "workbench"
 OWN = re.compile(r"digits\w*\.py")
-REGISTRIES = {"teachers/bundled_data.py", "evaluation/bundled_judges.py"}
+REGISTRIES = {"data/bundled.py", "evaluation/catalog.py"}
 """The two places that list bundled data sets and their classifiers."""
 
 SPOKEN_OF = re.compile(

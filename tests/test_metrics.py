@@ -8,7 +8,7 @@ import pytest
 
 from workbench.errors import RequestError
 from workbench.evaluation import manifold
-from workbench.evaluation.catalog import MAKERS, check_names
+from workbench.evaluation.catalog import SAMPLE_METRICS, check_names
 from workbench.evaluation.networks.known import KNOWN
 from workbench.evaluation.truth import AXIS_SCORES, MODE_SCORES
 from workbench.metrics import (
@@ -87,7 +87,7 @@ def test_the_first_of_a_kind_is_the_registrys_first() -> None:
 
 def test_whatever_computes_a_metric_is_registered() -> None:
     of_points = {*MODE_SCORES, *AXIS_SCORES, "sliced_w2"}
-    known = {*MAKERS, *of_points, *DRIFT_METRICS, "ms_per_image"}
+    known = {*SAMPLE_METRICS, *of_points, *DRIFT_METRICS, "ms_per_image"}
     assert known == set(METRICS)
     nearest = manifold.NEIGHBOURS + 1
     assert METRICS["precision"].reference_minimum.count == nearest  # type: ignore[union-attr]

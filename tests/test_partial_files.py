@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -30,18 +31,19 @@ def test_no_file_is_named_by_a_process_id_alone() -> None:
                 assert "getpid" not in ast.unparse(node), path
 
 
-def test_json_is_on_the_disk_before_it_has_its_name(
+def test_a_file_is_on_the_disk_before_it_takes_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else a power loss leaves an empty file under a good name."""
-    file, sizes = tmp_path / "x.json", []
+    """Or a power failure leaves an empty file under the name of the one before."""
+    flushed: list[tuple[bool, bool]] = []
 
-    def fsync(number: int) -> None:
-        sizes.append((os.fstat(number).st_size, file.exists()))
+    def fsync(descriptor: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        flushed.append((is_folder, (tmp_path / "x.json").exists()))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    write_json(file, {"a": 1})
-    assert sizes == [(file.stat().st_size, False)]
+    write_json(tmp_path / "x.json", 1)
+    assert flushed == [(False, False), (True, True)]
 
 
 def test_what_could_not_be_written_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -17,6 +17,9 @@ VERSION = 1
 ENVIRONMENT_VARIABLE = "WORKBENCH_WORKSPACE"
 DEFAULT = Path(".workbench")
 _MARKER = "workspace.json"
+PARTIAL = ".partial"
+"""How the name of a file or folder ends that is still being written."""
+
 _HOST_LETTERS = 32  # a file name has room for 255 bytes
 
 
@@ -71,37 +74,55 @@ def open_workspace(root: Path | None = None) -> Workspace:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON aside, bring it to the disk and rename it.
-
-    The file has its old or its new content at every moment, also after a power loss.
-    """
-    with written_aside(path) as partial, partial.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(value, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Write JSON aside, flush it to the disk and rename: a reader never sees half a file."""
+    with written_aside(path) as partial:
+        partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """Where to write what becomes ``path`` when all is written; an error leaves nothing of it."""
+def written_aside(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Where to write what becomes ``path`` when all is written; an error leaves nothing of it.
+
+    Args:
+        durable: whether the file must survive a power failure. False for many files that are
+            checked when they are read and can be made again.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
     try:
         yield partial
+        if durable:
+            flush_to_disk(partial)
         partial.replace(path)
     except BaseException:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+    if durable:
+        with suppress(OSError):  # some file systems cannot flush folders
+            flush_to_disk(path.parent)
 
 
-def partial_path(path: Path, ending: str = "") -> Path:
+def flush_to_disk(path: Path) -> None:
+    """Wait until what was written to a file, or the names in a folder, would survive a power cut.
+
+    Raises:
+        OSError: it cannot be flushed.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def partial_path(path: Path) -> Path:
     """Where to write aside what becomes ``path``: beside it, hidden, and another one every time.
 
     Machines that share a folder have equal process ids, so these would not do.
     """
     host = platform.node().replace("/", "-")[:_HOST_LETTERS]
-    return path.with_name(f".{path.name}.{host}-{secrets.token_hex(8)}{ending}")
+    return path.with_name(f".{path.name}.{host}-{secrets.token_hex(8)}{PARTIAL}")
 
 
 @contextmanager

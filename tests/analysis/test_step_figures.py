@@ -19,7 +19,7 @@ from tests.analysis.conftest import by_path
 from tests.analysis.made_groups import at_home, made_group, of_scores, table
 from tests.helpers import EMPTY, ExactOwnVelocity, SmallVelocity, labels
 from workbench.errors import RequestError
-from workbench.evaluation.hashing import short_hash
+from workbench.hashing import fingerprint
 from workbench.plotting import save_figure
 from workbench.reports import Group, estimate
 from workbench.runs.cost import evaluations_a_step
@@ -177,7 +177,7 @@ def protocol_of(groups: list[Group], protocol: str) -> list[Group]:
 def test_a_teacher_drawn_otherwise_or_rebuilt_is_no_point_of_its_line(
     cost: ModuleType, groups: list[Group], workspace: Workspace
 ) -> None:
-    protocol_of(at_home(groups, workspace), short_hash(MADE))
+    protocol_of(at_home(groups, workspace), fingerprint(MADE))
     keep(workspace, 16, 0.4)
     keep(workspace, 16, 0.1, by={"cfg_scale": 4.5})  # newer than the runs' own way, of equal steps
     keep(workspace, 8, 0.2, by={"flow_shift": 3.0})
@@ -195,7 +195,7 @@ def test_a_teacher_drawn_otherwise_or_rebuilt_is_no_point_of_its_line(
 def test_runs_whose_folder_is_another_runs_now_say_nothing_of_the_teacher(
     cost: ModuleType, groups: list[Group], workspace: Workspace
 ) -> None:
-    protocol_of(at_home(groups[:1], workspace), short_hash(MADE))
+    protocol_of(at_home(groups[:1], workspace), fingerprint(MADE))
     keep(workspace, 16, 0.4)
     assert cost.collect(groups[:1], workspace).attrs["notes"] == ()
     for run in groups[0].runs:
@@ -206,7 +206,7 @@ def test_runs_whose_folder_is_another_runs_now_say_nothing_of_the_teacher(
 def test_kept_evaluations_of_the_same_protocol_count(
     cost: ModuleType, groups: list[Group], workspace: Workspace
 ) -> None:
-    protocol_of(at_home(groups, workspace), short_hash(MADE))
+    protocol_of(at_home(groups, workspace), fingerprint(MADE))
     old = keep(workspace, 16, 0.5)
     os.utime(old, (1, 1))
     keep(workspace, 16, 0.4)  # measured again: the newer one
@@ -224,7 +224,7 @@ def test_kept_evaluations_of_the_same_protocol_count(
 def test_kept_times_replace_the_runs_own(
     cost: ModuleType, groups: list[Group], workspace: Workspace
 ) -> None:
-    protocol_of(groups, short_hash(MADE))
+    protocol_of(groups, fingerprint(MADE))
     for seed, run in enumerate(groups[0].runs):
         run.row.tags["folder"] = f"/elsewhere/runs/e/k4-seed{seed}-abc"
         keep(workspace, 2, 9.9, name=f"e/k4-seed{seed}-abc", kind="student", ms=7.0 + seed)

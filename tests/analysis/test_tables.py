@@ -15,7 +15,7 @@ from tests.analysis.conftest import by_path
 from tests.analysis.made_groups import at_home
 from workbench.errors import RequestError
 from workbench.evaluation.external import BENCHMARKS
-from workbench.evaluation.hashing import short_hash
+from workbench.hashing import fingerprint
 from workbench.metrics import METRICS
 from workbench.reports import Group, ScoreFiles, SeedRun, estimate
 from workbench.reports.measured import Sources
@@ -224,15 +224,15 @@ def keep(workspace: Workspace, scores: dict[str, float], name: str, kind: str, *
     sampler = {**SAMPLER, **more}
     parts = []
     for metric, value in scores.items():
-        made = {"metric": metric, "protocol": short_hash(metric), "sampler": sampler}
-        parts.append(Score(metric, value, {**made, "id": short_hash(made)}))
+        made = {"metric": metric, "protocol": fingerprint(metric), "sampler": sampler}
+        parts.append(Score(metric, value, {**made, "id": fingerprint(made)}))
     made = {**MADE, "metrics": sorted(scores), "steps": 4, "id": ""}
     keep_row(workspace, ScoredRow(name, kind, "coco10k", 2000, 4, 4.0, 1.0, tuple(parts), made))
 
 
 def test_teachers_rows_are_also_what_was_kept_of_them(tables, tmp_path):
     workspace = open_workspace(tmp_path / "w")
-    tags = {"evaluation.reference": "coco10k", "evaluation": short_hash(MADE)}
+    tags = {"evaluation.reference": "coco10k", "evaluation": fingerprint(MADE)}
     own = {"table/teacher_4_fid": 30.0, "table/student_4_fid": 25.0}
     variants = [group("sana-0.6b-512", own, own, label=label, **tags) for label in ("a", "b")]
     at_home(variants, workspace)
@@ -255,8 +255,8 @@ def imported(
 ) -> None:
     sampler = {"steps": "4", "seed": "0", **own.pop("sampler", {})}
     made = {"benchmark": benchmark, "prompts": "p", "samples": 4, "sampler": sampler, **own}
-    fingerprint = {**made, "id": short_hash(made)}
-    ExternalFile(benchmark, model, kimg, {benchmark: score}, fingerprint).write(workspace)
+    identified = {**made, "id": fingerprint(made)}
+    ExternalFile(benchmark, model, kimg, {benchmark: score}, identified).write(workspace)
 
 
 def test_imported_benchmarks_have_their_cells(tables, tmp_path):

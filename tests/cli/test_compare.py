@@ -16,7 +16,7 @@ from tests.cli.conftest import InsideWorkbench
 from tests.populate import Shape, populate
 from tests.services import MlflowServer
 from workbench.evaluation import Interval
-from workbench.evaluation.hashing import short_hash
+from workbench.hashing import fingerprint
 from workbench.registry import Experiment, Plan, make_plan, register
 from workbench.runs.kept_scores import ARTIFACTS
 from workbench.runs.scored_rows import Score, ScoredRow, keep_row
@@ -60,7 +60,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory, filled: Workspace) -> Works
     for row in list_runs(uri, "ranges", where="tags.kind = 'run'"):
         value = 0.01 + 0.02 * (row.tags["variant"] == "narrow") + 0.001 * int(row.tags["seed"])
         made = {"metric": "kid", "samples": 2000, "versions": {"torch": "2.12"}}
-        made |= {"protocol": short_hash(made), "seed": int(row.tags["seed"])}
+        made |= {"protocol": fingerprint(made), "seed": int(row.tags["seed"])}
         score = Score("kid", value, {**made, "id": row.run_id}, Interval(value - 0.1, 1.0))
         kept = ScoredRow("m", "student", "coco10k", 2000, 4, 4.0, 1.0, (score,), made, 12.8)
         add_artifact(uri, row.run_id, keep_row(Workspace(folder / "away"), kept), ARTIFACTS)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.small_inception import SmallInception
 from workbench.data.images import list_images
-from workbench.evaluation import Evaluator, Observers, Sampler, make_metrics, open_reference
+from workbench.evaluation import Evaluator, FeatureExtractors, Sampler, make_metrics, open_reference
 from workbench.evaluation.images import read_images
 from workbench.evaluation.networks import WeightFiles
 from workbench.evaluation.reference_build import BuildRequest, build_reference
@@ -50,9 +50,9 @@ def test_fid_and_kid_of_folders_are_clean_fids(folders: dict[str, Path], tmp_pat
         for name in ("real", "fake")
     )
     place = open_workspace(tmp_path / "workspace")
-    observers = Observers(place.cache, WeightFiles(tmp_path, {"inception": network}), CPU)
-    build_reference(place, BuildRequest("real", folders["real"], resolution=48), observers)
-    metrics = make_metrics(["fid", "kid"], open_reference(place, "real"), observers)
+    extractors = FeatureExtractors(place.cache, WeightFiles(tmp_path, {"inception": network}), CPU)
+    build_reference(place, BuildRequest("real", folders["real"], resolution=48), extractors)
+    metrics = make_metrics(["fid", "kid"], open_reference(place, "real"), extractors)
     files = list_images(folders["fake"])
 
     def draw(prompts: list[str], start: int, count: int) -> Tensor:

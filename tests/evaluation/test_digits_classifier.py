@@ -99,16 +99,16 @@ def test_alignment_of_true_and_of_wrong_prompts(classifier, digits, random):
     images, labels = digits
     scorer = DigitAlignment(classifier)
     prompts = [DIGITS.prompts_of(int(label))[i % 6] for i, label in enumerate(labels)]
-    true = scorer.observe(images, prompts)
+    true = scorer.extract(images, prompts)
     assert true.shape == (1797, 1)
     assert true.mean() > 0.95
     order = torch.randperm(1797, generator=random)
-    shuffled = scorer.observe(images, [prompts[i] for i in order])
+    shuffled = scorer.extract(images, [prompts[i] for i in order])
     assert shuffled.mean() == pytest.approx(0.1, abs=0.03)
     others = [DIGITS.prompts_of((int(label) + 1) % 10)[0] for label in labels]
-    assert scorer.observe(images, others).mean() < 0.02
+    assert scorer.extract(images, others).mean() < 0.02
     with pytest.raises(RequestError, match="no digit"):
-        scorer.observe(images[:1], ["a cat"])
+        scorer.extract(images[:1], ["a cat"])
 
 
 def test_distance_orders_what_the_eye_orders(classifier, digits, random):

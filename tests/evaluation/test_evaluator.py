@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 import torch
 
-from tests.helpers import digits_evaluator
+from tests.helpers import ThreadRanks, digits_evaluator
 from workbench.data.bundled import DIGITS, prompt_label
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import (
@@ -18,14 +18,16 @@ from workbench.evaluation import (
     FeatureStatistics,
     FrechetMetric,
     MeanMetric,
-    Peers,
     Sampler,
     apportion,
     frechet_distance,
     prompt_mix,
 )
+from workbench.evaluation.extractors import FeatureExtractor
 from workbench.evaluation.images import Preparation, Prepared
 from workbench.evaluation.references import BundledReference
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def run_ranks(evaluator, sampler, world):
             return gathered
 
         try:
-            results[rank] = evaluator.evaluate(sampler, rank=rank, world=world, gather=gather)
+            results[rank] = evaluator.evaluate(sampler, ThreadRanks(rank, world, CPU, gather))
         except WorkbenchError as error:
             results[rank] = error
 
@@ -82,10 +84,10 @@ def test_scores_equal_a_computation_without_batches(evaluator, noisy_digits):
     scores = evaluator.evaluate(Sampler(draw, steps=4, nfe=4.0))
     images = draw(list(evaluator.prompts), 0, 330)
     fid, alignment = evaluator.metrics
-    features = FeatureStatistics.from_features(fid.observer.features(images))
+    features = FeatureStatistics.from_features(fid.extractor.features(images))
     expected = frechet_distance(features, fid.reference)
     assert scores.values["fid"] == pytest.approx(expected, rel=1e-5)
-    probabilities = alignment.observer.observe(images, evaluator.prompts)
+    probabilities = alignment.extractor.extract(images, evaluator.prompts)
     assert scores.values["alignment"] == pytest.approx(probabilities.double().mean().item())
     assert scores.nfe == 4.0
     assert scores.seconds > 0
@@ -140,8 +142,8 @@ def test_the_number_of_threads_is_no_part_of_the_protocol(cache_dir):
     assert len(protocols) == 1
 
 
-class RenamedWeights:
-    """An observer of other weights."""
+class RenamedWeights(FeatureExtractor):
+    """An extractor of other weights."""
 
     def __init__(self, part):
         self._part = part
@@ -167,11 +169,11 @@ def test_fingerprint_changes_with_every_ingredient_and_only_then(cache_dir, eval
             evaluator, metrics=(replace(fid, reference=shifted), alignment)
         ).fingerprint(4),
         "features": replace(
-            evaluator, metrics=(replace(fid, observer=RenamedWeights(fid.observer)), alignment)
+            evaluator, metrics=(replace(fid, extractor=RenamedWeights(fid.extractor)), alignment)
         ).fingerprint(4),
         "scorer": replace(
             evaluator,
-            metrics=(fid, MeanMetric(RenamedWeights(alignment.observer), "alignment")),
+            metrics=(fid, MeanMetric(RenamedWeights(alignment.extractor), "alignment")),
         ).fingerprint(4),
     }
     for library in ("torch", "numpy", "scipy", "diffusers"):
@@ -227,7 +229,7 @@ def test_a_metric_that_fails_on_one_rank_fails_on_all_and_as_it_failed(
     evaluator, classifier, error
 ):
     class Fussy(RenamedWeights):
-        def observe(self, images, prompts):
+        def extract(self, images, prompts):
             if evaluator.prompts[200] in prompts:
                 raise error("cannot judge")
             return classifier.features(images)
@@ -254,7 +256,7 @@ def test_prompts_that_a_metric_cannot_judge_by_are_refused_before_anything_is_dr
         dataclasses.replace(evaluator, prompts=tuple(prompts))
     fid, alignment = evaluator.metrics
     assert Evaluator((fid,), tuple(prompts)).samples == 330
-    prepared = Prepared(alignment.observer, Preparation(32), lambda images: images)
+    prepared = Prepared(alignment.extractor, Preparation(32), lambda images: images)
     with pytest.raises(RequestError, match="two dogs"):
         Evaluator((MeanMetric(prepared, "alignment"),), tuple(prompts))
 
@@ -279,10 +281,10 @@ def test_first_batch_is_warm_up_and_scoring_is_not_timed(
     classifier, evaluator, monkeypatch, tmp_path
 ):
     clock = [0.0]
-    monkeypatch.setattr("workbench.evaluation.viewing.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("workbench.evaluation.sample_loop.time.perf_counter", lambda: clock[0])
 
     class SlowNetwork(RenamedWeights):
-        def observe(self, images, prompts):
+        def extract(self, images, prompts):
             clock[0] += 50.0
             return classifier.features(images)
 
@@ -298,22 +300,16 @@ def test_first_batch_is_warm_up_and_scoring_is_not_timed(
             clock[0] += 70.0
 
     fid = FrechetMetric(SlowNetwork(classifier), evaluator.metrics[0].reference)
-    kept = dataclasses.replace(evaluator, metrics=(fid,)).viewing(
-        FeatureCache(tmp_path, {}), keeper=SlowDisk()
+    kept = dataclasses.replace(evaluator, metrics=(fid,)).sample_loop(
+        FeatureCache(tmp_path, {}), sink=SlowDisk()
     )
-    assert kept.view(Sampler(draw, 1, 1.0), Peers()).ms_per_image == pytest.approx(2.0)
+    assert kept.run(Sampler(draw, 1, 1.0)).ms_per_image == pytest.approx(2.0)
     assert clock[0] == pytest.approx(1000 + 0.002 * 290 + 9 * 50 + 9 * 70)
     scores = dataclasses.replace(evaluator, metrics=(fid,)).evaluate(Sampler(draw, 1, 1.0))
     assert scores.ms_per_image == pytest.approx(2.0)
     assert scores.seconds == pytest.approx(1000 + 0.002 * 290 + 9 * 50)
     only = dataclasses.replace(evaluator, metrics=(fid,), batch_size=330)
     assert only.evaluate(Sampler(draw, 1, 1.0)).ms_per_image == pytest.approx(1e6 / 330)
-
-
-def test_json_of_scores_is_complete(evaluator):
-    draw = Sampler(lambda prompts, start, count: torch.rand(count, 3, 32, 32), 1, 2.0)
-    scores = evaluator.evaluate(draw)
-    assert json.loads(json.dumps(scores.to_json())) == dataclasses.asdict(scores)
 
 
 @pytest.mark.parametrize("total", [1, 7, 10, 330, 1797, 2000, 3594])
@@ -346,12 +342,12 @@ def test_apportion_by_largest_remainder():
     assert apportion({0: 53, 1: 27, 2: 20}, 10) == {0: 5, 1: 3, 2: 2}
 
 
-class Colors:
+class Colors(FeatureExtractor):
     """Each image's mean colour."""
 
     name, fingerprint, dimension = "colors", "0", 3
 
-    def observe(self, images, prompts):
+    def extract(self, images, prompts):
         return images.mean(dim=(2, 3))
 
 

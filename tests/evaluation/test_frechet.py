@@ -12,8 +12,8 @@ import torch
 
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import FeatureStatistics, frechet_distance
-from workbench.evaluation.frechet import frechet_influence, gaussian_of
-from workbench.evaluation.observations import mapped
+from workbench.evaluation.feature_table import mapped
+from workbench.evaluation.frechet import CentredRows, frechet_influence
 
 
 def correlated(rng, count, dimension, mean=0.0):
@@ -117,7 +117,7 @@ def test_rows_and_their_covariance_give_the_same_distance(count):
     rng = np.random.default_rng(count)
     reference = FeatureStatistics.from_features(correlated(rng, 300, 64))
     rows = correlated(rng, count, 64, mean=0.2)
-    short = gaussian_of(rows)
+    short = CentredRows(rows)
     statistics = FeatureStatistics.from_features(rows)
     expected = frechet_distance(statistics, reference)
     assert frechet_distance(short, reference) == pytest.approx(expected, rel=1e-10)
@@ -164,7 +164,7 @@ def test_too_few_samples_or_bad_features_give_an_error_not_a_score():
     with pytest.raises(RequestError, match="at least 2 samples, not 1"):
         FeatureStatistics.from_features(np.ones((1, 4)))
     with pytest.raises(RequestError, match="not 0"):
-        gaussian_of(np.ones((0, 4)))
+        CentredRows(np.ones((0, 4)))
     with pytest.raises(WorkbenchError, match="not finite"):
         FeatureStatistics.from_features(np.array([[1.0, 2.0], [np.nan, 0.0]]))
     good = FeatureStatistics.from_features(np.eye(4))
@@ -178,11 +178,11 @@ def test_far_from_zero_no_digits_are_lost():
     """At an offset of 1e6 sums of squares would keep 4 digits of a variance of 1."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(500, 16)), rng.normal(size=(3000, 16)) * 1.2 + 0.1
-    here = frechet_distance(gaussian_of(x), FeatureStatistics.from_features(y))
+    here = frechet_distance(CentredRows(x), FeatureStatistics.from_features(y))
     assert here == pytest.approx(0.99941743639, rel=1e-10)
     for offset in (50.0, 1e3, -1e4, 1e6):
         near, far = (FeatureStatistics.from_features(rows + offset) for rows in (x, y))
-        assert frechet_distance(gaussian_of(x + offset), far) == pytest.approx(here, rel=1e-10)
+        assert frechet_distance(CentredRows(x + offset), far) == pytest.approx(here, rel=1e-10)
         assert frechet_distance(near, far) == pytest.approx(here, rel=1e-10)
     np.testing.assert_allclose(far.covariance, np.cov(y.T), rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(far.mean, y.mean(axis=0) + 1e6, rtol=1e-15)
@@ -197,7 +197,7 @@ def test_one_far_feature_beside_a_wide_one_loses_no_digits():
     x, y = rng.normal(size=(400, 4)), rng.normal(size=(400, 4)) * 1.2
     x[:, 0] = y[:, 0] = rng.normal(size=400) * 1e4
     here, there = (
-        frechet_distance(gaussian_of(x + offset), FeatureStatistics.from_features(y + offset))
+        frechet_distance(CentredRows(x + offset), FeatureStatistics.from_features(y + offset))
         for offset in (0.0, np.array([0.0, 1e6, 0.0, 0.0]))
     )
     assert here < 1
@@ -211,7 +211,7 @@ def test_far_float32_rows_lose_no_more_than_their_own_rounding(count):
     x, y = (np.round(rng.normal(size=(n, 12)) * 16) / 16 for n in (count, 2000))
     near, far = (
         frechet_distance(
-            gaussian_of(mapped([(0, (x + offset).astype(np.float32))], count)),
+            CentredRows(mapped([(0, (x + offset).astype(np.float32))], count)),
             FeatureStatistics.from_features(torch.from_numpy((y + offset).astype(np.float32))),
         )
         for offset in (0.0, 1e6)
@@ -247,7 +247,7 @@ def test_equals_forty_digits(offset):
         apart = sum((a - b) ** 2 for a, b in zip(m, n, strict=True))
         expected = float(apart + s[0][0] + s[1][1] + t[0][0] + t[1][1] - 2 * root)
     x, y = sides
-    found = frechet_distance(gaussian_of(x), FeatureStatistics.from_features(y))
+    found = frechet_distance(CentredRows(x), FeatureStatistics.from_features(y))
     assert found == pytest.approx(expected, rel=1e-13 if offset == 0 else 1e-9)
 
 
@@ -263,14 +263,14 @@ def test_mapped_rows_score_as_rows_in_memory_and_whatever_the_blocks(count, monk
     plain = correlated(rng, count, 48, mean=0.4).astype(np.float32)
     reference = FeatureStatistics.from_features(correlated(rng, 900, 48))
     rows = mapped([(0, plain[:77]), (77, plain[77:])], count)
-    distance = frechet_distance(gaussian_of(rows), reference)
+    distance = frechet_distance(CentredRows(rows), reference)
     influence = frechet_influence(rows, reference)
-    assert frechet_distance(gaussian_of(plain), reference) == distance
+    assert frechet_distance(CentredRows(plain), reference) == distance
     np.testing.assert_array_equal(frechet_influence(plain, reference), influence)
     covariance = FeatureStatistics.from_features(plain)
     assert distance == pytest.approx(frechet_distance(covariance, reference), rel=1e-11)
-    monkeypatch.setattr("workbench.evaluation.observations._BLOCK_VALUES", 61 * 48)
-    again = frechet_distance(gaussian_of(rows), reference)
+    monkeypatch.setattr("workbench.evaluation.feature_table._BLOCK_VALUES", 61 * 48)
+    again = frechet_distance(CentredRows(rows), reference)
     assert again == pytest.approx(distance, rel=1e-12)
     np.testing.assert_allclose(
         frechet_influence(rows, reference), influence, atol=1e-9 * np.abs(influence).max()
@@ -296,7 +296,7 @@ def test_memory_does_not_grow_with_the_samples():
         for n in (6000, 40000)
     ]
     frechet_influence(rows[0], reference)  # imports
-    few, many = (peak_bytes(lambda x=x: frechet_distance(gaussian_of(x), reference)) for x in rows)
+    few, many = (peak_bytes(lambda x=x: frechet_distance(CentredRows(x), reference)) for x in rows)
     assert many < few + 50_000
     few, many = (peak_bytes(lambda x=x: frechet_influence(x, reference)) for x in rows)
     assert many < few + 8 * 8 * 34_000

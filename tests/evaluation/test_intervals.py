@@ -15,15 +15,15 @@ from workbench.evaluation import (
     RecallMetric,
     ReferenceRows,
     frechet_distance,
-    kernels,
 )
 from workbench.evaluation.design import Design
+from workbench.evaluation.extractors import FeatureExtractor
 from workbench.evaluation.intervals import extrapolate, frechet_bias, interval, wilson
 
 DIMENSION = 12
 
 
-class Seen:
+class Seen(FeatureExtractor):
     name, fingerprint, dimension = "seen", "0", DIMENSION
 
 
@@ -67,15 +67,9 @@ def test_an_interval_is_as_wide_as_scores_of_fresh_samples_are_apart(metric):
     assert 0.7 < np.mean(widths) / spread < 1.4
 
 
-def test_kids_interval_knows_that_its_subsets_hold_few_of_the_rows(monkeypatch):
+def test_kids_interval_knows_that_its_subsets_hold_few_of_the_rows():
     """4 subsets of 50 of 1000 rows: KID is as uncertain as 200 rows make it, not 1000."""
-    monkeypatch.setattr(
-        "workbench.evaluation.kernels.kernel_distance.__defaults__", (kernels.SUBSETS, 50)
-    )
-    monkeypatch.setattr(
-        "workbench.evaluation.kernels.subset_weights.__defaults__", (kernels.SUBSETS, 50)
-    )
-    metric = KernelMetric(Seen(), REFERENCE, subsets=4)
+    metric = KernelMetric(Seen(), REFERENCE, subsets=4, subset_size=50)
     fresh = np.std([metric.compute(rows(seed, 1000, 1.5)) for seed in range(100)], ddof=1)
     x = rows(1, 1000, 1.5)
     found = interval(metric, x, metric.compute(x), one_prompt(x))

@@ -5,13 +5,20 @@ import pytest
 import torch
 
 from workbench.evaluation import CmmdMetric, KernelMetric, PrecisionMetric, RecallMetric
-from workbench.evaluation.kernels import cubic, gaussian, kernel_distance, mmd_influence
+from workbench.evaluation.extractors import FeatureExtractor
+from workbench.evaluation.kernels import (
+    cubic,
+    gaussian,
+    kernel_distance,
+    mmd_influence,
+    subset_places,
+)
 from workbench.evaluation.manifold import covered_shares, inside, radii
 from workbench.evaluation.metrics import ReferenceRows
 
 
-class Seen:
-    """An observer of rows that are given."""
+class Seen(FeatureExtractor):
+    """An extractor of rows that are given."""
 
     name, fingerprint, dimension = "seen", "0", 8
 
@@ -29,13 +36,13 @@ def test_kid_is_clean_fids_on_the_same_subsets(size):
     x, y = (rows.astype(np.float64) for rows in two_sets())
     np.random.seed(3)
     theirs = fid.kernel_distance(y, x, num_subsets=20, max_subset_size=size)
-    ours = kernel_distance(x, y, np.random.RandomState(3), 20, size)
+    ours = kernel_distance(x, y, subset_places(300, 250, 3, 20, size))
     assert ours == pytest.approx(theirs, rel=1e-9)
 
 
 def test_kid_of_one_subset_is_the_unbiased_estimator_by_pairs():
     x, y = two_sets(40, 40)
-    kid = kernel_distance(x, y, np.random.RandomState(0), 1, 40)
+    kid = kernel_distance(x, y, subset_places(40, 40, 0, 1, 40))
 
     def k(a, b):
         return (float(a @ b) / 8 + 1) ** 3

@@ -10,12 +10,12 @@ from PIL import Image
 from workbench.data.bundled import DIGITS, load_digits_images
 from workbench.data.images import list_images
 from workbench.errors import RequestError
-from workbench.evaluation import Observers, make_metrics, open_reference
-from workbench.evaluation.captions import captioned_images
+from workbench.evaluation import FeatureExtractors, make_metrics, open_reference
 from workbench.evaluation.digits_classifier import one_thread
+from workbench.evaluation.extractors import FeatureExtractor
 from workbench.evaluation.images import Preparation, check_equal_sizes, read_images
 from workbench.evaluation.networks import WeightFiles
-from workbench.evaluation.reference_build import BuildRequest, build_reference
+from workbench.evaluation.reference_build import BuildRequest, build_reference, captioned_images
 from workbench.evaluation.references import BundledReference
 from workbench.workspace import open_workspace
 
@@ -26,8 +26,8 @@ def place(tmp_path):
 
 
 @pytest.fixture
-def observers(cache_dir, tmp_path):
-    return Observers(cache_dir, WeightFiles(tmp_path / "weights"), torch.device("cpu"))
+def extractors(cache_dir, tmp_path):
+    return FeatureExtractors(cache_dir, WeightFiles(tmp_path / "weights"), torch.device("cpu"))
 
 
 @pytest.fixture
@@ -62,8 +62,8 @@ def test_images_that_would_be_read_wrongly_are_refused(tmp_path):
         read_images([broken])
 
 
-def test_captions_that_are_not_those_of_the_build_are_refused(place, photos, observers):
-    built = build_reference(place, request(photos), observers)
+def test_captions_that_are_not_those_of_the_build_are_refused(place, photos, extractors):
+    built = build_reference(place, request(photos), extractors)
     assert len(open_reference(place, "real").captions) == 12
     file = built.folder / "captions.json"
     file.write_text(json.dumps(["the digit 1"] * 12))
@@ -86,11 +86,11 @@ def test_preparation_is_the_middle_square_resized(photos):
 
 
 def test_a_reference_holds_what_the_network_sees_in_the_prepared_images(
-    place, observers, photos, classifier
+    place, extractors, photos, classifier
 ):
-    built = build_reference(place, request(photos, batch_size=5), observers)
+    built = build_reference(place, request(photos, batch_size=5), extractors)
     reference = open_reference(place, "real")
-    seen = reference.rows("digits", reference.view(observers.find("digits")))
+    seen = reference.rows("digits", reference.adapt(extractors.find("digits")))
     images = read_images(list_images(photos[0]), Preparation(32))
     np.testing.assert_allclose(seen.rows, classifier.features(images), atol=1e-5)
     np.testing.assert_allclose(seen.statistics.covariance, np.cov(seen.rows.T), atol=1e-6)
@@ -102,18 +102,20 @@ def test_a_reference_holds_what_the_network_sees_in_the_prepared_images(
         reference.prompts(13)
 
 
-def test_samples_of_another_size_are_prepared_alike(place, observers, photos):
-    build_reference(place, request(photos), observers)
+def test_samples_of_another_size_are_prepared_alike(place, extractors, photos):
+    build_reference(place, request(photos), extractors)
     reference = open_reference(place, "real")
-    (fid,) = make_metrics(["fid"], reference, observers)
+    (fid,) = make_metrics(["fid"], reference, extractors)
     large = torch.rand(6, 3, 48, 64)
     small = Preparation(32).of_images(large)
-    assert torch.equal(fid.observer.observe(large, [""] * 6), fid.observer.observe(small, [""] * 6))
+    assert torch.equal(
+        fid.extractor.extract(large, [""] * 6), fid.extractor.extract(small, [""] * 6)
+    )
 
 
-def test_the_choice_is_seeded_and_smaller_ones_are_parts_of_larger(place, observers, photos):
+def test_the_choice_is_seeded_and_smaller_ones_are_parts_of_larger(place, extractors, photos):
     five, nine, other = (
-        build_reference(place, request(photos, f"r{n}-{seed}", samples=n, seed=seed), observers)
+        build_reference(place, request(photos, f"r{n}-{seed}", samples=n, seed=seed), extractors)
         for n, seed in ((5, 0), (9, 0), (9, 1))
     )
     assert five.captions == nine.captions[:5]
@@ -121,21 +123,21 @@ def test_the_choice_is_seeded_and_smaller_ones_are_parts_of_larger(place, observ
     assert nine.record.selection.startswith("9 of 12 images, seed 0")
 
 
-def test_a_name_is_taken_once_and_networks_may_be_added(place, observers, photos, tmp_path):
-    first = build_reference(place, request(photos), observers)
-    assert build_reference(place, request(photos), observers).identity == first.identity
+def test_a_name_is_taken_once_and_networks_may_be_added(place, extractors, photos, tmp_path):
+    first = build_reference(place, request(photos), extractors)
+    assert build_reference(place, request(photos), extractors).identity == first.identity
     with pytest.raises(RequestError, match="is there already, of other images"):
-        build_reference(place, request(photos, samples=6), observers)
+        build_reference(place, request(photos, samples=6), extractors)
     with pytest.raises(RequestError, match="has no cmmd_features features, only digits"):
-        open_reference(place, "real").rows("cmmd_features", observers.find("digits"))
+        open_reference(place, "real").rows("cmmd_features", extractors.find("digits"))
     record = place.root / "references" / "real" / "reference.json"
     content = json.loads(record.read_text())
     record.write_text(json.dumps({**content, "networks": {"digits": "digits/other"}}))
     with pytest.raises(RequestError, match="made with other settings"):
-        make_metrics(["fid"], open_reference(place, "real"), observers)
+        make_metrics(["fid"], open_reference(place, "real"), extractors)
 
 
-def test_an_interrupted_build_continues(place, observers, photos, monkeypatch):
+def test_an_interrupted_build_continues(place, extractors, photos, monkeypatch):
     read = []
 
     def counting(files, preparation):
@@ -147,11 +149,11 @@ def test_an_interrupted_build_continues(place, observers, photos, monkeypatch):
     monkeypatch.setattr("workbench.evaluation.reference_build.read_images", counting)
     read.append("stop")
     with pytest.raises(KeyboardInterrupt):
-        build_reference(place, request(photos, batch_size=3), observers)
+        build_reference(place, request(photos, batch_size=3), extractors)
     with pytest.raises(RequestError, match="Unknown reference 'real'"):
         open_reference(place, "real")
     read.clear()
-    build_reference(place, request(photos, batch_size=3), observers)
+    build_reference(place, request(photos, batch_size=3), extractors)
     assert [file.name for file in read] == [f"{number:02d}.png" for number in range(6, 12)]
 
 
@@ -204,15 +206,15 @@ def test_named_captions_follow_the_files(photos, tmp_path):
     assert found.captions == tuple(f"caption {n}" for n in range(12))
 
 
-def test_images_that_cannot_be_used_are_named(place, observers, photos, tmp_path):
+def test_images_that_cannot_be_used_are_named(place, extractors, photos, tmp_path):
     with pytest.raises(RequestError, match=r"mixed sizes: .*00.png is 64 x 40, .*01.png is 63 x"):
         check_equal_sizes(list_images(photos[0]))
     with pytest.raises(RequestError, match="has 12 images: a reference takes 2 to 12"):
-        build_reference(place, request(photos, samples=13), observers)
+        build_reference(place, request(photos, samples=13), extractors)
     broken = photos[0] / "03.png"
     broken.write_bytes(broken.read_bytes()[:200])
     with pytest.raises(RequestError, match=r"03\.png cannot be read as an image"):
-        build_reference(place, request(photos), observers)
+        build_reference(place, request(photos), extractors)
     with pytest.raises(RequestError, match="There is no folder"):
         list_images(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
@@ -220,28 +222,28 @@ def test_images_that_cannot_be_used_are_named(place, observers, photos, tmp_path
         list_images(tmp_path / "empty")
 
 
-def test_a_reference_too_small_for_a_metric_is_refused(place, observers, photos):
+def test_a_reference_too_small_for_a_metric_is_refused(place, extractors, photos):
     for count in (2, 3):
-        build_reference(place, request(photos, f"r{count}", samples=count), observers)
+        build_reference(place, request(photos, f"r{count}", samples=count), extractors)
         reference = open_reference(place, f"r{count}")
         with pytest.raises(
             RequestError,
             match=f"precision needs at least 4 images in its reference, and r{count} has {count}",
         ):
-            make_metrics(["precision"], reference, observers)
+            make_metrics(["precision"], reference, extractors)
         # Recall asks for neighbours of the samples alone.
-        (recall,) = make_metrics(["recall"], reference, observers)
-        assert recall.compute(reference.rows("digits", recall.observer).rows.repeat(4, 0)) == 1.0
-    build_reference(place, request(photos, "r4", samples=4), observers)
-    (precision,) = make_metrics(["precision"], open_reference(place, "r4"), observers)
+        (recall,) = make_metrics(["recall"], reference, extractors)
+        assert recall.compute(reference.rows("digits", recall.extractor).rows.repeat(4, 0)) == 1.0
+    build_reference(place, request(photos, "r4", samples=4), extractors)
+    (precision,) = make_metrics(["precision"], open_reference(place, "r4"), extractors)
     assert np.isfinite(precision.reference.radii).all()
 
 
 def test_a_file_of_weights_that_nobody_asks_for_is_refused(place, cache_dir, photos, tmp_path):
     files = WeightFiles(tmp_path / "weights", {"inception": tmp_path / "mine.pt"})
-    observers = Observers(cache_dir, files, torch.device("cpu"))
+    extractors = FeatureExtractors(cache_dir, files, torch.device("cpu"))
     with pytest.raises(RequestError, match=r"--weights inception=.* needs the weights of no netw"):
-        build_reference(place, request(photos), observers)
+        build_reference(place, request(photos), extractors)
     assert not (place.root / "references" / "real").exists()
 
 
@@ -261,10 +263,10 @@ class OnDevice:
 def test_the_digits_are_shown_to_a_network_in_batches_and_its_rows_fetched(classifier):
     sizes = []
 
-    class Network:
+    class Network(FeatureExtractor):
         name, fingerprint, dimension = "network", "0", 64
 
-        def observe(self, images, prompts):
+        def extract(self, images, prompts):
             assert len(images) == len(prompts)
             sizes.append(len(images))
             return OnDevice(classifier.features(images))
@@ -285,12 +287,12 @@ def test_the_classifier_sees_all_digits_at_once_in_one_thread(classifier):
     np.testing.assert_array_equal(found.rows, expected)
     seen = []
 
-    class Spy:
+    class Spy(FeatureExtractor):
         name, fingerprint, dimension = classifier.name, classifier.fingerprint, 64
 
-        def observe(self, images, prompts):
+        def extract(self, images, prompts):
             seen.append((len(images), torch.get_num_threads()))
-            return classifier.observe(images, prompts)
+            return classifier.extract(images, prompts)
 
     assert BundledReference(DIGITS).rows("digits", Spy()).fingerprint == found.fingerprint
     assert seen == [(1797, 1)]

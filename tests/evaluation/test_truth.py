@@ -19,6 +19,7 @@ from workbench.evaluation.truth import (
     axis_scores,
     floor,
     mixture_hash,
+    mode_scores,
     mode_statistics,
     own_scores,
     truth,
@@ -94,8 +95,7 @@ def test_modes_are_told_apart() -> None:
 
 def test_scores_of_narrowed_modes() -> None:
     narrow = Mixture(RING.means, 0.18, RING.shares).sample(NoiseSource(4), "x", 0, 20_000).numpy()
-    seen = mode_statistics(narrow, RING)
-    scores = {name: score(seen, RING) for name, score in MODE_SCORES.items()}
+    scores = mode_scores(narrow, RING)
     assert scores["mode_std"] == pytest.approx(0.18, rel=0.02)
     assert scores["mode_std_min"] < scores["mode_std"]
     assert scores["mode_cov_error"] == pytest.approx(1 - (0.18 / 0.25) ** 2, abs=0.03)
@@ -110,11 +110,12 @@ def test_unequal_modes_are_measured_in_their_own_widths() -> None:
     normal = 0.5 * NoiseSource(2).normal("n", 0, len(labels), (2,)) + torch.tensor([1.0, 0.0])
     normal[::100] = torch.tensor([3.9, 0.0])
     normal[50::100] = torch.tensor([4.1, 0.0])
-    seen = mode_statistics(mixture.at(labels, normal).numpy(), mixture)
+    rows = mixture.at(labels, normal).numpy()
+    seen = mode_statistics(rows, mixture)
     np.testing.assert_allclose(seen.offsets[:, 0], 1.03, atol=0.05)
     np.testing.assert_allclose(seen.shares, 1 / 6)
     assert seen.outliers == pytest.approx(0.01)
-    scores = {name: score(seen, mixture) for name, score in MODE_SCORES.items()}
+    scores = mode_scores(rows, mixture)
     assert scores["mode_cov_error"] == pytest.approx(0.72, abs=0.03)  # 1 - 0.5^2, but for the far
     assert scores["mode_std_min"] == pytest.approx(0.053, rel=0.1)
 
@@ -173,7 +174,7 @@ def test_cores_show_flat_modes_that_a_few_far_samples_hide_from_the_std() -> Non
 
 def test_total_variation_of_shares() -> None:
     rows = RING.at(torch.tensor([0, 1, 2, 3] * 50), torch.zeros(200, 2)).numpy()
-    assert MODE_SCORES["share_tv"](mode_statistics(rows, RING), RING) == pytest.approx(0.5)
+    assert mode_scores(rows, RING)["share_tv"] == pytest.approx(0.5)
 
 
 def test_the_floor_is_what_fresh_truth_scores() -> None:

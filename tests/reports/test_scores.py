@@ -15,7 +15,8 @@ from scipy import stats
 from tests.reports.conftest import MakeRow
 from workbench.errors import RequestError
 from workbench.evaluation import Interval
-from workbench.evaluation.hashing import protocol_id, short_hash
+from workbench.evaluation.evaluator import protocol_id
+from workbench.hashing import fingerprint
 from workbench.metrics import Goal
 from workbench.reports import (
     ScoreComparison,
@@ -69,9 +70,9 @@ def measure(make_row: MakeRow, place: Workspace) -> Measure:
             row = make_row(*row, [(12.8, 1.0)], tags={"folder": f"/runs/e/{row[0]}-seed{row[1]}"})
         protocol = protocol_id({"metric": metric, **made})
         drawn = int(row.tags["seed"]) if seed is None else seed
-        fingerprint = {"metric": metric, **made, "seed": drawn, "protocol": protocol}
-        fingerprint["sampler"] = {"kimg": kimg}
-        fingerprint["id"] = short_hash(fingerprint)
+        known = {"metric": metric, **made, "seed": drawn, "protocol": protocol}
+        known["sampler"] = {"kimg": kimg}
+        known["id"] = fingerprint(known)
         ends = Interval(value - 0.25, value + 0.5)
         kept = ScoredRow(
             model=f"e/{Path(row.tags['folder']).name}",
@@ -81,8 +82,8 @@ def measure(make_row: MakeRow, place: Workspace) -> Measure:
             steps=steps,
             nfe=float(steps),
             ms_per_image=1.0,
-            scores=(Score(metric, value, fingerprint, ends),),
-            fingerprint=fingerprint,
+            scores=(Score(metric, value, known, ends),),
+            fingerprint=known,
             kimg=kimg,
         )
         keep_row(place, kept)

@@ -11,7 +11,7 @@ import pytest
 from tests.populate import populate
 from workbench.errors import RequestError
 from workbench.evaluation.external import Export, ExternalScores, get_benchmark
-from workbench.evaluation.hashing import short_hash
+from workbench.hashing import fingerprint
 from workbench.reports import ScoreFiles
 from workbench.reports.kept_evaluations import kept_benchmarks
 from workbench.runs.external import keep_scores
@@ -33,7 +33,7 @@ def scored(export: Export, value: float, results: str = "aa") -> ExternalScores:
         "sampler": dict(export.sampler),
     }
     values = {"geneval": value, "geneval/counting": value / 2}
-    return ExternalScores(values, {**parts, "id": short_hash(parts)})
+    return ExternalScores(values, {**parts, "id": fingerprint(parts)})
 
 
 def exported(model: str, nimg: int | None = None, **sampler: str) -> Export:

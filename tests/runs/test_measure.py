@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from workbench.evaluation import Evaluator, MeanMetric
+from workbench.evaluation.extractors import FeatureExtractor
 from workbench.methods import GeneratorConfig, make_method
 from workbench.runs import RunOutcome, RunRequest, execute, load_model
 from workbench.runs import measure as measuring
@@ -73,10 +74,10 @@ def test_a_runs_student_draws_as_it_does_when_it_is_loaded_again(
         torch.testing.assert_close(drawn, exact, atol=0.3, rtol=0)
 
 
-class Brightness:
+class Brightness(FeatureExtractor):
     name, fingerprint, dimension = "brightness", "0", 1
 
-    def observe(self, images: Tensor, prompts: Any) -> Tensor:
+    def extract(self, images: Tensor, prompts: Any) -> Tensor:
         return images.mean(dim=(1, 2, 3))[:, None]
 
 

@@ -74,7 +74,7 @@ def build(
 
     The same command continues where it was cut off; --features adds networks to a reference.
     """
-    from workbench.evaluation import Observers
+    from workbench.evaluation import FeatureExtractors
     from workbench.evaluation.networks import WeightFiles
     from workbench.evaluation.reference_build import BuildRequest, build_reference
     from workbench.training.parallel import choose_device
@@ -88,8 +88,8 @@ def build(
         name, images, captions, resolution, split_names(features), samples, seed or 0, batch_size
     )
     with image_bar(name) as show:
-        observers = Observers(place.cache, files, choose_device())
-        built = build_reference(place, request, observers, show)
+        extractors = FeatureExtractors(place.cache, files, choose_device())
+        built = build_reference(place, request, extractors, show)
     if json_output:
         print_json({**built.record.as_dict(), "folder": str(built.folder)})
     else:
@@ -146,8 +146,8 @@ def floor(
 
     Samplers that score far below repeat the reference's own images.
     """
-    from workbench.evaluation import Observers, open_reference
-    from workbench.evaluation.floor import frechet_floor
+    from workbench.evaluation import FeatureExtractors, open_reference
+    from workbench.evaluation.intervals import frechet_floor
     from workbench.evaluation.networks import WeightFiles
     from workbench.training.parallel import choose_device
     from workbench.workspace import open_workspace
@@ -156,8 +156,10 @@ def floor(
     reference = open_reference(place, name)
     files = WeightFiles(place.root / "weights", weight_paths(weights))
     seen_by = network or reference.network
-    observer = reference.view(Observers(place.cache, files, choose_device()).find(seen_by))
-    rows = reference.rows(seen_by, observer).rows
+    extractor = reference.adapt(
+        FeatureExtractors(place.cache, files, choose_device()).find(seen_by)
+    )
+    rows = reference.rows(seen_by, extractor).rows
     files.refuse_unused()
     count = samples or len(rows)
     found = frechet_floor(rows, reference.kinds, count, splits)

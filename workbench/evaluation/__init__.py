@@ -1,10 +1,12 @@
-"""Scores of samplers: observers, metrics, references, the evaluator, sample grids."""
+"""Scores of samplers: extractors, metrics, references, the evaluator, sample grids."""
 
 from __future__ import annotations
 
-from workbench.evaluation.catalog import FEATURES, Observers, check_names, make_metrics
+from workbench.evaluation.catalog import FEATURES, FeatureExtractors, check_names, make_metrics
 from workbench.evaluation.evaluator import Evaluator, Scores
+from workbench.evaluation.extractors import FeatureExtractor
 from workbench.evaluation.feature_cache import FeatureCache
+from workbench.evaluation.feature_table import FeatureTable
 from workbench.evaluation.frechet import FeatureStatistics, frechet_distance
 from workbench.evaluation.grids import image_grid
 from workbench.evaluation.intervals import Extrapolation, Interval
@@ -18,12 +20,10 @@ from workbench.evaluation.metrics import (
     RecallMetric,
     ReferenceRows,
 )
-from workbench.evaluation.observations import Observations
-from workbench.evaluation.observers import Observer
 from workbench.evaluation.prompts import apportion, prompt_mix
 from workbench.evaluation.references import Reference, list_references, open_reference
+from workbench.evaluation.sample_loop import ImageSink, SampleLoop, Sampler
 from workbench.evaluation.setup import build_evaluator, check_evaluation, prepare_evaluation
-from workbench.evaluation.viewing import Keeper, Peers, Sampler, Viewing
 
 __all__ = [
     "FEATURES",
@@ -31,24 +31,23 @@ __all__ = [
     "Evaluator",
     "Extrapolation",
     "FeatureCache",
+    "FeatureExtractor",
+    "FeatureExtractors",
     "FeatureStatistics",
+    "FeatureTable",
     "FrechetMetric",
+    "ImageSink",
     "Interval",
-    "Keeper",
     "KernelMetric",
     "MeanMetric",
     "Metric",
-    "Observations",
-    "Observer",
-    "Observers",
-    "Peers",
     "PrecisionMetric",
     "RecallMetric",
     "Reference",
     "ReferenceRows",
+    "SampleLoop",
     "Sampler",
     "Scores",
-    "Viewing",
     "apportion",
     "build_evaluator",
     "check_evaluation",

@@ -1,15 +1,17 @@
-"""Metric name -> how it is made."""
+"""Name -> how it is made: of the extractors that look at images, and of the metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 
+from workbench.data.bundled import DIGITS
 from workbench.errors import RequestError, unknown_name
-from workbench.evaluation.bundled_judges import JUDGES, Judge
+from workbench.evaluation.digits_classifier import DigitAlignment, DigitsClassifier, load_or_train
+from workbench.evaluation.extractors import FeatureExtractor
 from workbench.evaluation.metrics import (
     CmmdMetric,
     FrechetMetric,
@@ -20,126 +22,134 @@ from workbench.evaluation.metrics import (
     RecallMetric,
     ReferenceRows,
 )
-from workbench.evaluation.networks import OBSERVERS, Networks, WeightFiles
-from workbench.evaluation.observers import Observer
+from workbench.evaluation.networks.features import DinoV2Features, InceptionFeatures
+from workbench.evaluation.networks.openclip import (
+    MEAN,
+    STD,
+    ClipFeatures,
+    ClipScore,
+    OpenClip,
+    Prepare,
+)
+from workbench.evaluation.networks.pixels import padded, squashed
+from workbench.evaluation.networks.scorers import AestheticScore, PickScore
+from workbench.evaluation.networks.weights import WeightFiles
 from workbench.evaluation.references import Reference
-from workbench.metrics import METRICS, metric_info
+from workbench.metrics import METRICS, OWN_NETWORK, metric_info
 
-_ALIGNMENT = "alignment"
-FEATURES = (*JUDGES, "inception", "dinov2", "clip_features", "cmmd_features")
+CLASSIFIERS: Mapping[str, Callable[[Path], DigitsClassifier]] = {DIGITS.name: load_or_train}
+"""Bundled data set -> its classifier, from the workspace's cache or trained now (a few seconds)."""
+
+FEATURE_WEIGHTS: Mapping[str, str] = {
+    "inception": "inception",
+    "dinov2": "dinov2",
+    "clip_features": "clip-l14",
+    "cmmd_features": "clip-l14-336",
+}
+"""Network of features -> the name of its weights."""
+
+FEATURES = (*CLASSIFIERS, *FEATURE_WEIGHTS)
 """Networks whose features a reference can hold."""
 
+# CMMD's authors resize without antialiasing and without a crop (Jayasumana et al. 2024); HPSv2's
+# show the whole image, black around it (Wu et al. 2023).
+_CLIPS: Mapping[str, tuple[str, Prepare | None]] = {
+    "clip": ("ViT-g-14", None),
+    "clip-l14": ("ViT-L-14-quickgelu", None),
+    "clip-l14-336": (
+        "ViT-L-14-336-quickgelu",
+        partial(squashed, mean=MEAN, std=STD, antialias=False),
+    ),
+    "hpsv2": ("ViT-H-14", partial(padded, mean=MEAN, std=STD)),
+}
+"""Name of the weights -> architecture in open_clip, and preparation if not open_clip's own."""
 
-class Observers:
-    """Every observer by name, each made once: the bundled classifiers' and the networks'.
+
+class FeatureExtractors:
+    """The extractors of one evaluation by name, each made once, on first use.
 
     Args:
-        cache: the workspace's cache, where the classifiers live; trained there when absent.
+        cache: the workspace's cache, where classifiers live; trained there when absent.
         weights: files of the networks, and the folder they are looked for in.
+        device: where networks run.
     """
 
     def __init__(self, cache: Path, weights: WeightFiles, device: torch.device) -> None:
-        self.weights = weights
-        self._networks = Networks(weights, device)
-        self._cache = cache
-        self._judges: dict[str, Judge] = {}
+        self.cache, self.weights, self.device = cache, weights, device
+        self._extractors: dict[str, FeatureExtractor] = {}
+        self._classifiers: dict[str, DigitsClassifier] = {}
+        self._clips: dict[str, OpenClip] = {}
 
-    def find(self, name: str) -> Observer:
-        """The observer of that name.
+    def find(self, name: str) -> FeatureExtractor:
+        """The extractor of that name, one of ``CLASSIFIERS`` or ``EXTRACTORS``.
 
         Raises:
-            RequestError: unknown, or its weights are missing (says which and where from).
+            RequestError: unknown, or its weights are missing (says which and where from) or of
+                something else.
         """
-        if name in JUDGES:
-            return self.judge(name).features
-        if name not in OBSERVERS:
-            raise unknown_name("network", name, [*JUDGES, *OBSERVERS])
-        return self._networks.observer(name)
+        if name in CLASSIFIERS:
+            return self.classifier(name)
+        if name not in EXTRACTORS:
+            raise unknown_name("network", name, [*CLASSIFIERS, *EXTRACTORS])
+        if name not in self._extractors:
+            self._extractors[name] = EXTRACTORS[name](self)
+        return self._extractors[name]
 
-    def judge(self, name: str) -> Judge:
+    def classifier(self, name: str) -> DigitsClassifier:
         """The classifier of a bundled data set."""
-        if name not in self._judges:
-            self._judges[name] = JUDGES[name](self._cache)
-        return self._judges[name]
+        if name not in self._classifiers:
+            self._classifiers[name] = CLASSIFIERS[name](self.cache)
+        return self._classifiers[name]
+
+    def clip(self, name: str) -> OpenClip:
+        """The CLIP with the weights of that name, shared by all that look through it."""
+        if name not in self._clips:
+            architecture, prepare = _CLIPS[name]
+            found = self.weights.find(name)
+            self._clips[name] = OpenClip(found, architecture, self.device, prepare)
+        return self._clips[name]
 
 
-class _Bench:
-    """A reference and the observers: each of the reference's rows is read once."""
-
-    def __init__(self, reference: Reference | None, observers: Observers) -> None:
-        self._reference, self.observers = reference, observers
-        self._seen: dict[str, tuple[Observer, ReferenceRows]] = {}
-
-    @property
-    def reference(self) -> Reference:
-        """The real images.
-
-        Raises:
-            RequestError: there are none.
-        """
-        if self._reference is None:
-            raise RequestError("This metric compares with real images: name a reference.")
-        return self._reference
-
-    def seen(self, network: str) -> tuple[Observer, ReferenceRows]:
-        if network not in self._seen:
-            observer = self.reference.view(self.observers.find(network))
-            self._seen[network] = observer, self.reference.rows(network, observer)
-        return self._seen[network]
-
-
-Maker = Callable[[str, _Bench], Metric]
-
-
-def _frechet(name: str, bench: _Bench, network: str | None = None) -> Metric:
-    observer, rows = bench.seen(network or bench.reference.network)
-    return FrechetMetric(observer, rows.statistics, name)
-
-
-def _on_own_network(
-    name: str, bench: _Bench, make: Callable[[Observer, ReferenceRows, str], Metric]
-) -> Metric:
-    return make(*bench.seen(bench.reference.network), name)
-
-
-def _cmmd(name: str, bench: _Bench) -> Metric:
-    return CmmdMetric(*bench.seen("cmmd_features"), name)
-
-
-def _mean(name: str, bench: _Bench) -> Metric:
-    return MeanMetric(bench.observers.find(name), name)
-
-
-def _alignment(name: str, bench: _Bench) -> Metric:
-    network = bench.reference.network
-    if network not in JUDGES:
-        raise RequestError(
-            f"{name} needs a classifier of what the prompts ask for, and the reference "
-            f"{bench.reference.name} has none: its network is {network}, not one of "
-            f"{', '.join(JUDGES)}. Leave it out of the metrics."
-        )
-    return MeanMetric(bench.observers.judge(network).alignment, name)
-
-
-MAKERS: Mapping[str, Maker] = {
-    "fid": _frechet,
-    "kid": partial(_on_own_network, make=KernelMetric),
-    "precision": partial(_on_own_network, make=PrecisionMetric),
-    "recall": partial(_on_own_network, make=RecallMetric),
-    "fid_clip": partial(_frechet, network="clip_features"),
-    "fid_dinov2": partial(_frechet, network="dinov2"),
-    "cmmd": _cmmd,
-    "clip": _mean,
-    "pickscore": _mean,
-    "aesthetic": _mean,
-    "hpsv2": _mean,
-    _ALIGNMENT: _alignment,
+EXTRACTORS: Mapping[str, Callable[[FeatureExtractors], FeatureExtractor]] = {
+    "inception": lambda all_: InceptionFeatures(all_.weights.find("inception"), all_.device),
+    "dinov2": lambda all_: DinoV2Features(all_.weights.find("dinov2"), all_.device),
+    "clip_features": lambda all_: ClipFeatures(
+        "clip_features", all_.clip("clip-l14"), normalised=False
+    ),
+    "cmmd_features": lambda all_: ClipFeatures(
+        "cmmd_features", all_.clip("clip-l14-336"), normalised=True
+    ),
+    "clip": lambda all_: ClipScore("clip", all_.clip("clip")),
+    "hpsv2": lambda all_: ClipScore("hpsv2", all_.clip("hpsv2")),
+    "pickscore": lambda all_: PickScore(all_.weights.find("pickscore"), all_.device),
+    "aesthetic": lambda all_: AestheticScore(
+        all_.clip("clip-l14"), all_.weights.find("aesthetic"), all_.device
+    ),
 }
-"""Of the metrics that samples and a reference are enough for."""
+"""Networks with published weights: of features, and scorers (D is 1)."""
+
+
+def _frechet(extractor: FeatureExtractor, real: ReferenceRows, name: str) -> Metric:
+    return FrechetMetric(extractor, real.statistics, name)
+
+
+_COMPARING: Mapping[str, Callable[[FeatureExtractor, ReferenceRows, str], Metric]] = {
+    "fid": _frechet,
+    "kid": KernelMetric,
+    "precision": PrecisionMetric,
+    "recall": RecallMetric,
+    "fid_clip": _frechet,
+    "fid_dinov2": _frechet,
+    "cmmd": CmmdMetric,
+}
+"""Metrics that compare with real images, by the network that :data:`METRICS` names."""
+
+SAMPLE_METRICS = (*_COMPARING, "clip", "pickscore", "aesthetic", "hpsv2", "alignment")
+"""Metrics that samples and a reference are enough for."""
 
 
 def make_metrics(
-    names: Sequence[str], reference: Reference | None, observers: Observers
+    names: Sequence[str], reference: Reference | None, extractors: FeatureExtractors
 ) -> tuple[Metric, ...]:
     """The metrics of these names against a reference, where they need one.
 
@@ -148,20 +158,49 @@ def make_metrics(
             without the network that a metric needs, or of fewer images than it needs.
     """
     check_names(names)
-    bench = _Bench(reference, observers)
-    metrics = []
-    for name in names:
-        metric = MAKERS[name](name, bench)
-        real = getattr(metric, "reference", None)
-        count = len(real.rows) if isinstance(real, ReferenceRows) else getattr(real, "count", None)
-        fewest = metric_info(name).reference_minimum
-        if count is not None and fewest is not None and count < fewest.count:
-            raise RequestError(
-                f"{name} needs at least {fewest.count} images in its reference, and "
-                f"{bench.reference.name} has {count}: {fewest.why}."
-            )
-        metrics.append(metric)
-    return tuple(metrics)
+
+    def real_images() -> Reference:
+        if reference is None:
+            raise RequestError("This metric compares with real images: name a reference.")
+        return reference
+
+    @cache
+    def seen(network: str) -> tuple[FeatureExtractor, ReferenceRows]:
+        extractor = real_images().adapt(extractors.find(network))
+        return extractor, real_images().rows(network, extractor)
+
+    def make(name: str) -> Metric:
+        if name == "alignment":
+            return MeanMetric(_alignment(real_images(), extractors), name)
+        if name not in _COMPARING:
+            return MeanMetric(extractors.find(name), name)
+        network = metric_info(name).network
+        if network is None or network == OWN_NETWORK:
+            network = real_images().network
+        extractor, rows = seen(network)
+        _check_size(name, real_images(), len(rows.rows))
+        return _COMPARING[name](extractor, rows, name)
+
+    return tuple(make(name) for name in names)
+
+
+def _alignment(reference: Reference, extractors: FeatureExtractors) -> FeatureExtractor:
+    if reference.network not in CLASSIFIERS:
+        raise RequestError(
+            "alignment needs a classifier of what the prompts ask for, and the reference "
+            f"{reference.name} has none: its network is {reference.network}, not one of "
+            f"{', '.join(CLASSIFIERS)}. Leave it out of the metrics."
+        )
+    return DigitAlignment(extractors.classifier(reference.network))
+
+
+def _check_size(name: str, reference: Reference, images: int) -> None:
+    fewest = metric_info(name).reference_minimum
+    if fewest is not None and images < fewest.count:
+        raise RequestError(
+            f"{name} needs at least {fewest.count} images in its reference, and "
+            f"{reference.name} has {images}: {fewest.why}."
+        )
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -171,9 +210,11 @@ def check_names(names: Sequence[str]) -> None:
         RequestError: names the nearest.
     """
     for name in names:
-        if name not in MAKERS and name in METRICS:
+        if name in SAMPLE_METRICS:
+            continue
+        if name in METRICS:
             raise RequestError(
-                f"{name} is measured in runs alone; of samples there are {', '.join(MAKERS)}."
+                f"{name} is measured in runs alone; of samples there are "
+                f"{', '.join(SAMPLE_METRICS)}."
             )
-        if name not in MAKERS:
-            raise unknown_name("metric", name, MAKERS)
+        raise unknown_name("metric", name, SAMPLE_METRICS)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.evaluation.observations import Rows, chosen
+from workbench.evaluation.feature_table import Rows, chosen
 
 Array = NDArray[np.float64]
 Picks = NDArray[np.bool_]

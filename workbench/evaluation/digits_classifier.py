@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.errors import WorkbenchError
+from workbench.evaluation.extractors import FeatureExtractor
 from workbench.evaluation.threads import one_thread
 from workbench.flow.noise import NoiseSource
 from workbench.workspace import written_aside
@@ -47,8 +48,8 @@ class ClassifierRecipe:
         return digest.hexdigest()[:12]
 
 
-class DigitsClassifier(nn.Module):
-    """Classifies digits 0-9; an :class:`Observer` through its penultimate layer.
+class DigitsClassifier(nn.Module, FeatureExtractor):
+    """Classifies digits 0-9; a :class:`FeatureExtractor` through its penultimate layer.
 
     ``accuracy`` is the one on the held-out fifth of the images. It runs on the CPU, where the
     same weights give the same features, whatever device the images come from.
@@ -58,8 +59,8 @@ class DigitsClassifier(nn.Module):
 
     def __init__(self, recipe: ClassifierRecipe, recipe_hash: str = "") -> None:
         super().__init__()
-        self.recipe = recipe
-        self.recipe_hash = recipe_hash
+        self.recipe, self.recipe_hash = recipe, recipe_hash
+        self.dimension = recipe.dimension
         self.accuracy = float("nan")
         width = recipe.width
         self.trunk = nn.Sequential(
@@ -73,14 +74,10 @@ class DigitsClassifier(nn.Module):
         )
         self.head = nn.Linear(recipe.dimension, 10)
 
-    @property
-    def dimension(self) -> int:
-        return self.recipe.dimension
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the recipe (with its data), then of the weights themselves."""
-        return f"{self.recipe_hash}-{weights_hash(self)}"
+    def freeze(self) -> DigitsClassifier:
+        """End training; from here on the fingerprint is of the recipe, its data and the weights."""
+        self.fingerprint = f"{self.recipe_hash}-{weights_hash(self)}"
+        return self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Digits (B, 1, 8, 8) in [0, 1] to logits (B, 10)."""
@@ -93,7 +90,7 @@ class DigitsClassifier(nn.Module):
         activations: Tensor = self.trunk(as_digits(images))
         return activations
 
-    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def extract(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """:meth:`features`; the prompts do not matter."""
         return self.features(images)
 
@@ -103,18 +100,14 @@ class DigitsClassifier(nn.Module):
         return torch.log_softmax(self(as_digits(images)), dim=1)
 
 
-class DigitAlignment:
+class DigitAlignment(FeatureExtractor):
     """Prompt alignment: the probability that an image shows the digit its prompt asks for."""
 
     name = "alignment"
     dimension = 1
 
     def __init__(self, classifier: DigitsClassifier) -> None:
-        self.classifier = classifier
-
-    @property
-    def fingerprint(self) -> str:
-        return self.classifier.fingerprint
+        self.classifier, self.fingerprint = classifier, classifier.fingerprint
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Refuse prompts that ask for no digit.
@@ -124,7 +117,7 @@ class DigitAlignment:
         """
         self._wanted(prompts)
 
-    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def extract(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Images (B, 3, H, W) and their B prompts to probabilities (B, 1).
 
         Raises:
@@ -211,7 +204,7 @@ def train(
                 torch.autograd.backward(loss)
                 optimiser.step()
                 schedule.step()
-        classifier.eval().requires_grad_(False)
+        classifier.freeze()
         guesses = classifier(digits[held_out]).argmax(dim=1)
     classifier.accuracy = (guesses == labels[held_out]).float().mean().item()
     return classifier
@@ -250,4 +243,4 @@ def _load(path: Path, recipe: ClassifierRecipe, recipe_hash: str) -> DigitsClass
         intact = known["weights"] == weights_hash(classifier)
     except (SafetensorError, OSError, RuntimeError, KeyError, ValueError, TypeError):
         return None
-    return classifier.eval().requires_grad_(False) if intact else None
+    return classifier.freeze() if intact else None

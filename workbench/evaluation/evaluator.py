@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -14,25 +14,23 @@ from typing import Any
 import torch
 
 from workbench.errors import RequestError, WorkbenchError
-from workbench.evaluation.feature_cache import FeatureCache
+from workbench.evaluation.feature_cache import FeatureCache, scratch_cache
+from workbench.evaluation.feature_table import FeatureTable
 from workbench.evaluation.grids import NotFiniteError
-from workbench.evaluation.hashing import protocol_id, short_hash
 from workbench.evaluation.metrics import Metric
-from workbench.evaluation.observations import Observations
-from workbench.evaluation.observers import check_prompts, observer_key
-from workbench.evaluation.scratch import scratch_cache
-from workbench.evaluation.viewing import (
+from workbench.evaluation.sample_loop import (
+    ALONE,
     Check,
-    Gather,
-    Keeper,
-    Peers,
+    ImageSink,
+    ProgressCallback,
+    SampleLoop,
     Sampler,
-    Show,
-    Viewing,
     check_images,
 )
 from workbench.flow.noise import NoiseSource
+from workbench.hashing import fingerprint
 from workbench.metrics import metric_info
+from workbench.training.parallel import Ranks
 
 _VERSIONED = ("torch", "numpy", "scipy", "diffusers")
 _FULL_PRECISION = "fp32"
@@ -62,10 +60,6 @@ class Scores:
     seconds: float
     ms_per_image: float
     nfe: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for ``json.dumps``."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -108,7 +102,7 @@ class Evaluator:
             raise RequestError(f"The evaluation's batch size is {self.batch_size}; at least 1.")
         for metric in self.metrics:
             try:
-                check_prompts(metric.observer, self.prompts)
+                metric.extractor.check_prompts(self.prompts)
             except RequestError as error:
                 raise RequestError(
                     f"{metric.name} cannot judge by these prompts: {error}"
@@ -126,53 +120,46 @@ class Evaluator:
     def evaluate(
         self,
         sampler: Sampler,
+        ranks: Ranks = ALONE,
         *,
-        rank: int = 0,
-        world: int = 1,
-        gather: Gather = lambda value: [value],
-        show: Show = lambda done, total: None,
+        show: ProgressCallback = lambda done, total: None,
         scratch: Path | None = None,
     ) -> Scores:
         """Draw every sample once and score them; all ranks return the same scores.
 
-        Memory does not grow with the samples: what observers see of them goes through files.
+        Memory does not grow with the samples: what extractors see of them goes through files.
 
         Args:
             sampler: what is scored.
-            rank, world: this process among its peers.
-            gather: every rank's object, in rank order, on every rank.
+            ranks: this process among its ranks.
             show: told on rank 0 how far it is.
             scratch: as :func:`scratch_cache`'s folder, for the length of the call.
 
         Raises:
-            WorkbenchError: as :meth:`Viewing.view`, a score is not finite, or no room for files.
+            WorkbenchError: as :meth:`SampleLoop.run`, a score is not finite, or no room for files.
         """
-        peers = Peers(rank, world, gather)
-        with scratch_cache(scratch, peers) as cache:
-            return self._evaluate(sampler, peers, self.viewing(cache, show))
+        with scratch_cache(scratch, ranks) as cache:
+            began = time.perf_counter()
+            result = self.sample_loop(cache, show).run(sampler, ranks)
+            return Scores(
+                values=self.scores(result.table, ranks),
+                fingerprint=self.fingerprint(sampler.steps),
+                seconds=time.perf_counter() - began,
+                ms_per_image=result.ms_per_image,
+                nfe=result.nfe,
+            )
 
-    def _evaluate(self, sampler: Sampler, peers: Peers, viewing: Viewing) -> Scores:
-        began = time.perf_counter()
-        viewed = viewing.view(sampler, peers)
-        return Scores(
-            values=self.scores(viewed.observations, peers),
-            fingerprint=self.fingerprint(sampler.steps),
-            seconds=time.perf_counter() - began,
-            ms_per_image=viewed.ms_per_image,
-            nfe=viewed.nfe,
-        )
-
-    def viewing(
+    def sample_loop(
         self,
         cache: FeatureCache,
-        show: Show = lambda done, total: None,
-        keeper: Keeper | None = None,
-    ) -> Viewing:
-        """Who looks at the samples: every observer once, however many metrics it serves."""
-        observers = {observer_key(m.observer): m.observer for m in self.metrics}
-        return Viewing(observers, self.prompts, self.batch_size, cache, show, self.check, keeper)
+        show: ProgressCallback = lambda done, total: None,
+        sink: ImageSink | None = None,
+    ) -> SampleLoop:
+        """The loop over samples: every extractor once, however many metrics it serves."""
+        extractors = {m.extractor.key: m.extractor for m in self.metrics}
+        return SampleLoop(extractors, self.prompts, self.batch_size, cache, show, self.check, sink)
 
-    def scores(self, observations: Observations, peers: Peers) -> dict[str, float]:
+    def scores(self, table: FeatureTable, ranks: Ranks = ALONE) -> dict[str, float]:
         """Score by metric name, computed by rank 0 for all.
 
         Raises:
@@ -180,18 +167,18 @@ class Evaluator:
         """
         values: dict[str, float] = {}
         problem: WorkbenchError | None = None
-        if peers.rank == 0:
+        if ranks.rank == 0:
             try:
-                values = {metric.name: self._score(metric, observations) for metric in self.metrics}
+                values = {metric.name: self._score(metric, table) for metric in self.metrics}
             except WorkbenchError as error:
                 problem = error
-        values, problem = peers.gather((values, problem))[0]
+        values, problem = ranks.gather((values, problem))[0]
         if problem is not None:
             raise problem
         return values
 
-    def _score(self, metric: Metric, observations: Observations) -> float:
-        value = metric.compute(observations.rows(observer_key(metric.observer), self.samples))
+    def _score(self, metric: Metric, table: FeatureTable) -> float:
+        value = metric.compute(table.rows(metric.extractor.key, self.samples))
         if not math.isfinite(value):
             raise NotFiniteError(f"{metric.name} is not finite ({value}): no score.")
         return value
@@ -199,7 +186,7 @@ class Evaluator:
     def fingerprint(self, steps: int) -> dict[str, Any]:
         """JSON-serialisable identity of the scores, with its own short hash as ``"id"``."""
         parts = {**self._ingredients, "steps": steps}
-        return {**parts, "id": short_hash(parts)}
+        return {**parts, "id": fingerprint(parts)}
 
     def fingerprint_of(self, metric: Metric, sampler: Mapping[str, object]) -> dict[str, Any]:
         """All that decides one score: the metric, the protocol and, under ``sampler``, the model.
@@ -213,7 +200,7 @@ class Evaluator:
             "versions": self.versions,
         }
         parts = {**made, "protocol": protocol_id(made), "sampler": dict(sampler)}
-        return {**parts, "id": short_hash(parts)}
+        return {**parts, "id": fingerprint(parts)}
 
     @cached_property
     def protocol(self) -> str:
@@ -243,7 +230,16 @@ class Evaluator:
 
     @cached_property
     def _prompts_hash(self) -> str:
-        return short_hash(self.prompts)
+        return fingerprint(self.prompts)
+
+
+def protocol_id(ingredients: Mapping[str, Any]) -> str:
+    """Short hash of all that decides scores besides the sampler, its steps and its noise.
+
+    Protocols named the seed once, and most runs then had seed 0: its place keeps the 0, so that
+    what was measured before still compares.
+    """
+    return fingerprint({**ingredients, "seed": 0})
 
 
 def _version(distribution: str) -> str | None:

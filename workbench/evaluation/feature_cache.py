@@ -1,10 +1,13 @@
-"""Observed rows on disk, batch by batch: what ranks exchange and what an evaluation resumes."""
+"""Features on disk, batch by batch: what ranks exchange and what an evaluation resumes."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workbench.errors import WorkbenchError
+from workbench.evaluation.feature_table import ROWS, Batch, FeatureTable, Rows
 from workbench.evaluation.grids import NotFiniteError
-from workbench.evaluation.hashing import short_hash
-from workbench.evaluation.observations import ROWS, Batch, Observations, Rows
+from workbench.hashing import fingerprint
+from workbench.training.parallel import Ranks
 from workbench.workspace import written_aside
 
 LOG = logging.getLogger(__name__)
+
+_SCRATCH = ".evaluation-"
 
 _NOT_ONE = (KeyError, TypeError, ValueError)
 """What a file that is no batch raises when read as one."""
@@ -37,7 +43,7 @@ class Timing:
 class FeatureCache:
     """Rows of finished batches of one sampler.
 
-    A file is one batch as one observer saw it. Its name holds its first sample and a hash of its
+    A file is one batch as one extractor saw it. Its name holds its first sample and a hash of its
     prompts, so that the same sampler with more samples continues where fewer ended. Ranks must
     share the folder.
 
@@ -47,11 +53,11 @@ class FeatureCache:
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, object]) -> None:
-        self.folder = folder / short_hash(identity)
+        self.folder = folder / fingerprint(identity)
 
     def load(
-        self, observers: Iterable[str], prompts: Sequence[str], counted: bool = False
-    ) -> tuple[Observations, list[Timing]]:
+        self, extractors: Iterable[str], prompts: Sequence[str], counted: bool = False
+    ) -> tuple[FeatureTable, list[Timing]]:
         """What is kept of these samples, and what drawing the batches had taken.
 
         A damaged file is deleted: its batch is drawn again.
@@ -61,29 +67,29 @@ class FeatureCache:
         """
         from safetensors import SafetensorError, safe_open
 
-        observations, timings = Observations(), {}
-        for observer in observers:
-            for file in sorted(self._place(observer).glob("*.safetensors")):
+        table, timings = FeatureTable(), {}
+        for extractor in extractors:
+            for file in sorted(self._place(extractor).glob("*.safetensors")):
                 try:
                     with safe_open(file, framework="np") as content:
                         rows = content.get_tensor(ROWS)
                         known = json.loads(content.metadata()["batch"])
                     start, end = int(known["start"]), int(known["start"]) + len(rows)
-                    if end <= len(prompts) and known["prompts"] == short_hash(prompts[start:end]):
+                    if end <= len(prompts) and known["prompts"] == fingerprint(prompts[start:end]):
                         nfe = float(known["nfe"]) if counted else None
                         timing = Timing(float(known["seconds"]), len(rows), nfe)
-                        _finite(observer, start, rows)
-                        observations.add(observer, start, Batch(file, len(rows)))
+                        _finite(extractor, start, rows)
+                        table.add(extractor, start, Batch(file, len(rows)))
                         timings[start] = timing
                 except (SafetensorError, OSError, *_NOT_ONE, WorkbenchError) as error:
                     LOG.warning("%s is damaged (%s); its batch is drawn again.", file, error)
                     file.unlink(missing_ok=True)
-        return observations, [timing for _, timing in sorted(timings.items())]
+        return table, [timing for _, timing in sorted(timings.items())]
 
     def save(
         self, start: int, prompts: Sequence[str], rows: Mapping[str, Tensor], timing: Timing
-    ) -> Observations:
-        """Keep one batch, rows (B, D) by observer; each file is written aside and renamed.
+    ) -> FeatureTable:
+        """Keep one batch, rows (B, D) by extractor; each file is written aside and renamed.
 
         Returns:
             Where the rows are.
@@ -95,26 +101,26 @@ class FeatureCache:
         """
         from safetensors.numpy import save_file
 
-        known: dict[str, Any] = {"start": start, "prompts": short_hash(prompts)}
+        known: dict[str, Any] = {"start": start, "prompts": fingerprint(prompts)}
         known |= {"seconds": timing.seconds, "nfe": timing.nfe}
         on_cpu = {key: values.detach().float().cpu().numpy() for key, values in rows.items()}
         arrays = {key: _finite(key, start, values) for key, values in on_cpu.items()}
-        kept = Observations()
-        for observer, values in arrays.items():
-            file = self._place(observer) / f"{start:07d}-{known['prompts']}.safetensors"
+        kept = FeatureTable()
+        for extractor, values in arrays.items():
+            file = self._place(extractor) / f"{start:07d}-{known['prompts']}.safetensors"
             try:
-                with written_aside(file) as partial:
+                with written_aside(file, durable=False) as partial:
                     save_file({ROWS: values}, partial, metadata={"batch": json.dumps(known)})
             except OSError as error:
                 raise WorkbenchError(f"Could not keep {file}: {error}.") from error
-            kept.add(observer, start, Batch(file, len(values)))
+            kept.add(extractor, start, Batch(file, len(values)))
         return kept
 
-    def _place(self, observer: str) -> Path:
-        return self.folder / f"{observer.partition('/')[0]}-{short_hash(observer)}"
+    def _place(self, extractor: str) -> Path:
+        return self.folder / f"{extractor.partition('/')[0]}-{fingerprint(extractor)}"
 
 
-def _finite(observer: str, start: int, given: NDArray[Any]) -> Rows:
+def _finite(extractor: str, start: int, given: NDArray[Any]) -> Rows:
     """Rows (B, D) of samples ``start .. start + B``, float32.
 
     Raises:
@@ -123,10 +129,45 @@ def _finite(observer: str, start: int, given: NDArray[Any]) -> Rows:
     """
     rows: Rows = np.ascontiguousarray(given, dtype=np.float32)
     if rows.ndim != 2:
-        raise ValueError(f"{observer} must give rows (B, D), not of shape {rows.shape}")
+        raise ValueError(f"{extractor} must give rows (B, D), not of shape {rows.shape}")
     if not np.isfinite(rows).all():
         first = start + int(np.argmin(np.isfinite(rows).all(axis=1)))
         raise NotFiniteError(
-            f"What {observer.partition('/')[0]} sees in sample {first} is not finite: no score."
+            f"What {extractor.partition('/')[0]} sees in sample {first} is not finite: no score."
         )
     return rows
+
+
+@contextmanager
+def scratch_cache(folder: Path | None, ranks: Ranks) -> Iterator[FeatureCache]:
+    """An empty cache that all ranks share; it is deleted in the end, also after an error.
+
+    Args:
+        folder: where all ranks can write, and no other evaluation does: what a killed one left
+            there is deleted first. None = the system's folder for temporary files, which the
+            ranks of one machine share.
+
+    Raises:
+        WorkbenchError: rank 0 cannot write there; on every rank.
+    """
+    made = ranks.gather(_made(folder) if ranks.is_main else None)[0]
+    if isinstance(made, WorkbenchError):
+        raise made
+    assert made is not None
+    try:
+        yield FeatureCache(made, {})
+    finally:
+        # Whoever comes first: every rank is done, or one has failed and takes the others along.
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _made(folder: Path | None) -> Path | WorkbenchError:
+    """A new folder, or why there is none: to be told to peers that would wait for it."""
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            for left in folder.glob(f"{_SCRATCH}*"):
+                shutil.rmtree(left, ignore_errors=True)
+        return Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=folder))
+    except OSError as error:
+        return WorkbenchError(f"No room for an evaluation's features: {error}.")

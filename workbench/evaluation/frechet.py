@@ -10,15 +10,15 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from workbench.errors import RequestError, WorkbenchError
+from workbench.evaluation.feature_table import blocks
 from workbench.evaluation.grids import NotFiniteError
-from workbench.evaluation.observations import blocks
 
 Array = NDArray[np.float64]
 
@@ -26,24 +26,6 @@ _REFERENCE_BLOCK = 4096
 """Rows of a reference in float64 at a time. Its statistics' bits are part of every protocol."""
 _FAR = 100.0
 """Mean over standard deviation from which on a sum of squares loses digits that matter."""
-
-
-class Gaussian(Protocol):
-    """A normal distribution over D features, which may not know its covariance (D, D)."""
-
-    @property
-    def mean(self) -> Array:
-        """(D,)."""
-        ...
-
-    @property
-    def trace(self) -> float:
-        """Of the covariance."""
-        ...
-
-    def overlap(self, factor: Array) -> Array:
-        """A matrix with the singular values of L^T factor, L L^T = covariance; factor (D, R)."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +88,7 @@ class FeatureStatistics:
         return float(np.trace(self.covariance))
 
     def overlap(self, factor: Array) -> Array:
+        """L^T factor (rank, R), as :meth:`CentredRows.overlap`."""
         return self.factor.T @ factor
 
 
@@ -125,10 +108,14 @@ class CentredRows:
 
     @cached_property
     def trace(self) -> float:
+        """Of the covariance."""
         return sum(float((block**2).sum()) for block in self._scaled())
 
     def overlap(self, factor: Array) -> Array:
-        """X factor (N, R) of centred rows X / sqrt(N - 1); L^T factor (D, R) where N > D."""
+        """A matrix with the singular values of L^T factor, L L^T = covariance; factor (D, R).
+
+        X factor (N, R) of centred rows X / sqrt(N - 1); L^T factor (D, R) where N > D.
+        """
         count, dimension = self._rows.shape
         if count > dimension:
             values, vectors = _eigen(self.gram())
@@ -172,17 +159,7 @@ def _eigen(upper: Array) -> tuple[Array, Array]:
     return values, vectors
 
 
-def gaussian_of(features: Tensor | NDArray[Any]) -> Gaussian:
-    """Feature rows (N, D) as a normal distribution that a distance can be told of.
-
-    Raises:
-        RequestError: fewer than two rows.
-        WorkbenchError: a feature is not finite.
-    """
-    return CentredRows(features)
-
-
-def frechet_distance(a: Gaussian, b: FeatureStatistics) -> float:
+def frechet_distance(a: FeatureStatistics | CentredRows, b: FeatureStatistics) -> float:
     """|m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Dowson & Landau 1982; FID: Heusel et al. 2017).
 
     The trace of the root is the sum of the roots of the eigenvalues of S1^(1/2) S2 S1^(1/2). With

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ from torch import Tensor
 
 from workbench.data.images import centre_square
 from workbench.errors import RequestError
+from workbench.evaluation.extractors import FeatureExtractor
 from workbench.evaluation.grids import to_pixels
-from workbench.evaluation.observers import Observer, check_prompts
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,51 +34,39 @@ class Preparation:
     def fingerprint(self) -> str:
         return f"centre crop, pil-bicubic to {self.size}"
 
-    def of_picture(self, picture: Image.Image) -> Image.Image:
-        """One picture, in RGB."""
-        return centre_square(picture, self.size)
-
     def of_images(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] to (B, 3, size, size), through bytes unless they fit."""
         from PIL import Image
 
         if images.shape[2:] == (self.size, self.size):
             return images
-        return _stacked([self.of_picture(Image.fromarray(p)) for p in to_pixels(images)])
+        return _stacked([centre_square(Image.fromarray(p), self.size) for p in to_pixels(images)])
 
 
-class Prepared:
-    """An observer that sees prepared images: what a reference's statistics were made of.
+class Prepared(FeatureExtractor):
+    """An extractor that sees prepared images: what a reference's statistics were made of.
 
     Args:
-        prepare: equal for all observers of a reference, so that it may remember its last answer.
+        prepare: equal for all extractors of a reference, so that it may remember its last answer.
     """
 
     def __init__(
-        self, observer: Observer, preparation: Preparation, prepare: Callable[[Tensor], Tensor]
+        self,
+        extractor: FeatureExtractor,
+        preparation: Preparation,
+        prepare: Callable[[Tensor], Tensor],
     ) -> None:
-        self._observer, self._prepare = observer, prepare
-        self.name, self.dimension = observer.name, observer.dimension
-        self.fingerprint = f"{observer.fingerprint} after {preparation.fingerprint}"
+        self._extractor, self._prepare = extractor, prepare
+        self.name, self.dimension = extractor.name, extractor.dimension
+        self.fingerprint = f"{extractor.fingerprint} after {preparation.fingerprint}"
 
-    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def extract(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Rows (B, D) of images (B, 3, H, W) in [0, 1] after preparation."""
-        return self._observer.observe(self._prepare(images), prompts)
+        return self._extractor.extract(self._prepare(images), prompts)
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
-        """As the observer's own."""
-        check_prompts(self._observer, prompts)
-
-
-def hash_files(files: Sequence[Path]) -> str:
-    """Sixteen hex digits of the names and contents of files, in their order."""
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as content:
-            digest.update(
-                f"{file.name}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode()
-            )
-    return digest.hexdigest()[:16]
+        """As the extractor's own."""
+        self._extractor.check_prompts(prompts)
 
 
 def check_equal_sizes(files: Sequence[Path]) -> tuple[int, int]:
@@ -114,7 +101,9 @@ def read_images(files: Sequence[Path], preparation: Preparation | None = None) -
             picture = picture.convert("RGB")
         except (OSError, SyntaxError) as error:  # PIL calls a broken PNG a syntax error
             raise _unreadable(file, error) from error
-        pictures.append(picture if preparation is None else preparation.of_picture(picture))
+        pictures.append(
+            picture if preparation is None else centre_square(picture, preparation.size)
+        )
     return _stacked(pictures)
 
 

@@ -6,15 +6,17 @@ repeat do not; prompts that occur once stand for all others. The reference is as
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from workbench.errors import RequestError
-from workbench.evaluation.design import Design, Places
+from workbench.evaluation.design import Array, Design, Places
+from workbench.evaluation.feature_table import Rows, chosen
+from workbench.evaluation.frechet import CentredRows, FeatureStatistics, frechet_distance
 from workbench.evaluation.metrics import FrechetMetric, Metric
-from workbench.evaluation.observations import Rows, chosen
 from workbench.metrics import SHARE, metric_info
 
 LEVEL = 0.95
@@ -33,9 +35,6 @@ class Interval:
     high: float
     level: float = LEVEL
 
-    def as_dict(self) -> dict[str, float]:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Extrapolation:
@@ -51,9 +50,6 @@ class Extrapolation:
     interval: Interval
     slope: float
     points: tuple[tuple[int, float], ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def check_interval(metric: Metric, samples: int, resamples: int) -> None:
@@ -80,11 +76,11 @@ def check_extrapolation(metric: FrechetMetric, samples: int) -> None:
         RequestError: too few samples: in parts of fewer samples than features the bias is no
             longer proportional to 1/N.
     """
-    fewest = _PARTS[-1] * (metric.observer.dimension + 1)
+    fewest = _PARTS[-1] * (metric.extractor.dimension + 1)
     if samples < fewest:
         raise RequestError(
             f"{metric.name} at infinite N needs at least {fewest} samples, not {samples}: "
-            f"{_PARTS[-1]} parts, each of more than its {metric.observer.dimension} features."
+            f"{_PARTS[-1]} parts, each of more than its {metric.extractor.dimension} features."
         )
 
 
@@ -125,7 +121,7 @@ def frechet_bias(metric: FrechetMetric, rows: Rows, score: float, design: Design
     The bias is proportional to 1/N, so halving the samples adds it once more. None where it is not:
     a half of no more rows than features has no covariance of full rank.
     """
-    if len(rows) // 2 <= metric.observer.dimension:
+    if len(rows) // 2 <= metric.extractor.dimension:
         return None
     return _mean_over(metric, rows, design.parts(2)) - score
 
@@ -152,6 +148,47 @@ def extrapolate(metric: FrechetMetric, rows: Rows, design: Design) -> Extrapolat
     value = float(line.intercept)
     ends = Interval(value - reach, value + reach)
     return Extrapolation(value, ends, float(line.slope), points)
+
+
+def frechet_floor(
+    rows: Rows, kinds: Sequence[str], samples: int, splits: int = 20
+) -> dict[str, Any]:
+    """The Frechet distance of fresh real images to the reference: mean, and where one lies.
+
+    Halves of the reference share no image, so that one is fresh to the other. The distance of two
+    sets of one distribution is proportional to 1/N + 1/M, so it is scaled from two halves to
+    ``samples`` fresh images and the whole reference. All splits are of one set of images: the
+    range holds 95 % of the splits, about where one fresh set lies.
+
+    Args:
+        rows: the reference's (M, D).
+        kinds: caption or class of each; of those that repeat both sets hold equal shares, as
+            samples that are drawn for the reference's captions do.
+        splits: random ones into halves.
+
+    Raises:
+        RequestError: a half of the reference, or the samples, are no more than the features.
+    """
+    fewest = rows.shape[1] + 1
+    if len(rows) // 2 < fewest or samples < fewest:
+        raise RequestError(
+            f"With {rows.shape[1]} features a floor needs a reference of at least {2 * fewest} "
+            f"images and {fewest} samples, not {len(rows)} and {samples}: with fewer it is not "
+            "proportional to 1/N."
+        )
+    distances = np.empty(splits)
+    for split in range(splits):
+        one, other = (chosen(rows, half) for half in Design(kinds, seed=split).parts(2))
+        reference = FeatureStatistics.from_features(other)
+        distances[split] = frechet_distance(CentredRows(one), reference)
+    scale = (1 / samples + 1 / len(rows)) / (2 / (len(rows) // 2))
+    return interval_of(scale * distances)
+
+
+def interval_of(values: Array) -> dict[str, Any]:
+    """Mean of independent measurements, and where one of them lies with 95 % (2.5 to 97.5 %)."""
+    low, high = np.quantile(values, (0.025, 0.975))
+    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
 
 
 def _quantile(freedom: int | None = None) -> float:

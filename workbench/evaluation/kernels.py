@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.evaluation.observations import blocks
+from workbench.evaluation.feature_table import blocks
 
 Array = NDArray[np.float64]
 Kernel = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
@@ -35,58 +35,42 @@ def gaussian(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
     return value
 
 
-def kernel_distance(
-    samples: NDArray[Any],
-    reference: NDArray[Any],
-    random: np.random.Generator | np.random.RandomState,
-    subsets: int = SUBSETS,
-    subset_size: int = SUBSET_SIZE,
-) -> float:
-    """KID as clean-fid computes it: the unbiased squared MMD, averaged over random subsets.
-
-    Each subset takes min(N, M, ``subset_size``) rows without replacement, first of the samples,
-    then of the reference. Sums are float64 whatever the rows are.
-
-    Args:
-        samples, reference: rows (N, D), (M, D); at least 2 each.
-    """
-    size = min(len(samples), len(reference), subset_size)
-    total = 0.0
-    for ours, theirs in _subsets(len(samples), len(reference), random, subsets, subset_size):
-        x, y = samples[ours].astype(np.float64), reference[theirs].astype(np.float64)
-        within = cubic(x, x).sum() - cubic_diagonal(x).sum()
-        within += cubic(y, y).sum() - cubic_diagonal(y).sum()
-        total += within / (size - 1) - 2.0 * cubic(x, y).sum() / size
-    return float(total / subsets / size)
-
-
-def subset_weights(
-    samples: int,
-    reference: int,
-    random: np.random.Generator | np.random.RandomState,
-    subsets: int = SUBSETS,
-    subset_size: int = SUBSET_SIZE,
-) -> Array:
-    """How often each sample is in :func:`kernel_distance`'s subsets, (N,), 1 on average."""
-    picked = np.zeros(samples)
-    for ours, _ in _subsets(samples, reference, random, subsets, subset_size):
-        picked[ours] += 1.0
-    weights: Array = picked / picked.mean()
-    return weights
-
-
-def _subsets(
-    samples: int,
-    reference: int,
-    random: np.random.Generator | np.random.RandomState,
-    subsets: int,
-    subset_size: int,
+def subset_places(
+    samples: int, reference: int, seed: int, subsets: int = SUBSETS, subset_size: int = SUBSET_SIZE
 ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Places in the samples and in the reference of each subset, in the order of drawing."""
+    """Places in the samples and in the reference of each of KID's random subsets.
+
+    Each takes min(N, M, ``subset_size``) without replacement, first of the samples, then of the
+    reference, as clean-fid does.
+    """
+    random = np.random.RandomState(seed)
     size = min(samples, reference, subset_size)
     for _ in range(subsets):
         ours = random.choice(samples, size, replace=False)
         yield ours, random.choice(reference, size, replace=False)
+
+
+def kernel_distance(
+    samples: NDArray[Any],
+    reference: NDArray[Any],
+    places: Iterable[tuple[NDArray[Any], NDArray[Any]]],
+) -> float:
+    """KID as clean-fid computes it: the unbiased squared MMD, averaged over subsets.
+
+    Sums are float64 whatever the rows are.
+
+    Args:
+        samples, reference: rows (N, D), (M, D); at least 2 each.
+        places: of each subset, all equally large (:func:`subset_places`).
+    """
+    total, subsets, size = 0.0, 0, 0
+    for ours, theirs in places:
+        x, y = samples[ours].astype(np.float64), reference[theirs].astype(np.float64)
+        subsets, size = subsets + 1, len(x)
+        within = cubic(x, x).sum() - cubic_diagonal(x).sum()
+        within += cubic(y, y).sum() - cubic_diagonal(y).sum()
+        total += within / (size - 1) - 2.0 * cubic(x, y).sum() / size
+    return float(total / subsets / size)
 
 
 def cubic_diagonal(x: Array) -> Array:

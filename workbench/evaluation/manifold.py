@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.evaluation.observations import blocks
+from workbench.evaluation.feature_table import blocks
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]

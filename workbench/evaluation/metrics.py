@@ -1,29 +1,30 @@
-"""Scores as functions of the rows that an observer saw, and how far chance moves them."""
+"""Scores as functions of the rows that an extractor saw, and how far chance moves them."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workbench.evaluation import kernels, manifold
 from workbench.evaluation.design import Array, Design, Picks
+from workbench.evaluation.extractors import FeatureExtractor
+from workbench.evaluation.feature_table import Rows
 from workbench.evaluation.frechet import (
+    CentredRows,
     FeatureStatistics,
     frechet_distance,
     frechet_influence,
-    gaussian_of,
 )
-from workbench.evaluation.observations import Rows
-from workbench.evaluation.observers import Observer, observer_key
 
 
 class Metric(Protocol):
-    """One score of all rows of one observer, by its name in ``workbench.metrics``.
+    """One score of all rows of one extractor, by its name in ``workbench.metrics``.
 
     ``ingredients`` names by hash everything besides the samples that decides the score.
     """
@@ -32,7 +33,7 @@ class Metric(Protocol):
     def name(self) -> str: ...
 
     @property
-    def observer(self) -> Observer: ...
+    def extractor(self) -> FeatureExtractor: ...
 
     @property
     def ingredients(self) -> Mapping[str, str]: ...
@@ -48,7 +49,7 @@ class Metric(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ReferenceRows:
-    """What an observer saw in the real images: rows (M, D); statistics where known before."""
+    """What an extractor saw in the real images: rows (M, D); statistics where known before."""
 
     rows: Rows
     known_statistics: FeatureStatistics | None = None
@@ -74,19 +75,19 @@ class ReferenceRows:
 class FrechetMetric:
     """Frechet distance of features to a reference (FID, Heusel et al. 2017)."""
 
-    observer: Observer
+    extractor: FeatureExtractor
     reference: FeatureStatistics
     name: str = "fid"
 
     @property
     def ingredients(self) -> Mapping[str, str]:
         return {
-            "features": observer_key(self.observer),
+            "features": self.extractor.key,
             "reference": self.reference.fingerprint,
         }
 
     def compute(self, rows: Rows) -> float:
-        return frechet_distance(gaussian_of(rows), self.reference)
+        return frechet_distance(CentredRows(rows), self.reference)
 
     def error(self, rows: Rows, design: Design) -> float:
         return design.error(rows, self._influence)
@@ -96,54 +97,68 @@ class FrechetMetric:
 
 
 @dataclass(frozen=True)
-class KernelMetric:
-    """KID (Binkowski et al. 2018): clean-fid's kernel, estimator and scheme of subsets."""
+class _RowsMetric:
+    """What compares an extractor's rows with those of the real images."""
 
-    observer: Observer
+    extractor: FeatureExtractor
     reference: ReferenceRows
-    name: str = "kid"
-    seed: int = 0
-    subsets: int = kernels.SUBSETS
 
     @property
     def ingredients(self) -> Mapping[str, str]:
         return {
-            "features": observer_key(self.observer),
+            "features": self.extractor.key,
             "reference": self.reference.fingerprint,
-            "subsets": f"{self.subsets} x {kernels.SUBSET_SIZE}, seed {self.seed}",
+            **self._settings,
         }
 
+    @property
+    def _settings(self) -> Mapping[str, str]:
+        """What else decides the score."""
+        return {"neighbours": str(manifold.NEIGHBOURS)}
+
+
+@dataclass(frozen=True)
+class KernelMetric(_RowsMetric):
+    """KID (Binkowski et al. 2018): clean-fid's kernel, estimator and scheme of subsets."""
+
+    name: str = "kid"
+    seed: int = 0
+    subsets: int = kernels.SUBSETS
+    subset_size: int = kernels.SUBSET_SIZE
+
+    @property
+    def _settings(self) -> Mapping[str, str]:
+        return {"subsets": f"{self.subsets} x {self.subset_size}, seed {self.seed}"}
+
     def compute(self, rows: Rows) -> float:
-        random = np.random.RandomState(self.seed)
-        return kernels.kernel_distance(rows, self.reference.rows, random, self.subsets)
+        return kernels.kernel_distance(rows, self.reference.rows, self._places(rows))
 
     def error(self, rows: Rows, design: Design) -> float:
         return design.error(rows, self._influence)
 
     def _influence(self, rows: Rows, design: Design) -> Array:
         # The score is no mean over all rows alike: a row moves it as often as subsets hold it.
-        random = np.random.RandomState(self.seed)
-        weights = kernels.subset_weights(len(rows), len(self.reference.rows), random, self.subsets)
+        picked = np.zeros(len(rows))
+        for ours, _ in self._places(rows):
+            picked[ours] += 1.0
         influence = kernels.mmd_influence(rows, self.reference.rows, kernels.cubic)
-        moved: Array = weights * design.within(influence)
+        moved: Array = picked / picked.mean() * design.within(influence)
         return moved
+
+    def _places(self, rows: Rows) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        counts = len(rows), len(self.reference.rows)
+        return kernels.subset_places(*counts, self.seed, self.subsets, self.subset_size)
 
 
 @dataclass(frozen=True)
-class CmmdMetric:
+class CmmdMetric(_RowsMetric):
     """CMMD (Jayasumana et al. 2024): the Gaussian kernel's squared MMD on CLIP features, x 1000."""
 
-    observer: Observer
-    reference: ReferenceRows
     name: str = "cmmd"
 
     @property
-    def ingredients(self) -> Mapping[str, str]:
-        return {
-            "features": observer_key(self.observer),
-            "reference": self.reference.fingerprint,
-            "kernel": f"gaussian, sigma {kernels.CMMD_SIGMA:g}, x {kernels.CMMD_SCALE:g}",
-        }
+    def _settings(self) -> Mapping[str, str]:
+        return {"kernel": f"gaussian, sigma {kernels.CMMD_SIGMA:g}, x {kernels.CMMD_SCALE:g}"}
 
     def compute(self, rows: Rows) -> float:
         distance = kernels.squared_mmd(rows, self.reference.rows, kernels.gaussian)
@@ -157,16 +172,10 @@ class CmmdMetric:
 
 
 @dataclass(frozen=True)
-class PrecisionMetric:
+class PrecisionMetric(_RowsMetric):
     """Share of samples inside the reference's manifold (Kynkaanniemi et al. 2019)."""
 
-    observer: Observer
-    reference: ReferenceRows
     name: str = "precision"
-
-    @property
-    def ingredients(self) -> Mapping[str, str]:
-        return _manifold_ingredients(self.observer, self.reference)
 
     def compute(self, rows: Rows) -> float:
         return float(self._inside(rows).mean())
@@ -179,16 +188,10 @@ class PrecisionMetric:
 
 
 @dataclass(frozen=True)
-class RecallMetric:
+class RecallMetric(_RowsMetric):
     """Share of the reference inside the samples' manifold (Kynkaanniemi et al. 2019)."""
 
-    observer: Observer
-    reference: ReferenceRows
     name: str = "recall"
-
-    @property
-    def ingredients(self) -> Mapping[str, str]:
-        return _manifold_ingredients(self.observer, self.reference)
 
     def compute(self, rows: Rows) -> float:
         return float(manifold.inside(self.reference.rows, rows, manifold.radii(rows)).mean())
@@ -201,25 +204,17 @@ class RecallMetric:
 
 @dataclass(frozen=True)
 class MeanMetric:
-    """Mean of an observer's one number an image: prompt alignment, CLIP score, a reward."""
+    """Mean of an extractor's one number an image: prompt alignment, CLIP score, a reward."""
 
-    observer: Observer
+    extractor: FeatureExtractor
     name: str
 
     @property
     def ingredients(self) -> Mapping[str, str]:
-        return {"scorer": observer_key(self.observer)}
+        return {"scorer": self.extractor.key}
 
     def compute(self, rows: Rows) -> float:
         return float(rows[:, 0].astype(np.float64).mean())
 
     def error(self, rows: Rows, design: Design) -> float:
         return design.error_of_mean(rows[:, 0].astype(np.float64))
-
-
-def _manifold_ingredients(observer: Observer, reference: ReferenceRows) -> Mapping[str, str]:
-    return {
-        "features": observer_key(observer),
-        "reference": reference.fingerprint,
-        "neighbours": str(manifold.NEIGHBOURS),
-    }

@@ -1,4 +1,7 @@
-"""Making a reference: a seeded choice of captioned images, cropped, resized, seen by networks."""
+"""Making a reference: a seeded choice of captioned images, cropped, resized, seen by networks.
+
+Captions come as text, as a table of names, or as COCO's annotation file.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,18 @@ from pathlib import Path
 from torch import Tensor
 
 from workbench.data.bundled import BUNDLED
+from workbench.data.captions import (
+    CaptionTable,
+    read_caption_lines,
+    read_caption_table,
+)
+from workbench.data.images import list_images
 from workbench.errors import RequestError, unknown_name
-from workbench.evaluation.captions import CaptionedImages, captioned_images
-from workbench.evaluation.catalog import FEATURES, Observers
+from workbench.evaluation.catalog import FEATURES, FeatureExtractors
+from workbench.evaluation.extractors import FeatureExtractor
 from workbench.evaluation.feature_cache import FeatureCache
-from workbench.evaluation.hashing import short_hash
-from workbench.evaluation.images import Preparation, Prepared, hash_files, read_images
+from workbench.evaluation.images import Preparation, Prepared, read_images
 from workbench.evaluation.metrics import ReferenceRows
-from workbench.evaluation.observers import Observer, observer_key
 from workbench.evaluation.references import (
     BuiltReference,
     ReferenceRecord,
@@ -25,12 +32,24 @@ from workbench.evaluation.references import (
     references_folder,
     save_reference,
 )
-from workbench.evaluation.viewing import Peers, Sampler, Show, Viewing
+from workbench.evaluation.sample_loop import ProgressCallback, SampleLoop, Sampler
 from workbench.flow.noise import NoiseSource
+from workbench.hashing import file_fingerprint, fingerprint
 from workbench.workspace import Workspace, exclusive
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FEWEST = 2
+COCO_FOLDER = "val2014"
+COCO_CAPTIONS = Path("annotations") / "captions_val2014.json"
+
+
+@dataclass(frozen=True)
+class CaptionedImages:
+    """Image files and, where there are any, a caption for each."""
+
+    files: tuple[Path, ...]
+    captions: tuple[str, ...]
+    layout: str
 
 
 @dataclass(frozen=True)
@@ -57,8 +76,8 @@ class BuildRequest:
 def build_reference(
     workspace: Workspace,
     request: BuildRequest,
-    observers: Observers,
-    show: Show = lambda done, total: None,
+    extractors: FeatureExtractors,
+    show: ProgressCallback = lambda done, total: None,
 ) -> BuiltReference:
     """Build a reference in the workspace; what was seen before an interruption is kept.
 
@@ -70,14 +89,14 @@ def build_reference(
     _check(request)
     chosen, selection = _chosen(request)
     preparation = Preparation(request.resolution)
-    images_hash = hash_files(chosen.files)
-    captions_hash = short_hash(chosen.captions) if chosen.captions else None
-    identity = short_hash([images_hash, captions_hash, preparation.fingerprint])
+    images_hash = file_fingerprint(chosen.files)
+    captions_hash = fingerprint(chosen.captions) if chosen.captions else None
+    identity = fingerprint([images_hash, captions_hash, preparation.fingerprint])
     networks = {
-        name: Prepared(observers.find(name), preparation, preparation.of_images)
+        name: Prepared(extractors.find(name), preparation, preparation.of_images)
         for name in request.features
     }
-    observers.weights.refuse_unused()
+    extractors.weights.refuse_unused()
     folder = references_folder(workspace) / request.name
     record = ReferenceRecord(
         name=request.name,
@@ -86,7 +105,7 @@ def build_reference(
         captions_hash=captions_hash,
         size=request.resolution,
         selection=selection,
-        networks={name: observer_key(observer) for name, observer in networks.items()},
+        networks={name: extractor.key for name, extractor in networks.items()},
         identity=identity,
     )
     with exclusive(folder.with_name(f".{request.name}.lock"), f"Reference {request.name}"):
@@ -153,15 +172,71 @@ def _look(
     networks: dict[str, Prepared],
     batch_size: int,
     cache: FeatureCache,
-    show: Show,
+    show: ProgressCallback,
 ) -> dict[str, ReferenceRows]:
     def draw(prompts: list[str], start: int, count: int) -> Tensor:
         return read_images(chosen.files[start : start + count], preparation)
 
-    by_key: dict[str, Observer] = {observer_key(seen): seen for seen in networks.values()}
+    by_key: dict[str, FeatureExtractor] = {seen.key: seen for seen in networks.values()}
     prompts = chosen.captions or tuple(file.name for file in chosen.files)
-    viewed = Viewing(by_key, prompts, batch_size, cache, show).view(Sampler(draw, 1, 0.0), Peers())
+    result = SampleLoop(by_key, prompts, batch_size, cache, show).run(Sampler(draw, 1, 0.0))
     return {
-        name: ReferenceRows(viewed.observations.rows(observer_key(seen), len(prompts)))
+        name: ReferenceRows(result.table.rows(seen.key, len(prompts)))
         for name, seen in networks.items()
     }
+
+
+def captioned_images(images: Path, captions: Path | None) -> CaptionedImages:
+    """The images of a folder with their captions.
+
+    COCO-2014's validation set is recognised by its layout (``val2014/`` beside
+    ``annotations/captions_val2014.json``) or by its annotation file: an image's caption is its
+    first, by annotation id, and images without one are left out.
+
+    Raises:
+        RequestError: no images; captions unreadable, or not one for each image.
+    """
+    if captions is None and (images / COCO_CAPTIONS).is_file():
+        captions = images / COCO_CAPTIONS
+    if (images / COCO_FOLDER).is_dir():
+        images = images / COCO_FOLDER
+    files = list_images(images)
+    if captions is None:
+        return CaptionedImages(tuple(files), (), "a folder of images without captions")
+    if not captions.is_file():
+        raise RequestError(f"There is no file of captions {captions}.")
+    if captions.suffix.lower() == ".txt":
+        return _in_order(captions, files, images)
+    table = read_caption_table(captions)
+    if table.is_coco:
+        return _of_coco(captions, table, files)
+    return _named(captions, table, files, images)
+
+
+def _in_order(path: Path, files: Sequence[Path], images: Path) -> CaptionedImages:
+    """One caption a line, for the files in sorted order."""
+    lines = read_caption_lines(path, files, images)
+    return CaptionedImages(tuple(files), tuple(lines), "one line an image, in sorted order")
+
+
+def _named(path: Path, table: CaptionTable, files: Sequence[Path], images: Path) -> CaptionedImages:
+    captions = table.by_name
+    names = {file.relative_to(images).as_posix(): file for file in files}
+    _check_all(path, "images without a caption", [n for n in names if n not in captions])
+    _check_all(path, "captions without an image", [n for n in captions if n not in names])
+    return CaptionedImages(tuple(files), tuple(captions[name] for name in names), table.layout)
+
+
+def _of_coco(path: Path, table: CaptionTable, files: Sequence[Path]) -> CaptionedImages:
+    first = table.by_name
+    kept = [file for file in files if file.name in first]
+    here = {file.name for file in kept}
+    _check_all(path, "captioned images are not there", sorted(set(first) - here))
+    return CaptionedImages(tuple(kept), tuple(first[file.name] for file in kept), table.layout)
+
+
+def _check_all(path: Path, what: str, missing: Sequence[str]) -> None:
+    if missing:
+        raise RequestError(
+            f"{path} does not match the images: {len(missing)} {what}, the first is {missing[0]}."
+        )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,16 +15,18 @@ from torch import Tensor
 
 from workbench.data.bundled import BUNDLED, LabelledImages
 from workbench.errors import RequestError, WorkbenchError, unknown_name
-from workbench.evaluation.hashing import short_hash
+from workbench.evaluation.extractors import FeatureExtractor
+from workbench.evaluation.feature_table import Rows
+from workbench.evaluation.frechet import FeatureStatistics
 from workbench.evaluation.images import Preparation, Prepared
 from workbench.evaluation.metrics import ReferenceRows
-from workbench.evaluation.networks.base import OncePerBatch
-from workbench.evaluation.observations import Rows
-from workbench.evaluation.observers import Observer, observer_key
+from workbench.evaluation.networks.pixels import OncePerBatch
 from workbench.evaluation.prompts import prompt_mix
-from workbench.evaluation.reference_rows import load_rows, save_rows
 from workbench.evaluation.threads import one_thread
-from workbench.workspace import Workspace, write_json
+from workbench.hashing import fingerprint
+from workbench.workspace import Workspace, write_json, written_aside
+
+ContentT = TypeVar("ContentT")
 
 FORMAT = 1
 _RECORD = "reference.json"
@@ -37,18 +39,16 @@ _SIDE = 32
 
 
 class Reference(Protocol):
-    """Real images as metrics need them. ``network`` is the one that fid, kid, ... look through."""
+    """Real images as metrics need them.
 
-    @property
-    def name(self) -> str: ...
+    Attributes:
+        network: the one that fid, kid, ... look through.
+        identity: short hash of the images, their preparation and captions.
+    """
 
-    @property
-    def network(self) -> str: ...
-
-    @property
-    def identity(self) -> str:
-        """Short hash of the images, their preparation and captions."""
-        ...
+    name: str
+    network: str
+    identity: str
 
     @property
     def caption_count(self) -> int:
@@ -68,12 +68,12 @@ class Reference(Protocol):
         """
         ...
 
-    def view(self, observer: Observer) -> Observer:
-        """The observer as it must look at samples to be comparable."""
+    def adapt(self, extractor: FeatureExtractor) -> FeatureExtractor:
+        """The extractor as it must look at samples to be comparable."""
         ...
 
-    def rows(self, network: str, observer: Observer) -> ReferenceRows:
-        """What the observer (as :meth:`view` gives it) saw in the real images.
+    def rows(self, network: str, extractor: FeatureExtractor) -> ReferenceRows:
+        """What the extractor (as :meth:`adapt` gives it) saw in the real images.
 
         Raises:
             RequestError: the reference was made without this network, or with other weights.
@@ -87,12 +87,8 @@ class BundledReference:
     caption_count = 0
 
     def __init__(self, data: LabelledImages) -> None:
-        self.data, self.name = data, data.name
+        self.data, self.name, self.identity = data, data.name, data.identity
         self.network = data.name  # its own classifier
-
-    @property
-    def identity(self) -> str:
-        return self.data.identity
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -104,17 +100,17 @@ class BundledReference:
         wordings = {label: self.data.prompts_of(label) for label in counts}
         return prompt_mix(wordings, counts, samples)
 
-    def view(self, observer: Observer) -> Observer:
-        return observer
+    def adapt(self, extractor: FeatureExtractor) -> FeatureExtractor:
+        return extractor
 
-    def rows(self, network: str, observer: Observer) -> ReferenceRows:
+    def rows(self, network: str, extractor: FeatureExtractor) -> ReferenceRows:
         images = self.images()
         if network == self.network:
             # The rows' hash is in the fingerprint of every score of a run: they keep every bit.
             with one_thread():
-                return ReferenceRows(_observed(observer, images))
+                return ReferenceRows(_extracted(extractor, images))
         batches = torch.split(images, _AT_ONCE)
-        return ReferenceRows(np.concatenate([_observed(observer, batch) for batch in batches]))
+        return ReferenceRows(np.concatenate([_extracted(extractor, batch) for batch in batches]))
 
     def images(self) -> Tensor:
         """All of them, float32 (N, 3, 32, 32) in [0, 1]."""
@@ -135,8 +131,8 @@ class BundledReference:
         }
 
 
-def _observed(observer: Observer, images: Tensor) -> Rows:
-    rows: Rows = observer.observe(images, [""] * len(images)).cpu().numpy()
+def _extracted(extractor: FeatureExtractor, images: Tensor) -> Rows:
+    rows: Rows = extractor.extract(images, [""] * len(images)).cpu().numpy()
     return rows
 
 
@@ -150,7 +146,7 @@ class ReferenceRecord:
         captions_hash: of the captions, None without.
         size: pixels, after a centre crop.
         selection: how the images were chosen, for people.
-        networks: name -> key of the observer that looked.
+        networks: name -> key of the extractor that looked.
     """
 
     name: str
@@ -172,42 +168,29 @@ class BuiltReference:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        try:
-            content = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-            self.record = ReferenceRecord(**content)
-        except (OSError, ValueError, TypeError) as error:
-            raise RequestError(
-                f"The reference {folder} is damaged ({error}); build it again."
-            ) from error
+        self.record = self._read(_RECORD, lambda content: ReferenceRecord(**content))
         if self.record.format != FORMAT:
             raise RequestError(f"The reference {folder} is of another version; build it again.")
+        self.name, self.identity = self.record.name, self.record.identity
+        self.network = next(iter(self.record.networks))
         self.preparation = Preparation(self.record.size)
         self._prepare = OncePerBatch(self.preparation.of_images)
 
-    @property
-    def name(self) -> str:
-        return self.record.name
-
-    @property
-    def network(self) -> str:
-        return next(iter(self.record.networks))
-
-    @property
-    def identity(self) -> str:
-        return self.record.identity
+    def _read(self, name: str, make: Callable[[Any], ContentT]) -> ContentT:
+        try:
+            return make(json.loads((self.folder / name).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise RequestError(
+                f"The reference {self.folder} is damaged ({error}); build it again."
+            ) from error
 
     @cached_property
     def captions(self) -> tuple[str, ...]:
         """In the images' order; empty if it was built without."""
         if self.record.captions_hash is None:
             return ()
-        try:
-            captions = tuple(json.loads((self.folder / _CAPTIONS).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise RequestError(
-                f"The reference {self.folder} is damaged ({error}); build it again."
-            ) from error
-        if short_hash(captions) != self.record.captions_hash:
+        captions: tuple[str, ...] = self._read(_CAPTIONS, tuple)
+        if fingerprint(captions) != self.record.captions_hash:
             raise RequestError(
                 f"The captions in {self.folder / _CAPTIONS} are not those that the reference was "
                 "built with; build it again."
@@ -235,22 +218,22 @@ class BuiltReference:
             )
         return self.captions[:samples]
 
-    def view(self, observer: Observer) -> Observer:
-        return Prepared(observer, self.preparation, self._prepare)
+    def adapt(self, extractor: FeatureExtractor) -> FeatureExtractor:
+        return Prepared(extractor, self.preparation, self._prepare)
 
-    def rows(self, network: str, observer: Observer) -> ReferenceRows:
+    def rows(self, network: str, extractor: FeatureExtractor) -> ReferenceRows:
         networks = self.record.networks
         if network not in networks:
             raise RequestError(
                 f"The reference {self.name} has no {network} features, only "
                 f"{', '.join(networks)}: build one with --features {network}."
             )
-        if networks[network] != observer_key(observer):
+        if networks[network] != extractor.key:
             raise RequestError(
                 f"The reference {self.name} was made with other settings: its {network} features "
-                f"are of {networks[network]}, the samples' would be of {observer_key(observer)}."
+                f"are of {networks[network]}, the samples' would be of {extractor.key}."
             )
-        return load_rows(self.folder / f"{network}.safetensors")
+        return _load_rows(self.folder / f"{network}.safetensors")
 
 
 def is_reference(folder: Path) -> bool:
@@ -301,9 +284,42 @@ def save_reference(
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _RECORD).unlink(missing_ok=True)
         for network, seen in rows.items():
-            save_rows(folder / f"{network}.safetensors", seen)
+            _save_rows(folder / f"{network}.safetensors", seen)
         if captions:
             write_json(folder / _CAPTIONS, list(captions))
         write_json(folder / _RECORD, record.as_dict())
     except OSError as error:
         raise WorkbenchError(f"Could not write the reference {folder}: {error}.") from error
+
+
+def _save_rows(file: Path, seen: ReferenceRows) -> None:
+    """Rows with their statistics and the root of their covariance, computed here once."""
+    from safetensors.numpy import save_file
+
+    statistics = seen.statistics
+    content = {
+        "rows": seen.rows,
+        "mean": statistics.mean,
+        "covariance": statistics.covariance,
+        "factor": statistics.factor,
+    }
+    with written_aside(file) as partial:
+        save_file({name: np.ascontiguousarray(value) for name, value in content.items()}, partial)
+
+
+def _load_rows(file: Path) -> ReferenceRows:
+    """What :func:`_save_rows` wrote.
+
+    Raises:
+        RequestError: missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        content = load_file(file)
+        rows, mean = content["rows"], content["mean"]
+        covariance, factor = content["covariance"], content["factor"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise RequestError(f"{file} is damaged ({error}); build the reference again.") from error
+    return ReferenceRows(rows, FeatureStatistics(mean, covariance, len(rows), factor))

@@ -9,11 +9,14 @@ import torch
 
 from workbench.data.prompts import read_prompts
 from workbench.errors import RequestError
-from workbench.evaluation.bundled_judges import JUDGES
-from workbench.evaluation.catalog import Observers, make_metrics
+from workbench.evaluation.catalog import (
+    CLASSIFIERS,
+    FEATURE_WEIGHTS,
+    FeatureExtractors,
+    make_metrics,
+)
 from workbench.evaluation.evaluator import Evaluator
 from workbench.evaluation.networks import WeightFiles
-from workbench.evaluation.networks.catalog import NETWORK_WEIGHTS
 from workbench.evaluation.references import Reference, open_reference
 from workbench.metrics import OWN_NETWORK, metric_info
 from workbench.training.config import EvaluationConfig
@@ -35,10 +38,10 @@ def build_evaluator(
         return None
     reference = find_reference(workspace, settings)
     prompts = evaluation_prompts(settings, reference)
-    observers = Observers(workspace.cache, weight_files(workspace, settings), device)
+    extractors = FeatureExtractors(workspace.cache, weight_files(workspace, settings), device)
     first = settings.primary_metric
     names = sorted(settings.metrics, key=lambda name: name != first)
-    metrics = make_metrics(names, reference, observers)
+    metrics = make_metrics(names, reference, extractors)
     return Evaluator(metrics, prompts, precision=settings.precision)
 
 
@@ -74,8 +77,8 @@ def prepare_evaluation(workspace: Workspace, settings: EvaluationConfig) -> None
     """
     check_evaluation(workspace, settings)
     reference = find_reference(workspace, settings)
-    if settings.metrics and reference is not None and reference.network in JUDGES:
-        JUDGES[reference.network](workspace.cache)
+    if settings.metrics and reference is not None and reference.network in CLASSIFIERS:
+        CLASSIFIERS[reference.network](workspace.cache)
 
 
 def needed_weights(metrics: Sequence[str], reference: Reference | None) -> list[str]:
@@ -85,8 +88,8 @@ def needed_weights(metrics: Sequence[str], reference: Reference | None) -> list[
         info = metric_info(name)
         needed += info.weights
         if info.network == OWN_NETWORK and reference is not None:
-            needed += NETWORK_WEIGHTS.get(reference.network, ())
-    return list(dict.fromkeys(needed))
+            needed.append(FEATURE_WEIGHTS.get(reference.network, ""))
+    return [name for name in dict.fromkeys(needed) if name]
 
 
 def weight_files(workspace: Workspace, settings: EvaluationConfig) -> WeightFiles:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workbench.evaluation.design import Array, Design
-from workbench.evaluation.hashing import short_hash
-from workbench.evaluation.observations import Rows
-from workbench.evaluation.observers import Observer, observer_key
+from workbench.evaluation.extractors import FeatureExtractor
+from workbench.evaluation.feature_table import Rows
 from workbench.flow.noise import NoiseSource
+from workbench.hashing import fingerprint
 
 PROJECTIONS = 64
 
@@ -61,7 +60,7 @@ def _ends(n: int, m: int) -> NDArray[np.int64]:
 class SlicedWassersteinMetric:
     """Sliced Wasserstein distance of samples to fixed samples of the truth (M, D)."""
 
-    observer: Observer
+    extractor: FeatureExtractor
     reference: Rows
     name: str = "sliced_w2"
     projections: int = PROJECTIONS
@@ -69,8 +68,8 @@ class SlicedWassersteinMetric:
     @cached_property
     def ingredients(self) -> dict[str, str]:
         return {
-            "features": observer_key(self.observer),
-            "reference": short_hash(np.ascontiguousarray(self.reference).tobytes().hex()),
+            "features": self.extractor.key,
+            "reference": fingerprint(np.ascontiguousarray(self.reference).tobytes().hex()),
             "projections": str(self.projections),
         }
 
@@ -81,9 +80,3 @@ class SlicedWassersteinMetric:
         return design.error_by_halves(
             lambda picks: np.array([self.compute(rows[pick]) for pick in picks])
         )
-
-
-def interval_of(values: Array) -> dict[str, Any]:
-    """Mean of independent measurements, and where one of them lies with 95 % (2.5 to 97.5 %)."""
-    low, high = np.quantile(values, (0.025, 0.975))
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}

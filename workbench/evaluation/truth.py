@@ -14,18 +14,19 @@ from torch import Tensor
 from workbench.errors import unknown_name
 from workbench.evaluation.design import Array, Design
 from workbench.evaluation.evaluator import Evaluator
-from workbench.evaluation.hashing import short_hash
+from workbench.evaluation.extractors import FeatureExtractor
+from workbench.evaluation.feature_table import Rows
+from workbench.evaluation.intervals import interval_of
 from workbench.evaluation.metrics import MeanMetric, Metric
-from workbench.evaluation.observations import Rows
-from workbench.evaluation.observers import Observer, observer_key
+from workbench.evaluation.sample_loop import first_not_finite
 from workbench.evaluation.sliced import (
     PROJECTIONS,
     SlicedWassersteinMetric,
     directions,
-    interval_of,
     sliced_wasserstein,
 )
 from workbench.flow.noise import NoiseSource
+from workbench.hashing import fingerprint
 from workbench.teachers.mixture import Mixture
 
 OUTLYING = math.exp(-8)
@@ -94,62 +95,41 @@ def mode_statistics(rows: Rows | Array, mixture: Mixture) -> ModeStatistics:
     return ModeStatistics(shares, float(1 - inside.mean()), offsets, covariances, cores)
 
 
-def _share_error(seen: ModeStatistics, mixture: Mixture) -> float:
-    """Total variation between shares of modes."""
-    return float(np.abs(seen.shares - mixture.shares.numpy()).sum() / 2)
-
-
-def _std(seen: ModeStatistics, mixture: Mixture) -> float:
-    return float(seen.stds.mean())
-
-
-def _narrowest(seen: ModeStatistics, mixture: Mixture) -> float:
-    return float(seen.stds.min())
-
-
-def _core_least(seen: ModeStatistics, mixture: Mixture) -> float:
-    return float(seen.cores[:, 0].mean())
-
-
-def _core_most(seen: ModeStatistics, mixture: Mixture) -> float:
-    return float(seen.cores[:, 1].mean())
-
-
-def _covariance_error(seen: ModeStatistics, mixture: Mixture) -> float:
-    """Frobenius norm of the error relative to the true covariance, mean over modes."""
-    true = torch.diag_embed(mixture.stds.square()).numpy()
-    errors = np.linalg.norm(seen.covariances - true, axis=(1, 2))
-    return float((errors / np.linalg.norm(true, axis=(1, 2))).mean())
-
-
-def _offset(seen: ModeStatistics, mixture: Mixture) -> float:
-    populated = seen.shares > 0
-    return float(np.linalg.norm(seen.offsets[populated], axis=1).mean())
-
-
-def _outliers(seen: ModeStatistics, mixture: Mixture) -> float:
-    return seen.outliers
-
-
-MODE_SCORES: Mapping[str, Callable[[ModeStatistics, Mixture], float]] = {
-    "share_tv": _share_error,
-    "mode_std": _std,
-    "mode_std_min": _narrowest,
-    "mode_core_least": _core_least,
-    "mode_core_most": _core_most,
-    "mode_cov_error": _covariance_error,
-    "mode_offset": _offset,
-    "outliers": _outliers,
-}
-"""Name -> score: total variation of shares; std of modes, mean and least of them; std of cores
-(:attr:`ModeStatistics.cores`) where they are thinnest and widest; relative error of covariances;
-distance of means from the true ones in std; share of samples of no mode."""
+MODE_SCORES = (
+    "share_tv",
+    "mode_std",
+    "mode_std_min",
+    "mode_core_least",
+    "mode_core_most",
+    "mode_cov_error",
+    "mode_offset",
+    "outliers",
+)
+"""What samples of a mixture of several Gaussians are scored by."""
 
 
 def mode_scores(rows: Rows | Array, mixture: Mixture) -> dict[str, float]:
-    """Each of :data:`MODE_SCORES` of samples (N, D)."""
+    """Each of :data:`MODE_SCORES` of samples (N, D), in their order.
+
+    Total variation of shares; std of modes, mean and least of them; std of cores
+    (:attr:`ModeStatistics.cores`) where they are thinnest and widest; Frobenius norm of the error
+    of covariances relative to the true one, mean over modes; distance of means from the true ones
+    in std, mean over modes that have samples; share of samples of no mode.
+    """
     seen = mode_statistics(rows, mixture)
-    return {name: score(seen, mixture) for name, score in MODE_SCORES.items()}
+    true = torch.diag_embed(mixture.stds.square()).numpy()
+    errors = np.linalg.norm(seen.covariances - true, axis=(1, 2))
+    scores = (
+        np.abs(seen.shares - mixture.shares.numpy()).sum() / 2,
+        seen.stds.mean(),
+        seen.stds.min(),
+        seen.cores[:, 0].mean(),
+        seen.cores[:, 1].mean(),
+        (errors / np.linalg.norm(true, axis=(1, 2))).mean(),
+        np.linalg.norm(seen.offsets[seen.shares > 0], axis=1).mean(),
+        seen.outliers,
+    )
+    return {name: float(score) for name, score in zip(MODE_SCORES, scores, strict=True)}
 
 
 AXIS_SCORES = ("gaussian_w2", *(f"axis_variance_{part + 1}" for part in range(_PARTS)))
@@ -184,20 +164,20 @@ def own_scores(mixture: Mixture) -> Own:
     """A Gaussian is judged axis by axis, several of them mode by mode."""
     if mixture.modes == 1:
         return Own(AXIS_SCORES, axis_scores)
-    return Own(tuple(MODE_SCORES), mode_scores)
+    return Own(MODE_SCORES, mode_scores)
 
 
 @dataclass(frozen=True)
 class OwnMetric:
     """One of :func:`own_scores`. Those of spread are best at the truth's, not at their least."""
 
-    observer: Observer
+    extractor: FeatureExtractor
     mixture: Mixture
     name: str
 
     @property
     def ingredients(self) -> Mapping[str, str]:
-        return {"points": observer_key(self.observer), "mixture": mixture_hash(self.mixture)}
+        return {"points": self.extractor.key, "mixture": mixture_hash(self.mixture)}
 
     def compute(self, rows: Rows) -> float:
         return own_scores(self.mixture).of(rows, self.mixture)[self.name]
@@ -208,7 +188,7 @@ class OwnMetric:
         )
 
 
-class Points:
+class Points(FeatureExtractor):
     """Sees samples as they are: one row a sample."""
 
     name = "points"
@@ -217,11 +197,11 @@ class Points:
     def __init__(self, dimension: int) -> None:
         self.dimension = dimension
 
-    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def extract(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         return images.flatten(1).float()
 
 
-class AskedMode:
+class AskedMode(FeatureExtractor):
     """1 for a sample whose nearest mode is the one that its prompt asks for, else 0."""
 
     name = "asked-mode"
@@ -234,7 +214,7 @@ class AskedMode:
     def check_prompts(self, prompts: Sequence[str]) -> None:
         self._label(prompts)
 
-    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def extract(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         nearest, _ = self._mixture.nearest(images.flatten(1).cpu())
         return (nearest == self._label(prompts)).float()[:, None]
 
@@ -263,8 +243,8 @@ def truth_evaluator(
         **dict.fromkeys(own_scores(mixture).names, lambda name: OwnMetric(points, mixture, name)),
     }
     if label is not None:
-        observer = AskedMode(mixture, label)
-        makers["alignment"] = lambda name: MeanMetric(observer, name)
+        extractor = AskedMode(mixture, label)
+        makers["alignment"] = lambda name: MeanMetric(extractor, name)
     wanted = list(makers) if names is None else list(names)
     for name in wanted:
         if name not in makers:
@@ -277,10 +257,9 @@ def truth_evaluator(
 
 def check_points(samples: Tensor, prompts: Sequence[str], start: int) -> tuple[int, str] | None:
     """The first sample that cannot be scored, and why: whether points are finite."""
-    finite = torch.isfinite(samples).flatten(1).all(dim=1)
-    if finite.all():
+    place = first_not_finite(samples)
+    if place is None:
         return None
-    place = int((~finite).nonzero()[0])
     return start + place, f"Sample {start + place} is not finite: no score."
 
 
@@ -307,4 +286,4 @@ def floor(mixture: Mixture, samples: int, pairs: int = FLOOR_PAIRS) -> dict[str,
 def mixture_hash(mixture: Mixture) -> str:
     """Short hash of a mixture's parameters."""
     std = torch.as_tensor(mixture.std, dtype=torch.float64).tolist()
-    return short_hash([mixture.means.tolist(), std, mixture.shares.tolist()])
+    return fingerprint([mixture.means.tolist(), std, mixture.shares.tolist()])

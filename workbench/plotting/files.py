@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import RequestError, unknown_name
 from workbench.plotting.style import paper_style
-from workbench.workspace import partial_path
+from workbench.workspace import written_aside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,13 +74,9 @@ def save_text(text: str, path: Path) -> Path:
 
 def _whole(path: Path, write: Callable[[Path], object]) -> Path:
     """Written aside and renamed: nobody ever sees half a file."""
-    partial = partial_path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        partial.replace(path)
+        with written_aside(path) as partial:
+            write(partial)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         raise RequestError(f"Cannot write {path}: {error.strerror or error}.") from None
     return path

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from workbench.errors import RequestError
+from workbench.hashing import fingerprint
 from workbench.tracking import KIND, RunRow
 
 PLAN_KIND = "plan"
@@ -83,7 +83,7 @@ def plan_hash(
 ) -> str:
     """Of everything in a plan but its version: equal exactly for plans that mean the same."""
     text = [experiment, question, hypothesis, list(changes), dict(hashes)]
-    return hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()[:16]
+    return fingerprint(text)
 
 
 def read_changes(assignments: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
@@ -107,7 +107,7 @@ def plan_key(changes: Sequence[str]) -> str:
     """Of a plan's changes: the plans of one key are versions of each other."""
     if not changes:
         return "plan"
-    return f"plan-{hashlib.sha256(json.dumps(changes).encode()).hexdigest()[:8]}"
+    return f"plan-{fingerprint(changes, digits=8)}"
 
 
 def as_options(changes: Sequence[str]) -> str:

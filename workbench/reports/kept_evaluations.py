@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from workbench.evaluation.hashing import protocol_id
+from workbench.evaluation.evaluator import protocol_id
 from workbench.reports.groups import SeedRun
 from workbench.reports.samples import still_of
 from workbench.runs.external_scores import ExternalFile

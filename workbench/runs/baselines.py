@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from workbench.evaluation.hashing import short_hash
+from workbench.hashing import fingerprint
 from workbench.runs.measure import Measurement, Row, SampledModel
 from workbench.teachers.base import Distillable
 from workbench.training.config import RunConfig
@@ -61,7 +61,7 @@ class BaselineCache:
     ) -> Kept:
         """What is kept of a model under ``what``, else what ``measure`` gives; on every rank."""
         key = {**self.identity, **model.identity, "steps": model.steps, **what}
-        file = self.folder / f"{short_hash(key)}.json"
+        file = self.folder / f"{fingerprint(key)}.json"
         found = self.ranks.from_main(_read(file, read) if self.ranks.is_main else None)
         if found is not None:
             return found

@@ -13,16 +13,14 @@ from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import (
     Evaluator,
     FeatureCache,
+    FeatureExtractors,
+    FeatureTable,
     FrechetMetric,
-    Keeper,
+    ImageSink,
     Metric,
-    Observations,
-    Observers,
-    Peers,
     Sampler,
 )
 from workbench.evaluation.design import Design
-from workbench.evaluation.hashing import short_hash
 from workbench.evaluation.intervals import (
     check_extrapolation,
     check_interval,
@@ -31,8 +29,8 @@ from workbench.evaluation.intervals import (
     interval,
 )
 from workbench.evaluation.networks import WeightFiles
-from workbench.evaluation.observers import observer_key
-from workbench.evaluation.viewing import Show
+from workbench.evaluation.sample_loop import ProgressCallback
+from workbench.hashing import fingerprint
 from workbench.metrics import metric_info
 from workbench.runs.evaluate_protocol import Protocol, choose_protocol
 from workbench.runs.evaluate_sources import Asked, ModelSource, Source, open_source
@@ -49,7 +47,7 @@ LOG = logging.getLogger(__name__)
 
 
 @contextmanager
-def _no_bar(what: str) -> Iterator[Show]:
+def _no_bar(what: str) -> Iterator[ProgressCallback]:
     yield lambda done, total: None
 
 
@@ -85,7 +83,7 @@ class EvaluateRequest:
     extrapolate: bool = False
     keep_images: Path | None = None
     nproc: int = 1
-    bar: Callable[[str], AbstractContextManager[Show]] = _no_bar
+    bar: Callable[[str], AbstractContextManager[ProgressCallback]] = _no_bar
 
 
 def evaluate_source(request: EvaluateRequest, tracking_uri: str | None = None) -> Evaluation:
@@ -135,11 +133,11 @@ def _on_ranks(request: EvaluateRequest) -> Any:
             )
         chosen = choose_protocol(request, source)
         weights = WeightFiles(request.workspace.root / "weights", chosen.weights)
-        observers = Observers(request.workspace.cache, weights, ranks.device)
+        extractors = FeatureExtractors(request.workspace.cache, weights, ranks.device)
         # Rank 0 first: it trains the classifier, downloads and pins for all.
-        metrics = chosen.make_metrics(observers) if ranks.is_main else ()
+        metrics = chosen.make_metrics(extractors) if ranks.is_main else ()
         ranks.any(False)
-        metrics = metrics or chosen.make_metrics(observers)
+        metrics = metrics or chosen.make_metrics(extractors)
         weights.refuse_unused()
         batch_size = request.batch_size or source.batch_size(ranks.device)
         batch_size = ranks.from_main(batch_size)
@@ -150,13 +148,13 @@ def _on_ranks(request: EvaluateRequest) -> Any:
         drawn = [(source.at_seed(seed), replace(evaluator, seed=seed)) for seed in seeds]
         # All of them before the first draws: a wrong one must not end hours of work.
         jobs = [
-            (own, its, own.sampler(steps, prompts), _keeper(request, own, its, steps, ranks))
+            (own, its, own.sampler(steps, prompts), _sink(request, own, its, steps, ranks))
             for own, its in drawn
             for steps in _step_counts(request, source)
         ]
         rows = [
-            _row(request, own, chosen, its, sampler, keeper, ranks)
-            for own, its, sampler, keeper in jobs
+            _row(request, own, chosen, its, sampler, sink, ranks)
+            for own, its, sampler, sink in jobs
         ]
         return rows, source.run
 
@@ -186,7 +184,7 @@ def _row(
     chosen: Protocol,
     evaluator: Evaluator,
     sampler: Sampler,
-    keeper: Keeper | None,
+    sink: ImageSink | None,
     ranks: Ranks,
 ) -> ScoredRow:
     steps = sampler.steps
@@ -194,16 +192,15 @@ def _row(
     # The fingerprint names versions: rows of other ones are not those that it speaks of.
     made_by = {**identity, "versions": evaluator.versions}
     cache = FeatureCache(request.workspace.cache / "features", made_by)
-    peers = Peers(ranks.rank, ranks.world, ranks.gather)
     what = f"{source.name}, {steps} steps" if source.default_steps else source.name
     what += f", seed {source.seed}" if len(request.source.seeds or ()) > 1 else ""
     with request.bar(what) as show:
-        viewed = evaluator.viewing(cache, show, keeper).view(sampler, peers)
-    values = evaluator.scores(viewed.observations, peers)
+        result = evaluator.sample_loop(cache, show, sink).run(sampler, ranks)
+    values = evaluator.scores(result.table, ranks)
     scores: tuple[Score, ...] = ()
     if ranks.is_main:
         scores = tuple(
-            _score(request, evaluator, metric, values[metric.name], identity, viewed.observations)
+            _score(request, evaluator, metric, values[metric.name], identity, result.table)
             for metric in evaluator.metrics
         )
     return ScoredRow(
@@ -212,8 +209,8 @@ def _row(
         reference=chosen.reference_name,
         samples=evaluator.samples,
         steps=steps if source.default_steps else None,
-        nfe=viewed.nfe,
-        ms_per_image=viewed.ms_per_image,
+        nfe=result.nfe,
+        ms_per_image=result.ms_per_image,
         scores=scores,
         fingerprint=evaluator.fingerprint(steps),
         how=source.how(steps),
@@ -226,11 +223,11 @@ def _score(
     metric: Metric,
     value: float,
     identity: Mapping[str, object],
-    observations: Observations,
+    table: FeatureTable,
 ) -> Score:
     fingerprint = evaluator.fingerprint_of(metric, identity)
     design = Design(evaluator.prompts, request.bootstrap, int(fingerprint["id"], 16))
-    rows = observations.rows(observer_key(metric.observer), evaluator.samples)
+    rows = table.rows(metric.extractor.key, evaluator.samples)
     score = Score(metric.name, value, fingerprint)
     if request.bootstrap:
         score = replace(score, interval=interval(metric, rows, value, design))
@@ -241,7 +238,7 @@ def _score(
     return score
 
 
-def _keeper(
+def _sink(
     request: EvaluateRequest, source: Source, evaluator: Evaluator, steps: int, ranks: Ranks
 ) -> KeptImages | None:
     """Where one sampler's images go, if they are wanted.
@@ -259,5 +256,5 @@ def _keeper(
     if not ranks.is_main:
         return KeptImages(folder)
     return claim_folder(
-        folder, short_hash([source.identity(steps), evaluator.fingerprint(steps)["prompts"]])
+        folder, fingerprint([source.identity(steps), evaluator.fingerprint(steps)["prompts"]])
     )

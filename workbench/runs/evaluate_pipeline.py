@@ -15,7 +15,6 @@ from torch import Tensor
 from workbench.errors import RequestError
 from workbench.evaluation import Sampler
 from workbench.runs.student import StudentRecord
-from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.folder import (
     MODEL_INDEX,
     TeacherNotes,
@@ -209,7 +208,6 @@ def class_name(folder: Path) -> str:
 
 
 def _load(folder: Path, device: torch.device) -> Any:
-    prepare_torchvision()
     import diffusers
 
     name = class_name(folder)

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from workbench.data.bundled import BUNDLED
 from workbench.data.prompts import PromptsConfig, PromptSet, read_prompts
 from workbench.errors import RequestError
-from workbench.evaluation import Metric, Observers, Reference, make_metrics, open_reference
-from workbench.evaluation.observers import check_prompts
+from workbench.evaluation import FeatureExtractors, Metric, Reference, make_metrics, open_reference
 from workbench.evaluation.setup import needed_weights
 from workbench.metrics import metric_info
 from workbench.runs.evaluate_sources import Source
@@ -51,19 +50,19 @@ class Protocol:
     def reference_name(self) -> str:
         return self.reference.name if self.reference is not None else NO_REFERENCE
 
-    def make_metrics(self, observers: Observers) -> tuple[Metric, ...]:
+    def make_metrics(self, extractors: FeatureExtractors) -> tuple[Metric, ...]:
         """The metrics, without those that cannot judge by these prompts unless asked for.
 
         Raises:
             RequestError: as :func:`workbench.evaluation.make_metrics`.
         """
-        made = make_metrics(self.metrics, self.reference, observers)
+        made = make_metrics(self.metrics, self.reference, extractors)
         if self.asked:
             return made
         kept = []
         for metric in made:
             try:
-                check_prompts(metric.observer, self.prompts)
+                metric.extractor.check_prompts(self.prompts)
             except RequestError as error:
                 LOG.warning("%s is left out: %s", metric.name, error)
             else:

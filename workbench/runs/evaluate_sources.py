@@ -15,7 +15,8 @@ from torch import Tensor
 from workbench.data.images import list_images
 from workbench.errors import RequestError
 from workbench.evaluation import Sampler
-from workbench.evaluation.images import check_equal_sizes, hash_files, read_images
+from workbench.evaluation.images import check_equal_sizes, read_images
+from workbench.hashing import file_fingerprint
 from workbench.runs.evaluate_pipeline import PipelineSource, class_name
 from workbench.runs.folder import RunFolder
 from workbench.runs.measure import EncodedPrompts, Encodings, Samplers
@@ -318,7 +319,7 @@ class ImageSource:
 
     @cached_property
     def _hash(self) -> str:
-        return hash_files(self._files)
+        return file_fingerprint(self._files)
 
     def sampler(self, steps: int, prompts: Sequence[str]) -> Sampler:
         def draw(batch: list[str], start: int, count: int) -> Tensor:

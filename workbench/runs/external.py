@@ -7,14 +7,14 @@ from pathlib import Path
 
 from workbench.errors import RequestError
 from workbench.evaluation.external import Benchmark, Export, ExternalScores
-from workbench.evaluation.viewing import Show
+from workbench.evaluation.sample_loop import ProgressCallback
 from workbench.runs.external_scores import EXTERNAL, ExternalFile, ExternalName
 from workbench.runs.folder import RunFolder, find_run, matching_runs
 from workbench.runs.inference import sample_model
 from workbench.runs.models import Drawing, LoadedModel, LoadedStudent
 from workbench.runs.pictures import WRITERS, checked_prompts, facts
 from workbench.tracking import add_later
-from workbench.workspace import Workspace
+from workbench.workspace import Workspace, written_aside
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def draw_benchmark(
     model: LoadedModel,
     request: BenchmarkRequest,
     how: Drawing,
-    show: Show = lambda done, total: None,
+    show: ProgressCallback = lambda done, total: None,
 ) -> Export:
     """Draw a benchmark's images into its folder; what is there already stays.
 
@@ -57,9 +57,8 @@ def draw_benchmark(
         images = sample_model(model, replace(how, prompts=texts, seed=seed))
         for number, (image, text, path) in enumerate(zip(images, texts, places, strict=True)):
             made = {**export.sampler, "prompt": text, "seed": str(seed + number)}
-            partial = path.with_suffix(".part")
-            WRITERS["png"](image, made, partial)
-            partial.replace(path)
+            with written_aside(path, durable=False) as partial:
+                WRITERS["png"](image, made, partial)
     show(len(paths), len(paths))
     return export
 

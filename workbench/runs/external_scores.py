@@ -97,12 +97,12 @@ class ExternalFile:
     @property
     def protocol(self) -> str:
         """Id of all that decides the score besides the model and its steps."""
-        from workbench.evaluation.hashing import short_hash
+        from workbench.hashing import fingerprint
 
         sampler = self.fingerprint["sampler"]
         made = {key: value for key, value in sampler.items() if key not in _OF_THE_MODEL}
         shared = {key: self.fingerprint[key] for key in ("benchmark", "prompts", "samples")}
-        return short_hash({**shared, "sampler": made})
+        return fingerprint({**shared, "sampler": made})
 
     def path(self, workspace: Workspace) -> Path:
         """Where a workspace keeps it."""

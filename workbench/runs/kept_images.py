@@ -18,7 +18,7 @@ _MARKER = "evaluation.txt"
 
 @dataclass(frozen=True)
 class KeptImages:
-    """A :class:`Keeper` of one PNG a sample, named by the sample's index."""
+    """A :class:`ImageSink` of one PNG a sample, named by the sample's index."""
 
     folder: Path
 
@@ -35,7 +35,7 @@ class KeptImages:
         for number, (image, prompt) in enumerate(zip(images.cpu(), prompts, strict=True)):
             file = self._file(start + number)
             try:
-                with written_aside(file) as partial:
+                with written_aside(file, durable=False) as partial:
                     WRITERS["png"](image, {"prompt": prompt}, partial)
             except OSError as error:
                 raise WorkbenchError(f"Could not keep {file}: {error}.") from error

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from workbench.errors import WorkbenchError
 from workbench.evaluation.drift import Look, Ratio, drift_from, look_of
-from workbench.evaluation.hashing import short_hash
+from workbench.hashing import fingerprint
 from workbench.runs.baselines import BaselineCache
 from workbench.runs.measure import Encodings, SampledModel, Samplers
 from workbench.runs.tasks import RunTask
@@ -95,7 +95,7 @@ class LookMeasurement:
             settings = self.samplers.settings
             drawn = [list(self.shown), self.seeds, settings.seed, settings.precision]
             versions = [version(name) for name in ("torch", "diffusers")]
-            what = short_hash([*drawn, self.patch, *versions])
+            what = fingerprint([*drawn, self.patch, *versions])
             self._teacher = kept.kept(
                 model,
                 {"look": what},

@@ -244,7 +244,7 @@ class Measurement:
     Args:
         evaluator: what is measured; how samples are drawn, their seed, precision and batch size,
             are the samplers' settings.
-        scratch: a folder that all ranks share and no other evaluation uses, for what observers see.
+        scratch: a folder that all ranks share and no other evaluation uses, for features.
         tell: hears on rank 0 how far an evaluation is.
     """
 
@@ -282,9 +282,7 @@ class Measurement:
 
         scores = self._sized.evaluate(
             Sampler(draw, model.steps, model.nfe),
-            rank=self.ranks.rank,
-            world=self.ranks.world,
-            gather=self.ranks.gather,
+            self.ranks,
             show=partial(self.tell, f"{model.name}, {model.steps} steps"),
             scratch=self.scratch,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.evaluation import Extrapolation, Interval
-from workbench.evaluation.hashing import short_hash
+from workbench.hashing import fingerprint
 from workbench.runs.kept_scores import ScoreName, file_stem, scores_folder, short_protocol
 from workbench.workspace import Workspace, write_json
 
@@ -102,7 +102,7 @@ class Evaluation:
 
 def keep_row(workspace: Workspace, row: ScoredRow) -> Path:
     """Write a row whole into the workspace; the same protocol and sampler have the same file."""
-    ids = short_hash([score.fingerprint["id"] for score in row.scores])
+    ids = fingerprint([score.fingerprint["id"] for score in row.scores])
     folder = scores_folder(workspace, row.model)
     file = folder / f"{file_stem(row.reference, row.steps)}{ids}.json"
     write_json(file, row.as_dict())

@@ -29,7 +29,7 @@ from workbench.teachers.base import Distillable, VelocityNetwork, starting_netwo
 from workbench.training.config import RunConfig
 from workbench.training.lora import merged_network
 from workbench.training.networks import student_network
-from workbench.workspace import Workspace
+from workbench.workspace import Workspace, written_aside
 
 _FILE = "start.safetensors"
 _CPU = torch.device("cpu")
@@ -72,11 +72,9 @@ def keep_start(workspace: Workspace, config: RunConfig, folder: Path, run: Path)
     source, found = find(workspace, config, folder, reference)
     state = {name: value.contiguous() for name, value in found.items()}
     facts = {"source": source, "weights": weights_fingerprint(state)}
-    partial = run / f".{_FILE}"
     try:
-        run.mkdir(parents=True, exist_ok=True)
-        save_file(state, partial, metadata={"start": json.dumps(facts)})
-        partial.replace(run / _FILE)
+        with written_aside(run / _FILE) as partial:
+            save_file(state, partial, metadata={"start": json.dumps(facts)})
     except (OSError, SafetensorError) as error:
         raise MachineError(f"Could not write {run / _FILE}: {error}.") from error
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import RequestError, unknown_name
+from workbench.hashing import file_sha256
 from workbench.teachers.checks import check_prediction
 from workbench.teachers.families import FAMILIES
 from workbench.teachers.family import Family
@@ -221,8 +222,7 @@ def _file_hash(path: Path) -> str:
     blob = path.resolve().name
     if path.is_symlink() and _BLOB.fullmatch(blob):
         return blob
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 @contextmanager

@@ -126,8 +126,6 @@ def readable_errors(repository: str, revision: str | None) -> Iterator[None]:
         RevisionNotFoundError,
     )
 
-    # The HTTP client's own base class: httpx or httpx2, by the hub client's version.
-    connection_error = cast(type[Exception], HfHubHTTPError.__mro__[1])
     try:
         yield
     except GatedRepoError:
@@ -150,12 +148,19 @@ def readable_errors(repository: str, revision: str | None) -> Iterator[None]:
         if _status(error) == 401 and has_token():
             raise RequestError(_unknown_token(repository)) from None
         raise RequestError(f"The hub failed for {repository}: {one_line(error)}") from None
-    except connection_error:
+    except hub_connection_error():
         raise RequestError(_unreachable(repository)) from None
     except OSError as error:
         raise RequestError(f"The hub failed for {repository}: {one_line(error)}") from None
     except ValueError as error:  # the client refuses some names that look like ids
         raise RequestError(f"{repository!r} is no hub id: {one_line(error)}") from None
+
+
+def hub_connection_error() -> type[Exception]:
+    """The base class of the hub client's errors: of httpx or httpx2, by the client's version."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return cast(type[Exception], HfHubHTTPError.__mro__[1])
 
 
 def _unreachable(repository: str) -> str:

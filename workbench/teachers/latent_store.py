@@ -6,7 +6,6 @@ them out, and an interrupted encoding goes on at the first missing one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -24,11 +23,12 @@ from torch import Tensor
 from workbench.data.images import DECODING, BadImageError, LoadedImage, PairImages
 from workbench.data.listing import TOLERATED, Skipped
 from workbench.errors import RequestError
+from workbench.hashing import fingerprint
 from workbench.teachers.folder import component_fingerprint
 from workbench.teachers.pipeline import PipelineTeacher
 from workbench.teachers.pretrain import Progress, silent
 from workbench.teachers.sealed import SealedFolder, Shards, open_sealed, write_sealed
-from workbench.workspace import partial_path
+from workbench.workspace import written_aside
 
 _AUTOENCODER = ("vae",)
 _MOST_ROWS = 4096
@@ -54,7 +54,7 @@ def latents_identity(teacher: PipelineTeacher, images: PairImages) -> str:
         "resolution": teacher.resolution,
         "dtype": str(vae.dtype),
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return fingerprint(facts)
 
 
 class LatentStore(SealedFolder):
@@ -239,12 +239,11 @@ class LatentStore(SealedFolder):
 
 def write_skipped(folder: Path, skipped: Iterable[Skipped]) -> Path:
     """The list of what is left out: one a line, its place, a tab, the reason."""
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / SKIPPED_FILE
-    partial = partial_path(file)
     lines = (f"{item.where}\t{item.reason}\n" for item in skipped)
-    partial.write_text("".join(lines), encoding="utf-8")
-    return partial.replace(file)
+    with written_aside(file) as partial:
+        partial.write_text("".join(lines), encoding="utf-8")
+    return file
 
 
 def ahead(

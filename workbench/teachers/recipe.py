@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from workbench.errors import unknown_name
 from workbench.flow import INTERPOLANTS, TARGETS
+from workbench.hashing import fingerprint
 from workbench.settings import FrozenConfig
 
 
@@ -137,8 +136,7 @@ class BuildRecipe(FrozenConfig):
     @property
     def hash(self) -> str:
         """Ten hex digits of the content."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+        return fingerprint(self.model_dump(mode="json"), digits=10)
 
 
 class _Recipe(BuildRecipe):

@@ -6,9 +6,7 @@ off or damaged.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -22,9 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from workbench.errors import WorkbenchError
-from workbench.workspace import partial_path, write_json
-
-_PARTIAL = ".partial"
+from workbench.hashing import file_sha256
+from workbench.workspace import PARTIAL, write_json, written_aside
 
 
 def seal_of(file: Path) -> Path:
@@ -38,18 +35,12 @@ def write_sealed(file: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         WorkbenchError: it cannot be written.
     """
-    partial = partial_path(file, _PARTIAL)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(dict(tensors), partial)
-        with partial.open("rb") as content:
-            os.fsync(content.fileno())
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
-        partial.replace(file)
+        with written_aside(file) as partial:
+            save_file(dict(tensors), partial)
+            digest = file_sha256(partial)
         _seal(file, digest)
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise WorkbenchError(f"Cannot write {file}: {error}.") from error
 
 
@@ -70,9 +61,8 @@ def open_sealed(file: Path) -> dict[str, Tensor] | None:
         if seal["bytes"] != state.st_size:
             return None
         if seal["mtime_ns"] != state.st_mtime_ns:
-            with file.open("rb") as content:
-                if hashlib.file_digest(content, "sha256").hexdigest() != seal["sha256"]:
-                    return None
+            if file_sha256(file) != seal["sha256"]:
+                return None
             with suppress(OSError):  # a place that can only be read is hashed every time
                 _seal(file, seal["sha256"])
         with safe_open(file, framework="pt") as stored:
@@ -114,7 +104,7 @@ class SealedFolder(ABC):
 
     def sweep(self) -> int:
         """Delete what is damaged or was cut off; returns how many shards. Only while locked."""
-        for partial in self.folder.glob(f".*{_PARTIAL}"):
+        for partial in self.folder.glob(f".*{PARTIAL}"):
             partial.unlink()
         damaged = [file for file in self.folder.glob("*.safetensors") if open_sealed(file) is None]
         for file in damaged:

@@ -11,7 +11,6 @@ shapes, in bfloat16: 100,000 prompts take 18 GB for SANA at 40 of 300 tokens a p
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workbench.errors import RequestError, WorkbenchError
+from workbench.hashing import fingerprint
 from workbench.teachers.base import Conditioning
 from workbench.teachers.family import CallArguments
 from workbench.teachers.folder import (
@@ -66,7 +66,7 @@ def text_identity(folder: Path, call: CallArguments | None = None) -> str:
         "arguments": encoding_call(folder, call),
         "precision": {name: str(dtype) for name, dtype in text_precisions(folder).items()},
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return fingerprint(facts)
 
 
 class StoredPrompts:

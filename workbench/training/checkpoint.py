@@ -8,7 +8,6 @@ is not a checkpoint. One that was kept for its evaluation's sake holds the avera
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -34,6 +33,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from workbench.errors import MachineError, WorkbenchError
 from workbench.training.parallel import Group
 from workbench.training.safe_metadata import TensorReader
+from workbench.workspace import flush_to_disk, write_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -134,10 +134,10 @@ class _FolderWriter(FileSystemWriter):
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         super().finish(metadata, results)
         _write_manifest(self.partial, self.progress)
-        _sync_folder(self.partial)
+        flush_to_disk(self.partial)
         shutil.rmtree(self.final, ignore_errors=True)
         self.partial.rename(self.final)
-        _sync_folder(self.final.parent)
+        flush_to_disk(self.final.parent)
 
 
 def load_checkpoint(path: Path, stateful: Stateful) -> dict[str, Any]:
@@ -244,18 +244,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def _write_manifest(partial: Path, progress: Mapping[str, Any]) -> None:
     files = {file.name: file.stat().st_size for file in sorted(partial.iterdir())}
     record = {"format": FORMAT, "torch": torch.__version__, "progress": progress, "files": files}
-    with (partial / MANIFEST).open("w", encoding="utf-8") as stream:
-        json.dump(record, stream, indent=1)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_json(partial / MANIFEST, record)
 
 
 def _ignore_one_process() -> None:

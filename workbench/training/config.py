@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from pydantic import (
 from workbench.data.pairs import PairsConfig
 from workbench.data.prompts import PromptsConfig
 from workbench.errors import RequestError, unknown_name
+from workbench.hashing import fingerprint
 from workbench.methods import (
     METHODS,
     GeneratorConfig,
@@ -361,7 +361,7 @@ class RunConfig(FrozenConfig):
         Settings that format 1 did not have count where they differ from what their absence meant
         there, so that a new setting leaves every earlier run what it was.
         """
-        return _short_hash(formats.as_format_1(self.model_dump(mode="json")))
+        return fingerprint(formats.as_format_1(self.model_dump(mode="json")), digits=8)
 
     def variant_fingerprint(self) -> str:
         """Eight hex digits of everything but the seed: equal for repetitions of one variant."""
@@ -371,7 +371,7 @@ class RunConfig(FrozenConfig):
         """Eight hex digits of what decides the weights at a given number of images."""
         kept = formats.as_format_1(self.model_dump(mode="json"))
         training = {k: v for k, v in kept["training"].items() if k not in _NOT_WEIGHTS}
-        return _short_hash(
+        return fingerprint(
             {
                 "seed": self.seed,
                 "teacher_call": self.teacher_call,
@@ -380,7 +380,8 @@ class RunConfig(FrozenConfig):
                 "method": kept["method"],
                 "training": training,
                 **self._decides_rollbacks(),
-            }
+            },
+            digits=8,
         )
 
     def _decides_rollbacks(self) -> dict[str, Any]:
@@ -474,11 +475,6 @@ def known_keys() -> list[str]:
     """Every dotted key that a configuration has by default, with any method."""
     methods = [{"method": method().model_dump(mode="json")} for method in METHODS.values()]
     return sorted({*RunConfig().flat(), *(key for each in methods for key, _ in _flatten(each))})
-
-
-def _short_hash(value: object) -> str:
-    canonical = json.dumps(value, sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
 def _flatten(node: Any, prefix: str = "") -> list[tuple[str, str]]:

@@ -22,7 +22,6 @@ from torch.utils.checkpoint import checkpoint
 
 from workbench.errors import RequestError, SettingsError, unknown_name
 from workbench.flow.noise import NoiseSource
-from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.weights import rows_of, stored
 from workbench.training.config import LoraConfig
@@ -285,7 +284,6 @@ def save_adapter(network: VelocityNetwork, folder: Path, pipeline_type: Any) -> 
 def _inject(
     module: nn.Module, settings: LoraConfig, targets: Sequence[str], names: Sequence[str]
 ) -> Any:
-    prepare_torchvision()  # peft imports transformers, and that torchvision
     import peft
 
     config = peft.LoraConfig(

@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.small_inception import SmallInception
-from workbench.evaluation.networks import Networks, WeightFiles
-from workbench.evaluation.networks.base import metrics_package
+from workbench.evaluation import FeatureExtractors
+from workbench.evaluation.networks import WeightFiles
+from workbench.evaluation.networks.weights import metrics_package
 
 CPU = torch.device("cpu")
 PROMPTS = ("the digit 7", "a red cat", "the digit 7", "two blue birds above a tree")
@@ -77,7 +78,9 @@ def stock_clip(clip_folder: Path) -> tuple[Any, Any, Any]:
 
 
 @pytest.fixture
-def networks(tmp_path: Path, clip_folder: Path, inception_file: Path) -> Networks:
+def networks(tmp_path: Path, clip_folder: Path, inception_file: Path) -> FeatureExtractors:
     """All CLIPs are the small one."""
     clips = dict.fromkeys(("clip", "clip-l14", "clip-l14-336", "hpsv2"), clip_folder)
-    return Networks(WeightFiles(tmp_path / "weights", {**clips, "inception": inception_file}), CPU)
+    return FeatureExtractors(
+        tmp_path, WeightFiles(tmp_path / "weights", {**clips, "inception": inception_file}), CPU
+    )

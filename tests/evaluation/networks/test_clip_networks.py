@@ -16,11 +16,12 @@ from torchvision.transforms import InterpolationMode
 
 from tests.evaluation.networks.conftest import CLIP_CONFIG, CPU, PROMPTS
 from workbench.errors import RequestError
-from workbench.evaluation.networks import KNOWN, LocalWeights, Networks, WeightFiles
-from workbench.evaluation.networks.base import metrics_package
-from workbench.evaluation.networks.heads import AestheticScore
-from workbench.evaluation.networks.inception import InceptionFeatures
+from workbench.evaluation import FeatureExtractors
+from workbench.evaluation.networks import KNOWN, LocalWeights, WeightFiles
+from workbench.evaluation.networks.features import InceptionFeatures
 from workbench.evaluation.networks.openclip import MEAN, STD, OpenClip
+from workbench.evaluation.networks.scorers import AestheticScore
+from workbench.evaluation.networks.weights import metrics_package
 
 Stock = tuple[Any, Any, Any]
 
@@ -31,47 +32,47 @@ def close(ours: Tensor, stock: Tensor) -> None:
 
 @torch.no_grad()
 def test_clip_score_is_open_clips_cosine(
-    networks: Networks, images: Tensor, stock_clip: Stock, opened: list[Any]
+    networks: FeatureExtractors, images: Tensor, stock_clip: Stock, opened: list[Any]
 ) -> None:
     model, preprocess, tokenize = stock_clip
     batch = torch.stack([preprocess(image) for image in opened])
     image_features, text_features, _ = model(batch, tokenize(list(PROMPTS)))
-    ours = networks.observer("clip").observe(images, PROMPTS)
+    ours = networks.find("clip").extract(images, PROMPTS)
     close(ours, (image_features * text_features).sum(dim=-1, keepdim=True))
     assert len(ours.unique()) == 4
 
 
 @torch.no_grad()
 def test_hpsv2_fits_the_whole_image_in(
-    networks: Networks, images: Tensor, stock_clip: Stock, opened: list[Any]
+    networks: FeatureExtractors, images: Tensor, stock_clip: Stock, opened: list[Any]
 ) -> None:
     model, _, tokenize = stock_clip
     batch = torch.stack([tvf.to_tensor(image) for image in opened])
     batch = tvf.resize(batch, [23, 32], interpolation=InterpolationMode.BICUBIC)
     batch = tvf.normalize(tvf.pad(batch, [0, 4, 0, 5]), list(MEAN), list(STD))
     image_features, text_features, _ = model(batch, tokenize(list(PROMPTS)))
-    ours = networks.observer("hpsv2").observe(images, PROMPTS)
+    ours = networks.find("hpsv2").extract(images, PROMPTS)
     close(ours, (image_features * text_features).sum(dim=-1, keepdim=True))
 
 
 @torch.no_grad()
 def test_features_for_other_scores(
-    networks: Networks, images: Tensor, stock_clip: Stock, opened: list[Any]
+    networks: FeatureExtractors, images: Tensor, stock_clip: Stock, opened: list[Any]
 ) -> None:
     model, preprocess, _ = stock_clip
     plain = model.encode_image(torch.stack([preprocess(image) for image in opened]))
-    close(networks.observer("clip_features").observe(images, PROMPTS), plain)
+    close(networks.find("clip_features").extract(images, PROMPTS), plain)
 
     whole = torch.stack([tvf.to_tensor(image) for image in opened])
     squashed = F.interpolate(whole, size=(32, 32), mode="bicubic")
     of_cmmd = model.encode_image(tvf.normalize(squashed, list(MEAN), list(STD)))
-    ours = networks.observer("cmmd_features").observe(images, PROMPTS)
+    ours = networks.find("cmmd_features").extract(images, PROMPTS)
     close(ours, F.normalize(of_cmmd, dim=-1))
 
 
 @torch.no_grad()
 def test_aesthetic_score_is_the_published_heads(
-    networks: Networks, images: Tensor, tmp_path: Path
+    networks: FeatureExtractors, images: Tensor, tmp_path: Path
 ) -> None:
     torch.manual_seed(2)
     published = nn.Sequential(
@@ -87,27 +88,27 @@ def test_aesthetic_score_is_the_published_heads(
     state = {f"layers.{key}": value for key, value in published.state_dict().items()}
     path = tmp_path / "head.pth"
     torch.save(state, path)
-    networks.files.given["aesthetic"] = path
-    features = networks.observer("clip_features").observe(images, PROMPTS)
+    networks.weights.given["aesthetic"] = path
+    features = networks.find("clip_features").extract(images, PROMPTS)
     expected = published(F.normalize(features, dim=-1))
-    close(networks.observer("aesthetic").observe(images, PROMPTS), expected)
+    close(networks.find("aesthetic").extract(images, PROMPTS), expected)
     torch.save({**state, "layers.5.weight": state["layers.4.weight"]}, path)
     Path(f"{path}.pin.json").unlink()
     with pytest.raises(RequestError, match=r"head of the improved aesthetic .*layers\.5\.weight"):
-        Networks(networks.files, CPU).observer("aesthetic")
+        FeatureExtractors(tmp_path, networks.weights, CPU).find("aesthetic")
 
 
-def test_a_shared_network_sees_a_batch_once(networks: Networks, images: Tensor) -> None:
+def test_a_shared_network_sees_a_batch_once(networks: FeatureExtractors, images: Tensor) -> None:
     seen: list[int] = []
     network = networks.clip("clip-l14")
     network._model.visual.register_forward_hook(lambda *_: seen.append(1))
     for _ in range(2):
-        networks.observer("clip_features").observe(images, PROMPTS)
+        networks.find("clip_features").extract(images, PROMPTS)
     assert len(seen) == 1
     changed = images.clone()
-    first = networks.observer("clip_features").observe(changed, PROMPTS)
+    first = networks.find("clip_features").extract(changed, PROMPTS)
     changed.mul_(0.5)
-    second = networks.observer("clip_features").observe(changed, PROMPTS)
+    second = networks.find("clip_features").extract(changed, PROMPTS)
     assert len(seen) == 3
     assert not torch.equal(first, second)
 
@@ -175,7 +176,7 @@ def test_a_checkpoint_of_something_else_is_named(
             OpenClip(LocalWeights(KNOWN["clip"], path, "0"), small_architecture, CPU)
     for name, path in {"inception": other, "dinov2": folder, "pickscore": folder}.items():
         with pytest.raises(RequestError, match=rf"{path.name} cannot be read as"):
-            Networks(WeightFiles(tmp_path / "w", {name: path}), CPU).observer(name)
+            FeatureExtractors(tmp_path, WeightFiles(tmp_path / "w", {name: path}), CPU).find(name)
     elsewhere = {"vision_cfg": {}, "text_cfg": {"hf_model_name": "roberta-base"}}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": elsewhere}))
     with pytest.raises(RequestError, match="roberta-base is not in the folder"):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from tests.evaluation.networks.conftest import PROMPTS
+from workbench.evaluation import FeatureExtractors
 from workbench.evaluation.grids import to_pixels
-from workbench.evaluation.networks import Networks
-from workbench.evaluation.networks.base import metrics_package
 from workbench.evaluation.networks.pixels import clean_resize, to_bytes
+from workbench.evaluation.networks.weights import metrics_package
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (40, 56), (299, 299), (400, 310)])
@@ -30,7 +30,7 @@ def test_bytes_are_those_of_a_png() -> None:
 
 
 def test_features_are_clean_fids_on_the_same_images_as_png(
-    networks: Networks, images: Tensor, png_folder: Path, inception_file: Path
+    networks: FeatureExtractors, images: Tensor, png_folder: Path, inception_file: Path
 ) -> None:
     fid = metrics_package("cleanfid.fid")
     scripted = metrics_package("cleanfid.inception_torchscript")
@@ -38,7 +38,7 @@ def test_features_are_clean_fids_on_the_same_images_as_png(
     stock = fid.get_folder_features(
         str(png_folder), model, num_workers=0, device=torch.device("cpu"), verbose=False
     )
-    ours = networks.observer("inception").observe(images, PROMPTS)
+    ours = networks.find("inception").extract(images, PROMPTS)
     assert ours.shape == (4, 2048)
     assert ours.dtype == torch.float32
     np.testing.assert_allclose(ours.numpy(), stock, rtol=1e-6, atol=1e-7)

@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from tests.evaluation.networks.conftest import CPU, PROMPTS
-from workbench.evaluation.networks import Networks, WeightFiles
+from workbench.evaluation import FeatureExtractors
+from workbench.evaluation.networks import WeightFiles
 
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
 
@@ -58,11 +59,13 @@ def test_pickscore_is_the_scaled_cosine(tmp_path: Path, images: Tensor, opened: 
     tokens = tokenizer(list(PROMPTS), padding=True, return_tensors="pt")
     stock = model(pixel_values=pixels, **tokens).logits_per_image.diagonal()[:, None]
 
-    observer = Networks(WeightFiles(tmp_path, {"pickscore": folder}), CPU).observer("pickscore")
-    ours = observer.observe(images, PROMPTS)
+    extractor = FeatureExtractors(tmp_path, WeightFiles(tmp_path, {"pickscore": folder}), CPU).find(
+        "pickscore"
+    )
+    ours = extractor.extract(images, PROMPTS)
     torch.testing.assert_close(ours, stock, rtol=1e-5, atol=1e-5)
     assert len(ours.unique()) == 4
-    long = observer.observe(images, ["the digit 7 " * 50] * 4)
+    long = extractor.extract(images, ["the digit 7 " * 50] * 4)
     assert long.isfinite().all()
 
 
@@ -80,7 +83,7 @@ def test_dinov2_features_are_the_class_token(
     ready = tvf.normalize(resized, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     stock = model(pixel_values=ready).last_hidden_state[:, 0]
 
-    observer = Networks(WeightFiles(tmp_path), CPU).observer("dinov2")
-    assert observer.dimension == 16
-    ours = observer.observe(images, PROMPTS)
+    extractor = FeatureExtractors(tmp_path, WeightFiles(tmp_path), CPU).find("dinov2")
+    assert extractor.dimension == 16
+    ours = extractor.extract(images, PROMPTS)
     torch.testing.assert_close(ours, stock, rtol=1e-5, atol=1e-5)

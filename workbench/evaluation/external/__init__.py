@@ -6,7 +6,7 @@ scripts. The folder's ``external.json`` remembers what was drawn, so that a resu
 against it.
 """
 
-from workbench.evaluation.external.catalog import BENCHMARKS, get_benchmark, open_export
+from workbench.evaluation.external.benchmarks import BENCHMARKS, get_benchmark, open_export
 from workbench.evaluation.external.export import Benchmark, Export, ExternalScores, import_results
 
 __all__ = [

@@ -1,7 +1,6 @@
-"""The networks behind the metrics: each an Observer, loaded from a file of known name."""
+"""The networks behind the metrics: each a FeatureExtractor, loaded from a file of known name."""
 
-from workbench.evaluation.networks.catalog import OBSERVERS, Networks
 from workbench.evaluation.networks.known import KNOWN, KnownWeights
 from workbench.evaluation.networks.weights import LocalWeights, WeightFiles
 
-__all__ = ["KNOWN", "OBSERVERS", "KnownWeights", "LocalWeights", "Networks", "WeightFiles"]
+__all__ = ["KNOWN", "KnownWeights", "LocalWeights", "WeightFiles"]

@@ -12,15 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.evaluation.hashing import short_hash
-from workbench.evaluation.networks.base import (
+from workbench.evaluation.extractors import FeatureExtractor
+from workbench.evaluation.networks.pixels import (
+    NetworkInput,
     OncePerBatch,
     cosine,
     each_prompt_once,
-    metrics_package,
+    pillow_preparation,
 )
-from workbench.evaluation.networks.pixels import NetworkInput, pillow_preparation
-from workbench.evaluation.networks.weights import LocalWeights, load_torchscript, reading
+from workbench.evaluation.networks.weights import (
+    LocalWeights,
+    load_torchscript,
+    metrics_package,
+    reading,
+)
+from workbench.hashing import fingerprint
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -64,7 +70,7 @@ class OpenClip:
         size = _image_size(self._model)
         own = pillow_preparation(f"open_clip: {preprocess}", preprocess)
         self._preparation = prepare(size) if prepare else own
-        self.fingerprint = short_hash(
+        self.fingerprint = fingerprint(
             {
                 "weights": weights.sha256,
                 "architecture": weights.path.name if folder else architecture,
@@ -89,7 +95,7 @@ class OpenClip:
         return embeddings.float()
 
 
-class ClipScore:
+class ClipScore(FeatureExtractor):
     """Cosine of image and prompt: the plain one, neither times 100 (torchmetrics) nor 2.5 (Hessel
     et al. 2021). With ViT-g-14 it is the paper's CLIP score (0.32 to 0.34 in its tables), with
     HPSv2's network HPSv2 (Wu et al. 2023; published around 0.28 to 0.31)."""
@@ -100,24 +106,24 @@ class ClipScore:
         self.name, self._network = name, network
         self.fingerprint = network.fingerprint
 
-    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def extract(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores (B, 1) of images (B, 3, H, W) in [0, 1]."""
         return cosine(
             self._network.image_embeddings(images), self._network.text_embeddings(prompts)
         )
 
 
-class ClipFeatures:
+class ClipFeatures(FeatureExtractor):
     """Image embeddings (B, D), as they are or of length 1."""
 
     def __init__(self, name: str, network: OpenClip, *, normalised: bool) -> None:
         self.name, self._network, self._normalised = name, network, normalised
         self.dimension = network.dimension
-        self.fingerprint = short_hash(
+        self.fingerprint = fingerprint(
             {"network": network.fingerprint, "normalised": str(normalised)}
         )
 
-    def observe(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def extract(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Embeddings (B, D) of images (B, 3, H, W) in [0, 1]; prompts do not matter."""
         embeddings = self._network.image_embeddings(images)
         if self._normalised:

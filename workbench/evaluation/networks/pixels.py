@@ -7,6 +7,7 @@ scores like the sampler that drew them.
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -129,3 +130,41 @@ def _threads() -> ThreadPoolExecutor:
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count()
     return ThreadPoolExecutor(cores, thread_name_prefix="pixels")
+
+
+def cosine(left: Tensor, right: Tensor) -> Tensor:
+    """Cosine of each pair of rows (B, D), (B, D) as (B, 1)."""
+    product = F.normalize(left.float(), dim=-1) * F.normalize(right.float(), dim=-1)
+    return product.sum(dim=-1, keepdim=True)
+
+
+def each_prompt_once(embed: Callable[[list[str]], Tensor], prompts: Sequence[str]) -> Tensor:
+    """Embeddings (B, D) of the prompts; one that occurs more than once is read once."""
+    distinct = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
+    return embed(list(distinct))[[distinct[prompt] for prompt in prompts]]
+
+
+class OncePerBatch:
+    """A function of images that remembers its last answer: scorers that share a network ask it
+    one after the other for the same batch."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self._function = function
+        self._last: tuple[weakref.ref[Tensor], int] | None = None
+        self._answer: Tensor | None = None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if self._answer is None or not self._is_last(images):
+            self._answer = self._function(images)
+            self._last = (weakref.ref(images), _version(images))
+        return self._answer
+
+    def _is_last(self, images: Tensor) -> bool:
+        return self._last is not None and (
+            self._last[0]() is images and self._last[1] == _version(images)
+        )
+
+
+def _version(images: Tensor) -> int:
+    """Grows with every change in place; a tensor of inference mode counts none."""
+    return 0 if images.is_inference() else images._version

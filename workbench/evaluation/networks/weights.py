@@ -8,6 +8,7 @@ own hash is what enters a score's fingerprint.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import pickle
 from collections.abc import Iterator, Mapping
@@ -17,9 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import RequestError, WorkbenchError, unknown_name
-from workbench.evaluation.networks.download import fetch
 from workbench.evaluation.networks.known import KNOWN, KnownWeights
-from workbench.workspace import write_json
+from workbench.hashing import file_sha256
+from workbench.teachers._torchvision import prepare_torchvision
+from workbench.teachers.hub import hub_connection_error, one_line
+from workbench.workspace import flush_to_disk, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -108,10 +111,43 @@ class WeightFiles:
             raise RequestError(missing_message(known, path))
         try:
             fetch(known.url, path, known.size, known.sha256)
-        except (OSError, WorkbenchError) as error:
+        except (OSError, hub_connection_error(), WorkbenchError) as error:
             raise RequestError(
-                f"{missing_message(known, path)} The download failed: {error}"
+                f"{missing_message(known, path)} The download failed: {one_line(error)}"
             ) from error
+
+
+def fetch(url: str, path: Path, size: int, sha256: str) -> None:
+    """Download a file with the hub's client, which tries again and resumes what was cut off.
+
+    ``path`` is only ever the whole, checked file; ``path.part`` keeps what a broken connection
+    left. One process downloads, others wait for it.
+
+    Args:
+        size: bytes.
+        sha256: checksum, in hexadecimal.
+
+    Raises:
+        OSError: the address does not answer (or the client's own error), or it sent less.
+        WorkbenchError: what came is not the file.
+    """
+    from filelock import FileLock
+    from huggingface_hub.file_download import http_get
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.part")
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if path.exists():
+            return
+        with partial.open("ab") as file:
+            if file.tell() > size:
+                file.truncate(0)
+            http_get(url, file, resume_size=file.tell(), expected_size=size)
+        if (found := file_sha256(partial)) != sha256:
+            partial.unlink()
+            raise WorkbenchError(f"{url} sent another file (SHA-256 {found}).")
+        flush_to_disk(partial)
+        partial.replace(path)
 
 
 def missing_message(known: KnownWeights, path: Path) -> str:
@@ -170,12 +206,6 @@ def _hash(path: Path, files: list[Path]) -> str:
     return hashlib.sha256("".join(listed).encode()).hexdigest()
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _read_pin(pin: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(pin.read_text(encoding="utf-8"))
@@ -220,3 +250,19 @@ def load_torchscript(path: Path, device: torch.device) -> Any:
 
     load: Any = torch.jit.load  # untyped in torch
     return load(str(path), map_location=device)
+
+
+def metrics_package(name: str) -> Any:
+    """A module of the extra ``metrics``, with a torchvision that imports beside this torch.
+
+    Raises:
+        RequestError: it is not installed.
+    """
+    prepare_torchvision()
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise RequestError(
+            f"The package {error.name!r} is missing; install workbench with its metrics: "
+            "pip install 'workbench-sid[metrics]'."
+        ) from error

@@ -1,4 +1,4 @@
-"""Rows of observations in sample order: what batches and ranks saw, put back together on disk."""
+"""Features in sample order: rows of all batches and ranks, put back together on disk."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class Batch:
         return rows
 
 
-class Observations:
-    """Where the rows of each sample are, by observer.
+class FeatureTable:
+    """Where the rows of each sample are, by extractor.
 
     Rows themselves stay on disk and nothing is summed on the way, so that memory does not grow
     with the samples, and neither batches nor ranks can change a bit of a score.
@@ -61,44 +61,44 @@ class Observations:
         self._batches: dict[str, dict[int, Batch]] = {}
         self._mapped: dict[tuple[str, int], Rows] = {}
 
-    def add(self, observer: str, start: int, batch: Batch) -> None:
+    def add(self, extractor: str, start: int, batch: Batch) -> None:
         """Add the rows of samples ``start .. start + batch.count``."""
-        found = self._batches.setdefault(observer, {})
+        found = self._batches.setdefault(extractor, {})
         if start not in found or found[start].count < batch.count:  # kept in chunks of two sizes
             found[start] = batch
 
-    def merge(self, other: Observations) -> None:
+    def merge(self, other: FeatureTable) -> None:
         """Add what another rank has seen."""
-        for observer, batches in other._batches.items():
+        for extractor, batches in other._batches.items():
             for start, batch in batches.items():
-                self.add(observer, start, batch)
+                self.add(extractor, start, batch)
 
-    def covers(self, observer: str, start: int, count: int) -> bool:
+    def covers(self, extractor: str, start: int, count: int) -> bool:
         """Whether every sample of ``start .. start + count`` has its row."""
         reached = start
-        for first, batch in sorted(self._batches.get(observer, {}).items()):
+        for first, batch in sorted(self._batches.get(extractor, {}).items()):
             if first > reached:
                 break
             reached = max(reached, first + batch.count)
         return reached >= start + count
 
-    def rows(self, observer: str, samples: int) -> Rows:
+    def rows(self, extractor: str, samples: int) -> Rows:
         """The rows (samples, D) in sample order, mapped read-only from a file without a name.
 
         Raises:
             WorkbenchError: a sample is missing: part of the samples give no score.
         """
-        batches = sorted(self._batches.get(observer, {}).items())
-        if not self.covers(observer, 0, samples):
+        batches = sorted(self._batches.get(extractor, {}).items())
+        if not self.covers(extractor, 0, samples):
             seen = sum(batch.count for _, batch in batches)
             raise WorkbenchError(
-                f"Only {seen} of {samples} samples were seen by {observer.partition('/')[0]}: "
+                f"Only {seen} of {samples} samples were seen by {extractor.partition('/')[0]}: "
                 "no score."
             )
-        if (observer, samples) not in self._mapped:
+        if (extractor, samples) not in self._mapped:
             parts = ((start, batch.read()[: max(0, samples - start)]) for start, batch in batches)
-            self._mapped[observer, samples] = mapped(parts, samples, batches[0][1].file.parent)
-        return self._mapped[observer, samples]
+            self._mapped[extractor, samples] = mapped(parts, samples, batches[0][1].file.parent)
+        return self._mapped[extractor, samples]
 
 
 def mapped(parts: Iterable[tuple[int, Rows]], count: int, folder: Path | None = None) -> Rows:

@@ -1,34 +1,39 @@
-"""Draws samples in batches, sharded over ranks, and shows each batch to every observer once."""
+"""Draws samples in batches, sharded over ranks, and extracts the features of each batch once."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from workbench.errors import WorkbenchError
+from workbench.evaluation.extractors import FeatureExtractor
 from workbench.evaluation.feature_cache import FeatureCache, Timing
+from workbench.evaluation.feature_table import FeatureTable
 from workbench.evaluation.grids import NotFiniteError
-from workbench.evaluation.observations import Observations
-from workbench.evaluation.observers import Observer
+from workbench.training.parallel import Ranks
 
 Draw = Callable[[list[str], int, int], Tensor]
-Gather = Callable[[Any], list[Any]]
-Show = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 """(samples that are done, all samples)."""
 
 Check = Callable[[Tensor, Sequence[str], int], tuple[int, str] | None]
 """(samples, their prompts, index of the first) -> the first that cannot be scored, and why."""
 
+ALONE = Ranks(0, 1, torch.device("cpu"))
+"""One process without others."""
+
 _RANGE_TOLERANCE = 1e-3
 
 
-def _no_preparation(prompts: list[str]) -> None:
-    """Nothing to do before a batch."""
+def first_not_finite(samples: Tensor) -> int | None:
+    """The place of the first of samples (B, ...) that holds NaN or an infinity."""
+    finite = torch.isfinite(samples).flatten(1).all(dim=1)
+    return None if finite.all() else int((~finite).nonzero()[0])
 
 
 def check_images(images: Tensor, prompts: Sequence[str], start: int) -> tuple[int, str] | None:
@@ -36,9 +41,7 @@ def check_images(images: Tensor, prompts: Sequence[str], start: int) -> tuple[in
     shape = tuple(images.shape)
     if len(shape) != 4 or shape[:2] != (len(prompts), 3):
         return start, f"Expected images ({len(prompts)}, 3, H, W) from the sampler, got {shape}."
-    finite = torch.isfinite(images).flatten(1).all(dim=1)
-    if not finite.all():
-        place = int((~finite).nonzero()[0])
+    if (place := first_not_finite(images)) is not None:
         return start + place, (
             f"Sample {start + place} ({prompts[place]!r}) has pixels that are not finite: no score."
         )
@@ -68,10 +71,10 @@ class Sampler:
     draw: Draw
     steps: int
     nfe: float | Callable[[], float]
-    prepare: Callable[[list[str]], None] = _no_preparation
+    prepare: Callable[[list[str]], None] = lambda prompts: None
 
 
-class Keeper(Protocol):
+class ImageSink(Protocol):
     """Keeps the images themselves, beside what is seen in them."""
 
     def has(self, start: int, count: int) -> bool:
@@ -87,58 +90,51 @@ class Keeper(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Peers:
-    """This process among the ranks: ``gather`` gives every rank's object, in rank order."""
-
-    rank: int = 0
-    world: int = 1
-    gather: Gather = lambda value: [value]
-
-
 @dataclass
 class _Share:
     """What one rank has done. This is all that travels between ranks: where rows are, no rows."""
 
-    observations: Observations = field(default_factory=Observations)
+    table: FeatureTable = field(default_factory=FeatureTable)
     problem: tuple[int, WorkbenchError] | None = None
     timings: list[Timing] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Viewed:
+class SampleLoopResult:
     """Rows of every sample; the time that drawing one took on one device, and its evaluations.
 
     The rows are there as long as the cache that they are in.
     """
 
-    observations: Observations
+    table: FeatureTable
     ms_per_image: float
     nfe: float
 
 
 @dataclass(frozen=True)
-class Viewing:
-    """Who looks at which samples: one sample for every prompt.
+class SampleLoop:
+    """Draws one sample for every prompt and extracts its features.
 
     Attributes:
-        observers: by the key under which their rows are filed.
+        extractors: by the key under which their rows are filed.
         cache: holds the rows of finished batches for all ranks, and gives back those it has.
         show: told on rank 0 how far it is.
         check: whether samples can be scored at all.
-        keeper: keeps the images; a batch whose images it lacks is drawn, seen before or not.
+        sink: keeps the images; a batch whose images it lacks is drawn, seen before or not.
     """
 
-    observers: Mapping[str, Observer]
+    extractors: Mapping[str, FeatureExtractor]
     prompts: Sequence[str]
     batch_size: int
     cache: FeatureCache
-    show: Show = lambda done, total: None
+    show: ProgressCallback = lambda done, total: None
     check: Check = check_images
-    keeper: Keeper | None = None
+    sink: ImageSink | None = None
 
-    def view(self, sampler: Sampler, peers: Peers) -> Viewed:
-        """Every sample drawn and observed once, unless it was before; equal on all ranks.
+    def run(self, sampler: Sampler, ranks: Ranks = ALONE) -> SampleLoopResult:
+        """Draw every sample and extract its features once, unless that was done before.
+
+        The result is equal on all ranks.
 
         Batch b covers samples ``b * batch_size ...`` on any number of ranks. The b-th batch that is
         still to be drawn goes to rank ``b % world``, so that the images do not depend on sharding.
@@ -147,34 +143,34 @@ class Viewing:
 
         Raises:
             NotFiniteError: an image is not finite, not in [0, 1] or of the wrong shape.
-            WorkbenchError: an observer cannot judge an image; its own error. All ranks raise the
+            WorkbenchError: an extractor cannot judge an image; its own error. All ranks raise the
                 first sample's. One process alone stops there.
         """
-        kept, timings = self.cache.load(self.observers, self.prompts, callable(sampler.nfe))
+        kept, timings = self.cache.load(self.extractors, self.prompts, callable(sampler.nfe))
         # Rank 0 decides, after all have looked: a file that a fast rank writes moves no batch.
-        pending: list[int] = peers.gather(self._pending(kept))[0]
-        shares: list[_Share] = peers.gather(self._share(sampler, peers, kept, pending))
+        pending: list[int] = ranks.gather(self._pending(kept))[0]
+        shares: list[_Share] = ranks.gather(self._share(sampler, ranks, kept, pending))
         problems = [share.problem for share in shares if share.problem is not None]
         if problems:
             raise min(problems, key=lambda problem: problem[0])[1]
         for share in shares:
-            kept.merge(share.observations)
+            kept.merge(share.table)
         drawn = [share.timings for share in shares if share.timings] or [timings]
-        return Viewed(kept, _ms_per_image(drawn), _nfe(sampler, drawn))
+        return SampleLoopResult(kept, _ms_per_image(drawn), _nfe(sampler, drawn))
 
-    def _pending(self, kept: Observations) -> list[int]:
-        """First samples of the batches that some observer or the keeper lacks a part of."""
+    def _pending(self, kept: FeatureTable) -> list[int]:
+        """First samples of the batches that some extractor or the sink lacks a part of."""
         return [
             start
             for start in range(0, len(self.prompts), self.batch_size)
             if self._missing(kept, start)
-            or (self.keeper is not None and not self.keeper.has(start, self._count(start)))
+            or (self.sink is not None and not self.sink.has(start, self._count(start)))
         ]
 
-    def _missing(self, kept: Observations, start: int) -> dict[str, Observer]:
+    def _missing(self, kept: FeatureTable, start: int) -> dict[str, FeatureExtractor]:
         return {
-            key: observer
-            for key, observer in self.observers.items()
+            key: extractor
+            for key, extractor in self.extractors.items()
             if not kept.covers(key, start, self._count(start))
         }
 
@@ -183,32 +179,36 @@ class Viewing:
 
     @torch.no_grad()
     def _share(
-        self, sampler: Sampler, peers: Peers, kept: Observations, pending: Sequence[int]
+        self, sampler: Sampler, ranks: Ranks, kept: FeatureTable, pending: Sequence[int]
     ) -> _Share:
         share = _Share()
         counts = [self._count(start) for start in pending]
         left = sum(counts)
-        for first in range(0, len(pending), peers.world):
-            if peers.rank == 0:
+        for first in range(0, len(pending), ranks.world):
+            if ranks.rank == 0:
                 self.show(len(self.prompts) - left, len(self.prompts))
-                left -= sum(counts[first : first + peers.world])
-            if first + peers.rank >= len(pending):
+                left -= sum(counts[first : first + ranks.world])
+            if first + ranks.rank >= len(pending):
                 sampler.prepare(list(self.prompts[:1]))
                 sampler.draw(list(self.prompts[:1]), 0, 1)
                 continue
-            start = pending[first + peers.rank]
+            start = pending[first + ranks.rank]
             problem = self._batch(sampler, start, self._missing(kept, start), share)
             share.problem = share.problem or problem
             # One of several ranks goes on drawing after a problem: its peers may wait for it
             # inside a sharded network.
-            if share.problem is not None and peers.world == 1:
+            if share.problem is not None and ranks.world == 1:
                 return share
-        if peers.rank == 0:
+        if ranks.rank == 0:
             self.show(len(self.prompts), len(self.prompts))
         return share
 
     def _batch(
-        self, sampler: Sampler, start: int, observers: Mapping[str, Observer], share: _Share
+        self,
+        sampler: Sampler,
+        start: int,
+        extractors: Mapping[str, FeatureExtractor],
+        share: _Share,
     ) -> tuple[int, WorkbenchError] | None:
         prompts = list(self.prompts[start : start + self.batch_size])
         sampler.prepare(prompts)
@@ -219,12 +219,12 @@ class Viewing:
         if unfit is not None:
             return unfit[0], NotFiniteError(unfit[1])
         try:
-            rows = {key: seen.observe(images, prompts) for key, seen in observers.items()}
-            share.observations.merge(self.cache.save(start, prompts, rows, share.timings[-1]))
+            rows = {key: seen.extract(images, prompts) for key, seen in extractors.items()}
+            share.table.merge(self.cache.save(start, prompts, rows, share.timings[-1]))
         except WorkbenchError as error:
             return start, error
-        if self.keeper is not None:
-            self.keeper.keep(images, prompts, start)
+        if self.sink is not None:
+            self.sink.keep(images, prompts, start)
         return None
 
 

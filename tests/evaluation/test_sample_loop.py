@@ -7,21 +7,22 @@ import pytest
 import torch
 
 from workbench.errors import RequestError, WorkbenchError
-from workbench.evaluation import FeatureCache, Peers, Sampler, Viewing
+from workbench.evaluation import FeatureCache, SampleLoop, Sampler
+from workbench.evaluation.extractors import FeatureExtractor
 from workbench.evaluation.feature_cache import Timing
+from workbench.evaluation.feature_table import blocks, chosen, mapped
 from workbench.evaluation.grids import NotFiniteError
-from workbench.evaluation.observations import blocks, chosen, mapped
 
 
-class Mean:
-    """An observer that counts what it sees."""
+class Mean(FeatureExtractor):
+    """An extractor that counts what it sees."""
 
     fingerprint, dimension = "0", 3
 
     def __init__(self, name="mean"):
         self.name, self.seen = name, 0
 
-    def observe(self, images, prompts):
+    def extract(self, images, prompts):
         self.seen += len(images)
         return images.mean(dim=(2, 3))
 
@@ -39,8 +40,8 @@ def drawn():
     return Sampler(draw, 1, 1.0), starts
 
 
-def viewing(observers, prompts, batch_size, cache):
-    return Viewing({f"{o.name}/0": o for o in observers}, prompts, batch_size, cache)
+def loop(extractors, prompts, batch_size, cache):
+    return SampleLoop({f"{o.name}/0": o for o in extractors}, prompts, batch_size, cache)
 
 
 def test_rows_come_back_in_order_or_not_at_all(tmp_path):
@@ -83,7 +84,7 @@ def test_blocks_are_the_rows_and_chosen_ones_are_those_places(size):
     np.testing.assert_array_equal(chosen(rows, places), plain[places])
 
 
-def test_an_interrupted_view_continues_and_another_observer_draws_but_the_first_is_not_asked(
+def test_an_interrupted_loop_continues_and_another_extractor_draws_but_the_first_is_not_asked(
     tmp_path, drawn
 ):
     sampler, starts = drawn
@@ -97,18 +98,18 @@ def test_an_interrupted_view_continues_and_another_observer_draws_but_the_first_
         return sampler.draw(batch, start, count)
 
     with pytest.raises(KeyboardInterrupt):
-        viewing([first], prompts, 3, cache).view(Sampler(breaks, 1, 1.0), Peers())
+        loop([first], prompts, 3, cache).run(Sampler(breaks, 1, 1.0))
     assert starts == list(range(6))
     starts.clear()
-    rows = viewing([first], prompts, 3, cache).view(sampler, Peers()).observations
+    rows = loop([first], prompts, 3, cache).run(sampler).table
     assert starts == list(range(6, 10))
     np.testing.assert_allclose(rows.rows("mean/0", 10)[:, 0], np.arange(10) / 100, rtol=1e-6)
     starts.clear()
-    again = viewing([first], prompts, 4, cache).view(sampler, Peers())
+    again = loop([first], prompts, 4, cache).run(sampler)
     assert starts == []
     assert again.ms_per_image > 0
     second = Mean("second")
-    viewing([first, second], prompts, 5, cache).view(sampler, Peers())
+    loop([first, second], prompts, 5, cache).run(sampler)
     assert starts == list(range(10))
     assert (first.seen, second.seen) == (10, 10)
 
@@ -125,35 +126,30 @@ def test_counted_evaluations_are_those_of_the_draws_and_kept_with_them(tmp_path,
 
     counted, prompts = Sampler(draw, 1, lambda: spent), ["a"] * 9
     cache = FeatureCache(tmp_path, {})
-    assert viewing([Mean()], prompts, 3, cache).view(counted, Peers()).nfe == 3.0
+    assert loop([Mean()], prompts, 3, cache).run(counted).nfe == 3.0
     starts.clear()
     spent = 0.0
-    assert viewing([Mean()], prompts, 3, cache).view(counted, Peers()).nfe == 3.0
+    assert loop([Mean()], prompts, 3, cache).run(counted).nfe == 3.0
     assert starts == []
     known = Sampler(sampler.draw, 1, 7.0)
-    assert (
-        viewing([Mean()], prompts, 3, FeatureCache(tmp_path / "b", {})).view(known, Peers()).nfe
-        == 7.0
-    )
+    assert loop([Mean()], prompts, 3, FeatureCache(tmp_path / "b", {})).run(known).nfe == 7.0
     # Rows without a count are no whole batch of a sampler that counts.
-    viewing([Mean()], prompts, 3, FeatureCache(tmp_path / "c", {})).view(known, Peers())
+    loop([Mean()], prompts, 3, FeatureCache(tmp_path / "c", {})).run(known)
     starts.clear()
-    viewing([Mean()], prompts, 3, FeatureCache(tmp_path / "c", {})).view(counted, Peers())
+    loop([Mean()], prompts, 3, FeatureCache(tmp_path / "c", {})).run(counted)
     assert starts == list(range(9))
 
 
 def test_more_samples_continue_and_other_prompts_or_weights_do_not(tmp_path, drawn):
     sampler, starts = drawn
     prompts = [f"prompt {i}" for i in range(9)]
-    viewing([Mean()], prompts[:6], 3, FeatureCache(tmp_path, {"weights": "w"})).view(
-        sampler, Peers()
-    )
+    loop([Mean()], prompts[:6], 3, FeatureCache(tmp_path, {"weights": "w"})).run(sampler)
     starts.clear()
-    viewing([Mean()], prompts, 3, FeatureCache(tmp_path, {"weights": "w"})).view(sampler, Peers())
+    loop([Mean()], prompts, 3, FeatureCache(tmp_path, {"weights": "w"})).run(sampler)
     assert starts == [6, 7, 8]
     for identity, changed in (({"weights": "x"}, prompts), ({"weights": "w"}, prompts[::-1])):
         starts.clear()
-        viewing([Mean()], changed, 3, FeatureCache(tmp_path, identity)).view(sampler, Peers())
+        loop([Mean()], changed, 3, FeatureCache(tmp_path, identity)).run(sampler)
         assert starts == list(range(9))
 
 
@@ -161,16 +157,16 @@ def test_a_damaged_batch_is_drawn_again(tmp_path, drawn):
     sampler, starts = drawn
     cache = FeatureCache(tmp_path, {})
     prompts = ["a"] * 9
-    viewing([Mean()], prompts, 3, cache).view(sampler, Peers())
+    loop([Mean()], prompts, 3, cache).run(sampler)
     middle = sorted(tmp_path.rglob("*.safetensors"))[1]
     middle.write_bytes(middle.read_bytes()[:50])
     starts.clear()
-    viewing([Mean()], prompts, 3, cache).view(sampler, Peers())
+    loop([Mean()], prompts, 3, cache).run(sampler)
     assert starts == [3, 4, 5]
 
 
 class Kept:
-    """A keeper in memory."""
+    """A sink in memory."""
 
     def __init__(self):
         self.images = {}
@@ -185,37 +181,35 @@ class Kept:
 
 def test_kept_images_continue_with_the_rows_and_a_lost_one_is_drawn_again(tmp_path, drawn):
     sampler, starts = drawn
-    observer, kept = Mean(), Kept()
+    extractor, kept = Mean(), Kept()
     prompts = [f"prompt {i}" for i in range(10)]
 
-    def view():
+    def run():
         starts.clear()
         cache = FeatureCache(tmp_path, {})
-        who = Viewing({"mean/0": observer}, prompts, 4, cache, keeper=kept)
-        return who.view(sampler, Peers())
+        who = SampleLoop({"mean/0": extractor}, prompts, 4, cache, sink=kept)
+        return who.run(sampler)
 
-    view()
+    run()
     assert starts == list(range(10))
     assert [kept.images[i][1] for i in range(10)] == prompts
     assert float(kept.images[7][0].mean()) == pytest.approx(0.07)
-    view()
+    run()
     assert starts == []
     del kept.images[5]
-    again = view()
+    again = run()
     assert starts == [4, 5, 6, 7]
     assert set(kept.images) == set(range(10))
-    assert observer.seen == 10  # its rows were kept
+    assert extractor.seen == 10  # its rows were kept
     assert again.ms_per_image > 0
-    np.testing.assert_allclose(
-        again.observations.rows("mean/0", 10)[:, 0], np.arange(10) / 100, rtol=1e-6
-    )
+    np.testing.assert_allclose(again.table.rows("mean/0", 10)[:, 0], np.arange(10) / 100, rtol=1e-6)
 
 
 def test_images_that_cannot_be_scored_are_not_kept(tmp_path):
     kept, cache = Kept(), FeatureCache(tmp_path, {})
     bad = Sampler(lambda prompts, start, count: torch.full((count, 3, 4, 4), torch.nan), 1, 1.0)
     with pytest.raises(NotFiniteError):
-        Viewing({"mean/0": Mean()}, ["a"] * 4, 2, cache, keeper=kept).view(bad, Peers())
+        SampleLoop({"mean/0": Mean()}, ["a"] * 4, 2, cache, sink=kept).run(bad)
     assert kept.images == {}
 
 
@@ -224,13 +218,13 @@ def test_one_process_stops_at_the_first_problem_and_says_it_as_it_was(tmp_path, 
     sampler, starts = drawn
 
     class Fussy(Mean):
-        def observe(self, images, prompts):
+        def extract(self, images, prompts):
             if "b" in prompts:
                 raise error("cannot judge 'b'")
-            return super().observe(images, prompts)
+            return super().extract(images, prompts)
 
     prompts = ["a"] * 4 + ["b"] + ["a"] * 15
     with pytest.raises(error, match="cannot judge 'b'") as told:
-        viewing([Fussy()], prompts, 2, FeatureCache(tmp_path, {})).view(sampler, Peers())
+        loop([Fussy()], prompts, 2, FeatureCache(tmp_path, {})).run(sampler)
     assert type(told.value) is error
     assert starts == list(range(6))
