@@ -10,12 +10,13 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "workbench"
 ROOMS = [
     ("errors", "lazy", "settings", "sizes"),
-    ("bundled", "metrics", "workspace"),
+    ("bundled", "metrics", "samplers", "workspace"),
     ("flow",),
     ("teachers",),
     ("methods",),
     ("training",),
-    ("evaluation", "plotting"),
+    ("evaluation",),
+    ("plotting",),
     ("tracking",),
     ("runs",),
     ("studies",),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from itertools import combinations
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,11 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 
-from tests.analysis.conftest import by_path
+from tests.analysis.conftest import script_of
 from tests.analysis.made_groups import of_scores
 from workbench.errors import RequestError
 from workbench.plotting import paper_style
 from workbench.reports import Group, SeedRun, estimate
+from workbench.reports.figures import guidance
 from workbench.runs.state import RunState
 from workbench.tracking import Curve, RunRow
 
@@ -27,11 +27,6 @@ MEASURED = {
     "zero-cfg": [(0.62, 0.968), (0.64, 0.969), (0.66, 0.962)],
     "anti-cfg": [(1.3, 0.981)],
 }
-
-
-@pytest.fixture(scope="session")
-def guidance() -> ModuleType:
-    return by_path("guidance")
 
 
 def run(label: str, seed: int, fid: float, alignment: float) -> SeedRun:
@@ -74,7 +69,7 @@ def line(axes: Axes, gid: str) -> Line2D:
     return found
 
 
-def test_points_are_means_of_the_students_at_k(guidance: ModuleType) -> None:
+def test_points_are_means_of_the_students_at_k() -> None:
     frame = guidance.collect(five())
     means = guidance.summarise(frame).set_index("label")
     assert list(means.index) == list(MEASURED)
@@ -92,7 +87,7 @@ def test_points_are_means_of_the_students_at_k(guidance: ModuleType) -> None:
     assert levels == pytest.approx(np.array([[0.877, 0.966], [0.294, 0.924]]))
 
 
-def test_names_hide_neither_each_other_nor_leave_the_panel(guidance: ModuleType) -> None:
+def test_names_hide_neither_each_other_nor_leave_the_panel() -> None:
     with paper_style():
         figure = guidance.plot(guidance.collect(five()))
         figure.draw_without_rendering()
@@ -109,7 +104,7 @@ def test_names_hide_neither_each_other_nor_leave_the_panel(guidance: ModuleType)
         assert frame.y0 <= box.y0 < box.y1 <= frame.y1, name
 
 
-def test_a_name_is_nearest_to_its_own_point(guidance: ModuleType) -> None:
+def test_a_name_is_nearest_to_its_own_point() -> None:
     """Two settings that came out almost alike, as zero-cfg and anti-cfg did."""
     close = {
         **MEASURED,
@@ -136,7 +131,7 @@ def test_a_name_is_nearest_to_its_own_point(guidance: ModuleType) -> None:
         assert not any(box.padded(2).overlaps(other) for other in others), label
 
 
-def test_what_cannot_be_drawn_is_left_out(guidance: ModuleType) -> None:
+def test_what_cannot_be_drawn_is_left_out() -> None:
     groups = [group("a", (0.5, 0.9)), group("b", (math.inf, 0.9), (0.4, 0.8), teacher="other")]
     frame = guidance.collect(groups)
     assert list(frame["label"]) == ["a", "b"]  # and no teacher's level, where there are several
@@ -145,16 +140,16 @@ def test_what_cannot_be_drawn_is_left_out(guidance: ModuleType) -> None:
         guidance.collect([group("b", (math.nan, 0.9))])
 
 
-def test_a_wrong_name_is_one_line(
-    guidance: ModuleType, tmp_path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_name_is_one_line(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        guidance.main(["--workspace", str(tmp_path / "new"), "--experiment", "nothing"])
+        script_of("guidance").main(
+            ["--workspace", str(tmp_path / "new"), "--experiment", "nothing"]
+        )
     assert ended.value.code == 2
     assert "Unknown experiment, variant or run 'nothing'" in capsys.readouterr().err
 
 
-def test_the_axes_are_the_distance_and_the_score_that_the_runs_have(guidance: ModuleType) -> None:
+def test_the_axes_are_the_distance_and_the_score_that_the_runs_have() -> None:
     by_clip = of_scores(five(), {"fid": "fid_dinov2", "alignment": "clip"})
     (axes,) = guidance.plot(guidance.collect(by_clip)).axes
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("FID (DINOv2)", "CLIP score")

@@ -163,7 +163,7 @@ def _of_training(
     csv: Path | None,
     figure: Path | None,
 ) -> _Found:
-    from workbench.reports import all_tables, comparable, draw, write_csv
+    from workbench.reports import all_tables, comparable, write_csv
     from workbench.reports import compare as put_side_by_side
 
     selection = comparable(selection, allow_mixed=allow_mixed)
@@ -171,6 +171,8 @@ def _of_training(
     if csv is not None:
         write_csv(comparison, csv)
     if figure is not None:
+        from workbench.reports.figures.variants import draw
+
         say(f"Figure: {draw(selection.groups, metric, figure)}")
     tables = all_tables(comparison)
     return _Found(comparison.groups, tables, comparison.notes, comparison.as_dict())

@@ -4,9 +4,8 @@ The report's page is apart, in ``workbench.reports.page``: it reads plans, which
 """
 
 from workbench.reports.comparison import Comparison, GroupResult, compare, primary_metric
-from workbench.reports.figure import draw
 from workbench.reports.groups import Group, SeedRun, Selection, make_groups
-from workbench.reports.references import comparable, select, select_groups
+from workbench.reports.references import Chosen, chosen_runs, comparable, select, select_groups
 from workbench.reports.score_choice import Wanted, is_logged
 from workbench.reports.score_files import ScoreFiles
 from workbench.reports.score_tables import tables_of_scores, write_scores_csv
@@ -24,6 +23,7 @@ from workbench.reports.tables import all_tables, write_csv
 from workbench.reports.verdicts import Verdict
 
 __all__ = [
+    "Chosen",
     "Comparison",
     "Difference",
     "Estimate",
@@ -37,11 +37,11 @@ __all__ = [
     "Verdict",
     "Wanted",
     "all_tables",
+    "chosen_runs",
     "comparable",
     "compare",
     "compare_scores",
     "difference",
-    "draw",
     "estimate",
     "estimate_scores",
     "holm",

@@ -6,24 +6,54 @@ pandas is imported inside functions: a comparison in text needs none.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from workbench.metrics import in_order
+from workbench.plotting.curves import LEVEL_COLUMNS, curve_frame, records
 from workbench.reports.comparison import AT_KIMG, Comparison
 from workbench.reports.groups import Group
-from workbench.reports.statistics import Estimate, Observation, estimate_scores
+from workbench.reports.statistics import Estimate, Observation, estimate, estimate_scores
 from workbench.runs.cost import evaluations_a_step
-from workbench.runs.tags import STOCK, STUDENT, TEACHER
+from workbench.runs.figures import curve_rows
+from workbench.samplers import CELL, STUDENT, TEACHER
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CELL = re.compile(rf"table/({STOCK}|{TEACHER}|{STUDENT})_(\d+)_(\w+)")
-"""Metric of a run's final table: model, steps, score."""
-
 _UNGUIDED = 1.0
+
+
+def collect_curves(groups: Sequence[Group]) -> pd.DataFrame:
+    """One row for each run and evaluation of the groups; see :func:`curve_rows`."""
+    return curve_frame(
+        row
+        for group in groups
+        for run in group.runs
+        for row in curve_rows(group.label, run.row.run_id, run.seed, run.curve, run.evaluation_seed)
+    )
+
+
+def level_frame(groups: Sequence[Group]) -> pd.DataFrame:
+    """Each group's teacher as its runs measured it.
+
+    Columns: label, model ("stock" or "teacher"), steps, metric, value (mean over runs), n.
+    """
+    import pandas as pd
+
+    rows = []
+    for group in groups:
+        measured: dict[tuple[str, int, str], list[float]] = {}
+        for run in group.runs:
+            for key, value in run.row.metrics.items():
+                found = CELL.fullmatch(key)
+                if found is not None and found[1] != STUDENT:
+                    place = found[1], int(found[2]), found[3]
+                    measured.setdefault(place, []).append(value)
+        for (model, steps, metric), values in sorted(measured.items()):
+            mean = estimate(values)
+            rows.append((group.label, model, steps, metric, mean.mean, mean.n))
+    return pd.DataFrame(rows, columns=list(LEVEL_COLUMNS))
 
 
 def equal_kimg_frame(comparison: Comparison) -> pd.DataFrame:
@@ -125,7 +155,7 @@ def student_names(students: pd.DataFrame) -> dict[str, str]:
     return {
         str(row.line): f"student, K = {row.trained_steps:g}"
         + ("" if often.count(row.trained_steps) == 1 else f" ({row.line})")
-        for row in first.itertuples()
+        for row in records(first)
     }
 
 

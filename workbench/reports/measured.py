@@ -13,7 +13,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from workbench.reports.frames import CELL
 from workbench.reports.groups import Group, SeedRun
 from workbench.reports.kept_evaluations import kept_benchmarks, kept_rows, one_call
 from workbench.reports.score_files import ScoreFiles
@@ -26,7 +25,8 @@ from workbench.reports.statistics import (
 )
 from workbench.runs.external_scores import ExternalName
 from workbench.runs.kept_scores import ScoreName
-from workbench.runs.tags import REFERENCE, STUDENT, TEACHER
+from workbench.runs.tags import REFERENCE
+from workbench.samplers import CELL, STUDENT, TEACHER
 from workbench.training import formats
 from workbench.workspace import Workspace
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from workbench.errors import NoRunsError, RequestError, unknown_name
 from workbench.reports.groups import (
@@ -17,11 +19,36 @@ from workbench.reports.groups import (
     tell_apart,
 )
 from workbench.reports.planned import find_plans, main_runs
-from workbench.tracking import RunRow, list_runs, load_record
-from workbench.workspace import Workspace
+from workbench.tracking import RunRow, default_uri, list_runs, load_record
+from workbench.workspace import Workspace, open_workspace
 
 _ALL = 100_000
 _SHORTEST_ID = 6
+
+
+class Chosen(NamedTuple):
+    """Runs that a script's options name, and where they were looked for."""
+
+    selection: Selection
+    workspace: Workspace
+    uri: str
+
+
+def chosen_runs(
+    options: argparse.Namespace, *, finished: bool = False, allow_mixed: bool = False
+) -> Chosen:
+    """The runs of a script's ``--experiment``, ``--workspace`` and ``--tracking-uri``.
+
+    Raises:
+        RequestError: as :func:`select`.
+        WorkbenchError: the store does not answer.
+    """
+    named = options.experiment
+    references = [named] if isinstance(named, str) else named
+    workspace = open_workspace(options.workspace)
+    uri = options.tracking_uri or default_uri(workspace.root)
+    found = select(uri, workspace, references, finished=finished, allow_mixed=allow_mixed)
+    return Chosen(found, workspace, uri)
 
 
 def select(
