@@ -4,12 +4,10 @@ The report's page is apart, in ``workbench.reports.page``: it reads plans, which
 """
 
 from workbench.reports.comparison import Comparison, GroupResult, compare, primary_metric
+from workbench.reports.evaluated import ScoreComparison, Wanted, compare_scores, is_logged
 from workbench.reports.groups import Group, SeedRun, Selection, make_groups
 from workbench.reports.references import Chosen, chosen_runs, comparable, select, select_groups
-from workbench.reports.score_choice import Wanted, is_logged
 from workbench.reports.score_files import ScoreFiles
-from workbench.reports.score_tables import tables_of_scores, write_scores_csv
-from workbench.reports.scores import ScoreComparison, compare_scores
 from workbench.reports.statistics import (
     Difference,
     Estimate,
@@ -50,7 +48,5 @@ __all__ = [
     "primary_metric",
     "select",
     "select_groups",
-    "tables_of_scores",
     "write_csv",
-    "write_scores_csv",
 ]

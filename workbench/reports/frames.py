@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from workbench.metrics import in_order
 from workbench.plotting.curves import LEVEL_COLUMNS, curve_frame, records
 from workbench.reports.comparison import AT_KIMG, Comparison
 from workbench.reports.groups import Group
-from workbench.reports.statistics import Estimate, Observation, estimate, estimate_scores
+from workbench.reports.scores import table_scores
+from workbench.reports.statistics import Estimate, Observation, estimate_scores
 from workbench.runs.cost import evaluations_a_step
 from workbench.runs.figures import curve_rows
-from workbench.samplers import CELL, STUDENT, TEACHER
+from workbench.samplers import STUDENT, TEACHER
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,18 +43,18 @@ def level_frame(groups: Sequence[Group]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows = []
+    measured: dict[str, dict[tuple[str, int, str], list[float]]] = {}
     for group in groups:
-        measured: dict[tuple[str, int, str], list[float]] = {}
-        for run in group.runs:
-            for key, value in run.row.metrics.items():
-                found = CELL.fullmatch(key)
-                if found is not None and found[1] != STUDENT:
-                    place = found[1], int(found[2]), found[3]
-                    measured.setdefault(place, []).append(value)
-        for (model, steps, metric), values in sorted(measured.items()):
-            mean = estimate(values)
-            rows.append((group.label, model, steps, metric, mean.mean, mean.n))
+        own = measured.setdefault(group.label, {})
+        for score in (score for run in group.runs for score in table_scores(group, run)):
+            if score.model != STUDENT:
+                cell = score.model, score.steps, score.metric
+                own.setdefault(cell, []).append(score.value)
+    rows = [
+        (label, *cell, fmean(values), len(values))
+        for label, own in measured.items()
+        for cell, values in sorted(own.items())
+    ]
     return pd.DataFrame(rows, columns=list(LEVEL_COLUMNS))
 
 
@@ -87,20 +89,18 @@ def final_frame(groups: Sequence[Group]) -> pd.DataFrame:
     for group in groups:
         trained = group.params.get("generator.steps")
         scale = float(group.params.get("evaluation.cfg_scale", _UNGUIDED))
-        teachers_step = evaluations_a_step(scale)
         for run in group.runs:
-            cells: dict[tuple[str, int], dict[str, float]] = {}
-            for key, value in run.row.metrics.items():
-                found = CELL.fullmatch(key)
-                if found is not None:
-                    cells.setdefault((found[1], int(found[2])), {})[found[3]] = value
+            cells: dict[tuple[str, int], dict[str, Any]] = {}
             own: dict[str, Any] = {"label": group.label, "run": run.row.run_id}
             own |= {"seed": run.seed, "evaluation_seed": run.evaluation_seed}
             own["trained_steps"] = None if trained is None else int(trained)
-            for (model, steps), values in sorted(cells.items()):
+            for score in table_scores(group, run):
                 # Tables of earlier versions did not say it, and held no stock rows.
-                nfe = steps * (teachers_step if model == TEACHER else 1)
-                rows.append({**own, "model": model, "steps": steps, "nfe": nfe} | values)
+                each = evaluations_a_step(scale) if score.model == TEACHER else 1
+                costs = {"model": score.model, "steps": score.steps, "nfe": score.steps * each}
+                cell = cells.setdefault((score.model, score.steps), {**own, **costs})
+                cell[score.metric] = score.value
+            rows += [cell for _, cell in sorted(cells.items())]
     first = ["label", "run", "seed", "evaluation_seed", "trained_steps", "model", "steps", "nfe"]
     scores = in_order({name for row in rows for name in row} - {*first})
     return pd.DataFrame(rows, columns=[*first, *scores])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from workbench.errors import NoRunsError, RequestError, unknown_name
+from workbench.metrics import score_of
 from workbench.reports.groups import (
     Group,
     Planned,
@@ -19,7 +20,17 @@ from workbench.reports.groups import (
     tell_apart,
 )
 from workbench.reports.planned import find_plans, main_runs
-from workbench.tracking import RunRow, default_uri, list_runs, load_record
+from workbench.tracking import (
+    Curve,
+    Point,
+    RunRow,
+    curve_of,
+    default_uri,
+    list_runs,
+    load_record,
+    metric_history,
+)
+from workbench.tracking.curve import EVALUATIONS, SECONDS
 from workbench.workspace import Workspace, open_workspace
 
 _ALL = 100_000
@@ -110,7 +121,7 @@ def select_groups(
         elif not changed:
             rows, left_out = main_runs(rows, planned)
             notes += left_out
-        found = make_groups(rows, finished=finished, planned=planned)
+        found = make_groups(rows, finished=finished, planned=planned, history=store.history)
         notes += found.notes
         for group in found.groups:
             named = replace(group, label=name) if name is not None else group
@@ -134,6 +145,13 @@ class _Store:
         self._read: dict[str | None, list[RunRow]] = {}
         self.planned: dict[str, tuple[str, ...]] = {}
         self.notes: list[str] = []
+
+    def history(self, row: RunRow) -> Curve:
+        """A run's evaluations as its metrics hold them, each of them."""
+        keys = [key for key in row.metrics if score_of(key) or key in (SECONDS, EVALUATIONS)]
+        found = metric_history(self._uri, row.run_id, keys)
+        points = zip(found["key"], found["step"], found["value"], found["timestamp"], strict=True)
+        return curve_of(Point(*point) for point in points)
 
     def find(self, reference: str) -> tuple[list[RunRow], str | None]:
         """The runs of a reference, and the label of a reference to a single run."""

@@ -15,11 +15,11 @@ from workbench.reports.measured import (
     Measured,
     Sources,
     measured,
-    own_reference,
     several_ways,
 )
 from workbench.reports.references import Chosen
 from workbench.reports.score_files import ScoreFiles
+from workbench.reports.scores import reference_of
 from workbench.reports.statistics import Estimate
 from workbench.reports.tables import number
 from workbench.samplers import CELL, STOCK, STUDENT, TEACHER
@@ -155,7 +155,7 @@ def _ours(
     method = group.runs[0].row.tags.get("method", "")
     names = {STOCK: "ours: {}, its pipeline's call", TEACHER: "ours: {}"}
     names[STUDENT] = f"ours: {METHODS.get(method, method)} of {{}}"
-    own = own_reference(group.runs[0])
+    own = reference_of(group.runs[0])
     rows = []
     order = sorted(scores.cells, key=lambda at: (at.model == STUDENT, -at.steps, at.reference))
     for place in order:
