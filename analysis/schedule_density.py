@@ -35,7 +35,9 @@ def draw(options: argparse.Namespace) -> Drawing:
     return Drawing({"": figure}, frames, notes=notes_of(summary, everything=options.all))
 
 
-SCRIPT = Script("schedule_density", __doc__, draw, add_options=add_options, needs_nothing=True)
+SCRIPT = Script(
+    "schedule_density", __doc__, draw, add_options=add_options, lacks=lambda workspace: None
+)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def made_script(name: str, problem: Exception | None = None) -> Script:
             raise problem
         return Drawing(texts={".txt": name})
 
-    return Script(name, "What it shows.", draw, needs_nothing=True)
+    return Script(name, "What it shows.", draw, lacks=lambda workspace: None)
 
 
 def test_a_script_that_fails_keeps_no_other_from_being_drawn_and_kept(

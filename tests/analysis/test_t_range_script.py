@@ -14,6 +14,7 @@ from tests.analysis.made_groups import made_group, of_scores, table
 from workbench.errors import NoRunsError
 from workbench.evaluation.grids import to_pixels
 from workbench.plotting import save_figure
+from workbench.plotting.curves import distinct
 from workbench.reports import Group, estimate
 from workbench.reports.figures import t_range
 from workbench.training import formats
@@ -93,8 +94,9 @@ def test_nothing_overlaps_and_text_is_legible(
 
 
 def test_two_groups_of_one_range_are_told_apart() -> None:
-    assert t_range._distinct({"a": "0 < t < 1", "b": "0 < t < 1", "c": "0.5 < t < 1"}) == {
-        "a": "0 < t < 1, a", "b": "0 < t < 1, b", "c": "0.5 < t < 1"}  # fmt: skip
+    names = {"a": "0 < t < 1", "b": "0 < t < 1", "c": "0.5 < t < 1"}
+    expected = {"a": "0 < t < 1, a", "b": "0 < t < 1, b", "c": "0.5 < t < 1"}
+    assert distinct(names, "{name}, {label}") == expected
 
 
 def test_columns_are_what_the_runs_show() -> None:

@@ -6,6 +6,7 @@ pandas is imported inside functions: a comparison in text needs none.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,15 @@ def curve_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     found = list(rows)
     scores = in_order({name for row in found for name in row} - {*RUN_COLUMNS})
     return pd.DataFrame(found, columns=[*RUN_COLUMNS, *scores])
+
+
+def distinct(names: Mapping[str, str], form: str = "{name} ({label})") -> dict[str, str]:
+    """Label to its name, in ``form`` with the label where several labels share a name."""
+    often = Counter(names.values())
+    return {
+        label: name if often[name] == 1 else form.format(name=name, label=label)
+        for label, name in names.items()
+    }
 
 
 def mean_curve(rows: pd.DataFrame, metric: str) -> pd.DataFrame:

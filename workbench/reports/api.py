@@ -30,7 +30,8 @@ def scores(
     Columns: experiment, variant, seed (of training), kimg, steps, metric, reference, protocol,
     value, low and high (of its own 95 % interval over samples, where it has one), then label, run
     (MLflow id), model ("student", "teacher", "stock"), evaluation_seed, source ("training",
-    "table", "fresh last", "fresh best", "evaluate", "benchmark") and key (its name in MLflow).
+    "table", "fresh last", "fresh best", "evaluate", "benchmark"), key (its name in MLflow), seconds
+    and evaluations (of training, and of networks, until then).
 
     Example:
         >>> frame = workbench.scores("t_range")  # doctest: +SKIP

@@ -285,12 +285,7 @@ def _machines(runs: Sequence[SeedRun]) -> list[str]:
 def _result_dict(result: GroupResult) -> dict[str, Any]:
     group, pace = result.group, result.ms_per_image
     return {
-        "label": group.label,
-        "experiment": group.experiment,
-        "variant": group.variant,
-        "teacher": group.teacher,
-        "variant_hash": group.variant_hash,
-        "seeds": list(group.seeds),
+        **group.as_dict(),
         "scores": {
             name: {statistic: _estimate_dict(found) for statistic, found in statistics.items()}
             for name, statistics in result.scores.items()

@@ -36,10 +36,6 @@ class Wanted:
     steps: int | None = None
     protocol: str | None = None
 
-    @property
-    def names_an_evaluation(self) -> bool:
-        return (self.reference, self.steps, self.protocol) != (None, None, None)
-
 
 class RunScore(NamedTuple):
     """One run's score; ``kept`` is its file, where it was looked for and can be read."""
@@ -199,7 +195,7 @@ def is_logged(selection: Selection, wanted: Wanted) -> bool:
         RequestError: neither has such a score (lists those there are).
     """
     trained = {n for group in selection.groups for run in group.runs for n in run.curve.scores}
-    if wanted.names_an_evaluation:
+    if (wanted.reference, wanted.steps, wanted.protocol) != (None, None, None):
         return True
     if wanted.metric in trained:
         return False
@@ -210,12 +206,8 @@ def is_logged(selection: Selection, wanted: Wanted) -> bool:
 
 
 def _evaluated(groups: Sequence[Group]) -> list[RunScore]:
-    return [
-        RunScore(run, score)
-        for group in groups
-        for run in group.runs
-        for score in evaluated_scores(group, run)
-    ]
+    runs = [(group, run) for group in groups for run in group.runs]
+    return [RunScore(run, score) for group, run in runs for score in evaluated_scores(group, run)]
 
 
 def _named(found: Sequence[RunScore], wanted: Wanted) -> list[RunScore]:
@@ -378,12 +370,7 @@ def _single(results: Sequence[GroupScore]) -> list[str]:
 def _group_dict(result: GroupScore) -> dict[str, Any]:
     group, found = result.group, result.estimate
     return {
-        "label": group.label,
-        "experiment": group.experiment,
-        "variant": group.variant,
-        "teacher": group.teacher,
-        "variant_hash": group.variant_hash,
-        "seeds": list(group.seeds),
+        **group.as_dict(),
         "mean": found.mean,
         "interval": result.interval,
         "interval_over": result.interval_over,

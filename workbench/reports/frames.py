@@ -11,13 +11,12 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from workbench.metrics import in_order
-from workbench.plotting.curves import LEVEL_COLUMNS, curve_frame, records
+from workbench.plotting.curves import LEVEL_COLUMNS, RUN_COLUMNS, curve_frame, distinct, records
 from workbench.reports.comparison import AT_KIMG, Comparison
 from workbench.reports.groups import Group
-from workbench.reports.scores import table_scores
+from workbench.reports.scores import table_scores, training_scores
 from workbench.reports.statistics import Estimate, Observation, estimate_scores
 from workbench.runs.cost import evaluations_a_step
-from workbench.runs.figures import curve_rows
 from workbench.samplers import STUDENT, TEACHER
 
 if TYPE_CHECKING:
@@ -27,13 +26,17 @@ _UNGUIDED = 1.0
 
 
 def collect_curves(groups: Sequence[Group]) -> pd.DataFrame:
-    """One row for each run and evaluation of the groups; see :func:`curve_rows`."""
-    return curve_frame(
-        row
-        for group in groups
-        for run in group.runs
-        for row in curve_rows(group.label, run.row.run_id, run.seed, run.curve, run.evaluation_seed)
-    )
+    """One row for each run and evaluation of the groups, with what it had cost until then.
+
+    Columns: :data:`~workbench.plotting.curves.RUN_COLUMNS`, then scores.
+    """
+    rows: dict[tuple[str, str, float | None], dict[str, Any]] = {}
+    for group in groups:
+        for score in (score for run in group.runs for score in training_scores(group, run)):
+            start = {name: getattr(score, name) for name in RUN_COLUMNS}
+            row = rows.setdefault((score.label, score.run, score.kimg), start)
+            row[score.metric] = score.value
+    return curve_frame(rows.values())
 
 
 def level_frame(groups: Sequence[Group]) -> pd.DataFrame:
@@ -150,13 +153,8 @@ def student_names(students: pd.DataFrame) -> dict[str, str]:
     Args:
         students: rows with the columns line and trained_steps.
     """
-    first = students.drop_duplicates("line")
-    often = list(first["trained_steps"])
-    return {
-        str(row.line): f"student, K = {row.trained_steps:g}"
-        + ("" if often.count(row.trained_steps) == 1 else f" ({row.line})")
-        for row in records(first)
-    }
+    first = records(students.drop_duplicates("line"))
+    return distinct({str(row.line): f"student, K = {row.trained_steps:g}" for row in first})
 
 
 def _columns(name: str, found: Estimate | None) -> dict[str, float]:

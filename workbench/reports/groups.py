@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 from workbench.errors import WorkbenchError
 from workbench.runs.state import RunState, state_of
@@ -85,6 +86,11 @@ class Group:
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(run.seed for run in self.runs)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What tells it from all others, as plain values for JSON."""
+        names = ("label", "experiment", "variant", "teacher", "variant_hash")
+        return {**{name: getattr(self, name) for name in names}, "seeds": list(self.seeds)}
 
     @property
     def params(self) -> Mapping[str, str]:

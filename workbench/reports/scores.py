@@ -7,6 +7,7 @@ tables read their numbers here; :func:`score_frame` is the table as pandas has i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -44,6 +45,8 @@ class Score(NamedTuple):
         evaluation_seed: of the noise that the samples were drawn from.
         source: see :data:`TRAINING`.
         key: its name in MLflow.
+        seconds: of training until then, as far as it was written; NaN where it was not.
+        evaluations: of networks, one sample through one of them, until then; NaN likewise.
     """
 
     experiment: str
@@ -63,17 +66,20 @@ class Score(NamedTuple):
     evaluation_seed: int
     source: str
     key: str
+    seconds: float
+    evaluations: float
 
 
 def training_scores(group: Group, run: SeedRun) -> Iterator[Score]:
     """The student's evaluations during training, in their order."""
-    start, curve = blank_score(group, run), run.curve
+    start, curve = blank_score(group, run)._replace(source=TRAINING), run.curve
     for place, nimg in enumerate(curve.nimg):
+        counted = curve.evaluations[place] if curve.evaluations else math.nan
+        at = start._replace(kimg=nimg / 1000, seconds=curve.seconds[place], evaluations=counted)
         for metric, values in curve.scores.items():
             if values[place] == values[place]:
                 key = METRICS[metric].key if metric in METRICS else metric
-                at = start._replace(kimg=nimg / 1000, source=TRAINING, key=key)
-                yield at._replace(metric=metric, value=values[place])
+                yield at._replace(metric=metric, key=key, value=values[place])
 
 
 def table_scores(group: Group, run: SeedRun) -> Iterator[Score]:
@@ -197,4 +203,6 @@ def blank_score(group: Group, run: SeedRun, reference: str | None = None) -> Sco
         evaluation_seed=run.evaluation_seed,
         source="",
         key="",
+        seconds=run.seconds,
+        evaluations=run.curve.evaluations[-1] if run.curve.evaluations else math.nan,
     )

@@ -14,7 +14,7 @@ from workbench.plotting import fid_curves, save_figure, save_frame
 from workbench.plotting.curves import LEVEL_COLUMNS, curve_frame, distance_in
 from workbench.plotting.image_rows import image_rows
 from workbench.samplers import STOCK, TEACHER
-from workbench.tracking import Curve, Point, curve_of, read_points
+from workbench.tracking import Point, curve_of, read_points
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,39 +29,20 @@ class Curves(NamedTuple):
     levels: pd.DataFrame
 
 
-def curve_rows(
-    label: str, run: str, seed: int | None, curve: Curve, evaluation_seed: int | None = None
-) -> list[dict[str, Any]]:
-    """A run's evaluations, one row each, with :data:`~workbench.plotting.curves.RUN_COLUMNS`.
-
-    ``seconds`` are of training, ``evaluations`` are network evaluations (NaN where the run did not
-    count them).
-    """
-    counted = curve.evaluations or (float("nan"),) * len(curve.nimg)
-    return [
-        {
-            "label": label,
-            "run": run,
-            "seed": seed,
-            "evaluation_seed": evaluation_seed,
-            "kimg": nimg / 1000,
-            "seconds": curve.seconds[place],
-            "evaluations": counted[place],
-            **{name: values[place] for name, values in curve.scores.items()},
-        }
-        for place, nimg in enumerate(curve.nimg)
-    ]
-
-
 def collect_points(
     logged: Mapping[str, Iterable[Point]], labels: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
     """Points from runs' own journals, in the order logged, as a frame of curves."""
-    return curve_frame(
-        row
-        for run, found in logged.items()
-        for row in curve_rows((labels or {}).get(run, run), run, None, curve_of(found))
-    )
+    rows = []
+    for run, found in logged.items():
+        curve = curve_of(found)
+        for place, nimg in enumerate(curve.nimg):
+            row = {"label": (labels or {}).get(run, run), "run": run, "kimg": nimg / 1000}
+            row |= {"seconds": curve.seconds[place], "seed": None, "evaluation_seed": None}
+            if curve.evaluations:
+                row["evaluations"] = curve.evaluations[place]
+            rows.append({**row, **{name: own[place] for name, own in curve.scores.items()}})
+    return curve_frame(rows)
 
 
 def levels_of_results(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +14,7 @@ from workbench.errors import NoRunsError, RequestError
 from workbench.evaluation.truth import floor, mode_statistics, own_scores, truth
 from workbench.metrics import METRICS
 from workbench.plotting import TEXT_WIDTH, color, new_figure, paper_style, points
+from workbench.plotting.curves import distinct
 from workbench.reports.statistics import Observation, estimate_scores
 from workbench.runs.folder import RunFolder
 from workbench.runs.mixture_task import SAMPLES_FILE, SHOWN, TRUTH
@@ -114,9 +114,7 @@ def _is_student(caption: str) -> bool:
 
 def variant_labels(configs: Sequence[RunConfig]) -> dict[str, str]:
     """Settings -> variant; with their hash where one name has stood for several settings."""
-    names = {config.variant_fingerprint(): config.variant for config in configs}
-    often = Counter(names.values())
-    return {key: name if often[name] == 1 else f"{name} ({key})" for key, name in names.items()}
+    return distinct({config.variant_fingerprint(): config.variant for config in configs})
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:

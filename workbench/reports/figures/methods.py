@@ -15,7 +15,7 @@ from workbench.plotting import (
     new_figure,
     paper_style,
     points,
-    round_ticks,
+    round_axis,
 )
 from workbench.plotting.curves import drawable, mean_curve, need_distance
 from workbench.reports.figures.variants import style_of
@@ -135,8 +135,6 @@ def plot(frame: pd.DataFrame, levels: pd.DataFrame, *, width: float = TEXT_WIDTH
 
 
 def _draw_panel(axes: Axes, frame: pd.DataFrame, cost: Cost, score: str) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
-
     for place, label in enumerate(dict.fromkeys(frame["label"])):
         rows = frame[frame["label"] == label]
         curve, (shade, dash, marker) = mean_curve(rows, score), style_of(place)
@@ -151,9 +149,7 @@ def _draw_panel(axes: Axes, frame: pd.DataFrame, cost: Cost, score: str) -> None
     low, high = float(spread.min()), float(spread.max())
     axes.set_xscale("log")
     axes.set_xlim(low / 1.1, high * 1.1)
-    axes.xaxis.set_major_locator(FixedLocator(round_ticks(low, high)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{float(f'{value:.3g}'):g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    round_axis(axes.xaxis, low, high)
     axes.set_xlabel(cost.label)
     axes.spines["right"].set_visible(False)
 

@@ -18,7 +18,7 @@ from workbench.plotting import (
     paler,
     paper_style,
     points,
-    round_ticks,
+    round_axis,
 )
 from workbench.plotting.curves import drawable, measured_in, need_distance
 from workbench.reports.figures.variants import MARKERS
@@ -229,14 +229,10 @@ def _name_steps(axes: Axes, rows: pd.DataFrame, cost: str) -> None:
 
 
 def _cost_axis(axes: Axes, values: Sequence[float]) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter
-
     low, high = min(values) / 1.25, max(values) * 1.4
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    axes.xaxis.set_major_locator(FixedLocator(round_ticks(low, high)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+    round_axis(axes.xaxis, low, high)
 
 
 def _names(frame: pd.DataFrame) -> dict[str, str]:

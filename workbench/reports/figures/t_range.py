@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from workbench.errors import NoRunsError, RequestError, WorkbenchError
 from workbench.metrics import first_rising, title_of
 from workbench.plotting import NEUTRAL, TEXT_WIDTH, color, paper_style, points
-from workbench.plotting.curves import distance_in, measured_in, records
+from workbench.plotting.curves import distance_in, distinct, measured_in, records
 from workbench.plotting.image_rows import ImageRows, image_rows
 from workbench.reports.comparison import compare
 from workbench.reports.frames import equal_kimg_frame, level_frame
@@ -110,7 +110,7 @@ def plot(
         above: caption to images and scores of rows that stand first, a teacher's.
     """
     ranges = {row.label: caption_of(row.low, row.high) for row in records(frame)}
-    names = _distinct(ranges)
+    names = distinct(ranges, "{name}, {label}")
     rows = {caption: shown for caption, (shown, _) in (above or {}).items()}
     rows |= {names[label]: images[label] for label in ranges}
     columns = columns_of(frame)
@@ -124,15 +124,6 @@ def plot(
             _tell(grid, names[record["label"]], record, columns, width)
             _range_bar(grid, names[record["label"]], record["low"], record["high"])
     return grid.figure
-
-
-def _distinct(captions: Mapping[str, str]) -> dict[str, str]:
-    """Label to its caption, with the label where several groups have one range."""
-    often = list(captions.values())
-    return {
-        label: caption if often.count(caption) == 1 else f"{caption}, {label}"
-        for label, caption in captions.items()
-    }
 
 
 def _head(grid: ImageRows, columns: Sequence[Column], width: float) -> None:

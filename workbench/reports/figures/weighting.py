@@ -18,6 +18,7 @@ from workbench.plotting import (
     paper_style,
     points,
 )
+from workbench.plotting.curves import distinct
 from workbench.reports.comparison import Comparison, compare
 from workbench.reports.figures.variants import (
     draw_curves,
@@ -71,12 +72,7 @@ def share_below(group: Group, below: float) -> float | None:
 
 def names_of(groups: Sequence[Group]) -> dict[str, str]:
     """Label to its formula, and to the label where several groups share a weighting."""
-    formulas = {group.label: formula(group.params[_SETTING]) for group in groups}
-    often = list(formulas.values())
-    return {
-        label: name if often.count(name) == 1 else f"{name} ({label})"
-        for label, name in formulas.items()
-    }
+    return distinct({group.label: formula(group.params[_SETTING]) for group in groups})
 
 
 def formula(weighting: str) -> str:
