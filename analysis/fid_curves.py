@@ -10,367 +10,39 @@ instabilities (see workbench.reports.curves.find_instabilities), which are also 
 With --run-dir the numbers come from the runs' own folders, also while they are going on.
 """
 
-from __future__ import annotations
-
 import argparse
-import json
-import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
 
-from workbench.errors import RequestError, unknown_name
-from workbench.metrics import METRICS, first_rising, title_of
-from workbench.plotting import (
-    COLUMN_WIDTH,
-    NEUTRAL,
-    TEXT_WIDTH,
-    Drawing,
-    Script,
-    color,
-    kimg_axis,
-    log_axis,
-    name_levels,
-    new_figure,
-    paler,
-    paper_style,
-    points,
-)
-from workbench.reports.curves import (
-    LEVEL_COLUMNS,
-    curve_frame,
-    curve_rows,
-    distance_in,
-    drawable,
-    find_instabilities,
-    level_frame,
-    mean_curve,
-    measured_in,
-    need_distance,
-)
-from workbench.reports.curves import collect_curves as collect
-from workbench.reports.groups import Group
-from workbench.reports.references import select
-from workbench.runs.tags import STOCK, TEACHER, sampler_name
-from workbench.tracking import curve_of, default_uri
-from workbench.tracking.spool import Point, read_points
-from workbench.workspace import open_workspace
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-EXPERIMENT, ALSO = "nine_teachers", ("paper",)
-_OF_RUN = ["label", "run", "seed", "kimg"]
-
-
-class Shown(NamedTuple):
-    """What the left axis shows, and the right one; None: there is no right one."""
-
-    first: str
-    second: str | None
-
-
-class Curves(NamedTuple):
-    """``frame``: one row a run and evaluation. ``levels``: as :func:`level_frame`."""
-
-    frame: pd.DataFrame
-    levels: pd.DataFrame
-
-
-def collect_points(
-    logged: Mapping[str, Iterable[Point]], labels: Mapping[str, str] | None = None
-) -> pd.DataFrame:
-    """Points from runs' own journals, in the order logged, as :func:`collect` has tracked runs."""
-    return curve_frame(
-        row
-        for run, found in logged.items()
-        for row in curve_rows((labels or {}).get(run, run), run, None, curve_of(found))
-    )
-
-
-def levels_of_results(
-    results: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str] | None = None
-) -> pd.DataFrame:
-    """The teachers' levels in runs' ``results.json``, as ``level_frame`` has them."""
-    import pandas as pd
-
-    rows = [
-        ((labels or {}).get(run, run), row["model"], row["steps"], metric, row[metric], 1)
-        for run, result in results.items()
-        for row in result.get("table", [])
-        if row.get("model") in (STOCK, TEACHER)
-        for metric in row
-        if metric in METRICS
-    ]
-    return pd.DataFrame(rows, columns=list(LEVEL_COLUMNS))
-
-
-def read_runs(run_dirs: Sequence[Path], labels: Sequence[str] = ()) -> Curves:
-    """Curves and teacher levels from the runs' own folders, also of a run that is still going.
-
-    Raises:
-        RequestError: a folder without evaluations, a number of labels that is not the number of
-            runs, or damaged results.
-    """
-    if labels and len(labels) != len(run_dirs):
-        raise RequestError(f"{len(run_dirs)} runs have {len(labels)} labels; expected one each.")
-    logged = {str(folder): read_points(folder) for folder in run_dirs}
-    for run, found in logged.items():
-        if not curve_of(found).nimg:
-            raise RequestError(f"{run} holds no evaluation yet (no score in its journal).")
-    own = [folder.resolve().name for folder in run_dirs]
-    often = Counter(own)
-    given = labels or [
-        name if often[name] == 1 else str(folder)
-        for name, folder in zip(own, run_dirs, strict=True)
-    ]
-    names = dict(zip(logged, given, strict=True))
-    results = {str(folder): _read_results(folder / "results.json") for folder in run_dirs}
-    return Curves(collect_points(logged, names), levels_of_results(results, names))
-
-
-def in_order(groups: Sequence[Group], experiment: str) -> list[Group]:
-    """The groups in the order of the experiment's file, if it is known; else as they are."""
-    from workbench.registry import find_experiments
-
-    found = find_experiments().experiments.get(experiment)
-    order = {name: place for place, name in enumerate(found.variants)} if found else {}
-    return sorted(groups, key=lambda group: order.get(group.variant, len(order)))
-
-
-def second_metric(frame: pd.DataFrame, wanted: str | None = None) -> str | None:
-    """What the right axis shows; None if the runs have nothing for it.
-
-    Raises:
-        RequestError: the runs lack what is wanted.
-    """
-    known = [name for name in measured_in(frame) if name != distance_in(frame)]
-    if wanted is not None and wanted not in known:
-        raise unknown_name("score of these runs for the right axis", wanted, known)
-    return wanted or first_rising(known)
-
-
-def plot(
-    frame: pd.DataFrame,
-    levels: pd.DataFrame | None = None,
-    second: str | None = None,
-    *,
-    width: float = COLUMN_WIDTH,
-) -> Figure:
-    """All labels in one panel: a distance (log, left) and the second score (linear, paler, right).
-
-    A logarithm has no place for the evaluation at 0 kimg, the start of the student: it stands at
-    the left end, before a break in the axis, at the tick "0".
-
-    Raises:
-        RequestError: there is no distance to draw, or none that is finite and above 0.
-    """
-    shown = Shown(need_distance(frame), second_metric(frame, second))
-    several = frame["label"].nunique() > 1
-    with paper_style():
-        figure = new_figure(width, 0.72 * width)
-        axes = figure.add_subplot()
-        right = _draw_panel(axes, frame, levels, shown)
-        _label_axes(axes, right, shown, single=not several)
-        name_levels(axes, _distinct_levels(levels, shown.first))
-        if several:
-            axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderaxespad=0.2)
-    return figure
-
-
-def plot_panels(
-    frame: pd.DataFrame,
-    levels: pd.DataFrame | None = None,
-    second: str | None = None,
-    *,
-    width: float = TEXT_WIDTH,
-    columns: int = 3,
-) -> Figure:
-    """Figure 4: one panel a label, with the mean over its runs (its seeds) and their range.
-
-    Raises:
-        RequestError: there is no distance to draw, or none that is finite and above 0.
-    """
-    shown = Shown(need_distance(frame), second_metric(frame, second))
-    labels = list(dict.fromkeys(frame["label"]))
-    rows = -(-len(labels) // columns)
-    with paper_style():
-        figure = new_figure(width, 0.26 * width * rows)
-        panels = [figure.add_subplot(rows, columns, place + 1) for place in range(len(labels))]
-        for place, (axes, label) in enumerate(zip(panels, labels, strict=True)):
-            own = None if levels is None else levels[levels["label"] == label]
-            right = _draw_panel(axes, frame[frame["label"] == label], own, shown)
-            axes.set_title(label)
-            _label_axes(axes, right, shown, single=True)
-            if place % columns:
-                axes.set_ylabel("")
-            if right is not None and place % columns < columns - 1 and place < len(labels) - 1:
-                right.set_ylabel("")
-            if place + columns < len(labels):
-                axes.set_xlabel("")
-        for axes, label in zip(panels, labels, strict=True):
-            own = None if levels is None else levels[levels["label"] == label]
-            name_levels(axes, _distinct_levels(own, shown.first))
-    return figure
-
-
-def _draw_panel(
-    axes: Axes, frame: pd.DataFrame, levels: pd.DataFrame | None, shown: Shown
-) -> Axes | None:
-    """Curves and axes of one panel; returns the right axis if there is a second score to show."""
-    axes.spines["right"].set_visible(False)
-    first, second = shown
-    right = axes.twinx() if second is not None and bool(frame[second].notna().any()) else None
-    for index, label in enumerate(dict.fromkeys(frame["label"])):
-        rows = frame[frame["label"] == label]
-        _draw_mean(axes, rows, first, index, color(index))
-        if right is not None and second is not None:
-            _draw_mean(right, rows, second, index, paler(color(index)), second=True)
-    for jump in find_instabilities(frame[[*_OF_RUN, first]]).itertuples():
-        if jump.value < math.inf:
-            _mark(axes, jump.kimg, jump.value, f"×{jump.height:.2g}")
-    kimg_axis(axes, frame["kimg"])
-    log_axis(axes, [*drawable(frame, first)[first], *_distinct_levels(levels, first).values()])
-    if right is not None and second is not None:
-        _second_axis(right, axes, frame[second])
-    return right
-
-
-def _draw_mean(
-    axes: Axes, rows: pd.DataFrame, metric: str, index: int, shade: str, *, second: bool = False
-) -> None:
-    curve = mean_curve(rows, metric)
-    if (curve["n"] > 1).any():
-        band = axes.fill_between(curve["kimg"], curve["low"], curve["high"], color=shade)
-        band.set(alpha=0.2, linewidth=0, zorder=2)
-    style = {"linewidth": points(1.0), "markersize": points(2.2)} if second else {"zorder": 4}
-    marker = "s-" if second else "o-"
-    (line,) = axes.plot(curve["kimg"], curve["mean"], marker, color=shade, **style)
-    line.set(clip_on=False, gid=f"{metric}-{index}", label=str(rows["label"].iloc[0]))
-
-
-def _mark(axes: Axes, kimg: float, value: float, text: str) -> None:
-    """A ring around an instability, and how many times the best before it it is."""
-    (ring,) = axes.plot([kimg], [value], "o", color="black", markersize=points(7), zorder=5)
-    ring.set(markerfacecolor="none", markeredgewidth=points(0.8), gid="instability")
-    place = {"xytext": (0, points(5)), "textcoords": "offset points", "ha": "center"}
-    axes.annotate(text, (kimg, value), fontsize=points(7), va="bottom", **place)
-
-
-def _label_axes(axes: Axes, right: Axes | None, shown: Shown, *, single: bool) -> None:
-    axes.set_xlabel("generated images (thousands)")
-    axes.set_ylabel(title_of(shown.first))
-    if right is None or shown.second is None:
-        return
-    shade = paler(color(0), 0.7) if single else NEUTRAL
-    right.set_ylabel(f"{title_of(shown.second)} (pale)", color=shade)
-    right.tick_params(axis="y", colors=shade)
-    right.spines["right"].set_color(shade)
-
-
-def _distinct_levels(levels: pd.DataFrame | None, score: str) -> dict[str, float]:
-    """Name and score of the teacher's levels, best first; runs that measured the same share one."""
-    if levels is None or levels.empty:
-        return {}
-    usable = levels[
-        (levels["metric"] == score) & (levels["value"] > 0) & (levels["value"] < math.inf)
-    ]
-    distinct = usable.drop_duplicates(["model", "steps", "value"]).sort_values("value")
-    names = [sampler_name(row.model, row.steps) for row in distinct.itertuples()]
-    named: dict[str, float] = {}
-    for name, row in zip(names, distinct.itertuples(), strict=True):
-        named[f"{name} ({row.label})" if names.count(name) > 1 else name] = float(row.value)
-    return named
-
-
-def _second_axis(right: Axes, axes: Axes, values: pd.Series[float]) -> None:
-    """The right axis: of shares up to 1, from a round number below the lowest; else as it falls."""
-    lowest, highest = float(values.min()), float(values.max())
-    if lowest > 0.4:
-        right.set_ylim(max(0.0, math.floor((lowest - 0.02) * 10) / 10), max(1.0, highest))
-    right.spines["left"].set_visible(False)
-    axes.set_zorder(right.get_zorder() + 1)
-    axes.patch.set_visible(False)
-
-
-def _read_results(path: Path) -> Mapping[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values["table"], list):
-            raise TypeError("its table is no list")
-    except (ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"{path} is not a run's results: {error}.") from error
-    results: Mapping[str, Any] = values
-    return results
-
-
-def describe(instabilities: pd.DataFrame) -> tuple[str, ...]:
-    """A line for each instability, and one if there is none."""
-    if instabilities.empty:
-        return ("No instabilities.",)
-    return tuple(
-        f"Instability: {jump.label}{'' if jump.seed is None else f', seed {jump.seed}'}: "
-        f"{title_of(jump.score)} {jump.value:.3g} at {jump.kimg:g} kimg, {jump.height:.2f} times "
-        f"the best before it ({jump.best:.3g}); "
-        f"{'recovered' if jump.recovered else 'not recovered'}."
-        for jump in instabilities.itertuples()
-    )
+from workbench.plotting import Drawing, Script
+from workbench.plotting.curves import find_instabilities
+from workbench.plotting.fid_curves import describe, plot, plot_panels
+from workbench.reports import chosen_runs
+from workbench.reports.figures.fid_curves import add_options, check_options, tracked_curves
+from workbench.runs.figures import read_runs
 
 
 def draw(options: argparse.Namespace) -> Drawing:
-    notes: tuple[str, ...] = ()
-    _refuse_useless(options)
+    check_options(options)
     if options.run_dir:
-        curves = read_runs(options.run_dir, options.label)
+        curves, notes = read_runs(options.run_dir, options.label), ()
         figure = plot(*curves, options.second)
     else:
-        workspace = open_workspace(options.workspace)
-        uri = options.tracking_uri or default_uri(workspace.root)
-        selection = select(uri, workspace, [options.experiment])
-        groups, notes = in_order(selection.groups, options.experiment), selection.notes
-        curves = Curves(collect(groups), level_frame(groups))
+        selection = chosen_runs(options).selection
+        curves, notes = tracked_curves(selection.groups, options.experiment), selection.notes
         figure = plot_panels(*curves, options.second)
     found = find_instabilities(curves.frame)
     frames = {"": curves.frame, "_teacher": curves.levels, "_instabilities": found}
     return Drawing({"": figure}, frames, notes=(*notes, *describe(found)))
 
 
-def _refuse_useless(options: argparse.Namespace) -> None:
-    """Raises RequestError: an option of the other of the two sources."""
-    of_store = {"experiment", "tracking_uri", "workspace"}
-    useless = sorted(options.given & (of_store if options.run_dir else {"label"}))
-    if not useless:
-        return
-    option = f"--{useless[0].replace('_', '-')}"
-    if options.run_dir:
-        raise RequestError(
-            f"{option} is of tracked runs; with --run-dir the numbers come from the runs' folders."
-        )
-    raise RequestError(f"{option} names the curves of --run-dir; tracked runs have their variants.")
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--run-dir", nargs="+", type=Path, metavar="DIR", help="these runs instead, in one panel"
-    )
-    parser.add_argument("--label", nargs="+", default=[], help="one for each --run-dir")
-    parser.add_argument(
-        "--second",
-        metavar="SCORE",
-        help="right axis: any score that the runs measured (default: the first that rises)",
-    )
-
-
 SCRIPT = Script(
-    "fid_curves", __doc__, draw, experiment=EXPERIMENT, also=ALSO, add_options=add_options
+    "fid_curves",
+    __doc__,
+    draw,
+    experiment="nine_teachers",
+    also=("paper",),
+    add_options=add_options,
 )
-main = SCRIPT.main
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(SCRIPT.main())

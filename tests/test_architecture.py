@@ -10,12 +10,13 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "workbench"
 ROOMS = [
     ("errors", "hashing", "lazy", "settings", "sizes"),
-    ("bundled", "metrics", "workspace"),
+    ("bundled", "metrics", "samplers", "workspace"),
     ("data", "flow"),
     ("teachers",),
     ("methods",),
     ("training",),
-    ("evaluation", "plotting"),
+    ("evaluation",),
+    ("plotting",),
     ("tracking",),
     ("runs",),
     ("studies",),
@@ -93,3 +94,13 @@ def test_three_files_know_about_processes() -> None:
         )
     }
     assert knowing == {f"training/{name}.py" for name in ("launch", "parallel", "world")}
+
+
+def test_only_the_command_figures_loads_the_scripts() -> None:
+    """Else a run's end, or a comparison, would depend on files that a person edits."""
+    loading = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in MODULES
+        if 'bundled_folder("analysis")' in path.read_text(encoding="utf-8")
+    }
+    assert loading == {"reports/scripts.py"}

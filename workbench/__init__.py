@@ -15,11 +15,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 _LAZY = {
     "Conditioning": "workbench.teachers.base",
     "RunConfig": "workbench.training.config",
+    "compare": "workbench.reports.api",
     "distill": "workbench.training.distill",
+    "scores": "workbench.reports.api",
 }
 """Public names by home; imported on first use, so that the command line starts quickly."""
 
-__all__ = ["Conditioning", "RunConfig", "__version__", "distill"]
+__all__ = ["Conditioning", "RunConfig", "__version__", "compare", "distill", "scores"]
 
 
 def __getattr__(name: str) -> Any:

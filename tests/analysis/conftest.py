@@ -1,25 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
-
-import pytest
 
 from workbench.bundled import load_module
+from workbench.plotting import Script
 
 ANALYSIS = Path(__file__).parents[2] / "analysis"
 
 
-def by_path(name: str) -> ModuleType:
-    """A script loaded by its path, as workbench loads it."""
-    return load_module(ANALYSIS / f"{name}.py")
-
-
-@pytest.fixture(scope="session")
-def fid_curves() -> ModuleType:
-    return by_path("fid_curves")
-
-
-@pytest.fixture(scope="session")
-def samples() -> ModuleType:
-    return by_path("samples")
+def script_of(name: str) -> Script:
+    """A script loaded by its path, as ``workbench figures`` loads it."""
+    script: Script = load_module(ANALYSIS / f"{name}.py").SCRIPT
+    return script

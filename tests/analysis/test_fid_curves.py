@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.analysis.conftest import script_of
 from tests.populate import Shape, populate
 from workbench.errors import RequestError
-from workbench.plotting import save_figure
-from workbench.reports.curves import curve_frame, find_instabilities, mean_curve
-from workbench.runs.figures import draw_curve
+from workbench.plotting import fid_curves, save_figure
+from workbench.plotting.curves import curve_frame, find_instabilities, mean_curve
+from workbench.runs.figures import collect_points, draw_curve, levels_of_results, read_runs
 from workbench.tracking import default_uri
 from workbench.tracking.spool import Point, Spool
 from workbench.training.config import EvaluationConfig, RunConfig, ScheduleConfig, TrainingConfig
@@ -63,8 +64,8 @@ def write_run(folder, scale=1.0, table=TABLE):
 
 
 @pytest.fixture
-def curves(fid_curves, tmp_path):
-    return fid_curves.read_runs([write_run(tmp_path / "a"), write_run(tmp_path / "b", scale=1.3)])
+def curves(tmp_path):
+    return read_runs([write_run(tmp_path / "a"), write_run(tmp_path / "b", scale=1.3)])
 
 
 def curve(axes, gid):
@@ -72,8 +73,8 @@ def curve(axes, gid):
     return line
 
 
-def test_reads_what_the_run_logged(fid_curves, tmp_path):
-    frame, levels = fid_curves.read_runs([write_run(tmp_path / "a")], ["SiD"])
+def test_reads_what_the_run_logged(tmp_path):
+    frame, levels = read_runs([write_run(tmp_path / "a")], ["SiD"])
     assert list(frame.columns)[:4] == ["label", "run", "seed", "evaluation_seed"]
     assert frame["kimg"].tolist() == KIMG
     assert frame["fid"].tolist() == FID
@@ -83,7 +84,7 @@ def test_reads_what_the_run_logged(fid_curves, tmp_path):
     assert fid[["steps", "value"]].values.tolist() == [[50, 4.5], [20, 5.0], [4, 18.9]]
 
 
-def test_a_repeated_point_counts_once_as_in_the_store_and_gaps_stay(fid_curves):
+def test_a_repeated_point_counts_once_as_in_the_store_and_gaps_stay():
     points = [
         Point("eval/fid", 6400, 10.0, 2),
         Point("eval/fid", 0, 40.0, 1),
@@ -91,13 +92,13 @@ def test_a_repeated_point_counts_once_as_in_the_store_and_gaps_stay(fid_curves):
         Point("eval/alignment", 12800, 0.9, 4),
         Point("train/loss", 6400, 1.0, 3),
     ]
-    frame = fid_curves.collect_points({"run": points})
+    frame = collect_points({"run": points})
     assert frame["kimg"].tolist() == [0, 6.4, 12.8]
     np.testing.assert_equal(frame["fid"].tolist(), [40.0, 10.0, math.nan])
     np.testing.assert_equal(frame["alignment"].tolist(), [math.nan, math.nan, 0.9])
 
 
-def test_lines_are_the_frame_and_levels_are_the_teachers(fid_curves, curves):
+def test_lines_are_the_frame_and_levels_are_the_teachers(curves):
     figure = fid_curves.plot(*curves)
     left, right = figure.axes
     for index, (_, rows) in enumerate(curves.frame.groupby("run", sort=False)):
@@ -113,7 +114,7 @@ def test_lines_are_the_frame_and_levels_are_the_teachers(fid_curves, curves):
     assert [text.get_text() for text in left.get_legend().get_texts()] == ["a", "b"]
 
 
-def test_axes_are_logarithmic_with_zero_at_the_left_end(fid_curves, curves):
+def test_axes_are_logarithmic_with_zero_at_the_left_end(curves):
     left = fid_curves.plot(*curves).axes[0]
     assert left.get_yscale() == "log"
     place = dict(zip([0, 6.4, 12.8, 25.6], left.transData.transform(
@@ -127,7 +128,7 @@ def test_axes_are_logarithmic_with_zero_at_the_left_end(fid_curves, curves):
     assert 0.0 not in fid_curves.plot(later).axes[0].get_xticks()
 
 
-def test_alignment_is_paler_in_the_same_hue_on_its_own_axis(fid_curves, curves):
+def test_alignment_is_paler_in_the_same_hue_on_its_own_axis(curves):
     from colorsys import rgb_to_hls
 
     from matplotlib.colors import to_rgb
@@ -144,7 +145,7 @@ def test_alignment_is_paler_in_the_same_hue_on_its_own_axis(fid_curves, curves):
     assert right.yaxis.get_ticks_position() == "right"
 
 
-def test_text_is_legible_and_level_names_hide_nothing(fid_curves, curves):
+def test_text_is_legible_and_level_names_hide_nothing(curves):
     figure = fid_curves.plot(*curves)
     assert figure.get_size_inches()[0] == 3.4
     figure.draw_without_rendering()
@@ -162,7 +163,7 @@ def test_text_is_legible_and_level_names_hide_nothing(fid_curves, curves):
         assert not any(box.contains(*point) for box in boxes for point in path.vertices)
 
 
-def test_same_data_same_bytes(fid_curves, curves, tmp_path):
+def test_same_data_same_bytes(curves, tmp_path):
     formats = ("png", "svg", "pdf")
     one = save_figure(fid_curves.plot(*curves), tmp_path / "one", formats)
     two = save_figure(fid_curves.plot(*curves), tmp_path / "two", formats)
@@ -175,7 +176,7 @@ def test_same_data_same_bytes(fid_curves, curves, tmp_path):
 
 @pytest.mark.parametrize("length", [1, 2, 3])
 @pytest.mark.parametrize("first", [0, 1])
-def test_young_runs_are_drawn_too(fid_curves, curves, tmp_path, length, first):
+def test_young_runs_are_drawn_too(curves, tmp_path, length, first):
     frame = curves.frame[curves.frame["run"] == curves.frame["run"][0]][first : first + length]
     for levels in (None, curves.levels):
         save_figure(fid_curves.plot(frame, levels), tmp_path / "young", ("png",))
@@ -183,9 +184,9 @@ def test_young_runs_are_drawn_too(fid_curves, curves, tmp_path, length, first):
     assert len(fid_curves.plot(without, curves.levels).axes) == 1
 
 
-def test_levels_of_different_teachers_are_told_apart(fid_curves):
+def test_levels_of_different_teachers_are_told_apart():
     results = {"x": {"table": TABLE}, "y": {"table": [{**TABLE[2], "fid": 12.0}, TABLE[0]]}}
-    levels = fid_curves.levels_of_results(results, {"x": "one", "y": "two"})
+    levels = levels_of_results(results, {"x": "one", "y": "two"})
     frame = made({"x": FID}, label="one")
     left = fid_curves.plot(frame, levels).axes[0]
     assert {text.get_text(): text.get_position()[1] for text in left.texts} == {
@@ -201,13 +202,13 @@ def test_the_command_writes_figure_and_numbers(tmp_path):
     out = tmp_path / "figures" / "fid.v1"
     arguments = ["--run-dir", *runs, "--label", "SiD", "other", "--out", str(out), "--csv"]
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments, "--format", "png,svg,pdf"],
+        [sys.executable, str(SCRIPT), *arguments, "--format", "svg,pdf"],
         capture_output=True,
         text=True,
         check=True,
     )
     tables = ["fid.v1.csv", "fid.v1_teacher.csv", "fid.v1_instabilities.csv"]
-    names = ["fid.v1.png", "fid.v1.svg", "fid.v1.pdf", *tables]
+    names = ["fid.v1.svg", "fid.v1.pdf", *tables]
     assert done.stdout.split() == [str(out.parent / name) for name in names]
     frame = pd.read_csv(out.parent / "fid.v1.csv")
     assert frame["fid"].tolist() == [*FID, *(1.2 * fid for fid in FID)]
@@ -215,20 +216,22 @@ def test_the_command_writes_figure_and_numbers(tmp_path):
     assert (pd.read_csv(out.parent / "fid.v1_teacher.csv")["metric"] == "fid").sum() == 3
 
 
-def test_bad_requests_are_one_clear_line(fid_curves, tmp_path, capsys):
+def test_bad_requests_are_one_clear_line(tmp_path, capsys):
     run = write_run(tmp_path / "a")
     with pytest.raises(RequestError, match="holds no evaluation yet"):
-        fid_curves.read_runs([tmp_path / "nothing"])
+        read_runs([tmp_path / "nothing"])
     with pytest.raises(RequestError, match="1 runs have 2 labels"):
-        fid_curves.read_runs([run], ["x", "y"])
+        read_runs([run], ["x", "y"])
     (run / "results.json").write_text('{"table": ')
     with pytest.raises(RequestError, match="is not a run's results"):
-        fid_curves.read_runs([run])
+        read_runs([run])
     with pytest.raises(SystemExit) as stopped:
-        fid_curves.main(["--run-dir", str(tmp_path / "nothing"), "--out", str(tmp_path / "x")])
+        script_of("fid_curves").main(
+            ["--run-dir", str(tmp_path / "nothing"), "--out", str(tmp_path / "x")]
+        )
     assert stopped.value.code == 2
     assert "holds no evaluation yet" in capsys.readouterr().err
-    frame = fid_curves.collect_points({"run": [Point("eval/fid", 0, math.nan, 1)]})
+    frame = collect_points({"run": [Point("eval/fid", 0, math.nan, 1)]})
     with pytest.raises(RequestError, match="no distance, such as FID, to draw; their scores: none"):
         fid_curves.plot(frame)
 
@@ -242,24 +245,22 @@ def test_bad_requests_are_one_clear_line(fid_curves, tmp_path, capsys):
         (["--run-dir", "{run}", "--workspace", "{run}"], "--workspace is of tracked"),
     ],
 )
-def test_options_of_the_other_source_are_refused(
-    fid_curves, tmp_path, capsys, monkeypatch, arguments, told
-):
+def test_options_of_the_other_source_are_refused(tmp_path, capsys, monkeypatch, arguments, told):
     monkeypatch.setenv("WORKBENCH_WORKSPACE", str(tmp_path / "w"))
     run = write_run(tmp_path / "a")
     given = [text.format(run=run) for text in arguments]
     with pytest.raises(SystemExit) as stopped:
-        fid_curves.main([*given, "--out", str(tmp_path / "x")])
+        script_of("fid_curves").main([*given, "--out", str(tmp_path / "x")])
     assert stopped.value.code == 2
     assert told in capsys.readouterr().err
     assert not list(tmp_path.glob("x*"))
 
 
-def test_a_store_named_by_the_environment_is_no_option(fid_curves, tmp_path, monkeypatch):
+def test_a_store_named_by_the_environment_is_no_option(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     run = write_run(tmp_path / "a")
     arguments = ["--run-dir", str(run), "--out", str(tmp_path / "x"), "--format", "svg"]
-    assert fid_curves.main(arguments) == 0
+    assert script_of("fid_curves").main(arguments) == 0
 
 
 DESCENT = [100.0, 55.0, 34.0, 24.0, 19.0, 16.5, 15.0, 14.2, 13.7, 13.4, 13.2, 13.1]
@@ -312,7 +313,7 @@ def test_means_and_bands_are_over_the_runs_that_are_there():
     assert mean_curve(short, "fid")["kimg"].tolist() == [0, 6.4]
 
 
-def test_panels_show_mean_band_and_rings(fid_curves):
+def test_panels_show_mean_band_and_rings():
     spiked = [*FID[:3], 40.0, FID[4]]
     frame = pd.concat([made({"x": FID, "y": spiked}, "one"), made({"z": FID}, "two")])
     figure = fid_curves.plot_panels(frame)
@@ -327,7 +328,7 @@ def test_panels_show_mean_band_and_rings(fid_curves):
     assert "instability" not in [line.get_gid() for line in two.get_lines()]
 
 
-def test_the_second_axis_is_what_the_runs_have(fid_curves):
+def test_the_second_axis_is_what_the_runs_have():
     frame = made({"x": FID})
     assert fid_curves.second_metric(frame) == "alignment"
     with_clip = frame.assign(clip=[0.28, 0.3, 0.31, 0.32, 0.33])
@@ -339,7 +340,7 @@ def test_the_second_axis_is_what_the_runs_have(fid_curves):
         fid_curves.second_metric(frame, "clip")
 
 
-def test_a_score_that_is_asked_for_stands_on_the_right(fid_curves):
+def test_a_score_that_is_asked_for_stands_on_the_right():
     frame = made({"x": FID}).assign(saturation=[1.0, 0.97, 0.95, 0.94, 0.93])
     right = fid_curves.plot(frame, second="saturation").axes[1]
     assert curve(right, "saturation-0").get_ydata().tolist() == [1.0, 0.97, 0.95, 0.94, 0.93]
@@ -347,7 +348,7 @@ def test_a_score_that_is_asked_for_stands_on_the_right(fid_curves):
         fid_curves.plot(frame, second="saturatoin")
 
 
-def test_runs_without_fid_are_drawn_by_another_distance_or_refused_in_a_line(fid_curves):
+def test_runs_without_fid_are_drawn_by_another_distance_or_refused_in_a_line():
     frame = made({"x": FID})
     spiked = frame.assign(fid_dinov2=[43.5, 17.9, 10.3, 40.0, 7.4]).drop(columns="fid")
     left, _ = fid_curves.plot(spiked).axes
@@ -364,7 +365,7 @@ def test_runs_without_fid_are_drawn_by_another_distance_or_refused_in_a_line(fid
             draw(without)
 
 
-def test_runs_that_clip_judges_are_drawn_with_their_fid(fid_curves, tmp_path, fresh_store):
+def test_runs_that_clip_judges_are_drawn_with_their_fid(tmp_path, fresh_store):
     """From a store and from the runs' own folders: FID on the left, CLIP score on the right."""
     workspace = open_workspace(tmp_path / "w")
     shutil.copy(fresh_store, workspace.root / "mlflow.db")
@@ -383,7 +384,9 @@ def test_runs_that_clip_judges_are_drawn_with_their_fid(fid_curves, tmp_path, fr
     populate(default_uri(workspace.root), workspace, configs, drift)
     out = tmp_path / "figure"
     tracked = ["--workspace", str(workspace.root), "--experiment", "judged"]
-    assert fid_curves.main([*tracked, "--out", str(out), "--format", "svg", "--csv"]) == 0
+    assert (
+        script_of("fid_curves").main([*tracked, "--out", str(out), "--format", "svg", "--csv"]) == 0
+    )
     frame = pd.read_csv(f"{out}.csv")
     scores = ["fid", "clip", "saturation"]
     assert list(frame.columns)[7:] == scores
@@ -395,7 +398,7 @@ def test_runs_that_clip_judges_are_drawn_with_their_fid(fid_curves, tmp_path, fr
             assert curve(axes, f"{score}-0").get_ydata().tolist() == rows[score].tolist()
     folders = [str(path.parent) for path in sorted(workspace.runs.glob("judged/*/config.json"))]
     own = ["--run-dir", *folders, "--out", str(tmp_path / "own"), "--format", "svg", "--csv"]
-    assert fid_curves.main([*own, "--second", "saturation"]) == 0
+    assert script_of("fid_curves").main([*own, "--second", "saturation"]) == 0
     again = pd.read_csv(tmp_path / "own.csv")
     pd.testing.assert_frame_equal(again[scores], frame[scores], rtol=1e-5)
 
@@ -434,11 +437,14 @@ def tracked(tmp_path_factory, fresh_store):
     return workspace
 
 
-def test_tracked_runs_become_panels_in_the_experiments_order(fid_curves, tracked, tmp_path, capsys):
+def test_tracked_runs_become_panels_in_the_experiments_order(tracked, tmp_path, capsys):
     out = tmp_path / "nine"
     uri = default_uri(tracked.root)
     elsewhere = ["--workspace", str(tmp_path / "empty"), "--tracking-uri", uri]
-    assert fid_curves.main([*elsewhere, "--out", str(out), "--format", "svg", "--csv"]) == 0
+    assert (
+        script_of("fid_curves").main([*elsewhere, "--out", str(out), "--format", "svg", "--csv"])
+        == 0
+    )
     frame = pd.read_csv(f"{out}.csv")
     assert list(dict.fromkeys(frame["label"])) == ["sana-0.6b", "sd3-medium"]
     assert frame.groupby("label")["seed"].unique().map(list).tolist() == [[0, 1], [0, 1]]

@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from tests.analysis.conftest import by_path
 from tests.populate import populate
 from workbench.cli.main import app
 from workbench.errors import NoRunsError, RequestError, WorkbenchError
 from workbench.plotting import Drawing, Script
 from workbench.reports import scripts
+from workbench.reports.figures import samples
 from workbench.reports.scripts import find_scripts, plan_tasks
 from workbench.teachers.analytic import ANALYTIC
 from workbench.tracking import default_uri, list_artifacts, list_runs
@@ -105,7 +105,7 @@ def made_script(name: str, problem: Exception | None = None) -> Script:
             raise problem
         return Drawing(texts={".txt": name})
 
-    return Script(name, "What it shows.", draw, needs_nothing=True)
+    return Script(name, "What it shows.", draw, lacks=lambda workspace: None)
 
 
 def test_a_script_that_fails_keeps_no_other_from_being_drawn_and_kept(
@@ -156,7 +156,6 @@ def finish(workspace: Workspace, name: str, age: int, teacher: str = "mine") -> 
 
 def test_samples_are_of_the_newest_finished_run_of_images(tmp_path: Path) -> None:
     workspace = open_workspace(tmp_path / "w")
-    samples = by_path("samples")
 
     def planned() -> str | None:
         (task,) = [task for task in plan_tasks([], workspace) if task.name == "samples"]

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations
-from types import ModuleType
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.text import Annotation
 
-from tests.analysis.conftest import by_path
+from tests.analysis.conftest import script_of
 from tests.analysis.made_groups import of_scores
 from workbench.errors import RequestError
-from workbench.plotting import paper_style
 from workbench.reports import Group, SeedRun, estimate
+from workbench.reports.figures import guidance
 from workbench.runs.state import RunState
 from workbench.tracking import Curve, RunRow
 
@@ -27,11 +24,6 @@ MEASURED = {
     "zero-cfg": [(0.62, 0.968), (0.64, 0.969), (0.66, 0.962)],
     "anti-cfg": [(1.3, 0.981)],
 }
-
-
-@pytest.fixture(scope="session")
-def guidance() -> ModuleType:
-    return by_path("guidance")
 
 
 def run(label: str, seed: int, fid: float, alignment: float) -> SeedRun:
@@ -74,7 +66,7 @@ def line(axes: Axes, gid: str) -> Line2D:
     return found
 
 
-def test_points_are_means_of_the_students_at_k(guidance: ModuleType) -> None:
+def test_points_are_means_of_the_students_at_k() -> None:
     frame = guidance.collect(five())
     means = guidance.summarise(frame).set_index("label")
     assert list(means.index) == list(MEASURED)
@@ -92,51 +84,18 @@ def test_points_are_means_of_the_students_at_k(guidance: ModuleType) -> None:
     assert levels == pytest.approx(np.array([[0.877, 0.966], [0.294, 0.924]]))
 
 
-def test_names_hide_neither_each_other_nor_leave_the_panel(guidance: ModuleType) -> None:
-    with paper_style():
-        figure = guidance.plot(guidance.collect(five()))
-        figure.draw_without_rendering()
-        (axes,) = figure.axes
-        names = [text for text in axes.texts if isinstance(text, Annotation)]
-        boxes = {name.get_text(): name.get_window_extent() for name in names}
-        frame = axes.get_window_extent()
-    arrow = boxes.pop("better")
-    assert set(boxes) == {*MEASURED, "teacher, 4 steps", "teacher, 50 steps"}
-    for (one, a), (other, b) in combinations({**boxes, "better": arrow}.items(), 2):
-        assert not a.overlaps(b), (one, other)
-    for name, box in boxes.items():
-        assert frame.x0 <= box.x0 < box.x1 <= frame.x1, name
-        assert frame.y0 <= box.y0 < box.y1 <= frame.y1, name
+def test_every_setting_has_its_name_and_its_looks() -> None:
+    figure = guidance.plot(guidance.collect(five()))
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [*MEASURED, "teacher, by steps"]
+    assert {text.get_text() for text in axes.texts} == {"4", "50", "better"}
+    looks = [line(axes, f"mean-{place}") for place in range(len(MEASURED))]
+    assert len({(each.get_color(), each.get_marker()) for each in looks}) == len(MEASURED)
+    figure.draw_without_rendering()
+    assert not legend.get_window_extent().overlaps(axes.get_window_extent())
 
 
-def test_a_name_is_nearest_to_its_own_point(guidance: ModuleType) -> None:
-    """Two settings that came out almost alike, as zero-cfg and anti-cfg did."""
-    close = {
-        **MEASURED,
-        "zero-cfg": [(5.2, 0.9934), (5.88, 0.9945), (5.36, 0.9939)],
-        "anti-cfg": [(5.92, 0.9938), (6.6, 0.9946), (6.18, 0.9938)],
-        "long-short-4.5": [(12.6, 0.9971), (13.5, 0.9973), (12.97, 0.9972)],
-    }
-    with paper_style():
-        frame = guidance.collect([group(label, *scores) for label, scores in close.items()])
-        figure = guidance.plot(frame)
-        figure.draw_without_rendering()
-        (axes,) = figure.axes
-        names = {text.get_text(): text for text in axes.texts if text.get_text() in close}
-        boxes = {label: name.get_window_extent() for label, name in names.items()}
-        points = {label: axes.transData.transform(name.xy) for label, name in names.items()}
-    for label, box in boxes.items():
-
-        def away(point, box=box):
-            low, high = np.array(box.min), np.array(box.max)
-            return float(np.hypot(*(point - np.clip(point, low, high))))
-
-        assert min(points, key=lambda other: away(points[other])) == label
-        others = [other for name, other in boxes.items() if name != label]
-        assert not any(box.padded(2).overlaps(other) for other in others), label
-
-
-def test_what_cannot_be_drawn_is_left_out(guidance: ModuleType) -> None:
+def test_what_cannot_be_drawn_is_left_out() -> None:
     groups = [group("a", (0.5, 0.9)), group("b", (math.inf, 0.9), (0.4, 0.8), teacher="other")]
     frame = guidance.collect(groups)
     assert list(frame["label"]) == ["a", "b"]  # and no teacher's level, where there are several
@@ -145,16 +104,16 @@ def test_what_cannot_be_drawn_is_left_out(guidance: ModuleType) -> None:
         guidance.collect([group("b", (math.nan, 0.9))])
 
 
-def test_a_wrong_name_is_one_line(
-    guidance: ModuleType, tmp_path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_name_is_one_line(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        guidance.main(["--workspace", str(tmp_path / "new"), "--experiment", "nothing"])
+        script_of("guidance").main(
+            ["--workspace", str(tmp_path / "new"), "--experiment", "nothing"]
+        )
     assert ended.value.code == 2
     assert "Unknown experiment, variant or run 'nothing'" in capsys.readouterr().err
 
 
-def test_the_axes_are_the_distance_and_the_score_that_the_runs_have(guidance: ModuleType) -> None:
+def test_the_axes_are_the_distance_and_the_score_that_the_runs_have() -> None:
     by_clip = of_scores(five(), {"fid": "fid_dinov2", "alignment": "clip"})
     (axes,) = guidance.plot(guidance.collect(by_clip)).axes
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("FID (DINOv2)", "CLIP score")

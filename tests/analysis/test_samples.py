@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +7,12 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.analysis.conftest import script_of
 from workbench.errors import RequestError
 from workbench.evaluation.grids import NotFiniteError, image_grid, to_pixels, wrap_words
 from workbench.plotting import save_figure
+from workbench.reports.figures import samples
 
-SCRIPT = Path(__file__).parents[2] / "analysis" / "samples.py"
 PROMPTS = ["a handwritten three", "the digit 7", "number one in white ink"]
 
 
@@ -59,7 +58,7 @@ def test_picture_without_prompts_and_of_tensors(rows):
 
 
 @pytest.mark.parametrize("draw", ["picture", "figure"])
-def test_a_grid_that_does_not_fit_is_refused(rows, samples, draw):
+def test_a_grid_that_does_not_fit_is_refused(rows, draw):
     plot = image_grid if draw == "picture" else samples.plot
     with pytest.raises(RequestError, match="3 columns has 2 prompts"):
         plot(rows, PROMPTS[:2])
@@ -75,7 +74,7 @@ def test_words_wrap_and_only_a_word_too_long_is_shortened():
     assert wrap_words("", 5, len) == []
 
 
-def test_figure_shows_the_arrays_with_captions_inside_the_page(rows, samples, tmp_path):
+def test_figure_shows_the_arrays_with_captions_inside_the_page(rows, tmp_path):
     figure = samples.plot(rows, PROMPTS)
     shown = [np.asarray(axes.get_images()[0].get_array()) for axes in figure.axes]
     expected = [image for images in rows.values() for image in to_pixels(images)]
@@ -98,28 +97,29 @@ def test_figure_shows_the_arrays_with_captions_inside_the_page(rows, samples, tm
         assert one.read_bytes() == other.read_bytes()
 
 
-def test_the_command(rows, tmp_path):
+def test_the_command(rows, tmp_path, capsys):
     for name, images in rows.items():
         np.savez(tmp_path / f"{name}.npz", images=images, prompts=np.array(PROMPTS))
     files = [f"{name}={tmp_path / name}.npz" for name in rows]
-    command = [sys.executable, str(SCRIPT), *files, "--out", str(tmp_path / "grid")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [str(tmp_path / "grid.png"), str(tmp_path / "grid.svg")]
+    arguments = [*files, "--out", str(tmp_path / "grid"), "--format", "svg"]
+    assert script_of("samples").main(arguments) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / "grid.svg")]
     (tmp_path / "teacher.npz").write_bytes(b"PK cut short")
-    failed = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert failed.returncode == 2
-    assert len(failed.stderr.strip().split("\n")) == 1
+    with pytest.raises(SystemExit) as ended:
+        script_of("samples").main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_either_models_or_files(samples, tmp_path, capsys):
+def test_either_models_or_files(tmp_path, capsys):
     for arguments in ([], ["--model", "a", "b=c.npz"]):
         with pytest.raises(SystemExit) as ended:
-            samples.main([*arguments, "--workspace", str(tmp_path / "w")])
+            script_of("samples").main([*arguments, "--workspace", str(tmp_path / "w")])
         assert ended.value.code == 2
     assert capsys.readouterr().err.count("\n") == 2
 
 
-def test_files_take_no_option_of_drawing_and_no_caption_twice(rows, samples, tmp_path, capsys):
+def test_files_take_no_option_of_drawing_and_no_caption_twice(rows, tmp_path, capsys):
     file = tmp_path / "a.npz"
     np.savez(file, images=rows["teacher"], prompts=np.array(PROMPTS))
     for more, told in (
@@ -129,19 +129,19 @@ def test_files_take_no_option_of_drawing_and_no_caption_twice(rows, samples, tmp
         ([f"a={file}"], "Two files are called 'a'"),
     ):
         with pytest.raises(SystemExit) as ended:
-            samples.main([f"a={file}", *more, "--out", str(tmp_path / "grid")])
+            script_of("samples").main([f"a={file}", *more, "--out", str(tmp_path / "grid")])
         assert ended.value.code == 2
         assert told in capsys.readouterr().err
     assert not list(tmp_path.glob("grid*"))
 
 
-def test_models_are_drawn_by_the_command(samples, digits_teacher_dir, tmp_path, capsys):
+def test_models_are_drawn_by_the_command(digits_teacher_dir, tmp_path, capsys):
     models = [f"few={digits_teacher_dir}:2", f"one={digits_teacher_dir}:1"]
     arguments = ["--model", *models, "--prompt", *PROMPTS[:2], "--format", "png", "--csv"]
     where = ["--workspace", str(tmp_path / "w"), "--out"]
     files = []
     for name in ("a", "b"):
-        assert samples.main([*arguments, *where, str(tmp_path / name)]) == 0
+        assert script_of("samples").main([*arguments, *where, str(tmp_path / name)]) == 0
         files.append([Path(path) for path in capsys.readouterr().out.split()])
     for one, other in zip(*files, strict=True):
         assert one.read_bytes() == other.read_bytes()

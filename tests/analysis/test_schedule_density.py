@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -13,23 +12,19 @@ import torch
 from scipy.integrate import quad
 from scipy.stats import kstest
 
-from tests.analysis.conftest import by_path
+from tests.analysis.conftest import script_of
 from workbench.errors import RequestError
 from workbench.flow import LogitNormal, TimeWeighting, densities, weightings
 from workbench.flow.weighted import weighted_density
 from workbench.plotting import use_style
+from workbench.reports.figures import schedule_density as script
 
 COLUMNS = ("sid", "trigflow", "sana", "ddpm", "edm_train", "edm_sid")
 ROWS = ("1", "1/t", "1-t", "(1-t)^2", "(1-t)/t", "(1-t)^2/t^2")
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    return by_path("schedule_density")
-
-
-@pytest.fixture(scope="module")
-def cells(script: ModuleType) -> dict[tuple[str, str], object]:
+def cells() -> dict[tuple[str, str], object]:
     return {(cell.density.name, cell.weighting.name): cell for cell in script.make_cells()}
 
 
@@ -115,19 +110,19 @@ def test_curves_integrate_to_one(cells, column, row):
     assert total == pytest.approx(1, abs=1e-6)
 
 
-def test_only_what_has_no_integral_is_cut_and_says_so(script, cells):
+def test_only_what_has_no_integral_is_cut_and_says_so(cells):
     cut = {key for key, cell in cells.items() if cell.is_cut}
     assert cut == {("sana", row) for row in ("1/t", "(1-t)/t", "(1-t)^2/t^2")}
     cell = cells["sana", "1/t"]
     below = torch.tensor([cell.lower / 2, cell.lower], dtype=torch.float64)
     assert float(cell.density.cdf(below)[1]) == pytest.approx(1e-9, rel=1e-3)
     assert cell.pdf(below.numpy()[:1]) == 0
-    notes = script._cut_notes(script.summarise(list(cells.values())))
+    notes = script.notes_of(script.summarise(list(cells.values())))
     assert len(notes) == 3
     assert all("over sana has no integral on (0, 1)" in note for note in notes)
 
 
-def test_integrals_are_told_from_none_at_both_ends(script):
+def test_integrals_are_told_from_none_at_both_ends():
     flat = densities.Histogram("flat", torch.linspace(0, 1, 5), torch.ones(4))
 
     def made(of_t):
@@ -143,7 +138,7 @@ def test_integrals_are_told_from_none_at_both_ends(script):
         _ = made(lambda t: t - 0.5).normaliser
 
 
-def test_a_registered_density_and_weighting_get_a_column_and_a_row(script, registries, tmp_path):
+def test_a_registered_density_and_weighting_get_a_column_and_a_row(registries, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
         "from workbench.flow import LogitNormal, TimeWeighting, register_density\n"
@@ -153,7 +148,7 @@ def test_a_registered_density_and_weighting_get_a_column_and_a_row(script, regis
     )
     out = tmp_path / "figure"
     arguments = ["--register", str(file), "--out", str(out), "--format", "svg", "--csv"]
-    assert script.main(arguments) == 0
+    assert script_of("schedule_density").main(arguments) == 0
     frame = pd.read_csv(f"{out}.csv")
     assert frame["density"].unique().tolist() == [*COLUMNS, "mine"]
     assert frame["weighting"].unique().tolist() == [*ROWS, "t"]
@@ -166,15 +161,15 @@ def test_a_registered_density_and_weighting_get_a_column_and_a_row(script, regis
     }
 
 
-def test_a_file_that_registers_nothing_usable_is_one_line(script, tmp_path, capsys):
+def test_a_file_that_registers_nothing_usable_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
-        script.main(["--register", str(tmp_path / "none.py")])
+        script_of("schedule_density").main(["--register", str(tmp_path / "none.py")])
     assert ended.value.code == 2
     assert "none.py: FileNotFoundError" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("style", ["paper", "screen"])
-def test_panels_share_t_and_text_is_legible(script, cells, style):
+def test_panels_share_t_and_text_is_legible(cells, style):
     chosen = list(cells.values())
     bins, summary = script.collect_bins(chosen, samples=1 << 12), script.summarise(chosen)
     frame = script.collect(chosen)
@@ -200,7 +195,7 @@ def test_panels_share_t_and_text_is_legible(script, cells, style):
             assert not hidden, f"{name!r} over {hidden} at {width} inches"
 
 
-def test_a_panel_draws_its_curve_its_bars_and_its_median(script, cells):
+def test_a_panel_draws_its_curve_its_bars_and_its_median(cells):
     chosen = [cells["edm_train", "1-t"]]
     frame, bins = script.collect(chosen), script.collect_bins(chosen)
     (axes,) = script.plot(frame, bins, script.summarise(chosen)).axes

@@ -7,7 +7,6 @@ import math
 import os
 import random
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,13 +14,15 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from tests.analysis.conftest import by_path
+from tests.analysis.conftest import script_of
 from tests.analysis.made_groups import at_home, made_group, of_scores, table
 from tests.helpers import EMPTY, ExactOwnVelocity, SmallVelocity, labels
 from workbench.errors import RequestError
 from workbench.hashing import fingerprint
 from workbench.plotting import save_figure
 from workbench.reports import Group, estimate
+from workbench.reports.figures import step_count
+from workbench.reports.figures import steps_vs_quality as cost
 from workbench.runs.cost import evaluations_a_step
 from workbench.teachers import sample_teacher
 from workbench.workspace import Workspace, open_workspace
@@ -31,16 +32,6 @@ MADE = {"samples": 2000, "seed": 0, "versions": {"torch": "2"}}
 
 CALL = {"cfg_scale": 1.0, "flow_shift": 1.0, "pipeline": "weights"}
 """What decides a teacher's images besides its steps."""
-
-
-@pytest.fixture(scope="module")
-def step_count() -> ModuleType:
-    return by_path("step_count")
-
-
-@pytest.fixture(scope="module")
-def cost() -> ModuleType:
-    return by_path("steps_vs_quality")
 
 
 def trained(k: int, fids: dict[int, tuple[float, float]], **params: str) -> Group:
@@ -67,7 +58,7 @@ def line(axes: Axes, gid: str) -> Line2D:
     return found
 
 
-def test_each_k_has_its_means_and_intervals(step_count: ModuleType, groups: list[Group]) -> None:
+def test_each_k_has_its_means_and_intervals(groups: list[Group]) -> None:
     frame = step_count.collect(groups)
     assert list(dict.fromkeys(frame["line"])) == ["k1", "k4", "teacher"]
     row = frame[(frame["line"] == "k4") & (frame["steps"] == 2)].iloc[0]
@@ -79,7 +70,7 @@ def test_each_k_has_its_means_and_intervals(step_count: ModuleType, groups: list
     assert teacher["n"].tolist() == [2, 2]  # its repetitions are the noises of the two seeds
 
 
-def test_the_teacher_has_an_interval_over_noises_and_none_of_one(step_count: ModuleType) -> None:
+def test_the_teacher_has_an_interval_over_noises_and_none_of_one() -> None:
     own = trained(4, {4: (0.5, 0.6)})
     own.runs[1].row.metrics["table/teacher_4_fid"] = 0.9
     teacher = step_count.collect([own]).query("line == 'teacher' and steps == 4").iloc[0]
@@ -90,7 +81,7 @@ def test_the_teacher_has_an_interval_over_noises_and_none_of_one(step_count: Mod
     assert frame[frame["line"] == "teacher"]["n"].tolist() == [1, 1]
 
 
-def test_a_seed_without_the_score_leaves_a_gap_not_another_mean(step_count: ModuleType) -> None:
+def test_a_seed_without_the_score_leaves_a_gap_not_another_mean() -> None:
     group = trained(2, {2: (0.5, 0.6), 1: (0.7, 0.8)})
     del group.runs[1].row.metrics["table/student_1_fid"]
     frame = step_count.collect([group])
@@ -99,9 +90,7 @@ def test_a_seed_without_the_score_leaves_a_gap_not_another_mean(step_count: Modu
     assert one["alignment"] == pytest.approx(0.9)
 
 
-def test_lines_stand_at_their_steps_and_k_is_filled(
-    step_count: ModuleType, groups: list[Group]
-) -> None:
+def test_lines_stand_at_their_steps_and_k_is_filled(groups: list[Group]) -> None:
     frame = step_count.collect(groups)
     left, right = step_count.plot(frame, groups).axes
     own = frame[frame["line"] == "k4"]
@@ -121,7 +110,7 @@ def test_lines_stand_at_their_steps_and_k_is_filled(
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_front_is_what_brute_force_finds(cost: ModuleType, seed: int) -> None:
+def test_the_front_is_what_brute_force_finds(seed: int) -> None:
     chance = random.Random(seed)
     points = [(chance.randint(1, 6), chance.choice([0.1, 0.2, 0.3, 0.4])) for _ in range(12)]
     found = cost.front([float(c) for c, _ in points], [v for _, v in points])
@@ -175,7 +164,7 @@ def protocol_of(groups: list[Group], protocol: str) -> list[Group]:
 
 
 def test_a_teacher_drawn_otherwise_or_rebuilt_is_no_point_of_its_line(
-    cost: ModuleType, groups: list[Group], workspace: Workspace
+    groups: list[Group], workspace: Workspace
 ) -> None:
     protocol_of(at_home(groups, workspace), fingerprint(MADE))
     keep(workspace, 16, 0.4)
@@ -193,7 +182,7 @@ def test_a_teacher_drawn_otherwise_or_rebuilt_is_no_point_of_its_line(
 
 
 def test_runs_whose_folder_is_another_runs_now_say_nothing_of_the_teacher(
-    cost: ModuleType, groups: list[Group], workspace: Workspace
+    groups: list[Group], workspace: Workspace
 ) -> None:
     protocol_of(at_home(groups[:1], workspace), fingerprint(MADE))
     keep(workspace, 16, 0.4)
@@ -204,7 +193,7 @@ def test_runs_whose_folder_is_another_runs_now_say_nothing_of_the_teacher(
 
 
 def test_kept_evaluations_of_the_same_protocol_count(
-    cost: ModuleType, groups: list[Group], workspace: Workspace
+    groups: list[Group], workspace: Workspace
 ) -> None:
     protocol_of(at_home(groups, workspace), fingerprint(MADE))
     old = keep(workspace, 16, 0.5)
@@ -221,9 +210,7 @@ def test_kept_evaluations_of_the_same_protocol_count(
     assert note.startswith("1 kept evaluations were not made by the protocol")
 
 
-def test_kept_times_replace_the_runs_own(
-    cost: ModuleType, groups: list[Group], workspace: Workspace
-) -> None:
+def test_kept_times_replace_the_runs_own(groups: list[Group], workspace: Workspace) -> None:
     protocol_of(groups, fingerprint(MADE))
     for seed, run in enumerate(groups[0].runs):
         run.row.tags["folder"] = f"/elsewhere/runs/e/k4-seed{seed}-abc"
@@ -243,16 +230,14 @@ def test_a_step_costs_what_the_network_is_called_with(scale: float) -> None:
     assert network.evaluations == 3 * 5 * evaluations_a_step(scale)
 
 
-def test_guidance_costs_two_evaluations_a_step(cost: ModuleType) -> None:
+def test_guidance_costs_two_evaluations_a_step() -> None:
     group = trained(1, {1: (0.9, 1.0)}, **{"evaluation.cfg_scale": "4.5"})
     frame = cost.collect([group])
     rows = {(row.line, row.steps): row.nfe for row in frame.itertuples()}
     assert rows == {("teacher", 4): 8, ("teacher", 50): 100, ("k1", 1): 1}
 
 
-def test_intervals_of_time_stay_on_the_axis_and_marks_are_named(
-    cost: ModuleType, groups: list[Group]
-) -> None:
+def test_intervals_of_time_stay_on_the_axis_and_marks_are_named(groups: list[Group]) -> None:
     for seed, run in enumerate(groups[0].runs):
         run.row.metrics["table/student_1_ms_per_image"] = 0.25 + 0.03 * seed
     frame = cost.collect(groups)
@@ -267,7 +252,7 @@ def test_intervals_of_time_stay_on_the_axis_and_marks_are_named(
     assert names[-3:] == ["all K steps", "Pareto front", "on the front"]
 
 
-def test_the_front_is_marked_in_both_panels(cost: ModuleType, groups: list[Group]) -> None:
+def test_the_front_is_marked_in_both_panels(groups: list[Group]) -> None:
     frame = cost.collect(groups)
     figure = cost.plot(frame)
     for axes, name in zip(figure.axes, ("nfe", "ms_per_image"), strict=True):
@@ -280,9 +265,7 @@ def test_the_front_is_marked_in_both_panels(cost: ModuleType, groups: list[Group
     assert [text.get_text() for text in figure.axes[0].texts] == ["4", "50"]
 
 
-def test_legible_and_the_same_bytes(
-    cost: ModuleType, step_count: ModuleType, groups: list[Group], tmp_path: Path
-) -> None:
+def test_legible_and_the_same_bytes(groups: list[Group], tmp_path: Path) -> None:
     costs, steps = cost.collect(groups), step_count.collect(groups)
     for name, draw in {
         "cost": lambda: cost.plot(costs),
@@ -297,24 +280,22 @@ def test_legible_and_the_same_bytes(
         assert one.read_bytes() == two.read_bytes()
 
 
-def test_runs_that_have_not_ended_are_refused(cost: ModuleType, step_count: ModuleType) -> None:
+def test_runs_that_have_not_ended_are_refused() -> None:
     for script in (cost, step_count):
         with pytest.raises(RequestError, match="No run has ended"):
             script.collect([made_group("a", (0.5,))])
 
 
 def test_a_store_without_the_experiment_is_one_line(
-    cost: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        cost.main(["--workspace", str(tmp_path / "w")])
+        script_of("steps_vs_quality").main(["--workspace", str(tmp_path / "w")])
     assert ended.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_both_figures_show_what_the_runs_measured(
-    cost: ModuleType, step_count: ModuleType, groups: list[Group]
-) -> None:
+def test_both_figures_show_what_the_runs_measured(groups: list[Group]) -> None:
     other = of_scores(groups, {"fid": "fid_clip", "alignment": "clip"})
     left, right = step_count.plot(step_count.collect(other), other).axes
     assert (left.get_ylabel(), right.get_ylabel()) == ("FID (CLIP)", "CLIP score")

@@ -1,34 +1,26 @@
-"""Figure 3: rows of images by range of t, with scores beside them, from checkpoints or pictures."""
+"""Figure 3: rows of images by range of t, with scores beside them."""
 
 from __future__ import annotations
 
 import json
-import platform
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.analysis.conftest import by_path
+from tests.analysis.conftest import script_of
 from tests.analysis.made_groups import made_group, of_scores, table
-from workbench.errors import RequestError, WorkbenchError
-from workbench.evaluation.grids import image_grid, to_pixels
+from workbench.errors import NoRunsError
+from workbench.evaluation.grids import to_pixels
 from workbench.plotting import save_figure
-from workbench.reports import Group, SeedRun, estimate
-from workbench.reports.groups import Selection
-from workbench.reports.logged_images import cells_of, logged_images
-from workbench.tracking import RunIdentity, RunRecord
-from workbench.tracking.record import save_record
+from workbench.plotting.curves import distinct
+from workbench.reports import Group, estimate
+from workbench.reports.figures import t_range
 from workbench.training import formats
+from workbench.workspace import open_workspace
 
 PROMPTS = ["the digit 1", "four written by hand"]
-
-
-@pytest.fixture(scope="module")
-def t_range() -> ModuleType:
-    return by_path("t_range")
 
 
 @pytest.fixture
@@ -48,7 +40,7 @@ def images() -> dict[str, NDArray[np.float32]]:
     return {name: rng.random((2, 3, 8, 8), np.float32) for name in ("late", "all", "early")}
 
 
-def test_rows_go_from_the_clean_end_to_the_noisy(t_range: ModuleType, groups: list[Group]) -> None:
+def test_rows_go_from_the_clean_end_to_the_noisy(groups: list[Group]) -> None:
     frame = t_range.collect(groups)
     assert frame["label"].tolist() == ["early", "all", "late"]
     assert frame[["low", "high"]].values.tolist() == [[0, 0.25], [0, 1], [0.5, 1]]
@@ -59,7 +51,7 @@ def test_rows_go_from_the_clean_end_to_the_noisy(t_range: ModuleType, groups: li
 
 
 def test_figure_holds_images_ranges_and_scores(
-    t_range: ModuleType, groups: list[Group], images: dict[str, NDArray[np.float32]]
+    groups: list[Group], images: dict[str, NDArray[np.float32]]
 ) -> None:
     frame = t_range.collect(groups)
     teacher = {"teacher, 50 steps": (images["all"][::-1], {"fid": 0.3, "alignment": 0.93})}
@@ -84,7 +76,7 @@ def test_figure_holds_images_ranges_and_scores(
 
 
 def test_nothing_overlaps_and_text_is_legible(
-    t_range: ModuleType, groups: list[Group], images: dict[str, NDArray[np.float32]], tmp_path: Path
+    groups: list[Group], images: dict[str, NDArray[np.float32]], tmp_path: Path
 ) -> None:
     frame = t_range.collect(groups)
     figure = t_range.plot(frame, images, PROMPTS)
@@ -101,12 +93,13 @@ def test_nothing_overlaps_and_text_is_legible(
     assert one.read_bytes() == two.read_bytes()
 
 
-def test_two_groups_of_one_range_are_told_apart(t_range: ModuleType) -> None:
-    assert t_range._distinct({"a": "0 < t < 1", "b": "0 < t < 1", "c": "0.5 < t < 1"}) == {
-        "a": "0 < t < 1, a", "b": "0 < t < 1, b", "c": "0.5 < t < 1"}  # fmt: skip
+def test_two_groups_of_one_range_are_told_apart() -> None:
+    names = {"a": "0 < t < 1", "b": "0 < t < 1", "c": "0.5 < t < 1"}
+    expected = {"a": "0 < t < 1, a", "b": "0 < t < 1, b", "c": "0.5 < t < 1"}
+    assert distinct(names, "{name}, {label}") == expected
 
 
-def test_columns_are_what_the_runs_show(t_range: ModuleType) -> None:
+def test_columns_are_what_the_runs_show() -> None:
     shown = [f"prompt {place}" for place in range(9)]
     groups = [made_group("a", (1.0,), {"evaluation.shown": json.dumps(shown)})]
     assert t_range.default_prompts(groups) == tuple(shown[:6])
@@ -114,81 +107,22 @@ def test_columns_are_what_the_runs_show(t_range: ModuleType) -> None:
     assert t_range.default_prompts(before) == tuple(formats.shown_in_format_1()[:6])
 
 
-@pytest.mark.parametrize("size", [8, 32, 96, 128, 256])
-def test_cells_of_a_logged_grid_are_its_images(size: int) -> None:
-    """Against the function that runs draw their pictures with."""
-    import io
-
-    images = np.random.default_rng(1).random((10, 3, size, size), np.float32)
-    file = io.BytesIO()
-    image_grid({"student": images}, formats.shown_in_format_1()).save(file, "PNG")
-    enlarged = (96 if size <= 96 else 256) // size
-    found = to_pixels(cells_of(file.getvalue(), 10))
-    np.testing.assert_array_equal(found[:, ::enlarged, ::enlarged], to_pixels(images))
-    with pytest.raises(RequestError, match="no grid of 60"):
-        cells_of(file.getvalue(), 60)
-
-
-def with_pictures(run: SeedRun, folder: Path, images: dict[int, NDArray[np.float32]]) -> None:
-    """The run's folder on this machine with what it logged at some numbers of images."""
-    run.row.tags.update({"host": platform.node(), "folder": str(folder)})
-    (folder / "tracking" / "images").mkdir(parents=True)
-    record = RunRecord.new(RunIdentity("e", run.row.name), "sqlite://", None, 0)
-    save_record(folder, RunRecord(**{**vars(record), "run_id": run.row.run_id}))
-    for nimg, shown in images.items():
-        name = f"samples~student+step+{nimg}+timestamp+1+id.png"
-        grid = image_grid({"student": shown}, formats.shown_in_format_1())
-        grid.save(folder / "tracking" / "images" / name)
-
-
-def test_logged_images_are_the_newest_and_of_the_prompts_asked_for(
-    t_range: ModuleType, groups: list[Group], tmp_path: Path
-) -> None:
-    rng = np.random.default_rng(2)
-    kept = {}
-    for group in groups:
-        older, newer = rng.random((2, 10, 3, 32, 32), np.float32)
-        with_pictures(group.runs[0], tmp_path / group.label, {3200: older, 12800: newer})
-        kept[group.label] = newer
-    _, kimg = logged_images(groups[0].runs[0], "sqlite://")
-    assert kimg == 12.8
-    rows = t_range.from_pictures("sqlite://", groups, PROMPTS)
-    for label, row in rows.items():
-        np.testing.assert_array_equal(
-            to_pixels(row.images)[:, ::3, ::3], to_pixels(kept[label][[1, 4]])
-        )
-    with pytest.raises(RequestError, match="no image of 'a cat'"):
-        t_range.from_pictures("sqlite://", groups, ["a cat"])
-    with pytest.raises(WorkbenchError, match="is not on this machine"):
-        t_range.from_checkpoints(None, [made_group("x", (1.0,))], PROMPTS, 0)
-
-
-def test_a_seed_is_refused_where_logged_pictures_would_be_shown(
-    t_range: ModuleType,
-    groups: list[Group],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(t_range, "select", lambda *_, **__: Selection(tuple(groups)))
-    for source in ("logged", "auto"):
-        with pytest.raises(SystemExit) as ended:
-            t_range.main(["--workspace", str(tmp_path / "w"), "--source", source, "--seed", "3"])
-        assert ended.value.code == 2
-        assert "own noise: drop --seed." in capsys.readouterr().err
+def test_runs_that_are_elsewhere_are_nothing_to_draw(tmp_path: Path) -> None:
+    with pytest.raises(NoRunsError, match="The folder of x-seed0 is not on this machine"):
+        t_range.draw_images(open_workspace(tmp_path), [made_group("x", (1.0,))], PROMPTS, 0)
 
 
 def test_a_store_without_the_experiment_is_one_line(
-    t_range: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        t_range.main(["--workspace", str(tmp_path / "w")])
+        script_of("t_range").main(["--workspace", str(tmp_path / "w")])
     assert ended.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_beside_the_rows_stand_the_scores_that_the_runs_have(
-    t_range: ModuleType, groups: list[Group], images: dict[str, NDArray[np.float32]]
+    groups: list[Group], images: dict[str, NDArray[np.float32]]
 ) -> None:
     other = of_scores(groups, {"fid": "fid_clip", "alignment": "clip"})
     texts = [t.get_text() for t in t_range.plot(t_range.collect(other), images, PROMPTS).texts]

@@ -6,18 +6,18 @@ import csv
 import io
 import math
 from pathlib import Path
-from types import ModuleType
 
 import pandas as pd
 import pytest
 
-from tests.analysis.conftest import by_path
+from tests.analysis.conftest import script_of
 from tests.analysis.made_groups import at_home
 from workbench.errors import RequestError
 from workbench.evaluation.external import BENCHMARKS
 from workbench.hashing import fingerprint
 from workbench.metrics import METRICS
 from workbench.reports import Group, ScoreFiles, SeedRun, estimate
+from workbench.reports.figures import tables
 from workbench.reports.measured import Sources
 from workbench.runs.external_scores import ExternalFile
 from workbench.runs.kept_scores import ScoreName
@@ -29,11 +29,6 @@ from workbench.tracking import Curve, RunRow
 from workbench.workspace import Workspace, open_workspace
 
 DATA = Path(__file__).parents[2] / "workbench" / "published" / "tables.csv"
-
-
-@pytest.fixture(scope="module")
-def tables() -> ModuleType:
-    return by_path("tables")
 
 
 def run(teacher: str, label: str, seed: int, metrics: dict[str, float], **tags: str) -> SeedRun:
@@ -75,7 +70,7 @@ def groups() -> list[Group]:
     ]
 
 
-def test_published_rows_are_those_of_the_source(tables, groups):
+def test_published_rows_are_those_of_the_source(groups):
     frame = tables.collect(groups)
     theirs = frame[frame["source"] == "published"]
     source = pd.read_csv(DATA)
@@ -88,7 +83,7 @@ def test_published_rows_are_those_of_the_source(tables, groups):
     assert headings[4:11] == list(tables.HEADINGS.values())
 
 
-def test_ours_stand_below_their_family(tables, groups):
+def test_ours_stand_below_their_family(groups):
     frame = tables.collect(groups)
     sana = frame[frame["family"] == "SANA 0.6B"]
     assert sana["source"].tolist() == ["published"] * 3 + ["digits"] * 3
@@ -109,7 +104,7 @@ def test_ours_stand_below_their_family(tables, groups):
         tables.collect(groups, {"mine": "SD3-Medum"})
 
 
-def test_digits_are_marked_and_gaps_counted(tables, groups):
+def test_digits_are_marked_and_gaps_counted(groups):
     frame = tables.collect(groups)
     text = tables.markdown(frame)
     cell = "| ours: SiD-DiT of digits-sana† | 4 | 0.26 M | 0.450±0.635 |  |"
@@ -124,7 +119,7 @@ def test_digits_are_marked_and_gaps_counted(tables, groups):
     assert "†" not in tables.markdown(plain)
 
 
-def test_latex_is_one_tabular_with_every_row(tables, groups):
+def test_latex_is_one_tabular_with_every_row(groups):
     frame = tables.collect(groups)
     text = tables.latex(frame, 1)
     body = [line for line in text.splitlines() if line.endswith("\\\\")]
@@ -136,12 +131,12 @@ def test_latex_is_one_tabular_with_every_row(tables, groups):
     assert tables._tex("50 % & a_b") == "50 \\% \\& a\\_b"
 
 
-def test_every_known_teacher_has_a_family(tables):
+def test_every_known_teacher_has_a_family():
     assert set(tables.FAMILIES) == set(KNOWN_TEACHERS) - set(ANALYTIC)
     assert {math.isfinite(spec.parameters) for spec in KNOWN_TEACHERS.values()} == {True}
 
 
-def test_every_published_score_is_one_that_we_can_have(tables):
+def test_every_published_score_is_one_that_we_can_have():
     assert set(tables.HEADINGS) <= {*METRICS, *BENCHMARKS}
 
 
@@ -159,7 +154,7 @@ def row_of(frame: pd.DataFrame, model: str, steps: int = 4) -> pd.Series:
     return found
 
 
-def test_scores_of_evaluate_fill_cells_beside_the_runs_own(tables):
+def test_scores_of_evaluate_fill_cells_beside_the_runs_own():
     seeds = [
         {"table/student_4_fid": 25.0 + seed, **logged("clip", 0.32 + seed / 100, ONE, seed=seed)}
         for seed in (0, 1)
@@ -183,7 +178,7 @@ def test_scores_of_evaluate_fill_cells_beside_the_runs_own(tables):
     assert math.isnan(other["fid"])
 
 
-def test_a_cell_never_mixes_protocols(tables):
+def test_a_cell_never_mixes_protocols():
     mixed = [logged("clip", 0.3, ONE), logged("clip", 0.4, OTHER)]
     groups = [group("flux.1-dev-512", *mixed, **{"evaluation.reference": "coco10k"})]
     frame = tables.collect(groups)
@@ -205,7 +200,7 @@ def test_a_cell_never_mixes_protocols(tables):
     assert row_of(own, "ours: SiD-DiT of flux.1-dev-512")["fid"] == 25.5
 
 
-def test_columns_of_several_ways_are_noted(tables):
+def test_columns_of_several_ways_are_noted():
     groups = [
         group("flux.1-dev-512", logged("clip", 0.3, ONE), **{"evaluation.reference": "coco10k"}),
         group("sd3-medium", logged("clip", 0.3, OTHER), **{"evaluation.reference": "coco10k"}),
@@ -230,7 +225,7 @@ def keep(workspace: Workspace, scores: dict[str, float], name: str, kind: str, *
     keep_row(workspace, ScoredRow(name, kind, "coco10k", 2000, 4, 4.0, 1.0, tuple(parts), made))
 
 
-def test_teachers_rows_are_also_what_was_kept_of_them(tables, tmp_path):
+def test_teachers_rows_are_also_what_was_kept_of_them(tmp_path):
     workspace = open_workspace(tmp_path / "w")
     tags = {"evaluation.reference": "coco10k", "evaluation": fingerprint(MADE)}
     own = {"table/teacher_4_fid": 30.0, "table/student_4_fid": 25.0}
@@ -259,7 +254,7 @@ def imported(
     ExternalFile(benchmark, model, kimg, {benchmark: score}, identified).write(workspace)
 
 
-def test_imported_benchmarks_have_their_cells(tables, tmp_path):
+def test_imported_benchmarks_have_their_cells(tmp_path):
     workspace = open_workspace(tmp_path / "w")
     seeds = [{"eval/geneval": 0.6 + seed / 10, "eval/imagereward": 1.0} for seed in (0, 1)]
     seeds[0] |= {"eval/geneval-2steps": 0.5, "eval/geneval/counting": 0.1}
@@ -289,7 +284,7 @@ def test_imported_benchmarks_have_their_cells(tables, tmp_path):
     assert "1 kept evaluations of sana-0.6b-512 were not made by the guidance" in notes
 
 
-def test_scores_of_an_earlier_checkpoint_are_left_out(tables, tmp_path):
+def test_scores_of_an_earlier_checkpoint_are_left_out(tmp_path):
     workspace = open_workspace(tmp_path / "w")
     groups = at_home([group("sana-0.6b-512", {"eval/geneval": 0.6})], workspace)
     imported(workspace, "geneval", "e/v-seed0-abc", 0.6, kimg=6.4)
@@ -301,8 +296,8 @@ def test_scores_of_an_earlier_checkpoint_are_left_out(tables, tmp_path):
     )
 
 
-def test_a_wrong_family_option_is_one_line(tables, tmp_path, capsys):
+def test_a_wrong_family_option_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
-        tables.main(["--workspace", str(tmp_path), "--family", "mine"])
+        script_of("tables").main(["--workspace", str(tmp_path), "--family", "mine"])
     assert ended.value.code == 2
     assert capsys.readouterr().err

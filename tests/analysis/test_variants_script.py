@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from tests.analysis.conftest import by_path
+from tests.analysis.conftest import script_of
 from workbench.errors import RequestError
 from workbench.plotting import save_figure
 from workbench.reports import Group, SeedRun, Selection, compare, estimate
 from workbench.reports.comparison import AT_KIMG
+from workbench.reports.figures import variants
+from workbench.reports.frames import collect_curves
 from workbench.runs.state import RunState
 from workbench.tracking import Curve, RunRow
 
 KIMG = (0, 6.4, 12.8, 25.6)
 NAMES = ("full", "low", "high", "no-ends", "no-start", "no-end", "middle", "narrow", "edges")
-
-
-@pytest.fixture(scope="session")
-def variants() -> ModuleType:
-    return by_path("variants")
 
 
 def run(variant: str, seed: int, fid: tuple[float, ...], teacher_fid: float = 0.29) -> SeedRun:
@@ -66,8 +62,8 @@ def line(axes: Axes, gid: str) -> Line2D:
     return found
 
 
-def test_one_row_for_each_run_and_evaluation(variants: ModuleType, nine: list[Group]) -> None:
-    frame = variants.collect(nine)
+def test_one_row_for_each_run_and_evaluation(nine: list[Group]) -> None:
+    frame = collect_curves(nine)
     assert {"label", "run", "seed", "kimg", "seconds", "fid", "alignment"} <= set(frame.columns)
     assert len(frame) == 9 * 3 * 4
     last = frame[(frame["label"] == "low") & (frame["seed"] == 2)].iloc[-1]
@@ -75,9 +71,7 @@ def test_one_row_for_each_run_and_evaluation(variants: ModuleType, nine: list[Gr
     assert last["fid"] == pytest.approx(0.52)
 
 
-def test_lines_are_means_and_bands_reach_from_seed_to_seed(
-    variants: ModuleType, nine: list[Group]
-) -> None:
+def test_lines_are_means_and_bands_reach_from_seed_to_seed(nine: list[Group]) -> None:
     left, right = variants.plot(nine).axes
     for place in range(9):
         mean = line(left, f"mean-{place}").get_ydata()
@@ -89,14 +83,14 @@ def test_lines_are_means_and_bands_reach_from_seed_to_seed(
     assert [text.get_text() for text in right.get_yticklabels()] == list(NAMES)
 
 
-def test_nine_variants_have_nine_looks(variants: ModuleType, nine: list[Group]) -> None:
+def test_nine_variants_have_nine_looks(nine: list[Group]) -> None:
     left, _ = variants.plot(nine).axes
     lines = [line(left, f"mean-{place}") for place in range(9)]
     assert len({found.get_marker() for found in lines}) == 9
     assert len({(found.get_color(), str(found.get_linestyle())) for found in lines}) == 9
 
 
-def test_values_are_those_of_the_table(variants: ModuleType) -> None:
+def test_values_are_those_of_the_table() -> None:
     """At equal kimg, which a run that has only been evaluated at 0 neither holds back nor has."""
     groups = [
         group("a", (2.0, 1.0, 0.5, 0.4), (2.0, 0.9)),
@@ -113,7 +107,7 @@ def test_values_are_those_of_the_table(variants: ModuleType) -> None:
     assert list(values) == ["b", "a"]
 
 
-def test_the_teachers_level_is_drawn_if_it_is_one(variants: ModuleType) -> None:
+def test_the_teachers_level_is_drawn_if_it_is_one() -> None:
     one = [group("a", (2.0, 1.0)), group("b", (2.0, 1.0))]
     assert variants.teacher_levels(one, "fid") == {"teacher, 50 steps": 0.29}
     assert variants.teacher_levels([*one, group("c", (2.0, 1.0), teacher="other")], "fid") == {}
@@ -122,26 +116,24 @@ def test_the_teachers_level_is_drawn_if_it_is_one(variants: ModuleType) -> None:
     assert "teacher, 50 steps" in [text.get_text() for text in left.texts]
 
 
-def test_equal_numbers_give_equal_files(
-    variants: ModuleType, nine: list[Group], tmp_path: Path
-) -> None:
+def test_equal_numbers_give_equal_files(nine: list[Group], tmp_path: Path) -> None:
     files = [
         save_figure(variants.plot(nine), tmp_path / name, ["svg", "png"]) for name in ("one", "two")
     ]
     assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
 
 
-def test_diverged_runs_are_left_out_and_nothing_is_refused(variants: ModuleType) -> None:
+def test_diverged_runs_are_left_out_and_nothing_is_refused() -> None:
     _, right = variants.plot([group("a", (2.0, 1.0)), group("b", (2.0, math.inf))]).axes
     assert [text.get_text() for text in right.get_yticklabels()] == ["a"]
     with pytest.raises(RequestError, match="no finite FID"):
         variants.plot([group("b", (math.inf, math.inf))])
 
 
-def test_a_wrong_name_is_one_line(
-    variants: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_name_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        variants.main(["--workspace", str(tmp_path / "new"), "--experiment", "nothing"])
+        script_of("variants").main(
+            ["--workspace", str(tmp_path / "new"), "--experiment", "nothing"]
+        )
     assert ended.value.code == 2
     assert "Unknown experiment, variant or run 'nothing'" in capsys.readouterr().err

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from tests.analysis.conftest import by_path
+from tests.analysis.conftest import script_of
 from tests.analysis.made_groups import made_group
 from workbench.errors import RequestError
 from workbench.flow import get_density
 from workbench.plotting import save_figure
 from workbench.reports import Group, estimate
+from workbench.reports.figures import weighting
 
 FORMULAS = {"one": "1-t", "two": "(1-t)^2/t^2", "three": "sid"}
-
-
-@pytest.fixture(scope="module")
-def weighting() -> ModuleType:
-    return by_path("weighting")
 
 
 @pytest.fixture
@@ -33,7 +28,7 @@ def groups() -> list[Group]:
     ]
 
 
-def test_rows_are_best_first_with_intervals(weighting: ModuleType, groups: list[Group]) -> None:
+def test_rows_are_best_first_with_intervals(groups: list[Group]) -> None:
     frame = weighting.collect(groups)
     assert frame["label"].tolist() == ["three", "one", "two"]
     assert frame["weighting"].tolist() == ["sid", "1-t", "(1-t)^2/t^2"]
@@ -45,7 +40,7 @@ def test_rows_are_best_first_with_intervals(weighting: ModuleType, groups: list[
 
 
 @pytest.mark.parametrize("t_range", ["[0.0, 1.0]", "[0.1, 0.8]"])
-def test_shares_agree_with_sampling(weighting: ModuleType, t_range: str) -> None:
+def test_shares_agree_with_sampling(t_range: str) -> None:
     """A second computation: t drawn from the density, weighted by hand."""
     import torch
 
@@ -64,7 +59,7 @@ def bars(figure: Figure) -> dict[str, float]:
     return {bar.get_gid(): bar.get_width() for bar in figure.axes[2].patches}
 
 
-def test_panels_show_the_frame(weighting: ModuleType, groups: list[Group]) -> None:
+def test_panels_show_the_frame(groups: list[Group]) -> None:
     figure = weighting.plot(groups)
     _, middle, right = figure.axes
     names = [text.get_text() for text in middle.get_yticklabels()]
@@ -77,22 +72,18 @@ def test_panels_show_the_frame(weighting: ModuleType, groups: list[Group]) -> No
     assert all(bars(narrower)[gid] < share for gid, share in bars(figure).items())
 
 
-def test_the_axis_says_what_judges_and_no_interval_of_one_seed(
-    weighting: ModuleType, groups: list[Group]
-) -> None:
+def test_the_axis_says_what_judges_and_no_interval_of_one_seed(groups: list[Group]) -> None:
     one = [made_group(label, (0.5,), {"method.weighting": "1-t"}) for label in ("a", "b")]
     assert weighting.plot(groups).axes[1].get_xlabel() == "FID at 12.8 kimg\n(95 % interval)"
     assert weighting.plot(one).axes[1].get_xlabel() == "FID at 12.8 kimg"
 
 
-def test_groups_of_one_weighting_are_told_apart(weighting: ModuleType) -> None:
+def test_groups_of_one_weighting_are_told_apart() -> None:
     groups = [made_group("a", (1.0,)), made_group("b", (1.0,))]
     assert weighting.names_of(groups) == {"a": "1−t (a)", "b": "1−t (b)"}
 
 
-def test_text_is_legible_and_bytes_repeat(
-    weighting: ModuleType, groups: list[Group], tmp_path: Path
-) -> None:
+def test_text_is_legible_and_bytes_repeat(groups: list[Group], tmp_path: Path) -> None:
     figures = [weighting.plot(groups, {"teacher, 50 steps": 0.3}) for _ in range(2)]
     figures[0].draw_without_rendering()
     texts = figures[0].findobj(lambda part: hasattr(part, "get_fontsize"))
@@ -101,12 +92,10 @@ def test_text_is_legible_and_bytes_repeat(
     assert one[0].read_bytes() == two[0].read_bytes()
 
 
-def test_wrong_requests_are_one_line(
-    weighting: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_requests_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in ((["--below", "2"], "between 0 and 1"), ([], "'weighting'")):
         with pytest.raises(SystemExit) as ended:
-            weighting.main(["--workspace", str(tmp_path / "w"), *arguments])
+            script_of("weighting").main(["--workspace", str(tmp_path / "w"), *arguments])
         assert ended.value.code == 2
         told = capsys.readouterr().err
         assert message in told

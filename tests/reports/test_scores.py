@@ -22,11 +22,11 @@ from workbench.reports import (
     ScoreComparison,
     ScoreFiles,
     Wanted,
+    all_tables,
     compare_scores,
     is_logged,
     make_groups,
-    tables_of_scores,
-    write_scores_csv,
+    write_csv,
 )
 from workbench.runs.kept_scores import ScoreName
 from workbench.runs.scored_rows import Score, ScoredRow, keep_row
@@ -135,12 +135,12 @@ def test_means_and_intervals_over_seeds_and_over_samples_of_one(
         ("c", "a", "worse"),
     ]
     assert any("says nothing of other ones: b." in note for note in found.notes)
-    scores, spread, verdicts = tables_of_scores(found)
+    scores, spread, verdicts = all_tables(found)
     assert [row[0] for row in spread.rows] == ["a", "c"]
     assert scores.columns[3:] == ["kid ↓", "95 % interval", "over"]
     assert scores.rows[0] == ["b", "1", "12.8", "2", "1.75 to 2.5", "samples"]
     assert len(verdicts.rows) == 2
-    write_scores_csv(found, tmp_path / "scores.csv")
+    write_csv(found, tmp_path / "scores.csv")
     with (tmp_path / "scores.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [float(line["mean"]) for line in lines] == [2.0, pytest.approx(12.5 / 3), 9.25]
@@ -174,7 +174,7 @@ def test_scores_at_several_evaluation_seeds_are_crossed_with_the_training_seeds(
     (verdict,) = found.verdicts
     assert verdict.words == "worse"
     assert verdict.difference.half < 0.1 * a.estimate.half
-    scores, spread, _ = tables_of_scores(found)
+    scores, spread, _ = all_tables(found)
     assert spread.rows[0][:3:2] + spread.rows[0][3:4] == ["a", f"{a.estimate.training_sd:.3f}", "4"]
     assert a.estimate.evaluation_sd == pytest.approx(stats.tstd(noise), rel=0.1)
     assert scores.rows[0][1] == "3"
@@ -201,7 +201,7 @@ def test_higher_is_better_where_the_metric_says_so(
     rows = [measure((v, 0), x, metric="clip") for v, x in (("a", 0.2), ("b", 0.3))]
     found = asked(*rows, metric="clip")
     assert [result.group.label for result in found.results] == ["b", "a"]
-    assert "clip ↑" in tables_of_scores(found)[0].columns
+    assert "clip ↑" in all_tables(found)[0].columns
 
 
 def test_files_of_before_the_registry_still_count(
@@ -258,7 +258,7 @@ def test_scores_made_in_different_ways_are_not_mixed_unasked(
     mixed = asked(*rows, allow_mixed=True)
     assert len(mixed.protocols) == 2
     assert any("do not compare" in note for note in mixed.notes)
-    assert "MIXED" in tables_of_scores(mixed)[0].title
+    assert "MIXED" in all_tables(mixed)[0].title
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_a_score_without_its_file_has_no_interval_and_says_so(
         file.write_text("{")
     found = asked(*rows)
     assert [result.interval is None for result in found.results] == [False, True]
-    assert tables_of_scores(found)[0].rows[1][4:] == ["-", "-"]
+    assert all_tables(found)[0].rows[1][4:] == ["-", "-"]
     for file in (place.root / "evaluations" / "e-a-seed0").iterdir():
         file.unlink()
     with pytest.raises(RequestError, match="files of these scores are missing"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +19,15 @@ from workbench.bundled import bundled_folder, load_module
 from workbench.errors import RequestError
 from workbench.flow.noise import NoiseSource
 from workbench.registry import get_experiment, make_plan
+from workbench.reports.figures import analytic
 from workbench.runs import RunOutcome, RunRequest, all_runs, execute, load_model
+from workbench.runs.folder import run_folder
 from workbench.runs.mixture_task import SAMPLES_FILE, MixtureTask
 from workbench.runs.text import TextJob
 from workbench.teachers.analytic import ANALYTIC, MixtureRecipe, build_mixture
 from workbench.teachers.recipe import FlowMatchingRecipe
-from workbench.tracking import default_uri
-from workbench.training.events import StopFlag
+from workbench.tracking import default_uri, list_runs
+from workbench.training.events import Listener, StopFlag
 from workbench.training.parallel import Ranks
 from workbench.training.recipes import run_config
 from workbench.workspace import Workspace, open_workspace
@@ -91,6 +95,40 @@ def test_a_run_is_scored_against_the_truth(run: Run) -> None:
         assert {points.shape for points in kept.values()} == {(300, 2)}
         assert sorted(kept) == ["student, 4 steps", "teacher, 20 steps", "teacher, 4 steps"]
     assert (outcome.folder.figures / "samples.png").is_file()
+
+
+class Warnings(Listener):
+    """Keeps what a run warns of."""
+
+    def __init__(self, said: list[str]) -> None:
+        self.said = said
+
+    def on_warning(self, nimg: int, message: str) -> None:
+        self.said.append(message)
+
+
+def test_a_picture_that_cannot_be_drawn_loses_nothing(workspace: Workspace) -> None:
+    """A folder stands where the picture goes: one line is said, and all the rest is there."""
+    folder, said = small_teacher(workspace, RING), list[str]()
+    config = run_config(*SMALL[1:], f"teacher={RING}", "experiment=undrawn")
+    run = run_folder(workspace, config)
+    (run.figures / "samples.png").mkdir(parents=True)
+    request = RunRequest(
+        config,
+        workspace,
+        default_uri(workspace.root),
+        make_listener=partial(Warnings, said),
+        find_teacher=lambda *_: folder,
+    )
+    outcome = execute(request)
+    assert [message[:52] for message in said] == [
+        "No grid of the run's end: RequestError: Cannot write"
+    ]
+    results = json.loads(run.results_file.read_text())
+    assert results["table"] == outcome.results["table"]
+    assert [Path(file).name for file in results["figures"]] == [SAMPLES_FILE]
+    (row,) = list_runs(default_uri(workspace.root), "undrawn")
+    assert (row.status, row.tags["outcome"]) == ("FINISHED", "finished")
 
 
 class TwoDevices(TorchDispatchMode):
@@ -242,7 +280,7 @@ def test_the_script_tables_and_draws_them(run: Run, workspace: Workspace, tmp_pa
         path.name for path in written.files
     }
     own = [each for each in all_runs(workspace) if each.path.parent.name == "small"]
-    frame = script.collect(own)
+    frame = analytic.collect(own)
     assert isinstance(frame, pd.DataFrame)
     assert {"variant", "seed", "model", "steps", "sliced_w2"} <= set(frame.columns)
     assert set(frame["seed"]) == {0, 1}

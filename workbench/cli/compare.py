@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,7 +20,7 @@ from workbench.cli.follow_up import follow_up
 from workbench.errors import RequestError
 
 if TYPE_CHECKING:
-    from workbench.reports import Group, ScoreFiles, Selection, Wanted
+    from workbench.reports import Group
     from workbench.reports.tables import Table
     from workbench.workspace import Workspace
 
@@ -117,7 +117,8 @@ def compare(
     out where finished ones without are there (--all). Scores of workbench evaluate are compared
     with --metric kid --reference coco10k --steps 4.
     """
-    from workbench.reports import ScoreFiles, Wanted, is_logged, primary_metric, select_groups
+    from workbench.reports import ScoreComparison, all_tables, write_csv
+    from workbench.reports.api import compare as compare_runs
     from workbench.tracking import default_uri
     from workbench.workspace import open_workspace
 
@@ -125,72 +126,38 @@ def compare(
         raise RequestError("--json and --markdown both write to stdout: choose one.")
     place = open_workspace(workspace)
     uri = tracking_uri or default_uri(place.root)
-    selection = select_groups(uri, place, references, finished=finished, changed=all_)
-    metric = metric or primary_metric(selection)
-    wanted = Wanted(metric, reference, steps, protocol)
-    if not is_logged(selection, wanted):
-        found = _of_training(selection, metric, against, allow_mixed, csv, figure)
-    elif figure is not None:
-        raise RequestError(f"--figure draws scores of training; {metric} is of evaluate: drop it.")
-    else:
-        found = _of_evaluate(selection, wanted, against, allow_mixed, csv, ScoreFiles(uri, place))
+    found = compare_runs(
+        *references,
+        metric=metric,
+        against=against,
+        reference=reference,
+        steps=steps,
+        protocol=protocol,
+        finished=finished,
+        changed=all_,
+        allow_mixed=allow_mixed,
+        workspace=place.root,
+        tracking_uri=uri,
+    )
+    if figure is not None:
+        if isinstance(found, ScoreComparison):
+            raise RequestError(
+                f"--figure draws scores of training; {found.metric} is of evaluate: drop it."
+            )
+        from workbench.reports.figures.variants import draw
+
+        say(f"Figure: {draw(found.selected, found.metric, figure)}")
     if csv is not None:
+        write_csv(found, csv)
         say(f"Numbers: {csv}")
     view = _view(found.groups, uri, place)
     if json_output:
-        print_json({**found.values, "view": view})
+        print_json({**found.as_dict(), "view": view})
     else:
-        _show(found.tables, markdown)
+        _show(all_tables(found), markdown)
         for note in found.notes:
             say(f"Note: {note}")
         say(f"In the browser:  {view}")
-
-
-class _Found(NamedTuple):
-    """A comparison as it is shown."""
-
-    groups: tuple[Group, ...]
-    tables: list[Table]
-    notes: tuple[str, ...]
-    values: dict[str, Any]
-
-
-def _of_training(
-    selection: Selection,
-    metric: str,
-    against: str | None,
-    allow_mixed: bool,
-    csv: Path | None,
-    figure: Path | None,
-) -> _Found:
-    from workbench.reports import all_tables, comparable, draw, write_csv
-    from workbench.reports import compare as put_side_by_side
-
-    selection = comparable(selection, allow_mixed=allow_mixed)
-    comparison = put_side_by_side(selection, metric, against)
-    if csv is not None:
-        write_csv(comparison, csv)
-    if figure is not None:
-        say(f"Figure: {draw(selection.groups, metric, figure)}")
-    tables = all_tables(comparison)
-    return _Found(comparison.groups, tables, comparison.notes, comparison.as_dict())
-
-
-def _of_evaluate(
-    selection: Selection,
-    wanted: Wanted,
-    against: str | None,
-    allow_mixed: bool,
-    csv: Path | None,
-    files: ScoreFiles,
-) -> _Found:
-    from workbench.reports import compare_scores, tables_of_scores, write_scores_csv
-
-    comparison = compare_scores(selection, wanted, files, allow_mixed=allow_mixed, against=against)
-    if csv is not None:
-        write_scores_csv(comparison, csv)
-    tables = tables_of_scores(comparison)
-    return _Found(comparison.groups, tables, comparison.notes, comparison.as_dict())
 
 
 def _show(found: list[Table], markdown: bool) -> None:

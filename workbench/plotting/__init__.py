@@ -3,7 +3,14 @@
 matplotlib and pandas are imported inside functions, so that importing this costs nothing.
 """
 
-from workbench.plotting.axes import axis_break, kimg_axis, log_axis, name_levels, round_ticks
+from workbench.plotting.axes import (
+    axis_break,
+    kimg_axis,
+    log_axis,
+    name_levels,
+    round_axis,
+    round_ticks,
+)
 from workbench.plotting.files import FORMATS, check_formats, save_figure, save_frame, save_text
 from workbench.plotting.script import Drawing, Script, Written
 from workbench.plotting.style import (
@@ -42,6 +49,7 @@ __all__ = [
     "paler",
     "paper_style",
     "points",
+    "round_axis",
     "round_ticks",
     "save_figure",
     "save_frame",

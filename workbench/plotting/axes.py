@@ -14,6 +14,7 @@ from workbench.plotting.style import NEUTRAL, points
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from matplotlib.text import Text
     from matplotlib.transforms import Bbox
@@ -45,6 +46,15 @@ def round_ticks(low: float, high: float) -> list[float]:
     return sorted(ticks) or [low, high]
 
 
+def round_axis(axis: Axis, low: float, high: float) -> None:
+    """Round ticks between two values on a logarithmic axis, written plainly, and no minor names."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter
+
+    axis.set_major_locator(FixedLocator(round_ticks(low, high)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{float(f'{value:.3g}'):g}"))
+    axis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+
+
 def axis_break(axes: Axes, place: float) -> None:
     """Two strokes across the lower axis: what lies left of them is not to scale."""
     from matplotlib.lines import Line2D
@@ -71,7 +81,7 @@ def kimg_axis(axes: Axes, kimg: pd.Series[float]) -> None:
 
     A logarithm has no place for 0 kimg, the start of the student: it stands before a break.
     """
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator
+    from matplotlib.ticker import FixedLocator, LogLocator
 
     positive = sorted(kimg[kimg > 0])
     if not positive:
@@ -90,24 +100,19 @@ def kimg_axis(axes: Axes, kimg: pd.Series[float]) -> None:
         axes.set_xscale("log")
         axes.set_xlim(low / 1.04, high * 1.04)
     minor = LogLocator(10, range(2, 10)).tick_values(low, high)
+    round_axis(axes.xaxis, low, high)
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(FixedLocator([t for t in minor if low <= t <= high]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{float(f'{value:.3g}'):g}"))
-    axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
 
 
 def log_axis(axes: Axes, values: Sequence[float]) -> None:
     """A logarithmic value axis with round ticks, and room for a level's name at its foot."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter
-
     low, high = min(values), max(values)
     margin = max(1.12, (high / low) ** 0.1)  # below: room for the name of the lowest level
     low, high = low / margin, high * margin**0.5
     axes.set_yscale("log")
     axes.set_ylim(low, high)
-    axes.yaxis.set_major_locator(FixedLocator(round_ticks(low, high)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{float(f'{value:.3g}'):g}"))
-    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+    round_axis(axes.yaxis, low, high)
 
 
 def name_levels(axes: Axes, levels: Mapping[str, float]) -> None:

@@ -77,7 +77,6 @@ class Script:
             runs; None where a script has no such option or declares its own.
         also: other experiments that it draws in the same way.
         add_options: adds the script's own options.
-        needs_nothing: it can be run without options and without tracked runs.
         lacks: why it cannot be run in a workspace without options of its own, or None if it can;
             for scripts whose input is no experiment.
         any_experiment: its own ``--experiment`` takes every experiment alike.
@@ -89,7 +88,6 @@ class Script:
     experiment: str | None = None
     also: tuple[str, ...] = ()
     add_options: Callable[[argparse.ArgumentParser], object] | None = None
-    needs_nothing: bool = False
     lacks: Callable[[Workspace], str | None] | None = None
     any_experiment: bool = False
 

@@ -4,13 +4,10 @@ The report's page is apart, in ``workbench.reports.page``: it reads plans, which
 """
 
 from workbench.reports.comparison import Comparison, GroupResult, compare, primary_metric
-from workbench.reports.figure import draw
+from workbench.reports.evaluated import ScoreComparison, Wanted, compare_scores, is_logged
 from workbench.reports.groups import Group, SeedRun, Selection, make_groups
-from workbench.reports.references import comparable, select, select_groups
-from workbench.reports.score_choice import Wanted, is_logged
+from workbench.reports.references import Chosen, chosen_runs, comparable, select, select_groups
 from workbench.reports.score_files import ScoreFiles
-from workbench.reports.score_tables import tables_of_scores, write_scores_csv
-from workbench.reports.scores import ScoreComparison, compare_scores
 from workbench.reports.statistics import (
     Difference,
     Estimate,
@@ -24,6 +21,7 @@ from workbench.reports.tables import all_tables, write_csv
 from workbench.reports.verdicts import Verdict
 
 __all__ = [
+    "Chosen",
     "Comparison",
     "Difference",
     "Estimate",
@@ -37,11 +35,11 @@ __all__ = [
     "Verdict",
     "Wanted",
     "all_tables",
+    "chosen_runs",
     "comparable",
     "compare",
     "compare_scores",
     "difference",
-    "draw",
     "estimate",
     "estimate_scores",
     "holm",
@@ -50,7 +48,5 @@ __all__ = [
     "primary_metric",
     "select",
     "select_groups",
-    "tables_of_scores",
     "write_csv",
-    "write_scores_csv",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.errors import RequestError, unknown_name
 from workbench.metrics import METRICS, in_order, primary_of_most
@@ -21,6 +21,10 @@ from workbench.reports.statistics import (
 from workbench.reports.verdicts import Verdict, caution, judge, paired_notes, rank
 from workbench.runs import tags
 from workbench.runs.state import RunState
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 BEST, BEST_FRESH, LAST = "best", "best_fresh", "last"
 AT_KIMG, AT_SECONDS = "at_kimg", "at_seconds"
@@ -53,7 +57,8 @@ class Comparison:
     """Results best first, by ``metric`` at equal kimg.
 
     ``kimg`` and ``seconds`` are the most that every run reached; ``seconds`` is None where a run
-    did not write its times.
+    did not write its times. ``selected`` are the groups as they were asked for, in the order of
+    their colours.
     """
 
     metric: str
@@ -62,10 +67,29 @@ class Comparison:
     results: tuple[GroupResult, ...]
     verdicts: tuple[Verdict, ...]
     notes: tuple[str, ...]
+    selected: tuple[Group, ...]
 
     @property
     def groups(self) -> tuple[Group, ...]:
         return tuple(result.group for result in self.results)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a group: means and intervals of every score and statistic, differences, p."""
+        import pandas as pd
+
+        from workbench.reports.tables import rows_of
+
+        return pd.DataFrame(rows_of(self))
+
+    def figure(self) -> Figure:
+        """Curves and values at equal kimg, with the teacher's level.
+
+        Raises:
+            RequestError: there is nothing finite to draw.
+        """
+        from workbench.reports.figures.variants import plot, teacher_levels
+
+        return plot(self.selected, self.metric, teacher_levels(self.selected, self.metric))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -139,7 +163,7 @@ def compare(
     notes += caution(verdicts, chosen=against is None)
     notes += _without(results, metric, nimg)
     notes += paired_notes(verdicts, groups)
-    return Comparison(metric, nimg / 1000, seconds, tuple(results), verdicts, tuple(notes))
+    return Comparison(metric, nimg / 1000, seconds, tuple(results), verdicts, tuple(notes), groups)
 
 
 def _result(
@@ -261,12 +285,7 @@ def _machines(runs: Sequence[SeedRun]) -> list[str]:
 def _result_dict(result: GroupResult) -> dict[str, Any]:
     group, pace = result.group, result.ms_per_image
     return {
-        "label": group.label,
-        "experiment": group.experiment,
-        "variant": group.variant,
-        "teacher": group.teacher,
-        "variant_hash": group.variant_hash,
-        "seeds": list(group.seeds),
+        **group.as_dict(),
         "scores": {
             name: {statistic: _estimate_dict(found) for statistic, found in statistics.items()}
             for name, statistics in result.scores.items()

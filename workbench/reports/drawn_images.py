@@ -15,7 +15,7 @@ from workbench.errors import RequestError
 from workbench.runs.inference import sample_model
 from workbench.runs.models import Drawing, LoadedModel, LoadedStudent, load_model
 from workbench.runs.pictures import checked_prompts
-from workbench.runs.tags import STUDENT, TEACHER
+from workbench.samplers import STUDENT, TEACHER
 from workbench.workspace import Workspace
 
 _ASKED = re.compile(r"((?P<caption>[^=]+)=)?(?P<reference>[^=]+?)(:(?P<steps>\d+))?")

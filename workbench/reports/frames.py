@@ -6,24 +6,59 @@ pandas is imported inside functions: a comparison in text needs none.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from workbench.metrics import in_order
+from workbench.plotting.curves import LEVEL_COLUMNS, RUN_COLUMNS, curve_frame, distinct, records
 from workbench.reports.comparison import AT_KIMG, Comparison
 from workbench.reports.groups import Group
+from workbench.reports.scores import table_scores, training_scores
 from workbench.reports.statistics import Estimate, Observation, estimate_scores
 from workbench.runs.cost import evaluations_a_step
-from workbench.runs.tags import STOCK, STUDENT, TEACHER
+from workbench.samplers import STUDENT, TEACHER
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CELL = re.compile(rf"table/({STOCK}|{TEACHER}|{STUDENT})_(\d+)_(\w+)")
-"""Metric of a run's final table: model, steps, score."""
-
 _UNGUIDED = 1.0
+
+
+def collect_curves(groups: Sequence[Group]) -> pd.DataFrame:
+    """One row for each run and evaluation of the groups, with what it had cost until then.
+
+    Columns: :data:`~workbench.plotting.curves.RUN_COLUMNS`, then scores.
+    """
+    rows: dict[tuple[str, str, float | None], dict[str, Any]] = {}
+    for group in groups:
+        for score in (score for run in group.runs for score in training_scores(group, run)):
+            start = {name: getattr(score, name) for name in RUN_COLUMNS}
+            row = rows.setdefault((score.label, score.run, score.kimg), start)
+            row[score.metric] = score.value
+    return curve_frame(rows.values())
+
+
+def level_frame(groups: Sequence[Group]) -> pd.DataFrame:
+    """Each group's teacher as its runs measured it.
+
+    Columns: label, model ("stock" or "teacher"), steps, metric, value (mean over runs), n.
+    """
+    import pandas as pd
+
+    measured: dict[str, dict[tuple[str, int, str], list[float]]] = {}
+    for group in groups:
+        own = measured.setdefault(group.label, {})
+        for score in (score for run in group.runs for score in table_scores(group, run)):
+            if score.model != STUDENT:
+                cell = score.model, score.steps, score.metric
+                own.setdefault(cell, []).append(score.value)
+    rows = [
+        (label, *cell, fmean(values), len(values))
+        for label, own in measured.items()
+        for cell, values in sorted(own.items())
+    ]
+    return pd.DataFrame(rows, columns=list(LEVEL_COLUMNS))
 
 
 def equal_kimg_frame(comparison: Comparison) -> pd.DataFrame:
@@ -57,20 +92,18 @@ def final_frame(groups: Sequence[Group]) -> pd.DataFrame:
     for group in groups:
         trained = group.params.get("generator.steps")
         scale = float(group.params.get("evaluation.cfg_scale", _UNGUIDED))
-        teachers_step = evaluations_a_step(scale)
         for run in group.runs:
-            cells: dict[tuple[str, int], dict[str, float]] = {}
-            for key, value in run.row.metrics.items():
-                found = CELL.fullmatch(key)
-                if found is not None:
-                    cells.setdefault((found[1], int(found[2])), {})[found[3]] = value
+            cells: dict[tuple[str, int], dict[str, Any]] = {}
             own: dict[str, Any] = {"label": group.label, "run": run.row.run_id}
             own |= {"seed": run.seed, "evaluation_seed": run.evaluation_seed}
             own["trained_steps"] = None if trained is None else int(trained)
-            for (model, steps), values in sorted(cells.items()):
+            for score in table_scores(group, run):
                 # Tables of earlier versions did not say it, and held no stock rows.
-                nfe = steps * (teachers_step if model == TEACHER else 1)
-                rows.append({**own, "model": model, "steps": steps, "nfe": nfe} | values)
+                each = evaluations_a_step(scale) if score.model == TEACHER else 1
+                costs = {"model": score.model, "steps": score.steps, "nfe": score.steps * each}
+                cell = cells.setdefault((score.model, score.steps), {**own, **costs})
+                cell[score.metric] = score.value
+            rows += [cell for _, cell in sorted(cells.items())]
     first = ["label", "run", "seed", "evaluation_seed", "trained_steps", "model", "steps", "nfe"]
     scores = in_order({name for row in rows for name in row} - {*first})
     return pd.DataFrame(rows, columns=[*first, *scores])
@@ -120,13 +153,8 @@ def student_names(students: pd.DataFrame) -> dict[str, str]:
     Args:
         students: rows with the columns line and trained_steps.
     """
-    first = students.drop_duplicates("line")
-    often = list(first["trained_steps"])
-    return {
-        str(row.line): f"student, K = {row.trained_steps:g}"
-        + ("" if often.count(row.trained_steps) == 1 else f" ({row.line})")
-        for row in first.itertuples()
-    }
+    first = records(students.drop_duplicates("line"))
+    return distinct({str(row.line): f"student, K = {row.trained_steps:g}" for row in first})
 
 
 def _columns(name: str, found: Estimate | None) -> dict[str, float]:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
 
+from workbench.errors import WorkbenchError
 from workbench.runs.state import RunState, state_of
 from workbench.runs.tags import EVALUATION, fresh_seed, read_fresh
 from workbench.tracking import Curve, RunRow, read_curve
+from workbench.tracking.curve import TAG
 
 _NOT_SETTINGS = ("experiment", "variant", "seed", "teacher")
 _SHOWN_DIFFERENCES = 2
 _SHOWN_NAMES = 3
+_DRIFT_TAG = "curve.drift"
+"""Where earlier versions kept the drift of images."""
+
+_SHORT = 2400
+"""Characters that a tag surpasses when it keeps every other evaluation of more than fit."""
+
+ReadHistory = Callable[[RunRow], Curve]
 
 Planned = Mapping[str, tuple[str, ...]]
 """Fingerprint of a variant's settings -> its plan's changes, ``()`` for the plan without."""
@@ -79,6 +90,11 @@ class Group:
     def seeds(self) -> tuple[int, ...]:
         return tuple(run.seed for run in self.runs)
 
+    def as_dict(self) -> dict[str, Any]:
+        """What tells it from all others, as plain values for JSON."""
+        names = ("label", "experiment", "variant", "teacher", "variant_hash")
+        return {**{name: getattr(self, name) for name in names}, "seeds": list(self.seeds)}
+
     @property
     def params(self) -> Mapping[str, str]:
         """The settings that its runs share."""
@@ -104,13 +120,29 @@ def shortened(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
+def is_thinned(row: RunRow) -> bool:
+    """Whether a tag had no room for each evaluation, of an earlier version that had one tag."""
+    kimg = float(row.params.get("schedule.evaluate_kimg", "inf"))
+    apart = max(1000 * kimg, float(row.params.get("training.batch_size", 0)))
+    if f"{TAG}.1" in row.tags:
+        return False  # this version keeps them all
+    alone = {tag: text for tag, text in row.tags.items() if tag in (TAG, _DRIFT_TAG)}
+    long = [read_curve({tag: text}) for tag, text in alone.items() if len(text) > _SHORT]
+    gaps = [min(b - a for a, b in pairwise(curve.nimg)) for curve in long if curve is not None]
+    return any(gap > 1.5 * apart for gap in gaps)
+
+
 def is_distillation(row: RunRow) -> bool:
     """Whether a tracked run is a variant's run, not a plan or a study."""
     return "variant" in row.tags and row.tags.get("seed", "").isdigit()
 
 
 def make_groups(
-    rows: Sequence[RunRow], *, finished: bool = False, planned: Planned | None = None
+    rows: Sequence[RunRow],
+    *,
+    finished: bool = False,
+    planned: Planned | None = None,
+    history: ReadHistory | None = None,
 ) -> Selection:
     """Runs to groups of equal settings, variants in the order of their first run.
 
@@ -123,13 +155,20 @@ def make_groups(
     Args:
         finished: leave out all runs that are not finished.
         planned: what the registered plans say of settings; without it the newest are current.
+        history: reads a run's complete curve, where its tags hold only some of the evaluations.
     """
-    runs, notes = [], []
+    runs: list[SeedRun] = []
+    notes: list[str] = []
     for row in sorted(rows, key=lambda row: row.start_time):
         state = state_of(row)
-        curve = read_curve(row.tags)
         if finished and state is not RunState.FINISHED:
             continue
+        curve = read_curve(row.tags)
+        if curve is not None and history is not None and is_thinned(row):
+            try:
+                curve = history(row)
+            except WorkbenchError as error:
+                notes.append(f"{row.name}: not every evaluation can be read. {error}")
         if curve is None or not curve.nimg:
             notes.append(f"{row.experiment}/{row.name} ({state}) has no evaluation; left out.")
             continue

@@ -13,10 +13,19 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from workbench.reports.frames import CELL
 from workbench.reports.groups import Group, SeedRun
 from workbench.reports.kept_evaluations import kept_benchmarks, kept_rows, one_call
 from workbench.reports.score_files import ScoreFiles
+from workbench.reports.scores import (
+    EVALUATE,
+    Score,
+    benchmark_scores,
+    blank_score,
+    evaluated_scores,
+    kept_score,
+    table_scores,
+    with_file,
+)
 from workbench.reports.statistics import (
     Estimate,
     Observation,
@@ -24,14 +33,8 @@ from workbench.reports.statistics import (
     estimate_scores,
     on_common_noise,
 )
-from workbench.runs.external_scores import ExternalName
-from workbench.runs.kept_scores import ScoreName
-from workbench.runs.tags import REFERENCE, STUDENT, TEACHER
-from workbench.training import formats
+from workbench.samplers import STUDENT, TEACHER
 from workbench.workspace import Workspace
-
-UNKNOWN = "not recorded"
-"""Protocol of a benchmark whose file cannot be had."""
 
 
 class Place(NamedTuple):
@@ -40,20 +43,6 @@ class Place(NamedTuple):
     model: str
     steps: int
     reference: str
-
-
-class Score(NamedTuple):
-    """One number of one run; a teacher's kept one counts for each of its runs.
-
-    ``seed`` is the evaluation seed.
-    """
-
-    place: Place
-    name: str
-    protocol: str
-    value: float
-    run: SeedRun
-    seed: int
 
 
 class Cell(NamedTuple):
@@ -86,23 +75,19 @@ class Sources:
     protocols: tuple[str, ...] = ()
 
 
-def own_reference(run: SeedRun) -> str:
-    """What a run's scores are against."""
-    return run.row.tags.get(REFERENCE, formats.reference_in_format_1())
-
-
 def measured(group: Group, sources: Sources, names: Collection[str]) -> Measured:
     """Means over seeds of the scores of these names, in cells of one protocol each.
 
     Where all runs share several protocols, their own tables' counts; else the cell is empty.
     """
     notes: list[str] = []
-    scores = [score for run in group.runs for score in _of_run(run, sources, names, notes)]
-    scores += [score for score in _of_teacher(group, sources, notes) if score.name in names]
+    scores = [score for run in group.runs for score in _of_run(group, run, sources, names, notes)]
+    scores += [score for score in _of_teacher(group, sources, notes) if score.metric in names]
     own = {run.protocol for run in group.runs}
     parts: dict[Place, dict[str, list[Score]]] = {}
     for score in scores:
-        parts.setdefault(score.place, {}).setdefault(score.name, []).append(score)
+        place = Place(score.model, score.steps, score.reference)
+        parts.setdefault(place, {}).setdefault(score.metric, []).append(score)
     cells = {
         place: {name: _cell(found, own, sources.protocols) for name, found in by_name.items()}
         for place, by_name in parts.items()
@@ -114,92 +99,67 @@ def measured(group: Group, sources: Sources, names: Collection[str]) -> Measured
 
 
 def _of_run(
-    run: SeedRun, sources: Sources, names: Collection[str], notes: list[str]
+    group: Group, run: SeedRun, sources: Sources, names: Collection[str], notes: list[str]
 ) -> Iterator[Score]:
-    """Its own table's scores first: they count where others are of the same protocol."""
-    reference, own = own_reference(run), run.evaluation_seed
-    for key, value in run.row.metrics.items():
-        cell = CELL.fullmatch(key)
-        if cell is not None and cell[3] in names:
-            place = Place(cell[1], int(cell[2]), reference)
-            yield Score(place, cell[3], run.protocol, value, run, own)
-    equal = _same_as_own(run, sources.workspace)
-    for key, value in run.row.metrics.items():
-        name = ScoreName.parse(key) or ExternalName.parse(key)
-        if name is None or name.metric not in names or _is_earlier(run, name, sources, notes):
+    """Its own table's scores first: they count where others are of the same protocol.
+
+    Scores of a checkpoint before the run's last, by what their files say, are left out.
+    """
+    yield from (score for score in table_scores(group, run) if score.metric in names)
+    equal, files = _same_as_own(run, sources.workspace), sources.files
+    for score in (*evaluated_scores(group, run), *benchmark_scores(group, run, files)):
+        if score.metric not in names:
             continue
-        if isinstance(name, ScoreName):
-            place = Place(STUDENT, name.steps, name.reference)
-            protocol = run.protocol if name.of_any_seed in equal else name.protocol
-            seed = name.seed
+        if score.source == EVALUATE:
+            kept = None if files is None else kept_score(score, run, files)
+            own = (score.reference, score.metric, score.steps, score.protocol) in equal
+            score = with_file(score._replace(protocol=run.protocol) if own else score, kept)
+        if score.kimg is not None and round(1000 * score.kimg) != run.nimg:
+            notes.append(
+                f"{run.row.name}: {score.key} is of {score.kimg:g} kimg, not of the run's end; "
+                "left out."
+            )
         else:
-            place = Place(STUDENT, name.steps or _steps(run), reference)
-            protocol, seed = _benchmark(run, name, sources)
-        yield Score(place, name.metric, protocol, value, run, seed)
+            yield score
 
 
-def _steps(run: SeedRun) -> int:
-    return int(run.row.params.get("generator.steps", 0))
-
-
-def _same_as_own(run: SeedRun, workspace: Workspace | None) -> set[ScoreName]:
+def _same_as_own(run: SeedRun, workspace: Workspace | None) -> set[tuple[str, str, int, str]]:
     """The run's logged scores that its own table's protocol has made, whatever the noise."""
     if workspace is None:
         return set()
     folder = "/".join(Path(run.row.tags.get("folder", "")).parts[-2:])
     return {
-        ScoreName(row.reference, name, row.steps, protocol)
+        (row.reference, name, row.steps, protocol)
         for row in kept_rows(workspace, STUDENT, folder)
         if row.protocol == run.protocol
         for name, protocol in row.protocols.items()
     }
 
 
-def _is_earlier(
-    run: SeedRun, name: ScoreName | ExternalName, sources: Sources, notes: list[str]
-) -> bool:
-    """Whether a score is of a checkpoint before the run's last, by what its file says."""
-    if sources.files is None:
-        return False
-    if isinstance(name, ScoreName):
-        kept = sources.files.find(run.row, name)
-        kimg = None if kept is None else kept.kimg
-    else:
-        file = sources.files.find_benchmark(run.row, name)
-        kimg = None if file is None else file.kimg
-    if kimg is None or round(1000 * kimg) == run.nimg:
-        return False
-    notes.append(f"{run.row.name}: {name.key} is of {kimg:g} kimg, not of the run's end; left out.")
-    return True
-
-
-def _benchmark(run: SeedRun, name: ExternalName, sources: Sources) -> tuple[str, int]:
-    """Its protocol and the seed that its images were drawn from; 0, as by default, if unknown."""
-    file = None if sources.files is None else sources.files.find_benchmark(run.row, name)
-    return (UNKNOWN, 0) if file is None else (file.protocol, file.seed)
-
-
 def _of_teacher(group: Group, sources: Sources, notes: list[str]) -> Iterator[Score]:
     """What the workspace keeps of the group's teacher, called as its runs call it."""
     if sources.workspace is None:
         return
-    own, reference = {run.protocol for run in group.runs}, own_reference(group.runs[0])
+    own = {run.protocol for run in group.runs}
     call, other = one_call(sources.workspace, group.runs), 0
-    found: list[tuple[Place, str, str, float, int]] = []
+    found: list[Score] = []
+    start = blank_score(group, group.runs[0])._replace(model=TEACHER)
     for row in kept_rows(sources.workspace, TEACHER, group.teacher):
         other += row.call != call
+        of_row = start._replace(steps=row.steps, reference=row.reference, evaluation_seed=row.seed)
         for name, value in row.scores.items() if row.call == call else ():
             protocol = row.protocol if row.protocol in own else row.protocols[name]
-            place = Place(TEACHER, row.steps, row.reference)
-            found.append((place, name, protocol, value, row.seed))
+            found.append(of_row._replace(metric=name, protocol=protocol, value=value))
     for file in kept_benchmarks(sources.workspace, group.teacher):
         same = call is not None and file.is_of(call.pipeline, call.cfg_scale)
         other += not same
         if same:
-            place = Place(TEACHER, file.steps, reference)
-            found.append((place, file.benchmark, file.protocol, file.score, file.seed))
+            of_file = start._replace(
+                steps=file.steps, metric=file.benchmark, evaluation_seed=file.seed
+            )
+            found.append(of_file._replace(protocol=file.protocol, value=file.score))
     for run in group.runs:
-        yield from (Score(*score[:4], run, score[4]) for score in found)
+        yield from (score._replace(run=run.row.run_id, seed=run.seed) for score in found)
     if other:
         notes.append(
             f"{other} kept evaluations of {group.teacher} were not made by the guidance and "
@@ -211,7 +171,7 @@ def _cell(scores: Sequence[Score], own: Collection[str], wanted: Collection[str]
     asked = [score for score in scores if score.protocol.startswith(tuple(wanted))]
     ways: dict[str, dict[tuple[str, int], Score]] = {}
     for score in asked or scores:
-        key = (score.run.row.run_id, score.seed)
+        key = (score.run, score.evaluation_seed)
         ways.setdefault(score.protocol, {}).setdefault(key, score)
     runs = {run for found in ways.values() for run, _ in found}
     shared = [way for way, found in ways.items() if {run for run, _ in found} == runs]
@@ -220,13 +180,13 @@ def _cell(scores: Sequence[Score], own: Collection[str], wanted: Collection[str]
     if len(shared) != 1:
         return Cell(None, tuple(sorted(ways)))
     counted = list(ways[shared[0]].values())
-    if scores[0].place.model == STUDENT:
-        seen = [Observation(each.run.seed, each.seed, each.value) for each in counted]
+    if scores[0].model == STUDENT:
+        seen = [Observation(each.seed, each.evaluation_seed, each.value) for each in counted]
         return Cell(estimate_scores(on_common_noise(seen)), (shared[0],))
     # A teacher has no training seed here: each noise that it was drawn from is a repetition.
     noises: dict[int, list[float]] = {}
     for each in counted:
-        noises.setdefault(each.seed, []).append(each.value)
+        noises.setdefault(each.evaluation_seed, []).append(each.value)
     return Cell(estimate([fmean(values) for values in noises.values()]), (shared[0],))
 
 

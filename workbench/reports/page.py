@@ -17,7 +17,7 @@ from workbench.metrics import title_of
 from workbench.registry import Plan, attach_to_plan, load_plan
 from workbench.registry.rows import as_options, plan_key
 from workbench.reports.comparison import AT_KIMG, Comparison, compare
-from workbench.reports.figure import draw
+from workbench.reports.figures.variants import draw
 from workbench.reports.groups import Group
 from workbench.reports.references import select
 from workbench.reports.samples import sample_grid, shown_run

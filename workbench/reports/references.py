@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from workbench.errors import NoRunsError, RequestError, unknown_name
+from workbench.metrics import score_of
 from workbench.reports.groups import (
     Group,
     Planned,
@@ -17,11 +20,46 @@ from workbench.reports.groups import (
     tell_apart,
 )
 from workbench.reports.planned import find_plans, main_runs
-from workbench.tracking import RunRow, list_runs, load_record
-from workbench.workspace import Workspace
+from workbench.tracking import (
+    Curve,
+    Point,
+    RunRow,
+    curve_of,
+    default_uri,
+    list_runs,
+    load_record,
+    metric_history,
+)
+from workbench.tracking.curve import EVALUATIONS, SECONDS
+from workbench.workspace import Workspace, open_workspace
 
 _ALL = 100_000
 _SHORTEST_ID = 6
+
+
+class Chosen(NamedTuple):
+    """Runs that a script's options name, and where they were looked for."""
+
+    selection: Selection
+    workspace: Workspace
+    uri: str
+
+
+def chosen_runs(
+    options: argparse.Namespace, *, finished: bool = False, allow_mixed: bool = False
+) -> Chosen:
+    """The runs of a script's ``--experiment``, ``--workspace`` and ``--tracking-uri``.
+
+    Raises:
+        RequestError: as :func:`select`.
+        WorkbenchError: the store does not answer.
+    """
+    named = options.experiment
+    references = [named] if isinstance(named, str) else named
+    workspace = open_workspace(options.workspace)
+    uri = options.tracking_uri or default_uri(workspace.root)
+    found = select(uri, workspace, references, finished=finished, allow_mixed=allow_mixed)
+    return Chosen(found, workspace, uri)
 
 
 def select(
@@ -83,7 +121,7 @@ def select_groups(
         elif not changed:
             rows, left_out = main_runs(rows, planned)
             notes += left_out
-        found = make_groups(rows, finished=finished, planned=planned)
+        found = make_groups(rows, finished=finished, planned=planned, history=store.history)
         notes += found.notes
         for group in found.groups:
             named = replace(group, label=name) if name is not None else group
@@ -107,6 +145,13 @@ class _Store:
         self._read: dict[str | None, list[RunRow]] = {}
         self.planned: dict[str, tuple[str, ...]] = {}
         self.notes: list[str] = []
+
+    def history(self, row: RunRow) -> Curve:
+        """A run's evaluations as its metrics hold them, each of them."""
+        keys = [key for key in row.metrics if score_of(key) or key in (SECONDS, EVALUATIONS)]
+        found = metric_history(self._uri, row.run_id, keys)
+        points = zip(found["key"], found["step"], found["value"], found["timestamp"], strict=True)
+        return curve_of(Point(*point) for point in points)
 
     def find(self, reference: str) -> tuple[list[RunRow], str | None]:
         """The runs of a reference, and the label of a reference to a single run."""

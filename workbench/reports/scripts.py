@@ -108,8 +108,6 @@ def plan_tasks(
 
 
 def _of_no_experiment(script: Script, workspace: Workspace) -> Task:
-    if script.needs_nothing:
-        return Task(script, script.name)
     skip = "its input is named by hand" if script.lacks is None else script.lacks(workspace)
     return Task(script, script.name, skip=skip)
 

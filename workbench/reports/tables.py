@@ -19,6 +19,7 @@ from workbench.reports.comparison import (
     Comparison,
     GroupResult,
 )
+from workbench.reports.evaluated import GroupScore, ScoreComparison
 from workbench.reports.groups import Group
 from workbench.reports.statistics import Difference, Estimate
 from workbench.reports.verdicts import Verdict
@@ -50,10 +51,29 @@ class Table(NamedTuple):
         return found
 
 
-def all_tables(comparison: Comparison) -> list[Table]:
+def all_tables(comparison: Comparison | ScoreComparison) -> list[Table]:
     """All of a comparison, in tables that fit a terminal."""
+    if isinstance(comparison, ScoreComparison):
+        return _tables_of_scores(comparison)
     wide = [*side_table(comparison).parts(), *drift_table(comparison).parts()]
     found = [score_table(comparison), spread_table(comparison), verdict_table(comparison), *wide]
+    return [table for table in found if table.rows]
+
+
+def _tables_of_scores(comparison: ScoreComparison) -> list[Table]:
+    """What each group reached, best first, and which differences the seeds vouch for."""
+    what = f"{comparison.metric} against {comparison.reference}, {comparison.steps} steps"
+    mixed = len(comparison.protocols) > 1
+    how = "MIXED PROTOCOLS" if mixed else f"protocol {comparison.protocols[0]}"
+    score = f"{comparison.metric} {metric_info(comparison.metric).arrow}"
+    columns = ["variant", "seeds", "kimg", score, "95 % interval", "over"]
+    rows = [_score_cells(result) for result in comparison.results]
+    several = [(r.group.label, r.estimate) for r in comparison.results if len(r.scores) > 1]
+    found = [
+        Table(f"{what}; {how}", columns, rows),
+        spreads(what, several),
+        judged(comparison.verdicts, what),
+    ]
     return [table for table in found if table.rows]
 
 
@@ -198,24 +218,13 @@ def difference(found: Difference) -> tuple[str, str]:
     return f"{found.mean:+.3f}", f"{interval[0]:+.3f} to {interval[1]:+.3f}"
 
 
-def write_csv(comparison: Comparison, path: Path) -> None:
+def write_csv(comparison: Comparison | ScoreComparison, path: Path) -> None:
     """One row a group, every number in full.
 
     Raises:
         RequestError: the file cannot be written.
     """
-    scores = sorted({name for result in comparison.results for name in result.scores})
-    verdicts = {verdict.label: verdict for verdict in comparison.verdicts}
-    rows = [_csv_row(result, scores, verdicts) for result in comparison.results]
-    write_rows([{**row, **_reach(comparison)} for row in rows], path)
-
-
-def write_rows(rows: Sequence[Mapping[str, object]], path: Path) -> None:
-    """Rows of equal columns as CSV.
-
-    Raises:
-        RequestError: the file cannot be written.
-    """
+    rows = rows_of(comparison)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8", newline="") as file:
@@ -226,7 +235,16 @@ def write_rows(rows: Sequence[Mapping[str, object]], path: Path) -> None:
         raise RequestError(f"Cannot write {path}: {error.strerror}.") from None
 
 
-def group_cells(group: Group) -> dict[str, object]:
+def rows_of(comparison: Comparison | ScoreComparison) -> list[dict[str, object]]:
+    """A comparison's numbers, one row a group, best first, all with the same columns."""
+    verdicts = {verdict.label: verdict for verdict in comparison.verdicts}
+    if isinstance(comparison, ScoreComparison):
+        return [_score_row(comparison, result, verdicts) for result in comparison.results]
+    scores = sorted({name for result in comparison.results for name in result.scores})
+    return [_row(comparison, result, scores, verdicts) for result in comparison.results]
+
+
+def _group_cells(group: Group) -> dict[str, object]:
     """What tells a group from all others, in a row of numbers."""
     return {
         "group": group.label,
@@ -238,7 +256,7 @@ def group_cells(group: Group) -> dict[str, object]:
     }
 
 
-def verdict_cells(verdict: Verdict | None) -> dict[str, object]:
+def _verdict_cells(verdict: Verdict | None) -> dict[str, object]:
     """A group's difference, and from which group, in a row of numbers."""
     low, high = (verdict.difference.interval if verdict else None) or (None, None)
     return {
@@ -250,20 +268,39 @@ def verdict_cells(verdict: Verdict | None) -> dict[str, object]:
     }
 
 
-def _reach(comparison: Comparison) -> dict[str, float | None]:
-    return {"equal_kimg": comparison.kimg, "equal_seconds": comparison.seconds}
-
-
-def _csv_row(
-    result: GroupResult, scores: Sequence[str], verdicts: dict[str, Verdict]
+def _row(
+    comparison: Comparison,
+    result: GroupResult,
+    scores: Sequence[str],
+    verdicts: Mapping[str, Verdict],
 ) -> dict[str, object]:
-    row = {**group_cells(result.group), "equal_kimg": None, "equal_seconds": None}
+    row = _group_cells(result.group)
+    row |= {"equal_kimg": comparison.kimg, "equal_seconds": comparison.seconds}
     for score in scores:
         for statistic in _STATISTICS:
             row |= _csv_cells(f"{score}_{statistic}", result.get(score, statistic))
     row |= _csv_cells("ms_per_image", result.ms_per_image)
     row["nfe"] = result.nfe
-    return row | verdict_cells(verdicts.get(result.group.label))
+    return row | _verdict_cells(verdicts.get(result.group.label))
+
+
+def _score_row(
+    comparison: ScoreComparison, result: GroupScore, verdicts: Mapping[str, Verdict]
+) -> dict[str, object]:
+    low, high = result.interval or (None, None)
+    return {
+        **_group_cells(result.group),
+        "metric": comparison.metric,
+        "reference": comparison.reference,
+        "steps": comparison.steps,
+        "protocol": " ".join(sorted({own.score.protocol for own in result.scores})),
+        "kimg": " ".join(f"{kimg:g}" for kimg in result.kimg),
+        "mean": result.estimate.mean,
+        "low": low,
+        "high": high,
+        "interval_over": result.interval_over,
+        **_verdict_cells(verdicts.get(result.group.label)),
+    }
 
 
 def _csv_cells(name: str, found: Estimate | None) -> dict[str, object]:
@@ -274,3 +311,19 @@ def _csv_cells(name: str, found: Estimate | None) -> dict[str, object]:
 
 def _digits(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3f}"
+
+
+def _score_cells(result: GroupScore) -> list[str]:
+    ends = result.interval
+    return [
+        result.group.label,
+        str(result.estimate.n),
+        ", ".join(f"{kimg:g}" for kimg in result.kimg) or "-",
+        _short(result.estimate.mean),
+        "-" if ends is None else f"{_short(ends[0])} to {_short(ends[1])}",
+        result.interval_over or "-",
+    ]
+
+
+def _short(value: float) -> str:
+    return f"{value:.4g}"

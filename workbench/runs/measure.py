@@ -16,7 +16,7 @@ from workbench.evaluation import Evaluator, Sampler
 from workbench.flow import NoiseSource
 from workbench.methods import DrawNoise, FewStepSampler, GeneratorConfig
 from workbench.runs.cost import evaluations_a_step
-from workbench.runs.tags import STOCK, STUDENT, TEACHER
+from workbench.samplers import STOCK, STUDENT, TEACHER
 from workbench.teachers import PipelineTeacher, sample_teacher
 from workbench.teachers.base import Conditioning, Distillable, VelocityNetwork
 from workbench.teachers.chunks import auto_batch_size, chunk_memory

@@ -34,21 +34,11 @@ from workbench.runs.measure import (
 from workbench.runs.signals import stop_on_signals
 from workbench.runs.start import load_start
 from workbench.runs.state import OUTCOME, RunState
-from workbench.runs.tags import (
-    BEST,
-    EVALUATION,
-    LAST,
-    REFERENCE,
-    SHOWN,
-    STUDENT,
-    TEACHER,
-    fresh_key,
-    fresh_seed,
-    sampler_name,
-)
+from workbench.runs.tags import BEST, EVALUATION, LAST, REFERENCE, SHOWN, fresh_key, fresh_seed
 from workbench.runs.tasks import RunPairs, open_task
 from workbench.runs.text import Say, TextJob
 from workbench.runs.tracking import TrackerListener, open_tracker
+from workbench.samplers import STUDENT, TEACHER, sampler_name
 from workbench.teachers.base import VelocityNetwork
 from workbench.teachers.checks import check_is_teacher
 from workbench.teachers.hub import revision_of
@@ -202,7 +192,7 @@ class Session:
             )
 
     def run(self) -> None:
-        """Train, measure, draw, and write the results last: their file says that all is done."""
+        """Train, measure, write the results, whose file says that all is done, then draw."""
         state = self.trainer.train()
         rows = measure_all(self._final_models(), self.ranks, lambda: self.stop.requested)
         pictures = self._grid_rows(state.nimg)
@@ -238,7 +228,14 @@ class Session:
         }
         values = {key: value for row in fresh for key, value in row.tracked().items()}
         self.listeners.on_metrics(state.nimg, {**_table_metrics(rows), **values})
-        files = self._draw([row.as_dict() for row in rows], pictures, state.nimg)
+        kept = self.task.keep(pictures, self.job.folder.figures)
+        self._write(results, kept)
+        files = [*kept, *self._draw(results["table"], pictures, state.nimg)]
+        for file in files:
+            self.tracker.log_artifact(file, "figures")
+        self._write(results, files)
+
+    def _write(self, results: dict[str, Any], files: Sequence[Path]) -> None:
         results["figures"] = [str(file) for file in files]
         write_json(self.job.folder.results_file, results)
         self.tracker.log_artifact(self.job.folder.results_file)
@@ -391,14 +388,20 @@ class Session:
     def _draw(
         self, table: list[dict[str, Any]], rows: Mapping[str, Tensor], nimg: int
     ) -> list[Path]:
-        folder = self.job.folder
-        task = self.task
-        pictures = {caption: task.pictures(drawn).numpy() for caption, drawn in rows.items()}
-        files = [*task.draw_curve(folder, table), *task.keep(rows, folder.figures)]
-        with self._no_picture_is_no_end(nimg):
-            files += draw_samples(pictures, task.captions(), folder.figures)
-        for file in files:
-            self.tracker.log_artifact(file, "figures")
+        """Curve and samples, as far as they can be drawn: the results are already written."""
+        folder, task = self.job.folder, self.task
+
+        def samples() -> list[Path]:
+            pictures = {caption: task.pictures(drawn).numpy() for caption, drawn in rows.items()}
+            return draw_samples(pictures, task.captions(), folder.figures)
+
+        files: list[Path] = []
+        for what, draw in (("curve", partial(task.draw_curve, folder, table)), ("grid", samples)):
+            try:
+                files += draw()
+            except Exception as error:  # whatever a library raises: no picture ends a finished run
+                told = f"{type(error).__name__}: {error}".splitlines()[0]
+                self.listeners.on_warning(nimg, f"No {what} of the run's end: {told}")
         return files
 
 

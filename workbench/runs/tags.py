@@ -16,9 +16,6 @@ SHOWN = "evaluation.shown"
 EVENTS = "events"
 """What befell a run (instabilities, roll-backs), and when, newest last."""
 
-STOCK, TEACHER, STUDENT = "stock", "teacher", "student"
-"""Rows: the teacher by its pipeline's own call, the teacher by plain Euler steps, the student."""
-
 LAST, BEST = "last", "best"
 """Whose scores are taken again at fresh evaluation seeds: the last weights, and the best ones."""
 
@@ -43,9 +40,3 @@ def read_fresh(key: str) -> tuple[str, int, str] | None:
     """(weights, number, score) of a metric's name; None for any other metric."""
     found = _FRESH.fullmatch(key)
     return None if found is None else (found[1], int(found[2]), found[3])
-
-
-def sampler_name(model: str, steps: int) -> str:
-    """As figures name a row of the table: ``teacher, 50 steps``."""
-    name = "teacher's pipeline" if model == STOCK else model
-    return f"{name}, {steps} step{'s' if steps != 1 else ''}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from workbench.evaluation.grids import check_grid, to_pixels, wrap_words
-from workbench.plotting import TEXT_WIDTH, new_figure, paper_style, points
+from workbench.plotting.style import TEXT_WIDTH, new_figure, paper_style, points
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""Panels that compare variants: curves against kimg, and values at equal kimg with intervals.
+"""Variants beside each other: curves against kimg, and values at equal kimg with intervals.
 
 matplotlib and pandas are imported by whoever draws.
 """
@@ -7,20 +7,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import RequestError
 from workbench.metrics import DRIFT_METRICS, METRICS, title_of
-from workbench.plotting import NEUTRAL, color, kimg_axis, log_axis, points
-from workbench.reports.comparison import AT_KIMG, Comparison
-from workbench.reports.curves import level_frame, mean_curve
-from workbench.reports.groups import Group
+from workbench.plotting import (
+    FORMATS,
+    NEUTRAL,
+    TEXT_WIDTH,
+    color,
+    kimg_axis,
+    log_axis,
+    name_levels,
+    new_figure,
+    paper_style,
+    points,
+    save_figure,
+)
+from workbench.plotting.curves import mean_curve
+from workbench.reports.comparison import AT_KIMG, Comparison, compare
+from workbench.reports.frames import collect_curves, level_frame
+from workbench.reports.groups import Group, Selection
 from workbench.reports.statistics import Estimate
-from workbench.runs.tags import STOCK, sampler_name
+from workbench.samplers import STOCK, sampler_name
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MARKERS = "os^DvPX<>"
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))
@@ -149,3 +164,50 @@ def row_axis(axes: Axes, names: Sequence[str]) -> None:
     axes.spines[["left", "right"]].set_visible(False)
     axes.grid(axis="x", color="#DDDDDD", linewidth=points(0.5), zorder=0)
     axes.set_axisbelow(True)
+
+
+def plot(
+    groups: Sequence[Group],
+    metric: str | None = None,
+    levels: Mapping[str, float] | None = None,
+    *,
+    width: float = TEXT_WIDTH,
+) -> Figure:
+    """Curves on the left, values at equal kimg on the right; the right side names the curves.
+
+    Lines are means over seeds, bands reach from the lowest to the highest seed. On the right: every
+    seed, their mean, and its 95 % interval.
+
+    Args:
+        metric: None for what judged the runs during training.
+        levels: name -> value of lines to draw beside the curves.
+
+    Raises:
+        RequestError: there is nothing finite to draw.
+    """
+    frame = collect_curves(groups)
+    comparison = compare(Selection(tuple(groups)), metric)
+    rows = len(final_values(comparison))
+    styles = {label: place for place, label in enumerate(dict.fromkeys(frame["label"]))}
+    with paper_style():
+        figure = new_figure(width, max(0.42 * width, 0.21 * rows + 0.9))
+        left, right = figure.subplots(1, 2, width_ratios=(1.55, 1))
+        draw_curves(left, frame, comparison, styles, list((levels or {}).values()))
+        draw_values(right, comparison, styles)
+        name_levels(left, levels or {})
+    return figure
+
+
+def draw(groups: Sequence[Group], metric: str, path: Path) -> Path:
+    """The figure of :func:`plot` with the teacher's levels, in the format of the path's suffix.
+
+    Raises:
+        RequestError: an unknown format, or nothing finite to draw.
+    """
+    suffix = path.suffix.removeprefix(".")
+    if suffix not in FORMATS:
+        wanted = ", ".join(f".{name}" for name in FORMATS)
+        raise RequestError(f"The figure {path} needs a name that ends in one of {wanted}.")
+    figure = plot(groups, metric, teacher_levels(groups, metric))
+    (written,) = save_figure(figure, path.with_suffix(""), [suffix])
+    return written

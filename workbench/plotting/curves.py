@@ -1,4 +1,4 @@
-"""Curves of groups as tables: every run, means over seeds, teachers' levels, instabilities.
+"""Curves of runs as tables: every evaluation, means over seeds, instabilities.
 
 pandas is imported inside functions: a comparison in text needs none.
 """
@@ -6,64 +6,46 @@ pandas is imported inside functions: a comparison in text needs none.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import RequestError
 from workbench.metrics import METRICS, in_order, title_of
-from workbench.reports.frames import CELL
-from workbench.reports.groups import Group
-from workbench.reports.statistics import estimate
-from workbench.runs.tags import STUDENT
-from workbench.tracking import Curve
 from workbench.training.stability import fid_jumps
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LEVEL_COLUMNS = ("label", "model", "steps", "metric", "value", "n")
-_RUN = ["label", "run", "seed", "evaluation_seed", "kimg", "seconds", "evaluations"]
+"""A teacher's levels: whose runs measured them, by which sampler, and their mean over ``n``."""
+
+RUN_COLUMNS = ("label", "run", "seed", "evaluation_seed", "kimg", "seconds", "evaluations")
+"""Of a curve's row beside its scores; the last two are what it had cost until then."""
 
 
-def curve_rows(
-    label: str, run: str, seed: int | None, curve: Curve, evaluation_seed: int | None = None
-) -> list[dict[str, Any]]:
-    """A run's evaluations: label, run, both seeds, kimg, what it had cost until then, each score.
-
-    The cost: seconds of training, and network evaluations (NaN where the run did not count).
-    """
-    return [
-        {
-            "label": label,
-            "run": run,
-            "seed": seed,
-            "evaluation_seed": evaluation_seed,
-            "kimg": nimg / 1000,
-            "seconds": curve.seconds[place],
-            "evaluations": curve.evaluations[place] if curve.evaluations else math.nan,
-            **{name: values[place] for name, values in curve.scores.items()},
-        }
-        for place, nimg in enumerate(curve.nimg)
-    ]
+def records(frame: pd.DataFrame) -> Iterator[Any]:
+    """The rows with their columns as attributes, whose types pandas does not know."""
+    return iter(frame.itertuples())
 
 
-def curve_frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """Rows of :func:`curve_rows` as a table; a score that a run lacks is NaN."""
+def curve_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Evaluations as a table: :data:`RUN_COLUMNS`, then scores; one that a run lacks is NaN."""
     import pandas as pd
 
     found = list(rows)
-    scores = in_order({name for row in found for name in row} - {*_RUN})
-    return pd.DataFrame(found, columns=[*_RUN, *scores])
+    scores = in_order({name for row in found for name in row} - {*RUN_COLUMNS})
+    return pd.DataFrame(found, columns=[*RUN_COLUMNS, *scores])
 
 
-def collect_curves(groups: Sequence[Group]) -> pd.DataFrame:
-    """One row for each run and evaluation of the groups; see :func:`curve_rows`."""
-    return curve_frame(
-        row
-        for group in groups
-        for run in group.runs
-        for row in curve_rows(group.label, run.row.run_id, run.seed, run.curve, run.evaluation_seed)
-    )
+def distinct(names: Mapping[str, str], form: str = "{name} ({label})") -> dict[str, str]:
+    """Label to its name, in ``form`` with the label where several labels share a name."""
+    often = Counter(names.values())
+    return {
+        label: name if often[name] == 1 else form.format(name=name, label=label)
+        for label, name in names.items()
+    }
 
 
 def mean_curve(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -75,37 +57,15 @@ def mean_curve(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
 
     table = rows.pivot(index="kimg", columns="run", values=metric)
     table = table.dropna(axis="columns", how="all").dropna()
-    found = [estimate([float(value) for value in values]) for values in table.to_numpy()]
+    found = [[float(value) for value in values] for values in table.to_numpy()]
     columns = {
         "kimg": [float(kimg) for kimg in table.index],
-        "mean": [each.mean for each in found],
-        "low": [min(each.values) for each in found],
-        "high": [max(each.values) for each in found],
-        "n": [each.n for each in found],
+        "mean": [fmean(values) for values in found],
+        "low": [min(values) for values in found],
+        "high": [max(values) for values in found],
+        "n": [len(values) for values in found],
     }
     return pd.DataFrame(columns)
-
-
-def level_frame(groups: Sequence[Group]) -> pd.DataFrame:
-    """Each group's teacher as its runs measured it.
-
-    Columns: label, model ("stock" or "teacher"), steps, metric, value (mean over runs), n.
-    """
-    import pandas as pd
-
-    rows = []
-    for group in groups:
-        measured: dict[tuple[str, int, str], list[float]] = {}
-        for run in group.runs:
-            for key, value in run.row.metrics.items():
-                found = CELL.fullmatch(key)
-                if found is not None and found[1] != STUDENT:
-                    place = found[1], int(found[2]), found[3]
-                    measured.setdefault(place, []).append(value)
-        for (model, steps, metric), values in sorted(measured.items()):
-            mean = estimate(values)
-            rows.append((group.label, model, steps, metric, mean.mean, mean.n))
-    return pd.DataFrame(rows, columns=list(LEVEL_COLUMNS))
 
 
 def measured_in(frame: pd.DataFrame) -> list[str]:

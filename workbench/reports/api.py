@@ -1,0 +1,100 @@
+"""Scores and comparisons for Python and notebooks: what ``workbench.scores`` is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench.reports.comparison import Comparison, primary_metric
+from workbench.reports.comparison import compare as compare_training
+from workbench.reports.evaluated import ScoreComparison, Wanted, compare_scores, is_logged
+from workbench.reports.references import comparable, select_groups
+from workbench.reports.score_files import ScoreFiles
+from workbench.reports.scores import read_scores, score_frame
+from workbench.tracking import default_uri
+from workbench.workspace import Workspace, open_workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def scores(
+    *names: str,
+    finished: bool = False,
+    changed: bool = False,
+    workspace: Path | str | None = None,
+    tracking_uri: str | None = None,
+) -> pd.DataFrame:
+    """Every score of the named runs as one long table, a row for each value.
+
+    Columns: experiment, variant, seed (of training), kimg, steps, metric, reference, protocol,
+    value, low and high (of its own 95 % interval over samples, where it has one), then label, run
+    (MLflow id), model ("student", "teacher", "stock"), evaluation_seed, source ("training",
+    "table", "fresh last", "fresh best", "evaluate", "benchmark"), key (its name in MLflow), seconds
+    and evaluations (of training, and of networks, until then).
+
+    Example:
+        >>> frame = workbench.scores("t_range")  # doctest: +SKIP
+        >>> frame[(frame.metric == "fid") & (frame.source == "training")]  # doctest: +SKIP
+
+    Args:
+        names: experiments, ``EXPERIMENT/VARIANT``, or runs by name or id.
+        finished: only finished runs.
+        changed: also runs made with ``--set`` or ``--teacher``.
+        workspace: its folder (default: $WORKBENCH_WORKSPACE, else ./.workbench).
+        tracking_uri: an MLflow store (default: the workspace's own).
+
+    Raises:
+        RequestError: an unknown name (says the nearest), or nothing evaluated yet.
+        WorkbenchError: the store does not answer.
+    """
+    place, uri = where(workspace, tracking_uri)
+    found = select_groups(uri, place, names, finished=finished, changed=changed)
+    return score_frame(read_scores(found.groups, ScoreFiles(uri, place)))
+
+
+def compare(
+    *names: str,
+    metric: str | None = None,
+    against: str | None = None,
+    reference: str | None = None,
+    steps: int | None = None,
+    protocol: str | None = None,
+    finished: bool = False,
+    changed: bool = False,
+    allow_mixed: bool = False,
+    workspace: Path | str | None = None,
+    tracking_uri: str | None = None,
+) -> Comparison | ScoreComparison:
+    """Variants side by side, with 95 % intervals and verdicts: ``workbench compare`` as values.
+
+    A score of training is compared at equal kimg and seconds; one of ``workbench evaluate`` where
+    reference, steps or protocol are given or training measured no such score.
+
+    Example:
+        >>> found = workbench.compare("t_range", metric="fid")  # doctest: +SKIP
+        >>> found.frame()[["group", "fid_at_kimg_mean"]]  # doctest: +SKIP
+
+    Args:
+        metric: sorts and judges; None for what judged the runs themselves.
+        against: label of the variant that all others are compared with; the best unless named.
+        allow_mixed: although evaluated in different ways.
+
+    Raises:
+        RequestError: an unknown name, metric, reference or protocol, or runs that do not compare.
+        WorkbenchError: the store does not answer.
+    """
+    place, uri = where(workspace, tracking_uri)
+    selection = select_groups(uri, place, names, finished=finished, changed=changed)
+    wanted = Wanted(metric or primary_metric(selection), reference, steps, protocol)
+    if is_logged(selection, wanted):
+        files = ScoreFiles(uri, place)
+        return compare_scores(selection, wanted, files, allow_mixed=allow_mixed, against=against)
+    selection = comparable(selection, allow_mixed=allow_mixed)
+    return compare_training(selection, wanted.metric, against)
+
+
+def where(workspace: Path | str | None, tracking_uri: str | None) -> tuple[Workspace, str]:
+    """The workspace, and the store that its runs are looked up in."""
+    place = open_workspace(None if workspace is None else Path(workspace))
+    return place, tracking_uri or default_uri(place.root)

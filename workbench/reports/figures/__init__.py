@@ -1,0 +1,1 @@
+"""The paper's figures and tables: each module collects a frame of tracked runs and draws it."""
