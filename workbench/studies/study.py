@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from workbench.errors import RequestError, unknown_name
-from workbench.studies.samplers import PRUNERS, calm_optuna
+from workbench.studies.samplers import calm_optuna, make_pruner
 from workbench.studies.spec import VERSION, StudySpec, differences, spec_from_json
 from workbench.studies.storage import StudyStorage
 
@@ -88,7 +88,7 @@ def load_study(storage: StudyStorage, spec: StudySpec) -> Study:
     """
     with calm_optuna():
         study = _load(storage, spec.name)
-        study.pruner = PRUNERS[spec.pruner](spec.rungs)
+        study.pruner = make_pruner(spec.pruner, spec.rungs)
     return study
 
 
