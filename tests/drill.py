@@ -19,7 +19,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from tests.conftest import SMALL_RECIPES
+from tests.conftest import SHARED_FOLDER, SMALL_RECIPES
 from tests.drill_journal import check_work, read_journal, stints
 from tests.services import Postgres
 from workbench.evaluation.digits_classifier import load_or_train
@@ -29,6 +29,7 @@ from workbench.studies.storage import ENVIRONMENT_VARIABLE, StudyStorage
 from workbench.studies.study import create_or_continue
 from workbench.studies.trials import WORKER, StudyTrials, attempts_at
 from workbench.teachers import build_from_recipe
+from workbench.teachers.bundled_data import BUNDLED
 from workbench.teachers.embedded import default_teacher
 from workbench.tracking import default_artifact_root, ensure_store
 from workbench.training.config import RunConfig
@@ -108,7 +109,7 @@ class Drill:
         events = self.plan.kills + 1
         for event in range(1, events + 1):
             self._wait_for(self.plan.trials * event // (events + 1), deadline)
-            if event == self.plan.kills:  # before the last kill: the re-trials meets the crash
+            if event == self.plan.kills:  # before the last kill: the trial waits again amid the crash
                 self.postgres.restart(crash=True)
             if event <= self.plan.kills:
                 self._kill_one(deadline)
@@ -243,8 +244,9 @@ def main() -> None:
     """The full drill, on services of its own; prints what it found."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="workbench-drill-") as folder, Postgres() as server:
+        kind, teachers = "SanaPipeline", os.environ.get(SHARED_FOLDER, f"{folder}/teachers")
         teacher = build_from_recipe(
-            "drill", SMALL_RECIPES["SanaPipeline"], Path(folder) / "teacher"
+            f"tests-{kind}", SMALL_RECIPES[kind], Path(teachers), data=BUNDLED["digits"]
         )
         workspace = open_workspace(Path(folder) / "workspace")
         load_or_train(workspace.cache)

@@ -28,6 +28,7 @@ STUDY_KIND = "study"
 
 PARENT_TAG = "mlflow.parentRunId"
 _NOTE = "mlflow.note.content"
+_MOST_RUNS = 50_000  # that MLflow gives in one answer
 
 _TOLD = "mlflow_told"  # the study's user attribute, for each run of it: which trials it heard of
 _CHILD_STATES: Mapping[TrialStatus, tuple[str, RunState]] = {
@@ -207,15 +208,9 @@ class StudyRun:
             self._client.set_tag(run.info.run_id, OUTCOME, outcome)
             self._client.set_terminated(run.info.run_id, status)
 
-    def _children(self, wanted: str) -> Iterator[Any]:
+    def _children(self, wanted: str) -> list[Any]:
         experiment = self._client.get_run(self.run_id).info.experiment_id
-        token: str | None = None
-        while True:
-            page = self._client.search_runs([experiment], wanted, max_results=500, page_token=token)
-            yield from page
-            token = page.token
-            if not token:
-                return
+        return list(self._client.search_runs([experiment], wanted, max_results=_MOST_RUNS))
 
 
 def best_trials(spec: StudySpec, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

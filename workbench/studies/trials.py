@@ -101,7 +101,7 @@ class StudyTrials:
         self.storage, self.spec = storage, spec
         self.study = load_study(storage, spec)
         self._study_id = storage.rdb.get_study_id_from_name(spec.name)
-        self._lock = f"queue/{spec.name}"
+        self._lock = f"trials/{spec.name}"
         self._holder = uuid.uuid4().hex
         self._since = time.monotonic()
 
