@@ -109,7 +109,7 @@ class Drill:
         events = self.plan.kills + 1
         for event in range(1, events + 1):
             self._wait_for(self.plan.trials * event // (events + 1), deadline)
-            if event == self.plan.kills:  # before the last kill: the trial waits again amid the crash
+            if event == self.plan.kills:  # the last kill meets the crash
                 self.postgres.restart(crash=True)
             if event <= self.plan.kills:
                 self._kill_one(deadline)
