@@ -62,13 +62,13 @@ def test_a_machine_without_the_teacher_leaves_the_study_to_others(
     trials.extend(2)
     bare = replace(request_of, find_teacher=nowhere)
     ends_at(trials, bare, 0, "is no folder")
-    before = trials.all()[0].trial
+    before = trials.all()[0]
     ends_at(trials, bare, 1, "is no folder")  # each trial waits behind those that nobody refused
     ends_at(trials, bare, 0, "is no folder")
     trials.extend(3)
     run_all(trials, request_of)
     assert trials.counts() == {TrialStatus.COMPLETE: 3}
-    after = trials.all()[0].trial
+    after = trials.all()[0]
     assert (after.number, after.params) == (before.number, before.params)
     assert after.user_attrs[REFUSAL] is None
     assert REFUSAL not in trials.all()[2].user_attrs  # nobody refused this one
@@ -181,5 +181,5 @@ def test_what_a_worker_could_not_run_comes_last(trials_of: MakeTrials) -> None:
     lease = trials.lease()
     assert lease is not None
     trials.release(lease, {"worker": "here:1", "reason": "No GPU."})
-    order = [c.number for c in (trials.lease(), trials.lease(), trials.lease()) if c is not None]
+    order = [lease.number for _ in range(3) if (lease := trials_of().lease()) is not None]
     assert order == [1, 2, 0]

@@ -283,4 +283,4 @@ def count(trials: Sequence[FrozenTrial], budget: int) -> Counter[TrialStatus]:
     """How many trials are in each state; those of the budget that have not begun wait."""
     counts = Counter(status_of(trial) for trial in trials)
     counts[TrialStatus.WAITING] += max(0, budget - len(trials))
-    return counts
+    return +counts  # without those that are zero

@@ -74,13 +74,13 @@ def work(
 ) -> int:
     """Run a study's trials until none is waiting and no peer has one that may come back.
 
-    Returns:
-        how many trials this worker brought to an end.
-
     Args:
         url: the study's storage.
         request: how trials are run; configuration, listener and tags are replaced by each trial's.
         say: hears of each trial.
+
+    Returns:
+        how many trials this worker brought to an end.
 
     Raises:
         RequestError: no such study; or this machine cannot run a trial, which waits for others.
