@@ -133,14 +133,14 @@ def test_every_trial_is_leased_once(
 
 
 def test_a_dead_workers_trial_goes_on_where_it_was(trials_of: MakeTrials) -> None:
-    dead, peer = trials_of(), trials_of()
+    dead, peer = trials_of(settings=SLOW), trials_of(settings=SLOW)
     dead.extend(1)
     lease = begin(dead)
     dead.storage.rdb.set_trial_intermediate_value(lease.trial_id, 16, 3.5)
     before = dead.all()[0].params
     assert recover(peer) == {TrialStatus.RUNNING: 1}  # it was heard of a moment ago
     assert peer.lease() is None
-    silence(peer, lease, 10.0)
+    silence(peer, lease, 100.0)
     assert recover(peer, watched=1.0) == {TrialStatus.RUNNING: 1}  # not watched for long enough
     assert recover(peer) == recover(peer) == {TrialStatus.WAITING: 1}
     assert peer.lease() == lease
@@ -171,9 +171,9 @@ def test_of_all_who_find_a_dead_worker_one_acts(trials_of: MakeTrials) -> None:
 
 
 def test_after_a_silence_of_the_database_everyone_may_speak_first(trials_of: MakeTrials) -> None:
-    alive, peer = trials_of(), trials_of()
+    alive, peer = trials_of(settings=SLOW), trials_of(settings=SLOW)
     alive.extend(1)
-    silence(alive, begin(alive), 10.0)
+    silence(alive, begin(alive), 100.0)
     peer.storage.last_trouble = time.monotonic()
     assert recover(peer) == {TrialStatus.RUNNING: 1}
 
