@@ -27,12 +27,12 @@ class Moment:
     """One line.
 
     Attributes:
-        attempt: Optuna's number of the trial.
+        trial: its number.
         at: by the machine's monotonic clock, one for all processes.
         nimg: images of the run so far; None before it is loaded and at its end.
     """
 
-    attempt: int
+    trial: int
     pid: int
     at: float
     nimg: int | None
@@ -40,7 +40,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Stint:
-    """One process at one ticket's run, from opening it to its last word.
+    """One process at one trial's run, from opening it to its last word.
 
     Attributes:
         start, reached: images of the run when it began and when it last said so; None if the
@@ -48,7 +48,6 @@ class Stint:
     """
 
     pid: int
-    attempt: int
     begin: float
     end: float
     start: int | None
@@ -92,43 +91,39 @@ def read_journal(file: Path) -> list[Moment]:
     return [Moment(**json.loads(line)) for line in file.read_text().splitlines()]
 
 
-def stints(moments: Iterable[Moment], tickets: Mapping[int, int]) -> dict[int, list[Stint]]:
-    """Each ticket's stints in the order of their beginnings.
-
-    Args:
-        tickets: the ticket of each attempt.
-    """
+def stints(moments: Iterable[Moment]) -> dict[int, list[Stint]]:
+    """Each trial's stints in the order of their beginnings."""
     groups: dict[tuple[int, int], list[Moment]] = defaultdict(list)
     for moment in moments:
-        groups[moment.attempt, moment.pid].append(moment)
+        groups[moment.trial, moment.pid].append(moment)
     found: dict[int, list[Stint]] = defaultdict(list)
-    for (attempt, pid), own in groups.items():
+    for (trial, pid), own in groups.items():
         images = [m.nimg for m in own if m.nimg is not None]
         first, last = (images[0], images[-1]) if images else (None, None)
-        found[tickets[attempt]].append(Stint(pid, attempt, own[0].at, own[-1].at, first, last))
-    return {ticket: sorted(own, key=lambda s: s.begin) for ticket, own in found.items()}
+        found[trial].append(Stint(pid, own[0].at, own[-1].at, first, last))
+    return {trial: sorted(own, key=lambda s: s.begin) for trial, own in found.items()}
 
 
 def check_work(found: Mapping[int, Sequence[Stint]], budget: int, batch: int) -> None:
-    """Asserts that each ticket's images were trained once: one process at a time, none again.
+    """Asserts that each trial's images were trained once: one process at a time, none again.
 
     Args:
         budget: images of a run.
         batch: images between two checkpoints; a process that dies between a checkpoint and its
             next word has trained so many that it did not tell of.
     """
-    for ticket, own in found.items():
+    for trial, own in found.items():
         for one, two in itertools.pairwise(own):
-            assert one.end <= two.begin, f"ticket {ticket} ran in {one.pid} and {two.pid} at once"
+            assert one.end <= two.begin, f"trial {trial} ran in {one.pid} and {two.pid} at once"
         reached = 0
         for stint in own:
             if stint.start is None or stint.reached is None:
                 continue
             begun_again = stint.start < reached
-            assert not begun_again, f"ticket {ticket} trained images from {stint.start} twice"
-            assert stint.start - reached <= batch, f"ticket {ticket} skipped images at {reached}"
+            assert not begun_again, f"trial {trial} trained images from {stint.start} twice"
+            assert stint.start - reached <= batch, f"trial {trial} skipped images at {reached}"
             reached = stint.reached
-        assert reached == budget, f"ticket {ticket} trained {reached} of {budget} images"
+        assert reached == budget, f"trial {trial} trained {reached} of {budget} images"
 
 
 def main() -> None:

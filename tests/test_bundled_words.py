@@ -7,8 +7,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "workbench"
 OWN = re.compile(r"digits\w*\.py")
-REGISTRIES = {"data/bundled.py", "evaluation/catalog.py"}
-"""The two places that list bundled data sets and their classifiers."""
+REGISTRIES = {"data/bundled.py", "evaluation/catalog.py", "reports/figures/tables.py"}
+"""Where bundled data sets, their classifiers and their teachers' published likes are listed."""
 
 SPOKEN_OF = re.compile(
     r"""["'`]digits|digits-\w|handwritten|\bdigits? (image|reference|classifier|evaluator)"""

@@ -25,7 +25,7 @@ def promoting(workbench: InsideWorkbench, monkeypatch: pytest.MonkeyPatch) -> In
     values = [0.5] * len(spec.objectives)
     trial = SimpleNamespace(params={"method.sid_alpha": 1.2}, values=values)
     monkeypatch.setattr(results, "_open", lambda *_: SimpleNamespace(spec=spec))
-    monkeypatch.setattr(results, "_complete", lambda *_: SimpleNamespace(trial=trial))
+    monkeypatch.setattr(results, "_complete", lambda *_: trial)
     return workbench
 
 

@@ -31,7 +31,7 @@ generator.noise = ["fresh", "ddim"]
 [study]
 sampler = "random"
 heartbeat_s = 1
-grace_s = 4
+grace_s = 2
 """
 
 
@@ -128,7 +128,8 @@ def test_a_space_of_ones_own_and_any_metric(searched: InsideWorkbench) -> None:
 def test_a_killed_worker_is_started_again_and_ctrl_c_keeps_everything(
     searched: InsideWorkbench,
 ) -> None:
-    arguments = study_run(searched, "--trials", "1", settings=("training.kimg=1.6",))
+    settings = ("training.kimg=1.6", "schedule.evaluate_kimg=1.6")
+    arguments = study_run(searched, "--trials", "1", settings=settings)
     process = searched.start(*arguments)
     reached = searched.nimg_reached(32)
     while not reached():

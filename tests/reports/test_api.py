@@ -16,7 +16,8 @@ import workbench
 from tests.populate import Shape, populate
 from workbench.errors import RequestError
 from workbench.reports import ScoreComparison, compare, select
-from workbench.tracking import CURVE_TAG, default_uri, list_runs, metric_history
+from workbench.tracking import CURVE_TAG, Curve, default_uri, list_runs, metric_history, read_curve
+from workbench.tracking.curve import curve_tags
 from workbench.tracking.store import open_store
 from workbench.training.config import (
     GeneratorConfig,
@@ -31,7 +32,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path) -> Workspace:
-    """Two step counts of two seeds; one run of 251 evaluations, which its tag has no room for."""
+    """Two step counts of two seeds; one run of 251 evaluations, in tags of an earlier version."""
     workspace = open_workspace(tmp_path_factory.mktemp("api") / "w")
     shutil.copy(fresh_store, workspace.root / "mlflow.db")
     uri = default_uri(workspace.root)
@@ -57,7 +58,27 @@ def place(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path) -> Worksp
         schedule=ScheduleConfig(evaluate_kimg=0.064),
     )
     (run_id,) = populate(uri, workspace, [long], folders=False)
+    thin(uri, run_id)
     return workspace
+
+
+def thin(uri: str, run_id: str) -> None:
+    """As versions with one tag had it: every other evaluation, or more seldom, till all fit."""
+    store = open_store(uri)
+    (row,) = list_runs(uri, "long")
+    curve, every = read_curve(row.tags), 1
+    assert curve is not None
+    while len(tags := curve_tags(thinned(curve, every))) > 1:
+        every *= 2
+    for tag in row.tags:
+        if tag.startswith(CURVE_TAG):
+            store.delete_tag(run_id, tag)
+    store.set_tag(run_id, CURVE_TAG, tags[CURVE_TAG])
+
+
+def thinned(curve: Curve, every: int) -> Curve:
+    scores = {name: values[::every] for name, values in curve.scores.items()}
+    return Curve(curve.nimg[::every], curve.seconds[::every], scores, curve.evaluations[::every])
 
 
 @pytest.mark.parametrize("page", ["python.md", "figures.md"])

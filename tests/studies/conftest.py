@@ -11,9 +11,9 @@ import pytest
 from tests.drill import brief_config
 from workbench.runs import RunRequest
 from workbench.studies import Choice, Real, SearchSpace, StudySettings, StudySpec
-from workbench.studies.queue import TrialQueue
 from workbench.studies.storage import StudyStorage, default_storage
 from workbench.studies.study import create_or_continue
+from workbench.studies.trials import StudyTrials
 from workbench.tracking import default_uri
 from workbench.training.config import RunConfig
 from workbench.training.recipes import run_config
@@ -25,7 +25,7 @@ SPACE: SearchSpace = {
 }
 PACE = StudySettings(heartbeat_s=1, grace_s=2, sampler="random")
 
-MakeQueue = Callable[..., TrialQueue]
+MakeTrials = Callable[..., StudyTrials]
 
 
 @pytest.fixture
@@ -49,8 +49,8 @@ def request_of(workspace: Workspace, base: RunConfig) -> RunRequest:
 
 
 @pytest.fixture
-def queue_of(tmp_path: Path) -> MakeQueue:
-    """Opens a study's queue, again and again, as another process would."""
+def trials_of(tmp_path: Path) -> MakeTrials:
+    """Opens a study's trials, again and again, as another process would."""
 
     def opened(
         base: RunConfig | None = None,
@@ -58,10 +58,10 @@ def queue_of(tmp_path: Path) -> MakeQueue:
         space: SearchSpace = SPACE,
         name: str = "small",
         url: str | None = None,
-    ) -> TrialQueue:
+    ) -> StudyTrials:
         url = url or default_storage(tmp_path)
         storage = StudyStorage(url)
         spec = StudySpec(name, "quickstart", base or run_config(), space, settings)
-        return TrialQueue(storage, create_or_continue(storage, spec))
+        return StudyTrials(storage, create_or_continue(storage, spec))
 
     return opened

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.drill_journal import Moment, Stint, Witness, check_work, read_journal, stints
-from tests.studies.conftest import MakeQueue
+from tests.studies.conftest import MakeTrials
 from workbench.studies.listener import TrialAddress
 from workbench.training.events import Progress
 
-WHOLE = Stint(pid=1, attempt=0, begin=0.0, end=9.0, start=0, reached=32)
-FIRST = Stint(pid=1, attempt=0, begin=0.0, end=4.0, start=0, reached=16)
-SECOND = Stint(pid=2, attempt=3, begin=5.0, end=9.0, start=16, reached=32)
-LOOKED = Stint(pid=2, attempt=3, begin=9.5, end=9.6, start=None, reached=None)
+WHOLE = Stint(pid=1, begin=0.0, end=9.0, start=0, reached=32)
+FIRST = Stint(pid=1, begin=0.0, end=4.0, start=0, reached=16)
+SECOND = Stint(pid=2, begin=5.0, end=9.0, start=16, reached=32)
+LOOKED = Stint(pid=2, begin=9.5, end=9.6, start=None, reached=None)
 
 
 @pytest.mark.parametrize(
@@ -51,26 +51,26 @@ def test_double_or_missing_work_is_found(work: list[Stint], message: str) -> Non
 
 
 def test_a_process_that_says_nothing_more_has_said_what_it_did(
-    queue_of: MakeQueue, tmp_path: Path
+    trials_of: MakeTrials, tmp_path: Path
 ) -> None:
-    queue = queue_of()
-    queue.fill(1)
-    claim = queue.claim()
-    assert claim is not None
-    address = TrialAddress(queue.storage.url, queue.spec, claim.number, claim.trial_id, 0)
+    trials = trials_of()
+    trials.extend(1)
+    lease = trials.lease()
+    assert lease is not None
+    address = TrialAddress(trials.storage.url, trials.spec, lease.number, lease.trial_id, 0)
     file = tmp_path / "journal.jsonl"
     killed = Witness(address, file)
     killed.on_start(Progress(0, 32, 1.0))
     killed.on_iteration(Progress(16, 32, 1.0))
-    (stint,) = stints(read_journal(file), {0: 0})[0]
+    (stint,) = stints(read_journal(file))[0]
     assert (stint.pid, stint.start, stint.reached) == (os.getpid(), 0, 16)
     killed.on_end()
-    (ended,) = stints(read_journal(file), {0: 0})[0]
+    (ended,) = stints(read_journal(file))[0]
     assert ended.end > stint.end
     again = [
-        Moment(attempt=4, pid=7, at=ended.end + place, nimg=nimg)
+        Moment(trial=0, pid=7, at=ended.end + place, nimg=nimg)
         for place, nimg in enumerate((None, 16, 32))
     ]
-    own = stints([*read_journal(file), *again], {0: 0, 4: 0})[0]
-    assert [(s.attempt, s.start, s.reached) for s in own] == [(0, 0, 16), (4, 16, 32)]
+    own = stints([*read_journal(file), *again])[0]
+    assert [(s.start, s.reached) for s in own] == [(0, 16), (16, 32)]
     check_work({0: own}, budget=32, batch=16)

@@ -11,7 +11,7 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 
-from tests.studies.conftest import PACE, MakeQueue
+from tests.studies.conftest import PACE, MakeTrials
 from workbench.errors import RequestError
 from workbench.metrics import METRICS, Goal
 from workbench.registry import get_experiment
@@ -25,11 +25,11 @@ from workbench.studies.objectives import (
     measured,
     student_scores,
 )
-from workbench.studies.overview import view
+from workbench.studies.overview import study_view
 from workbench.studies.parent import describe
-from workbench.studies.queue import TicketState, TrialQueue
 from workbench.studies.spec import differences, spec_from_json
 from workbench.studies.trial import RUNS
+from workbench.studies.trials import StudyTrials, TrialStatus, status_of
 from workbench.studies.worker import work
 from workbench.training.config import RunConfig
 from workbench.training.overrides import with_overrides
@@ -139,11 +139,11 @@ def test_scores_come_from_the_students_row_and_from_the_drift() -> None:
             student_scores(results, 4, [get_objective(name)])
 
 
-def complete(queue: TrialQueue, *scores: float, name: str) -> None:
+def complete(trials: StudyTrials, *scores: float, name: str) -> None:
     """Made-up complete trials, told as a worker tells them."""
     objective = get_objective(name)
     for place, score in enumerate(scores):
-        queue.study.add_trial(
+        trials.study.add_trial(
             optuna.create_trial(
                 params={ALPHA: 0.9 + place / 10},
                 distributions={ALPHA: FloatDistribution(0.8, 1.4)},
@@ -162,31 +162,31 @@ def complete(queue: TrialQueue, *scores: float, name: str) -> None:
     ],
 )
 def test_best_trial_and_history_follow_the_metric(
-    queue_of: MakeQueue, name: str, best: int, running: list[float]
+    trials_of: MakeTrials, name: str, best: int, running: list[float]
 ) -> None:
     """0.9 is nearer to 1 than 1.2; 3 is as far from it as a third, farther than 0.4."""
-    queue = queue_of(settings=PACE.with_changes({"objectives": (name,)}))
-    complete(queue, 0.4, 3.0, 0.9, 1.2, name=name)
-    tickets = queue.tickets()
-    now = view(queue.spec, tickets)
+    trials = trials_of(settings=PACE.with_changes({"objectives": (name,)}))
+    complete(trials, 0.4, 3.0, 0.9, 1.2, name=name)
+    found = trials.all()
+    now = study_view(trials)
     assert [trial.number for trial in now.best] == [best]
-    assert queue.study.best_trial.number == best
+    assert trials.study.best_trial.number == best
     assert now.best[0].values == {name: (0.4, 3.0, 0.9, 1.2)[best]}
     assert now.history == (0.4, 3.0, 0.9, 1.2)
     assert now.objectives == {name: METRICS[name].goal.value}
-    assert list(history_frame(queue.spec, tickets, 0)["best"]) == running
-    assert list(trials_frame(queue.spec, tickets)[name]) == [0.4, 3.0, 0.9, 1.2]
-    told = describe(queue.spec, tickets)
+    assert list(history_frame(trials.spec, found, 0)["best"]) == running
+    assert list(trials_frame(trials.spec, found)[name]) == [0.4, 3.0, 0.9, 1.2]
+    told = describe(trials.spec, found)
     assert get_objective(name).aim in told
     assert f"Best: trial {best}, {now.best[0].values[name]:.4g}." in told
 
 
-def test_the_pareto_front_weighs_a_target_as_a_distance(queue_of: MakeQueue) -> None:
+def test_the_pareto_front_weighs_a_target_as_a_distance(trials_of: MakeTrials) -> None:
     names = ("alignment", "contrast")
-    queue = queue_of(settings=PACE.with_changes({"objectives": names}))
+    trials = trials_of(settings=PACE.with_changes({"objectives": names}))
     for alignment, contrast in ((0.9, 2.0), (0.8, 0.8), (0.7, 1.4), (0.6, 1.01)):
         scores = dict(zip(names, (alignment, contrast), strict=True))
-        queue.study.add_trial(
+        trials.study.add_trial(
             optuna.create_trial(
                 params={ALPHA: alignment + 0.2},
                 distributions={ALPHA: FloatDistribution(0.8, 1.4)},
@@ -194,53 +194,53 @@ def test_the_pareto_front_weighs_a_target_as_a_distance(queue_of: MakeQueue) -> 
                 user_attrs=scores,
             )
         )
-    now = view(queue.spec, queue.tickets())
+    now = study_view(trials)
     assert [trial.number for trial in now.best] == [0, 1, 3]  # 2 is beaten by 1 in both
 
 
 @pytest.mark.parametrize(("name", "told"), [("alignment", 0.75), ("saturation", math.log(2))])
 def test_a_run_reports_the_objective_as_it_is_told(
-    queue_of: MakeQueue, name: str, told: float
+    trials_of: MakeTrials, name: str, told: float
 ) -> None:
-    queue = queue_of(settings=PACE.with_changes({"objectives": (name,)}))
-    queue.fill(1)
-    claim = queue.claim()
-    assert claim is not None
-    address = TrialAddress(queue.storage.url, queue.spec, claim.number, claim.trial_id, 0)
+    trials = trials_of(settings=PACE.with_changes({"objectives": (name,)}))
+    trials.extend(1)
+    lease = trials.lease()
+    assert lease is not None
+    address = TrialAddress(trials.storage.url, trials.spec, lease.number, lease.trial_id, 0)
     listener = TrialListener(address)
-    every = queue.spec.rungs.every
+    every = trials.spec.rungs.every
     listener.on_metrics(0, {"eval/alignment": 0.1, "drift/saturation": 1.0})
     listener.on_metrics(every, {"eval/fid": 3.0})
     listener.on_metrics(every, {"eval/alignment": 0.75, "drift/saturation": 0.5})
     listener.on_end()
-    (ticket,) = queue.tickets()
-    assert ticket.trial.intermediate_values == {every: pytest.approx(told)}
+    (trial,) = trials.all()
+    assert trial.intermediate_values == {every: pytest.approx(told)}
 
 
 def test_a_study_that_maximizes_finds_the_highest(
-    queue_of: MakeQueue, base: RunConfig, request_of: RunRequest
+    trials_of: MakeTrials, base: RunConfig, request_of: RunRequest
 ) -> None:
     """Real runs, of learning rates with which the students end apart."""
     lr = "training.optimizers.generator.lr"
     settings = PACE.with_changes({"objectives": ("alignment",), "pruner": "none"})
     changes = ["training.kimg=0.064", "evaluation.samples=200"]
-    queue = queue_of(with_overrides(base, changes), settings, {lr: Choice((1e-6, 1e-2))})
-    queue.fill(2)
+    trials = trials_of(with_overrides(base, changes), settings, {lr: Choice((1e-6, 1e-2))})
+    trials.extend(2)
     for rate in (1e-6, 1e-2):
-        queue.enqueue({lr: rate})
-    work(queue.storage.url, queue.spec.name, request_of)
-    tickets = queue.tickets()
-    assert {ticket.state for ticket in tickets} == {TicketState.COMPLETE}
+        trials.enqueue({lr: rate})
+    work(trials.storage.url, trials.spec.name, request_of)
+    found = trials.all()
+    assert {status_of(trial) for trial in found} == {TrialStatus.COMPLETE}
     scores = {}
-    for ticket in tickets:
-        (name,) = ticket.trial.user_attrs[RUNS]
+    for trial in found:
+        (name,) = trial.user_attrs[RUNS]
         table = find_run(request_of.workspace, name).results()["table"]
-        (scores[ticket.number],) = (r["alignment"] for r in table if r["model"] == "student")
+        (scores[trial.number],) = (r["alignment"] for r in table if r["model"] == "student")
     assert scores[0] != scores[1]
-    (best,) = view(queue.spec, tickets).best
+    (best,) = study_view(trials).best
     assert best.values == {"alignment": max(scores.values())}
     assert best.number == max(scores, key=scores.__getitem__)
-    assert queue.study.best_trial.number == best.number
+    assert trials.study.best_trial.number == best.number
 
 
 def test_a_run_without_metrics_is_judged_by_its_drift() -> None:

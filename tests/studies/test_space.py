@@ -10,7 +10,7 @@ import pytest
 from workbench.errors import RequestError
 from workbench.studies import Choice, Integer, Real, SearchSpace, StudySettings, StudySpec
 from workbench.studies.check import check_space, read_point
-from workbench.studies.samplers import SAMPLERS, calm_optuna, trial_seed
+from workbench.studies.samplers import SAMPLERS, calm_optuna, make_sampler, trial_seed
 from workbench.studies.space import at_point, matters, suggest
 from workbench.studies.spec import differences, spec_from_json
 from workbench.training.recipes import run_config
@@ -110,7 +110,7 @@ def test_every_sampler_draws_points_that_make_runs(name: str, objectives) -> Non
         study = optuna.create_study(directions=["minimize"] * len(objectives))
         drawn = []
         for number in range(13):
-            study.sampler = SAMPLERS[name](trial_seed(0, number))
+            study.sampler = make_sampler(name, trial_seed(0, number))
             trial = study.ask()
             point = suggest(CONDITIONAL, trial)
             config = at_point(run_config(), point)

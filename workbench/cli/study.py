@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from workbench.studies import StudySpec
     from workbench.studies.overview import StudyView
     from workbench.studies.parent import StudyRun
-    from workbench.studies.queue import TrialQueue
     from workbench.studies.supervisor import WorkerJob
+    from workbench.studies.trials import StudyTrials
     from workbench.workspace import Workspace
 
 app = typer.Typer(name="study", no_args_is_help=True, help="Search settings with Optuna.")
@@ -57,7 +57,12 @@ NprocOption = Annotated[
 def run(
     experiment: Annotated[str, typer.Argument(help="Whose settings are searched.")],
     trials: Annotated[
-        int, typer.Option(min=1, help="Of the whole study; those it has count.")
+        int,
+        typer.Option(
+            min=1,
+            help="Of the whole study; those it has count. A crash of its database may add one a "
+            "worker.",
+        ),
     ] = 40,
     workers: Annotated[
         int, typer.Option(min=1, help="Processes here; others may join.", rich_help_panel=HOW)
@@ -122,10 +127,10 @@ def run(
             "`study run` starts workers of its own; under torchrun or srun use `study worker`."
         )
     _check_processes(spec, nproc)
-    queue = _prepare(spec, storage, place, new_version, trials)
+    opened = _prepare(spec, storage, place, new_version, trials)
     uri = tracking_uri or default_uri(place.root)
-    jobs = _jobs(queue, place, uri, workers, nproc)
-    view = _supervise(queue, jobs, _parent(queue, uri, place))
+    jobs = _jobs(opened, place, uri, workers, nproc)
+    view = _supervise(opened, jobs, _parent(opened, uri, place))
     if json_output:
         print_json(view.as_dict())
     else:
@@ -162,11 +167,11 @@ def worker(
         find_teacher=find_with_bar,
         say=say,
     )
-    report = work(study_results.address(storage, place), study, request, say)
+    ended = work(study_results.address(storage, place), study, request, say)
     if json_output:
-        print_json({"study": study, "ended": report.ended})
+        print_json({"study": study, "ended": ended})
     else:
-        typer.echo(f"No trial of {study} is left; this worker brought {report.ended} to an end.")
+        typer.echo(f"No trial of {study} is left; this worker brought {ended} to an end.")
 
 
 def _check_processes(spec: StudySpec, nproc: int) -> None:
@@ -182,53 +187,56 @@ def _check_processes(spec: StudySpec, nproc: int) -> None:
 
 def _prepare(
     spec: StudySpec, storage: str | None, place: Workspace, new_version: bool, trials: int
-) -> TrialQueue:
-    """The study with its tickets, and what all workers need built once, before they start."""
+) -> StudyTrials:
+    """The study with its budget, and what all workers need built once, before they start."""
     from workbench.cli.building import find_with_bar
     from workbench.runs import check_sources, prepare_run
-    from workbench.studies.queue import TrialQueue
+    from workbench.studies.overview import study_view
     from workbench.studies.storage import StudyStorage
     from workbench.studies.study import create_or_continue
+    from workbench.studies.trials import StudyTrials
 
     check_sources([spec.base], place)  # before there is a study that searches with them
     opened = StudyStorage(study_results.address(storage, place))
     spec = create_or_continue(opened, spec, new_version=new_version)
     find_with_bar(spec.base.teacher, place.teachers)
     prepare_run(spec.base, place)
-    queue = TrialQueue(opened, spec)
-    added, ended = queue.fill(trials), view_of(queue).ended
+    known = StudyTrials(opened, spec)
+    added, ended = known.extend(trials), study_view(known).ended
     if ended or not added:
         say(f"Study {spec.name} continues: {ended} trials have ended, {added} are added.")
-    return queue
+    return known
 
 
 def _jobs(
-    queue: TrialQueue, place: Workspace, uri: str, workers: int, nproc: int
+    trials: StudyTrials, place: Workspace, uri: str, workers: int, nproc: int
 ) -> list[WorkerJob]:
+    from workbench.studies.overview import study_view
     from workbench.studies.study import exact_name
     from workbench.studies.supervisor import WorkerJob
 
-    open_ = view_of(queue)
+    open_ = study_view(trials)
     # No more of them than trials that are left: each takes seconds to begin.
     count = min(workers, open_.total - open_.ended)
     return [
         WorkerJob(
-            queue.spec.base,
+            trials.spec.base,
             place,
             uri,
             nproc,
-            study=exact_name(queue.spec),
-            storage=queue.storage.url,
+            study=exact_name(trials.spec),
+            storage=trials.storage.url,
             index=index,
         )
         for index in range(1, count + 1)
     ]
 
 
-def _supervise(queue: TrialQueue, jobs: list[WorkerJob], parent: StudyRun) -> StudyView:
+def _supervise(trials: StudyTrials, jobs: list[WorkerJob], parent: StudyRun) -> StudyView:
     """Start the workers and follow them to the end; the study as it stands then."""
     from workbench.cli.study_live import StudyDisplay
     from workbench.runs import LocalLauncher, stop_on_signals
+    from workbench.studies.overview import study_view
     from workbench.studies.supervisor import supervise
 
     display = StudyDisplay()
@@ -243,9 +251,9 @@ def _supervise(queue: TrialQueue, jobs: list[WorkerJob], parent: StudyRun) -> St
             return
         seen = time.monotonic()
         try:
-            display.show(view_of(queue))
+            display.show(study_view(trials))
         except Exception as error:  # a table must not end a study; workers wait for the database
-            if not queue.storage.is_trouble(error):
+            if not trials.storage.is_trouble(error):
                 raise
 
     try:
@@ -255,7 +263,7 @@ def _supervise(queue: TrialQueue, jobs: list[WorkerJob], parent: StudyRun) -> St
     finally:
         display.stop()
         parent.end()
-    view = queue.storage.patiently(lambda: view_of(queue))
+    view = trials.storage.patiently(lambda: study_view(trials))
     # What one worker could not do here, others may have done.
     excused = {0, RequestError.exit_code} if view.ended == view.total else {0}
     _check_codes(jobs, {index: 0 if code in excused else code for index, code in codes.items()})
@@ -273,20 +281,13 @@ def _check_codes(jobs: list[WorkerJob], codes: dict[int, int]) -> None:
     raise WorkbenchError(f"Worker {bad[0].index} ended with code {code}: {said}")
 
 
-def _parent(queue: TrialQueue, uri: str, place: Workspace) -> StudyRun:
+def _parent(trials: StudyTrials, uri: str, place: Workspace) -> StudyRun:
     from workbench.studies.parent import StudyRun
     from workbench.tracking import default_artifact_root
 
-    parent = StudyRun(queue, uri, default_artifact_root(place.root))
+    parent = StudyRun(trials, uri, default_artifact_root(place.root))
     parent.begin()
     return parent
-
-
-def view_of(queue: TrialQueue) -> StudyView:
-    """The study as it stands."""
-    from workbench.studies.overview import view
-
-    return view(queue.spec, queue.tickets())
 
 
 study_results.register(app)

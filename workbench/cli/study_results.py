@@ -23,8 +23,10 @@ from workbench.cli.common import (
 from workbench.errors import RequestError
 
 if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
     from workbench.studies.overview import StudyView, TrialView
-    from workbench.studies.queue import Ticket, TrialQueue
+    from workbench.studies.trials import StudyTrials
     from workbench.workspace import Workspace
 
 StorageOption = Annotated[
@@ -63,18 +65,18 @@ def status(
 ) -> None:
     """Trials by state, the best, and the running ones with their progress."""
     from workbench.cli.study_live import StudyDisplay, render
-    from workbench.studies.overview import view
+    from workbench.studies.overview import study_view
     from workbench.workspace import open_workspace
 
-    queue = _open(study, storage, open_workspace(workspace))
-    now = view(queue.spec, queue.tickets())
+    trials = _open(study, storage, open_workspace(workspace))
+    now = study_view(trials)
     if watch:
         display = StudyDisplay()
         try:
             while now.ended < now.total:
                 display.show(now)
                 time.sleep(1.0)
-                now = queue.storage.patiently(lambda: view(queue.spec, queue.tickets()))
+                now = trials.storage.patiently(lambda: study_view(trials))
         finally:
             display.stop()
     if json_output:
@@ -94,11 +96,11 @@ def best(
     json_output: JsonOption = False,
 ) -> None:
     """The best trial's settings; with several objectives the Pareto front."""
-    from workbench.studies.overview import view
+    from workbench.studies.overview import study_view
     from workbench.workspace import open_workspace
 
-    queue = _open(study, storage, open_workspace(workspace))
-    now = view(queue.spec, queue.tickets())
+    trials = _open(study, storage, open_workspace(workspace))
+    now = study_view(trials)
     if not now.best:
         raise RequestError(f"No trial of {now.name} is complete yet.")
     if json_output:
@@ -118,18 +120,18 @@ def importance(
     from workbench.studies.figures import importance_frame
     from workbench.workspace import open_workspace
 
-    queue = _open(study, storage, open_workspace(workspace))
+    trials = _open(study, storage, open_workspace(workspace))
     found = {}
-    for place, objective in enumerate(queue.spec.objectives):
-        frame = importance_frame(queue.spec, queue.study, place)
+    for place, objective in enumerate(trials.spec.objectives):
+        frame = importance_frame(trials, place)
         found[objective.name] = dict(zip(frame["key"], frame["importance"].tolist(), strict=True))
     if json_output:
         print_json(found)
         return
     keys = next(iter(found.values()))
     rows = [[key, *(f"{weights[key]:.3f}" for weights in found.values())] for key in keys]
-    titles = [objective.title for objective in queue.spec.objectives]
-    print_table(["setting", *titles], rows, f"Share of the variance explained, {queue.spec.name}")
+    titles = [objective.title for objective in trials.spec.objectives]
+    print_table(["setting", *titles], rows, f"Share of the variance explained, {trials.spec.name}")
 
 
 def plot(
@@ -149,11 +151,11 @@ def plot(
     from workbench.workspace import open_workspace
 
     place = open_workspace(workspace)
-    queue = _open(study, storage, place)
-    folder = out or place.root / "studies" / queue.spec.name
-    files = draw_study(queue.spec, queue.study, queue.tickets(), folder)
+    trials = _open(study, storage, place)
+    folder = out or place.root / "studies" / trials.spec.name
+    files = draw_study(trials, folder)
     uri = tracking_uri or default_uri(place.root)
-    StudyRun(queue, uri, default_artifact_root(place.root)).add_files(
+    StudyRun(trials, uri, default_artifact_root(place.root)).add_files(
         dict.fromkeys(files, "figures")
     )
     if json_output:
@@ -204,13 +206,13 @@ def enqueue(
     from workbench.studies.check import read_point
     from workbench.workspace import open_workspace
 
-    queue = _open(study, storage, open_workspace(workspace))
-    point = read_point(queue.spec.space, queue.spec.base, set_)
-    number = queue.enqueue(point)
+    trials = _open(study, storage, open_workspace(workspace))
+    point = read_point(trials.spec.space, trials.spec.base, set_)
+    number = trials.enqueue(point)
     if json_output:
-        print_json({"study": queue.spec.name, "trial": number, "point": dict(point)})
+        print_json({"study": trials.spec.name, "trial": number, "point": dict(point)})
     else:
-        typer.echo(f"Trial {number} of {queue.spec.name} will try {', '.join(set_)}.")
+        typer.echo(f"Trial {number} of {trials.spec.name} will try {', '.join(set_)}.")
 
 
 def promote(
@@ -231,10 +233,10 @@ def promote(
     from workbench.studies.space import at_point
     from workbench.workspace import open_workspace
 
-    queue = _open(study, storage, open_workspace(workspace))
-    spec, ticket = queue.spec, _complete(queue, trial)
-    config = at_point(spec.base, ticket.trial.params)
-    scores = spec.scores(ticket.trial)
+    trials = _open(study, storage, open_workspace(workspace))
+    spec, chosen = trials.spec, _complete(trials, trial)
+    config = at_point(spec.base, chosen.params)
+    scores = spec.scores(chosen)
     values = ", ".join(f"{o.title} {scores[o.name]:.6g}" for o in spec.objectives)
     seeds = ", ".join(str(seed) for seed in spec.settings.seeds)
     told = f"study {spec.name}, trial {trial}: {values} (seeds {seeds})"
@@ -286,25 +288,25 @@ def print_trials(view: StudyView, trials: Sequence[TrialView]) -> None:
     )
 
 
-def _open(study: str, storage: str | None, place: Workspace) -> TrialQueue:
-    from workbench.studies.queue import TrialQueue
+def _open(study: str, storage: str | None, place: Workspace) -> StudyTrials:
     from workbench.studies.study import open_study
+    from workbench.studies.trials import StudyTrials
 
-    return TrialQueue(*open_study(address(storage, place), study))
+    return StudyTrials(*open_study(address(storage, place), study))
 
 
-def _complete(queue: TrialQueue, number: int) -> Ticket:
-    from workbench.studies.queue import TicketState
+def _complete(trials: StudyTrials, number: int) -> FrozenTrial:
+    from workbench.studies.trials import TrialStatus, number_of, status_of
 
-    tickets = {ticket.number: ticket for ticket in queue.tickets()}
-    complete = [n for n, t in tickets.items() if t.state is TicketState.COMPLETE]
+    found = {number_of(trial): trial for trial in trials.all()}
+    complete = [n for n, t in found.items() if status_of(t) is TrialStatus.COMPLETE]
     if number not in complete:
-        state = tickets[number].state if number in tickets else "not there"
+        state = status_of(found[number]) if number in found else "not there"
         listed = ", ".join(map(str, complete)) or "none"
         raise RequestError(
-            f"Trial {number} of {queue.spec.name} is {state}; complete are: {listed}."
+            f"Trial {number} of {trials.spec.name} is {state}; complete are: {listed}."
         )
-    return tickets[number]
+    return found[number]
 
 
 def _shown(value: object) -> str:

@@ -102,7 +102,7 @@ def _read_value(space: SearchSpace, key: str, text: str) -> Value:
     except ValueError:
         value = text
     # Of equal texts the space's own value counts: a choice may be the text "4".
-    options = {as_text(option): option for option in space[key].extremes()}
+    options = {as_text(option): option for option in space[key].probes()}
     value = options.get(text, options.get(as_text(value), value))
     if not space[key].contains(value):
         raise RequestError(f"{key} = {text} is outside the search space's {space[key]}.")

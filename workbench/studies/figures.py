@@ -23,17 +23,18 @@ from workbench.plotting import (
     save_frame,
 )
 from workbench.studies.objectives import Objective
-from workbench.studies.overview import best_tickets
-from workbench.studies.queue import Ticket, TicketState
+from workbench.studies.overview import complete_trials
+from workbench.studies.parent import best_trials
 from workbench.studies.samplers import calm_optuna
 from workbench.studies.space import Choice, as_text
 from workbench.studies.spec import StudySpec
+from workbench.studies.trials import StudyTrials, number_of
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from optuna import Study
+    from optuna.trial import FrozenTrial
 
 FEWEST_TRIALS = 4
 """Complete trials below which no importance means anything."""
@@ -41,25 +42,24 @@ FEWEST_TRIALS = 4
 _SLICES_A_ROW = 3
 
 
-def draw_study(
-    spec: StudySpec, study: Study, tickets: Sequence[Ticket], folder: Path
-) -> list[Path]:
+def draw_study(trials: StudyTrials, folder: Path) -> list[Path]:
     """Every figure that the study's trials allow, as PNG and SVG, each with its numbers as CSV.
 
     Raises:
         RequestError: no trial is complete.
     """
-    frame = trials_frame(spec, tickets)
+    spec, found = trials.spec, trials.all()
+    frame = trials_frame(spec, found)
     if frame.empty:
         raise RequestError(f"Study {spec.name!r} has no complete trial to draw yet.")
     drawn: dict[str, tuple[pd.DataFrame, Figure]] = {}
     with paper_style():
         for place, objective in enumerate(spec.objectives):
             tail = "" if place == 0 else f"_{objective.name}"
-            history = history_frame(spec, tickets, place)
+            history = history_frame(spec, found, place)
             drawn[f"history{tail}"] = history, plot_history(spec, history, place)
             if len(frame) >= FEWEST_TRIALS:
-                weights = importance_frame(spec, study, place)
+                weights = importance_frame(trials, place)
                 drawn[f"importance{tail}"] = weights, plot_importance(weights)
         drawn["slices"] = frame, plot_slices(spec, frame)
         if spec.objective is None:
@@ -70,7 +70,7 @@ def draw_study(
     return files
 
 
-def trials_frame(spec: StudySpec, tickets: Sequence[Ticket]) -> pd.DataFrame:
+def trials_frame(spec: StudySpec, trials: Sequence[FrozenTrial]) -> pd.DataFrame:
     """A row a complete trial, in the order of their ends.
 
     Columns: trial, each objective as measured, each key of the space (None where it did not
@@ -78,37 +78,35 @@ def trials_frame(spec: StudySpec, tickets: Sequence[Ticket]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    front = {ticket.number for ticket in best_tickets(spec, tickets)}
+    front = best_trials(spec, trials)
     rows = [
         {
-            "trial": ticket.number,
-            **spec.scores(ticket.trial),
-            **{key: ticket.trial.params.get(key) for key in spec.space},
-            "front": ticket.number in front,
+            "trial": number_of(trial),
+            **spec.scores(trial),
+            **{key: trial.params.get(key) for key in spec.space},
+            "front": trial in front,
         }
-        for ticket in _complete(tickets)
+        for trial in complete_trials(trials)
     ]
     names = [objective.name for objective in spec.objectives]
     return pd.DataFrame(rows, columns=["trial", *names, *spec.space, "front"])
 
 
-def history_frame(spec: StudySpec, tickets: Sequence[Ticket], place: int) -> pd.DataFrame:
+def history_frame(spec: StudySpec, trials: Sequence[FrozenTrial], place: int) -> pd.DataFrame:
     """One objective over complete trials. Columns: done (1, 2, ...), trial, value, best."""
     import pandas as pd
 
-    objective = spec.objectives[place]
+    objective, best = spec.objectives[place], None
     rows: list[dict[str, float]] = []
-    best: Ticket | None = None
-    for done, ticket in enumerate(_complete(tickets), 1):
-        told = ticket.trial.values[place]
-        if best is None or objective.better(told, best.trial.values[place]):
-            best = ticket
-        value, least = (objective.score(t.trial, place) for t in (ticket, best))
-        rows.append({"done": done, "trial": ticket.number, "value": value, "best": least})
+    for done, trial in enumerate(complete_trials(trials), 1):
+        if best is None or objective.better(trial.values[place], best.values[place]):
+            best = trial
+        value, least = (objective.score(t, place) for t in (trial, best))
+        rows.append({"done": done, "trial": number_of(trial), "value": value, "best": least})
     return pd.DataFrame(rows, columns=["done", "trial", "value", "best"])
 
 
-def importance_frame(spec: StudySpec, study: Study, place: int = 0) -> pd.DataFrame:
+def importance_frame(trials: StudyTrials, place: int = 0) -> pd.DataFrame:
     """How much of one objective's variance each key explains (fANOVA); largest first.
 
     Keys that matter only sometimes are left out. Columns: key, importance (they sum to 1).
@@ -119,7 +117,7 @@ def importance_frame(spec: StudySpec, study: Study, place: int = 0) -> pd.DataFr
     import pandas as pd
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
-    many = [t for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]
+    spec, many = trials.spec, complete_trials(trials.all())
     if len(many) < FEWEST_TRIALS:
         raise RequestError(
             f"Study {spec.name!r} has {len(many)} complete trials; importance needs at least "
@@ -133,7 +131,7 @@ def importance_frame(spec: StudySpec, study: Study, place: int = 0) -> pd.DataFr
         )
     with calm_optuna():
         found = get_param_importances(
-            study,
+            trials.study,
             evaluator=FanovaImportanceEvaluator(seed=0),
             params=always,
             target=lambda trial: trial.values[place],
@@ -223,14 +221,6 @@ def plot_pareto(spec: StudySpec, frame: pd.DataFrame) -> Figure:
         axes.set(xlabel=across.title, ylabel=up.title)
     figure.axes[0].legend()
     return figure
-
-
-def _complete(tickets: Sequence[Ticket]) -> list[Ticket]:
-    """The complete ones, in the order of their ends."""
-    complete = [ticket for ticket in tickets if ticket.state is TicketState.COMPLETE]
-    return sorted(
-        complete, key=lambda t: (t.trial.datetime_complete is None, t.trial.datetime_complete)
-    )
 
 
 def _is_log(objective: Objective, values: pd.Series[float]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 
-class Pulse:
+class Heartbeat:
     """Calls ``beat`` every so many seconds while the context lasts, at its start and its end.
 
     Optuna's own heartbeat thread dies with the first error, and its trial is then taken for lost.
@@ -28,10 +29,10 @@ class Pulse:
     def __init__(self, storage: StudyStorage, interval: float, beat: Callable[[], None]) -> None:
         self._storage, self._interval, self._beat = storage, interval, beat
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="study-pulse", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="study-heartbeat", daemon=True)
 
-    def __enter__(self) -> Pulse:
-        self.start()
+    def __enter__(self) -> Heartbeat:
+        self._thread.start()
         return self
 
     def __exit__(
@@ -40,17 +41,8 @@ class Pulse:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        """The first beat is on its way."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """The last beat; returns when it is over."""
         self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._thread.join()
 
     def _run(self) -> None:
         stopping = complained = False
@@ -67,11 +59,11 @@ class Pulse:
         self._storage.leave_thread()
 
 
-def silences(rdb: RDBStorage, study_id: int) -> dict[int, float]:
-    """Seconds since the last sign of life of each running trial, by trial id.
+def last_heartbeats(rdb: RDBStorage, study_id: int) -> dict[int, tuple[datetime, float]]:
+    """When each running trial's worker last gave a sign of life, and the seconds since; by id.
 
     By the database's clock alone. Optuna's own question (``fail_stale_trials``) applies the pace of
-    whoever asks to everyone's trials. A trial that never gave a sign is not of our workers.
+    whoever asks to everyone's trials.
     """
     from optuna.storages._rdb.models import TrialHeartbeatModel, TrialModel
     from optuna.trial import TrialState
@@ -89,4 +81,20 @@ def silences(rdb: RDBStorage, study_id: int) -> dict[int, float]:
     finally:
         session.close()
     # PostgreSQL's own now() carries a time zone, in which the column's values are written.
-    return {id_: (now.replace(tzinfo=None) - at).total_seconds() for id_, at, now in rows}
+    return {id_: (at, (now.replace(tzinfo=None) - at).total_seconds()) for id_, at, now in rows}
+
+
+def remove_heartbeat(rdb: RDBStorage, trial_id: int, at: datetime) -> bool:
+    """Take a sign of life away if none came after it; True for one of all who ask at once."""
+    from optuna.storages._rdb.models import TrialHeartbeatModel
+    from sqlalchemy import delete
+
+    own, last = TrialHeartbeatModel.trial_id == trial_id, TrialHeartbeatModel.heartbeat
+    session = rdb.scoped_session()
+    try:
+        removal = delete(TrialHeartbeatModel).where(own, last <= at)
+        removed = session.execute(removal.returning(TrialHeartbeatModel.trial_id)).all()
+        session.commit()
+    finally:
+        session.close()
+    return bool(removed)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from workbench.studies.heartbeat import Pulse
-from workbench.studies.locks import NeverFreeError
+from workbench.studies.heartbeat import Heartbeat
 from workbench.studies.samplers import calm_optuna
 from workbench.studies.spec import StudySpec
 from workbench.studies.storage import StudyStorage
@@ -69,13 +69,12 @@ class TrialListener(Listener):
         self.progress: Progress | None = None
         self._judged = address.is_judged
         self._trial: Trial | None = None
-        self._pulse: Pulse | None = None
+        self._open = ExitStack()
 
     def on_start(self, progress: Progress) -> None:
         self.progress = progress
         interval = self.address.spec.settings.heartbeat_s
-        self._pulse = Pulse(self.storage, interval, self._write_progress)
-        self._pulse.start()
+        self._open.enter_context(Heartbeat(self.storage, interval, self._write_progress))
 
     def on_iteration(self, progress: Progress) -> None:
         self.progress = progress
@@ -88,41 +87,41 @@ class TrialListener(Listener):
         if objective.metric in values:
             told = objective.told(values[objective.metric])
             self.unsent[self.address.spec.rungs.step(nimg)] = told
-            self._report()
+            self._ask(self._report)
 
     def wants_end(self) -> bool:
         """Whether the pruner has had enough; never while the database does not answer."""
-        from optuna.exceptions import UpdateFinishedTrialError
-
-        if not self._judged or self.unsent:
-            return False
-        try:
-            with calm_optuna():
-                return self._opened().should_prune()
-        except UpdateFinishedTrialError:
-            return self._lost()
-        except Exception as error:
-            return self._complain(error)
+        return self._judged and not self.unsent and self._ask(lambda trial: trial.should_prune())
 
     def on_end(self) -> None:
-        if self._pulse is not None:
-            self._pulse.stop()
+        self._open.close()
         self.storage.close()
 
-    def _report(self) -> None:
+    def _report(self, trial: Trial) -> bool:
+        known = self.storage.rdb.get_trial(self.address.trial_id).intermediate_values
+        for step, value in sorted(self.unsent.items()):
+            if step not in known:
+                trial.report(value, step)
+        self.unsent.clear()
+        return True
+
+    def _ask(self, question: Callable[[Trial], bool]) -> bool:
+        """The study's answer; False while the database is away, and once a peer ended the trial."""
         from optuna.exceptions import UpdateFinishedTrialError
 
         try:
-            trial = self._opened()
-            known = self.storage.rdb.get_trial(self.address.trial_id).intermediate_values
-            for step, value in sorted(self.unsent.items()):
-                if step not in known:
-                    trial.report(value, step)
-            self.unsent.clear()
+            with calm_optuna():
+                return question(self._opened())
         except UpdateFinishedTrialError:
-            self._lost()
+            LOG.warning("Trial %d was taken for lost; a peer has ended it.", self.address.number)
+            self._judged = False
+            self.unsent.clear()
         except Exception as error:
-            self._complain(error)
+            if not self.storage.is_trouble(error):
+                raise
+            LOG.warning("The study could not be asked about trial %d yet.", self.address.number)
+            self._trial = None
+        return False
 
     def _opened(self) -> Trial:
         """Optuna's trial, for reports alone: its sampler draws nothing."""
@@ -146,17 +145,3 @@ class TrialListener(Listener):
             "at": round(time.time(), 1),
         }
         self.storage.rdb.set_trial_user_attr(self.address.trial_id, PROGRESS, value)
-
-    def _lost(self) -> bool:
-        """A peer has taken the trial over, and finds this run's folder when this run is done."""
-        LOG.warning("Trial %d was taken for lost and is queued again.", self.address.number)
-        self._judged = False
-        self.unsent.clear()
-        return False
-
-    def _complain(self, error: Exception) -> bool:
-        if not self.storage.is_trouble(error) and not isinstance(error, NeverFreeError):
-            raise error
-        LOG.warning("The study could not be asked about trial %d yet.", self.address.number)
-        self._trial = None
-        return False

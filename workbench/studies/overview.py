@@ -9,19 +9,23 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from workbench.studies.listener import PROGRESS
-from workbench.studies.parent import best_ticket
-from workbench.studies.queue import (
-    ERROR,
-    OPEN_STATES,
-    REFUSAL,
-    WORKER,
-    Ticket,
-    TicketState,
-    grace_of,
-)
+from workbench.studies.parent import best_trials
 from workbench.studies.space import Value
 from workbench.studies.spec import StudySpec
 from workbench.studies.trial import RUNS
+from workbench.studies.trials import (
+    ERROR,
+    OPEN,
+    REFUSAL,
+    WORKER,
+    StudyTrials,
+    TrialStatus,
+    attempts_at,
+    count,
+    grace_of,
+    number_of,
+    status_of,
+)
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -86,118 +90,88 @@ class StudyView:
 
     @property
     def ended(self) -> int:
-        return self.total - sum(self.counts[state] for state in OPEN_STATES)
+        return self.total - sum(self.counts[state] for state in OPEN)
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "total": self.total, "ended": self.ended}
 
 
-def view(spec: StudySpec, tickets: Sequence[Ticket]) -> StudyView:
+def study_view(trials: StudyTrials) -> StudyView:
     """The study as it stands."""
-    now = time.time()
-    by_state: dict[TicketState, list[Ticket]] = {state: [] for state in TicketState}
-    for ticket in tickets:
-        by_state[ticket.state].append(ticket)
-    complete = sorted(by_state[TicketState.COMPLETE], key=lambda t: _ended_at(t.trial))
-    running = [(trial_view(spec, t, now), t) for t in by_state[TicketState.RUNNING]]
+    now, spec, found, budget = time.time(), trials.spec, trials.all(), trials.budget
+    counts = count(found, budget)
+
+    def shown(*states: TrialStatus) -> list[TrialView]:
+        return [trial_view(spec, trial, now) for trial in found if status_of(trial) in states]
+
+    running = [trial for trial in found if status_of(trial) is TrialStatus.RUNNING]
     workers = {
-        shown.worker
-        for shown, t in running
-        if shown.silent is None or shown.silent < grace_of(t.trial, spec.settings)
-    }
-    waiting = (trial_view(spec, ticket, now) for ticket in by_state[TicketState.WAITING])
-    gone = by_state[TicketState.FAILED] + by_state[TicketState.LOST]
+        seen.worker
+        for trial, seen in zip(running, shown(TrialStatus.RUNNING), strict=True)
+        if seen.silent is None or seen.silent < grace_of(trial, spec.settings)
+    } - {None}
     return StudyView(
         name=spec.name,
         experiment=spec.experiment,
         objectives={o.name: o.info.goal.value for o in spec.objectives},
         sampler=spec.settings.sampler,
         pruner=spec.pruner,
-        counts={state.value: len(found) for state, found in by_state.items()},
-        best=tuple(trial_view(spec, ticket, now) for ticket in best_tickets(spec, tickets)),
-        running=tuple(shown for shown, _ in running),
-        failed=tuple(trial_view(spec, ticket, now) for ticket in gone),
-        refused=tuple(trial for trial in waiting if trial.error is not None),
-        history=tuple(spec.objectives[0].score(ticket.trial, 0) for ticket in complete),
+        counts={status.value: counts[status] for status in TrialStatus},
+        best=tuple(trial_view(spec, trial, now) for trial in best_trials(spec, found)),
+        running=tuple(shown(TrialStatus.RUNNING)),
+        failed=tuple(shown(TrialStatus.FAILED) + shown(TrialStatus.LOST)),
+        refused=tuple(trial for trial in shown(TrialStatus.WAITING) if trial.error is not None),
+        history=tuple(spec.objectives[0].score(trial, 0) for trial in complete_trials(found)),
         workers=tuple(sorted(worker for worker in workers if worker is not None)),
-        left=_left(tickets, max(1, len(workers)), by_state),
+        left=_left(found, counts, max(1, len(workers))),
     )
 
 
-def best_tickets(spec: StudySpec, tickets: Sequence[Ticket]) -> list[Ticket]:
-    """The best complete trial; of several objectives those that no other one beats in all."""
-    if spec.objective is not None:
-        best = best_ticket(list(tickets), spec.objective)
-        return [] if best is None else [best]
-    complete = [ticket for ticket in tickets if ticket.state is TicketState.COMPLETE]
-    signs = [1.0 if o.direction == "minimize" else -1.0 for o in spec.objectives]
-    costs = [
-        [s * v for s, v in zip(signs, ticket.trial.values, strict=True)] for ticket in complete
-    ]
-    front = [
-        (cost, ticket)
-        for cost, ticket in zip(costs, complete, strict=True)
-        if not any(
-            other != cost and all(a <= b for a, b in zip(other, cost, strict=True))
-            for other in costs
-        )
-    ]
-    return [ticket for _, ticket in sorted(front, key=lambda pair: pair[0])]
+def complete_trials(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The complete ones, in the order of their ends."""
+    complete = [trial for trial in trials if status_of(trial) is TrialStatus.COMPLETE]
+    return sorted(complete, key=lambda t: (t.datetime_complete is None, t.datetime_complete))
 
 
-def trial_view(spec: StudySpec, ticket: Ticket, now: float) -> TrialView:
-    """A ticket's present attempt; ``now`` in seconds since 1970."""
-    trial = ticket.trial
-    attributes = trial.user_attrs
+def trial_view(spec: StudySpec, trial: FrozenTrial, now: float) -> TrialView:
+    """A trial's present attempt; ``now`` in seconds since 1970."""
+    attributes, status = trial.user_attrs, status_of(trial)
     progress = attributes.get(PROGRESS, {})
-    is_scored = ticket.state is TicketState.COMPLETE
     rate = float(progress.get("images_per_s", 0.0))
     left = silent = None
-    if ticket.state is TicketState.RUNNING and progress:
+    if status is TrialStatus.RUNNING and progress:
         silent = max(0.0, now - progress["at"])
-    if ticket.state is TicketState.RUNNING and rate > 0:
+    if status is TrialStatus.RUNNING and rate > 0:
         runs = progress["runs"] - progress["run"]
         left = (progress["total_nimg"] * runs - progress["nimg"]) / rate
+    error, refusal = attributes.get(ERROR), attributes.get(REFUSAL)
+    if refusal is not None and status is TrialStatus.WAITING:
+        error = f"{refusal['worker']} could not run it: {refusal['reason']}"
     return TrialView(
-        number=ticket.number,
-        state=ticket.state.value,
-        values=spec.scores(trial) if is_scored else {},
+        number=number_of(trial),
+        state=status.value,
+        values=spec.scores(trial) if status is TrialStatus.COMPLETE else {},
         params=dict(trial.params),
-        attempts=ticket.attempts,
+        attempts=attempts_at(trial),
         worker=attributes.get(WORKER),
         nimg=int(progress.get("nimg", 0)),
         total_nimg=progress.get("total_nimg"),
         curve=tuple(value for _, value in sorted(trial.intermediate_values.items())),
         left=left,
         silent=silent,
-        error=_refusal(ticket) or attributes.get(ERROR),
+        error=error,
         runs=tuple(attributes.get(RUNS, ())),
     )
 
 
-def _refusal(ticket: Ticket) -> str | None:
-    refusal = ticket.trial.user_attrs.get(REFUSAL)
-    if refusal is None or ticket.state is not TicketState.WAITING:
-        return None
-    return f"{refusal['worker']} could not run it: {refusal['reason']}"
-
-
 def _left(
-    tickets: Sequence[Ticket], workers: int, by_state: Mapping[TicketState, Sequence[Ticket]]
+    trials: Sequence[FrozenTrial], counts: Mapping[TrialStatus, int], workers: int
 ) -> float | None:
     """By the mean time of the trials that have ended, pruned ones included."""
-    spans = [
-        ticket.trial.duration.total_seconds()
-        for ticket in tickets
-        if ticket.state in (TicketState.COMPLETE, TicketState.PRUNED) and ticket.trial.duration
-    ]
-    open_ = sum(len(by_state[state]) for state in OPEN_STATES)
-    if not open_:
+    if not any(counts[status] for status in OPEN):
         return 0.0
+    scored = (TrialStatus.COMPLETE, TrialStatus.PRUNED)
+    spans = [t.duration.total_seconds() for t in trials if status_of(t) in scored and t.duration]
     # A running trial is half done, on average.
-    work = len(by_state[TicketState.WAITING]) + len(by_state[TicketState.RUNNING]) / 2
+    work = counts[TrialStatus.WAITING] + counts[TrialStatus.RUNNING] / 2
     return statistics.fmean(spans) * work / workers if spans else None
-
-
-def _ended_at(trial: FrozenTrial) -> float:
-    return trial.datetime_complete.timestamp() if trial.datetime_complete else 0.0

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.runs.state import OUTCOME, RunState
 from workbench.runs.tracking import RUN_KIND
-from workbench.studies.objectives import Objective
-from workbench.studies.queue import OPEN_STATES, Ticket, TicketState, TrialQueue
 from workbench.studies.spec import StudySpec
-from workbench.studies.storage import StudyStorage
+from workbench.studies.trials import OPEN, StudyTrials, TrialStatus, count, number_of, status_of
 from workbench.tracking import KIND, environment_tags, redact
 from workbench.tracking.store import get_or_create_experiment, open_store, summary
 
@@ -29,14 +27,16 @@ STUDY_KIND = "study"
 """Tag ``kind`` of a study's own run, beside runs and plans."""
 
 PARENT_TAG = "mlflow.parentRunId"
+_NOTE = "mlflow.note.content"
+_MOST_RUNS = 50_000  # that MLflow gives in one answer
 
 _TOLD = "mlflow_told"  # the study's user attribute, for each run of it: which trials it heard of
-_CHILD_STATES: Mapping[TicketState, tuple[str, RunState]] = {
-    TicketState.COMPLETE: ("KILLED", RunState.INTERRUPTED),
-    TicketState.PRUNED: ("KILLED", RunState.PRUNED),
-    TicketState.FAILED: ("FAILED", RunState.FAILED),
-    TicketState.LOST: ("FAILED", RunState.FAILED),
-    TicketState.WAITING: ("KILLED", RunState.INTERRUPTED),
+_CHILD_STATES: Mapping[TrialStatus, tuple[str, RunState]] = {
+    TrialStatus.COMPLETE: ("KILLED", RunState.INTERRUPTED),
+    TrialStatus.PRUNED: ("KILLED", RunState.PRUNED),
+    TrialStatus.FAILED: ("FAILED", RunState.FAILED),
+    TrialStatus.LOST: ("FAILED", RunState.FAILED),
+    TrialStatus.WAITING: ("KILLED", RunState.INTERRUPTED),
 }
 """What a run that still claims to be running truly is once nobody runs its trial. Beside a complete
 one it is the first half of a trial that another machine finished in a run of its own."""
@@ -49,8 +49,9 @@ class StudyRun:
         artifact_root: of a store in a database; a server decides by itself.
     """
 
-    def __init__(self, queue: TrialQueue, tracking_uri: str, artifact_root: Path) -> None:
-        self.queue, self.uri, self.artifact_root = queue, tracking_uri, artifact_root
+    def __init__(self, trials: StudyTrials, tracking_uri: str, artifact_root: Path) -> None:
+        self.trials, self.spec = trials, trials.spec
+        self.uri, self.artifact_root = tracking_uri, artifact_root
         self.run_id: str | None = None
         self._client: Any = None
         self._complained = False
@@ -69,12 +70,7 @@ class StudyRun:
 
         Says also that the study goes on: a peer that left meanwhile may have said otherwise.
         """
-
-        def tell() -> None:
-            self._begin()
-            self._tell()
-
-        self._speak(tell)
+        self._speak(self._tell)
 
     def end(self) -> None:
         """Tell the rest; if nobody works any more, the study and its trials get their states."""
@@ -91,18 +87,17 @@ class StudyRun:
 
     def _speak(self, action: Callable[[], None], *, create: bool = True) -> None:
         """Do something in the store, in one process at a time; whatever it raises ends here."""
-        storage: StudyStorage = self.queue.storage
+        storage = self.trials.storage
         try:
             if self._client is None:
                 self._client = open_store(self.uri, self.artifact_root)
-            with storage.lock(f"tracking/{self.queue.spec.name}") as still_held:
+            with storage.lock(f"tracking/{self.spec.name}"):
                 if self.run_id is None:
                     self.run_id = self._find()
                 if self.run_id is None and not create:
-                    name = self.queue.spec.name
+                    name = self.spec.name
                     LOG.warning("%s has no run of the study %s.", redact(self.uri), name)
                     return
-                still_held()  # MLflow does not know of this lock
                 if self.run_id is None:
                     self.run_id = self._create()
                     self._adopt()
@@ -122,19 +117,23 @@ class StudyRun:
 
     def _end(self) -> None:
         self._tell()
-        tickets = self.queue.tickets()
-        if any(ticket.state is TicketState.RUNNING for ticket in tickets):
+        trials, waiting = self.trials.all(), self.trials.counts()[TrialStatus.WAITING]
+        states = {status_of(trial) for trial in trials}
+        if TrialStatus.RUNNING in states:
             return
-        self._settle(tickets)
-        status, outcome = _ending(tickets)
-        note = describe(self.queue.spec, tickets)
-        for key, value in {OUTCOME: str(outcome), "mlflow.note.content": note}.items():
-            self._client.set_tag(self.run_id, key, value)
+        self._settle(trials)
+        status, outcome = "FINISHED", RunState.FINISHED
+        if waiting:
+            status, outcome = "KILLED", RunState.INTERRUPTED
+        elif states and states.isdisjoint({TrialStatus.COMPLETE, TrialStatus.PRUNED}):
+            status, outcome = "FAILED", RunState.FAILED
+        self._client.set_tag(self.run_id, OUTCOME, str(outcome))
+        self._client.set_tag(self.run_id, _NOTE, describe(self.spec, trials))
         self._client.set_terminated(self.run_id, status)
 
     def _find(self) -> str | None:
         """The study's run in this store: other stores may have one too."""
-        spec = self.queue.spec
+        spec = self.spec
         experiment = self._client.get_experiment_by_name(spec.run_experiment)
         if experiment is None:
             return None
@@ -145,29 +144,26 @@ class StudyRun:
         return str(found[0].info.run_id) if found else None
 
     def _create(self) -> str:
-        spec = self.queue.spec
+        from mlflow.entities import Param
+
+        spec = self.spec
         experiment = get_or_create_experiment(self._client, spec.run_experiment, self.artifact_root)
         tags = {
             KIND: STUDY_KIND,
             "study": spec.name,
             "experiment": spec.run_experiment,
-            "mlflow.note.content": describe(spec, []),
+            _NOTE: describe(spec, []),
             **environment_tags(),
         }
-        run_id = str(
-            self._client.create_run(
-                experiment, tags=tags, run_name=f"study {spec.name}"
-            ).info.run_id
-        )
-        from mlflow.entities import Param
-
-        for part in _parts(parameters(spec), 100):
-            self._client.log_batch(run_id, params=[Param(*item) for item in part.items()])
-        return run_id
+        created = self._client.create_run(experiment, tags=tags, run_name=f"study {spec.name}")
+        params = [Param(*item) for item in parameters(spec).items()]
+        for start in range(0, len(params), 100):
+            self._client.log_batch(created.info.run_id, params=params[start : start + 100])
+        return str(created.info.run_id)
 
     def _adopt(self) -> None:
         """Trials that began while the store did not answer have no parent yet."""
-        ours = f"tags.study = '{self.queue.spec.name}' and tags.{KIND} = '{RUN_KIND}'"
+        ours = f"tags.study = '{self.spec.name}' and tags.{KIND} = '{RUN_KIND}'"
         for run in self._children(ours):
             if PARENT_TAG not in run.data.tags:
                 self._client.set_tag(run.info.run_id, PARENT_TAG, self.run_id)
@@ -175,61 +171,67 @@ class StudyRun:
     def _tell(self) -> None:
         from mlflow.entities import Metric, RunTag
 
-        spec, study = self.queue.spec, self.queue.study
+        self._begin()
+        study, trials = self.trials.study, self.trials.all()
         told: list[int] = study.user_attrs.get(f"{_TOLD}/{self.run_id}", [])
-        tickets = self.queue.tickets()
-        ended = {t.number: t for t in tickets if t.state not in OPEN_STATES}
+        ended = {number_of(t): t for t in trials if status_of(t) not in OPEN}
         # In the order of their ends; one that was told before stays where it was.
-        new = sorted(set(ended) - set(told), key=lambda number: _ended_at(ended[number].trial))
+        new = sorted(set(ended) - set(told), key=lambda number: _ended_at(ended[number]))
         order = [number for number in told if number in ended] + new
+        points = _history([ended[number] for number in order], self.spec)
         metrics = [
-            Metric(key, value, at, step)
-            for step, at, values in _history(order, ended, spec)
-            if order[step - 1] in new
+            Metric(key, value, _ended_at(ended[number]), step)
+            for step, (number, values) in enumerate(zip(order, points, strict=True), 1)
+            if number in new
             for key, value in values.items()
         ]
-        counts = {f"trials.{state}": 0 for state in TicketState}
-        for ticket in tickets:
-            counts[f"trials.{ticket.state}"] += 1
-        tags = {key: str(value) for key, value in counts.items()}
-        if spec.objective is not None and (best := best_ticket(tickets, spec.objective)):
-            tags |= {"best.trial": str(best.number), "best.point": json.dumps(best.trial.params)}
+        counts = count(trials, self.trials.budget)
+        tags = {f"trials.{status}": str(counts[status]) for status in TrialStatus}
+        best = best_trials(self.spec, trials)
+        if best and self.spec.objective is not None:
+            tags |= {
+                "best.trial": str(number_of(best[0])),
+                "best.point": json.dumps(best[0].params),
+            }
         for start in range(0, len(metrics), 1000):
             self._client.log_batch(self.run_id, metrics=metrics[start : start + 1000])
         self._client.log_batch(self.run_id, tags=[RunTag(*item) for item in tags.items()])
         study.set_user_attr(f"{_TOLD}/{self.run_id}", order)
 
-    def _settle(self, tickets: list[Ticket]) -> None:
+    def _settle(self, trials: Sequence[FrozenTrial]) -> None:
         """Runs whose worker was killed say RUNNING for ever, unless somebody corrects them."""
-        states = {str(ticket.number): ticket.state for ticket in tickets}
+        states = {str(number_of(trial)): status_of(trial) for trial in trials}
         wanted = f"tags.`{PARENT_TAG}` = '{self.run_id}' and attributes.status = 'RUNNING'"
         for run in self._children(wanted):
-            state = states.get(run.data.tags.get("trial", ""), TicketState.LOST)
+            state = states.get(run.data.tags.get("trial", ""), TrialStatus.LOST)
             status, outcome = _CHILD_STATES[state]
             self._client.set_tag(run.info.run_id, OUTCOME, outcome)
             self._client.set_terminated(run.info.run_id, status)
 
-    def _children(self, wanted: str) -> Iterator[Any]:
+    def _children(self, wanted: str) -> list[Any]:
         experiment = self._client.get_run(self.run_id).info.experiment_id
-        token: str | None = None
-        while True:
-            page = self._client.search_runs([experiment], wanted, max_results=500, page_token=token)
-            yield from page
-            token = page.token
-            if not token:
-                return
+        return list(self._client.search_runs([experiment], wanted, max_results=_MOST_RUNS))
 
 
-def best_ticket(tickets: list[Ticket], objective: Objective) -> Ticket | None:
-    """The complete trial with the best value of a study of one objective."""
-    best: Ticket | None = None
-    for ticket in tickets:
-        if ticket.state is not TicketState.COMPLETE:
-            continue
-        value = float(ticket.trial.values[0])
-        if best is None or objective.better(value, float(best.trial.values[0])):
-            best = ticket
-    return best
+def best_trials(spec: StudySpec, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The best complete trial; of several objectives those that no other one beats in all."""
+    signs = [1.0 if o.direction == "minimize" else -1.0 for o in spec.objectives]
+    costs = [
+        ([sign * value for sign, value in zip(signs, trial.values, strict=True)], trial)
+        for trial in trials
+        if status_of(trial) is TrialStatus.COMPLETE
+    ]
+    if spec.objective is not None:
+        return [min(costs, key=lambda pair: pair[0])[1]] if costs else []
+    front = [
+        (cost, trial)
+        for cost, trial in costs
+        if not any(
+            other != cost and all(a <= b for a, b in zip(other, cost, strict=True))
+            for other, _ in costs
+        )
+    ]
+    return [trial for _, trial in sorted(front, key=lambda pair: pair[0])]
 
 
 def parameters(spec: StudySpec) -> dict[str, str]:
@@ -242,66 +244,49 @@ def parameters(spec: StudySpec) -> dict[str, str]:
     }
 
 
-def describe(spec: StudySpec, tickets: list[Ticket]) -> str:
+def describe(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
     """The study in Markdown: what it searches, and the best trial so far."""
     aims = ", ".join(objective.aim for objective in spec.objectives)
+    best = best_trials(spec, trials)[:1] if spec.objective is not None else []
+    params = best[0].params if best else {}
     lines = [
         f"**Study {spec.name}** of {spec.experiment} on `{spec.base.teacher}`: {aims}. Sampler "
         f"{spec.settings.sampler}, pruner {spec.pruner}, {len(spec.settings.seeds)} seed(s) a "
         "trial.\n",
-        "| setting | searched in |" + (" best |" if tickets else ""),
-        "|---|---|" + ("---|" if tickets else ""),
+        "| setting | searched in |" + (" best |" if trials else ""),
+        "|---|---|" + ("---|" if trials else ""),
     ]
-    best = best_ticket(tickets, spec.objective) if spec.objective else None
-    params = best.trial.params if best else {}
     for key, dimension in spec.space.items():
-        cell = f" {params.get(key, '-')} |" if tickets else ""
+        cell = f" {params.get(key, '-')} |" if trials else ""
         lines.append(f"| {key} | {str(dimension).replace('|', '/')} |{cell}")
-    if best is not None:
-        (score,) = spec.scores(best.trial).values()
-        lines.append(f"\nBest: trial {best.number}, {score:.4g}.")
+    if best:
+        (score,) = spec.scores(best[0]).values()
+        lines.append(f"\nBest: trial {number_of(best[0])}, {score:.4g}.")
     return "\n".join(lines)
 
 
-def _ending(tickets: list[Ticket]) -> tuple[str, RunState]:
-    states = {ticket.state for ticket in tickets}
-    if TicketState.WAITING in states:
-        return "KILLED", RunState.INTERRUPTED
-    if tickets and states.isdisjoint({TicketState.COMPLETE, TicketState.PRUNED}):
-        return "FAILED", RunState.FAILED
-    return "FINISHED", RunState.FINISHED
-
-
-def _history(
-    order: list[int], ended: Mapping[int, Ticket], spec: StudySpec
-) -> Iterator[tuple[int, int, dict[str, float]]]:
-    """(trials ended, ms since 1970, metrics then): each objective's best, and counts."""
+def _history(ended: Sequence[FrozenTrial], spec: StudySpec) -> Iterator[dict[str, float]]:
+    """Metrics after each trial: its scores, each objective's best, and counts."""
     best: dict[str, tuple[float, float]] = {}  # as told, and as measured
     counts: dict[str, float] = {}
-    for step, number in enumerate(order, 1):
-        ticket = ended[number]
-        counts[f"trials/{ticket.state}"] = counts.get(f"trials/{ticket.state}", 0) + 1
+    for trial in ended:
+        key = f"trials/{status_of(trial)}"
+        counts[key] = counts.get(key, 0) + 1
         values: dict[str, float] = {}
-        if ticket.state is TicketState.COMPLETE:
-            measured = spec.scores(ticket.trial)
-            for objective, told in zip(spec.objectives, ticket.trial.values, strict=True):
+        if status_of(trial) is TrialStatus.COMPLETE:
+            measured = spec.scores(trial)
+            for objective, told in zip(spec.objectives, trial.values, strict=True):
                 name = objective.name
                 values[f"trial/{name}"] = measured[name]
                 if name not in best or objective.better(told, best[name][0]):
                     best[name] = told, measured[name]
         bests = {f"best/{name}": score for name, (_, score) in best.items()}
-        yield step, _ended_at(ticket.trial), {**values, **bests, **counts}
+        yield {**values, **bests, **counts}
 
 
 def _ended_at(trial: FrozenTrial) -> int:
     at = trial.datetime_complete
     return 0 if at is None else int(at.timestamp() * 1000)
-
-
-def _parts(values: Mapping[str, str], size: int) -> Iterator[dict[str, str]]:
-    items = list(values.items())
-    for start in range(0, len(items), size):
-        yield dict(items[start : start + size])
 
 
 def _plain(value: object) -> str:

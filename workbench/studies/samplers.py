@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -45,81 +45,45 @@ def calm_optuna() -> Iterator[None]:
         yield
 
 
-def _tpe(seed: int) -> BaseSampler:
-    from optuna.samplers import TPESampler
-
-    return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
-
-
-def _gp(seed: int) -> BaseSampler:
-    from optuna.samplers import GPSampler
-
-    return GPSampler(seed=seed, warn_independent_sampling=False)
-
-
-def _cmaes(seed: int) -> BaseSampler:
-    from optuna.samplers import CmaEsSampler
-
-    return CmaEsSampler(seed=seed, warn_independent_sampling=False)
-
-
-def _nsgaii(seed: int) -> BaseSampler:
-    from optuna.samplers import NSGAIISampler
-
-    return NSGAIISampler(seed=seed, population_size=NSGAII_POPULATION)
-
-
-def _random(seed: int) -> BaseSampler:
-    from optuna.samplers import RandomSampler
-
-    return RandomSampler(seed=seed)
-
-
-SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
-    "tpe": _tpe,
-    "gp": _gp,
-    "cmaes": _cmaes,
-    "nsgaii": _nsgaii,
-    "random": _random,
+SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "tpe": ("TPESampler", {"multivariate": True, "group": True, "constant_liar": True}),
+    "gp": ("GPSampler", {"warn_independent_sampling": False}),
+    "cmaes": ("CmaEsSampler", {"warn_independent_sampling": False}),
+    "nsgaii": ("NSGAIISampler", {"population_size": NSGAII_POPULATION}),
+    "random": ("RandomSampler", {}),
 }
-"""Name -> sampler of a seed."""
+"""Name -> Optuna's class, and how it is made here."""
 
 
-def _hyperband(rungs: Rungs) -> BasePruner:
-    from workbench.studies.hyperband import TicketHyperband
+def make_sampler(name: str, seed: int) -> BaseSampler:
+    """A sampler by its name."""
+    import optuna
 
-    return TicketHyperband(min_resource=rungs.every, max_resource=rungs.last, reduction_factor=3)
-
-
-def _median(rungs: Rungs) -> BasePruner:
-    from optuna.pruners import MedianPruner
-
-    return MedianPruner(n_startup_trials=5, n_min_trials=3)
-
-
-def _wilcoxon(rungs: Rungs) -> BasePruner:
-    from optuna.pruners import WilcoxonPruner
-
-    return WilcoxonPruner(p_threshold=0.1)
-
-
-def _none(rungs: Rungs) -> BasePruner:
-    from optuna.pruners import NopPruner
-
-    return NopPruner()
+    kind, options = SAMPLERS[name]
+    sampler: BaseSampler = getattr(optuna.samplers, kind)(seed=seed, **options)
+    return sampler
 
 
 NO_PRUNER = "none"
 OVER_SEEDS = frozenset({"wilcoxon"})
 """Pruners that compare trials seed by seed, not evaluation by evaluation."""
 
-PRUNERS: Mapping[str, Callable[[Rungs], BasePruner]] = {
-    "hyperband": _hyperband,
-    "median": _median,
-    "wilcoxon": _wilcoxon,
-    NO_PRUNER: _none,
-}
-"""Name -> pruner for the steps at which trials report."""
+PRUNERS = frozenset({"hyperband", "median", NO_PRUNER, *OVER_SEEDS})
+
+
+def make_pruner(name: str, rungs: Rungs) -> BasePruner:
+    """A pruner by its name, for the steps at which trials report."""
+    from optuna import pruners
+
+    match name:
+        case "hyperband":
+            return pruners.HyperbandPruner(rungs.every, rungs.last, reduction_factor=3)
+        case "median":
+            return pruners.MedianPruner(n_startup_trials=5, n_min_trials=3)
+        case "wilcoxon":
+            return pruners.WilcoxonPruner(p_threshold=0.1)
+        case _:
+            return pruners.NopPruner()
 
 
 def trial_seed(study_seed: int, number: int) -> int:

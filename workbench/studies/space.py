@@ -44,12 +44,9 @@ class Real:
         inside = self.low + (self.high - self.low) / math.pi
         return tuple(dict.fromkeys((self.low, self.high, inside)))
 
-    def extremes(self) -> tuple[Value, ...]:
-        return (self.low, self.high)
-
     def problem(self) -> str | None:
         """Why no value can be drawn; None if one can."""
-        if not all(isinstance(v, int | float) and math.isfinite(v) for v in self.extremes()):
+        if not all(isinstance(v, int | float) and math.isfinite(v) for v in (self.low, self.high)):
             return f"expected finite numbers (got {self.low!r} and {self.high!r})"
         return _range_problem(self.low, self.high, self.log)
 
@@ -81,9 +78,6 @@ class Integer:
         """Values that stand for all: the ends, and the one after the first."""
         return tuple(dict.fromkeys((self.low, self.high, min(self.low + self.step, self.high))))
 
-    def extremes(self) -> tuple[Value, ...]:
-        return (self.low, self.high)
-
     def problem(self) -> str | None:
         """Why no value can be drawn; None if one can."""
         if not all(type(v) is int for v in (self.low, self.high, self.step)):
@@ -110,14 +104,11 @@ class Choice:
         return f"{' | '.join(as_text(v) for v in self.values)}{_when_text(self.when)}"
 
     def suggest(self, trial: Trial, key: str) -> Value:
-        chosen: Value = trial.suggest_categorical(key, self.extremes())
+        chosen: Value = trial.suggest_categorical(key, self.probes())
         return chosen
 
     def probes(self) -> tuple[Value, ...]:
         """Every value."""
-        return self.extremes()
-
-    def extremes(self) -> tuple[Value, ...]:
         return tuple(stored(value) for value in self.values)
 
     def problem(self) -> str | None:

@@ -26,14 +26,7 @@ from workbench.studies.samplers import (
     WILCOXON_SEEDS,
     Rungs,
 )
-from workbench.studies.space import (
-    Dimension,
-    Integer,
-    Real,
-    SearchSpace,
-    space_from_json,
-    space_to_json,
-)
+from workbench.studies.space import Integer, Real, SearchSpace, space_from_json, space_to_json
 from workbench.training.config import RunConfig, validated
 
 if TYPE_CHECKING:
@@ -275,23 +268,20 @@ def differences(old: StudySpec, new: StudySpec) -> Iterator[str]:
 
     How often a lost trial is retried, and heartbeats, may change at any time.
     """
-    settings = (old.settings.model_dump(mode="json"), new.settings.model_dump(mode="json"))
-    settings[0]["pruner"], settings[1]["pruner"] = old.pruner, new.pruner
-    yield from _changed(*settings, _OPERATION)
-    yield from _changed(_texts(old.space), _texts(new.space), (), "space ")
+    before, after = _asked(old), _asked(new)
+    for key in dict.fromkeys((*before, *after)):
+        one, other = before.get(key, "absent"), after.get(key, "absent")
+        if one != other:
+            yield f"{key}: {one} -> {other}"
     if list(old.space) != list(new.space) and set(old.space) == set(new.space):
         yield f"space order {', '.join(old.space)} -> {', '.join(new.space)}"
-    yield from _changed(old.base.flat(), new.base.flat(), _OWN_KEYS)
 
 
-def _texts(space: Mapping[str, Dimension]) -> dict[str, str]:
-    return {key: f"{type(d).__name__.lower()} {d}" for key, d in space.items()}
-
-
-def _changed(
-    old: Mapping[str, Any], new: Mapping[str, Any], but: Any = (), prefix: str = ""
-) -> Iterator[str]:
-    for key in [*old, *(k for k in new if k not in old)]:
-        before, after = old.get(key, "absent"), new.get(key, "absent")
-        if key not in but and before != after:
-            yield f"{prefix}{key}: {before} -> {after}"
+def _asked(spec: StudySpec) -> dict[str, Any]:
+    """What decides which points are tried and how they are judged, by name."""
+    settings = spec.settings.model_dump(mode="json") | {"pruner": spec.pruner}
+    return {
+        **{key: value for key, value in settings.items() if key not in _OPERATION},
+        **{f"space {key}": f"{type(d).__name__.lower()} {d}" for key, d in spec.space.items()},
+        **{key: value for key, value in spec.base.flat().items() if key not in _OWN_KEYS},
+    }

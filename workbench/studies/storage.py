@@ -6,20 +6,13 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+from filelock import FileLock, Timeout
 
 from workbench.errors import InterruptedRunError, RequestError, WorkbenchError
-from workbench.studies.locks import (
-    LOCK_SECONDS,
-    NeverFreeError,
-    UnreachableError,
-    advisory_lock,
-    check_held,
-    file_lock,
-)
 from workbench.studies.samplers import calm_optuna
 from workbench.tracking import redact
 from workbench.tracking.store import (
@@ -32,17 +25,14 @@ from workbench.training.events import StopFlag
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
-    from sqlalchemy import Connection
 
 ENVIRONMENT_VARIABLE = "WORKBENCH_STUDY_STORAGE"
 
 ResultT = TypeVar("ResultT")
 
-StillHeld: TypeAlias = Callable[[], None]
-"""Raises what :meth:`StudyStorage.is_trouble` knows if a lock was lost meanwhile."""
-
 _POSTGRES = re.compile(r"postgresql(\+psycopg2?)?://")
 _PATIENCE_SECONDS = 600.0
+_LOCK_SECONDS = 180.0
 _SQLITE_OPTIONS = {"timeout": 60}  # seconds that a writer waits for another one
 _POSTGRES_OPTIONS = {
     # A machine that vanished without a word is noticed within a minute, not after hours.
@@ -52,6 +42,15 @@ _POSTGRES_OPTIONS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
+# By default a server believes for hours in the connection of a machine that vanished.
+_OF_A_LOCK = (
+    "SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; "
+    "SET lock_timeout = '{seconds:g}s'"
+)
+
+
+class UnreachableError(WorkbenchError):
+    """The database does not answer, or a peer keeps it locked; it may answer again."""
 
 
 def default_storage(workspace: Path) -> str:
@@ -102,30 +101,32 @@ class StudyStorage:
             return self._rdb
 
     @contextmanager
-    def lock(self, name: str) -> Iterator[StillHeld]:
+    def lock(self, name: str) -> Iterator[None]:
         """Held by one process at a time over all machines that use this storage.
 
-        It frees itself when its holder dies. PostgreSQL frees it also when it crashes or loses the
-        connection, which the holder does not feel. So while it is held, what this thread reads and
-        writes in the storage goes over the lock's own connection: after the lock nothing is
-        written any more. What is done elsewhere under the lock has to ask just before.
-
-        Yields:
-            raises if the lock is no longer held.
+        It frees itself when its holder dies. PostgreSQL gives it up also when it crashes, which the
+        holder does not feel: a lock saves double work, and no trial's result depends on it.
 
         Raises:
-            NeverFreeError: another process held it for too long.
-            WorkbenchError: unreachable.
+            UnreachableError: another process held it for too long, or the database is away.
         """
-        with ExitStack() as held:
-            try:
-                still_held = self._acquire(name, held)
-            except NeverFreeError:
-                raise NeverFreeError(
-                    f"Another process has held the lock {name!r} of {self.shown} for "
-                    f"{LOCK_SECONDS:g} s."
-                ) from None
-            yield still_held
+        if self._file is None:
+            with self._postgres_lock(name):
+                yield
+            return
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._file.with_name(f".{self._file.name}.{name.replace('/', '.')}.lock"))
+        try:
+            lock.acquire(timeout=_LOCK_SECONDS)
+        except Timeout:
+            raise UnreachableError(
+                f"Another process has held the lock {name!r} of {self.shown} for "
+                f"{_LOCK_SECONDS:g} s."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def patiently(self, action: Callable[[], ResultT], stop: StopFlag | None = None) -> ResultT:
         """The action's result, tried again while the database does not answer.
@@ -194,16 +195,24 @@ class StudyStorage:
                 },
             )
 
-    def _acquire(self, name: str, held: ExitStack) -> StillHeld:
-        """Take a lock that ``held`` gives up; returns what asks for it."""
-        if self._file:
-            held.enter_context(file_lock(self._file, name))
-            return lambda: None
+    @contextmanager
+    def _postgres_lock(self, name: str) -> Iterator[None]:
+        """An advisory lock, which lives as long as the one connection that is opened for it."""
+        from sqlalchemy import create_engine, text
+        from sqlalchemy.pool import NullPool
+
+        key = {"name": f"workbench/{name}"}
+        engine = create_engine(self.url, poolclass=NullPool, connect_args=self._options)
         with self._explained():
-            connection = advisory_lock(self.url, self._options, name)
-        held.enter_context(connection)
-        held.enter_context(self._speaking_over(connection))
-        return partial(check_held, connection)
+            connection = engine.connect()
+        try:
+            # No transaction is left open: the lock outlives it.
+            with self._explained(), connection.begin():
+                connection.execute(text(_OF_A_LOCK.format(seconds=_LOCK_SECONDS)))
+                connection.execute(text("SELECT pg_advisory_lock(hashtext(:name))"), key)
+            yield
+        finally:
+            connection.close()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -226,17 +235,3 @@ class StudyStorage:
         cause = error.__cause__ or error
         origin = getattr(cause, "orig", None) or cause
         return f"The study storage {self.shown} does not answer: {summary(origin, self.url)}"
-
-    @contextmanager
-    def _speaking_over(self, connection: Connection) -> Iterator[None]:
-        """Optuna's session of this thread on one connection, instead of any from the pool."""
-        if self._rdb is None:  # which is about to be made
-            yield
-            return
-        sessions = self._rdb.scoped_session
-        sessions.remove()
-        sessions(bind=connection)
-        try:
-            yield
-        finally:
-            sessions.remove()

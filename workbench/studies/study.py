@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from workbench.errors import RequestError, unknown_name
-from workbench.studies.samplers import PRUNERS, calm_optuna
+from workbench.studies.samplers import calm_optuna, make_pruner
 from workbench.studies.spec import VERSION, StudySpec, differences, spec_from_json
 from workbench.studies.storage import StudyStorage
 
@@ -35,7 +35,7 @@ def create_or_continue(
     spec.check()
     rdb = storage.rdb
     with storage.lock("create"), calm_optuna():
-        found = _versions(storage, spec.name)
+        found = _versions(study_names(storage), spec.name)
         if found and not new_version:
             wanted = replace(spec, name=found[-1])
             existing = _load(storage, wanted.name)
@@ -66,7 +66,7 @@ def load_spec(storage: StudyStorage, name: str) -> StudySpec:
     exact = VERSION.fullmatch(name)
     if exact and exact[2] == "1":
         name = exact[1] if exact[1] in names else name
-    elif not exact and (found := _sorted_versions(names, name)):
+    elif not exact and (found := _versions(names, name)):
         name = found[-1]
     if name not in names:
         raise unknown_name(f"study in {storage.shown}", name, names)
@@ -88,7 +88,7 @@ def load_study(storage: StudyStorage, spec: StudySpec) -> Study:
     """
     with calm_optuna():
         study = _load(storage, spec.name)
-        study.pruner = PRUNERS[spec.pruner](spec.rungs)
+        study.pruner = make_pruner(spec.pruner, spec.rungs)
     return study
 
 
@@ -156,11 +156,7 @@ def _check_same(old: StudySpec, new: StudySpec) -> None:
     )
 
 
-def _versions(storage: StudyStorage, name: str) -> list[str]:
-    return _sorted_versions(study_names(storage), name)
-
-
-def _sorted_versions(names: Sequence[str], name: str) -> list[str]:
+def _versions(names: Sequence[str], name: str) -> list[str]:
     own = [n for n in names if n == name or ((m := VERSION.fullmatch(n)) and m[1] == name)]
     return sorted(own, key=_number)
 

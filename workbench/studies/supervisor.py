@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,16 +63,6 @@ class WorkerJob(Job):
         return self.workspace.root / "jobs" / f"study-{self.study}"
 
 
-@dataclass
-class _Place:
-    """A worker's place and the process that fills it."""
-
-    job: WorkerJob
-    handle: Handle
-    restarts: int = 0
-    code: int | None = None
-
-
 def supervise(
     jobs: Sequence[WorkerJob],
     launcher: Launcher,
@@ -90,45 +81,48 @@ def supervise(
     Raises:
         InterruptedRunError: asked to stop; the workers have been, and have ended.
     """
-    places: list[_Place] = []
+    running: dict[int, Handle] = {}
+    codes: dict[int, int] = {}
+    restarts: Counter[int] = Counter()
     asked = False
     try:
-        places.extend(_Place(job, launcher.start(job)) for job in jobs)
-        while any(place.code is None for place in places):
-            for place in places:
-                _follow(place, launcher, stop, say)
+        for job in jobs:
+            running[job.index] = launcher.start(job)
+        while len(codes) < len(jobs):
+            for job in jobs:
+                code = None if job.index in codes else running[job.index].poll()
+                if code is None:
+                    continue
+                if code < 0 and restarts[job.index] < _RESTARTS and not stop.requested:
+                    restarts[job.index] += 1
+                    say(f"Worker {job.index} was killed by signal {-code} and is started again.")
+                    running[job.index] = launcher.start(job)
+                    continue
+                codes[job.index] = code
+                if code and not stop.requested:
+                    say(_last_words(job, code))
             if stop.requested and not asked:
                 asked = True
-                _stop(places)
+                _stop(running.values())
             look()
             time.sleep(_LOOK_SECONDS)
     except BaseException:  # the second Ctrl-C: nothing of ours outlives us unasked
-        _stop(places)
+        _stop(running.values())
         raise
     if stop.requested:
         raise InterruptedRunError("Stopped; running trials wait with their checkpoints.")
-    return {place.job.index: place.code or 0 for place in places}
+    return codes
 
 
-def _follow(place: _Place, launcher: Launcher, stop: StopFlag, say: Callable[[str], None]) -> None:
-    if place.code is not None or (code := place.handle.poll()) is None:
-        return
-    if code < 0 and place.restarts < _RESTARTS and not stop.requested:
-        place.restarts += 1
-        say(f"Worker {place.job.index} was killed by signal {-code} and is started again.")
-        place.handle = launcher.start(place.job)
-    else:
-        if code < 0 and not stop.requested:
-            say(
-                f"Worker {place.job.index} was killed by signal {-code} for the "
-                f"{place.restarts + 1}th time and is given up; its trial waits. Its log is "
-                f"{place.job.log}."
-            )
-        elif code > 0 and not stop.requested:
-            say(f"Worker {place.job.index} stopped: {place.job.last_words}")
-        place.code = code
+def _last_words(job: WorkerJob, code: int) -> str:
+    if code > 0:
+        return f"Worker {job.index} stopped: {job.last_words}"
+    return (
+        f"Worker {job.index} was killed by signal {-code} for the {_RESTARTS + 1}th time and is "
+        f"given up; its trial waits. Its log is {job.log}."
+    )
 
 
-def _stop(places: Sequence[_Place]) -> None:
-    for place in places:
-        place.handle.stop()
+def _stop(workers: Iterable[Handle]) -> None:
+    for worker in workers:
+        worker.stop()

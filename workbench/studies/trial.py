@@ -8,27 +8,22 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import PrunedRunError, RequestError, SettingsError, WorkbenchError
+from workbench.errors import PrunedRunError, RequestError, SettingsError
 from workbench.runs import RunRequest, check_request, execute, run_folder
 from workbench.studies.listener import TrialAddress, open_listener
 from workbench.studies.objectives import student_scores
-from workbench.studies.queue import Claim
-from workbench.studies.samplers import SAMPLERS, calm_optuna, trial_seed
+from workbench.studies.samplers import calm_optuna, make_sampler, trial_seed
 from workbench.studies.space import Point, at_point, suggest
 from workbench.studies.spec import StudySpec
 from workbench.studies.storage import StudyStorage
+from workbench.studies.trials import Lease
 from workbench.training.config import RunConfig
-from workbench.workspace import is_held
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
 
 RUNS = "runs"
 """User attribute of a trial: the folders of its runs."""
-
-
-class BusyRunError(WorkbenchError):
-    """Another process is still at this trial's run."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +53,7 @@ class TrialRunner:
     request: RunRequest
     tags: Mapping[str, str]
 
-    def draw(self, study: Study, claim: Claim) -> tuple[Trial, Point]:
+    def draw(self, study: Study, lease: Lease) -> tuple[Trial, Point]:
         """Optuna's trial with its point drawn; what was drawn before stays.
 
         Drawing it once more after the database failed in between gives a whole point again.
@@ -66,13 +61,12 @@ class TrialRunner:
         from optuna.trial import Trial
 
         with calm_optuna():
-            make_sampler = SAMPLERS[self.spec.settings.sampler]
-            study.sampler = make_sampler(trial_seed(self.spec.settings.sampler_seed, claim.ticket))
-            study.get_trials(deepcopy=False)  # tells Optuna's cache of the trial
-            trial = Trial(study, claim.trial_id)
+            seed = trial_seed(self.spec.settings.sampler_seed, lease.number)
+            study.sampler = make_sampler(self.spec.settings.sampler, seed)
+            trial = Trial(study, lease.trial_id)
             return trial, suggest(self.spec.space, trial)
 
-    def config(self, point: Point, claim: Claim, seed: int) -> RunConfig:
+    def config(self, point: Point, lease: Lease, seed: int) -> RunConfig:
         """One run of a trial: measured where the objectives are, at its full step count.
 
         Raises:
@@ -88,7 +82,7 @@ class TrialRunner:
         return config.model_copy(
             update={
                 "experiment": self.spec.run_experiment,
-                "variant": f"trial{claim.ticket}",
+                "variant": f"trial{lease.number}",
                 "seed": seed,
                 "evaluation": config.evaluation.model_copy(
                     update={"student_steps": (steps,), "fresh_seeds": 0}
@@ -96,12 +90,12 @@ class TrialRunner:
             }
         )
 
-    def run(self, trial: Trial, point: Point, claim: Claim) -> TrialScores:
+    def run(self, trial: Trial, point: Point, lease: Lease) -> TrialScores:
         """The trial's scores, once its runs are done.
 
         Raises:
             PrunedRunError: it is not worth finishing.
-            BusyRunError: another process holds one of its runs.
+            AlreadyRunningError: another process holds one of its runs.
             SettingsError: the point is wrong, on this machine as on any other.
             RequestError: this machine refuses it, or lacks something.
             WorkbenchError: the run failed, or was interrupted and resumes when run again.
@@ -109,9 +103,9 @@ class TrialRunner:
         scores: list[dict[str, float]] = []
         seeds = self.spec.settings.seeds
         for place, seed in enumerate(seeds):
-            scores.append(self._run_once(self.config(point, claim, seed), claim, place))
+            scores.append(self._run_once(self.config(point, lease, seed), lease, place))
             if self.spec.prunes_over_seeds:
-                worse = self._is_worse(trial, claim, place, scores[-1])
+                worse = self._is_worse(trial, lease, place, scores[-1])
                 if worse and place + 1 < len(seeds):
                     raise PrunedRunError(f"Worse than the best trial after {place + 1} seeds.")
         known = [name for name in scores[0] if all(name in score for score in scores)]
@@ -123,45 +117,35 @@ class TrialRunner:
             {name: statistics.fmean(score[name] for score in scores) for name in known},
         )
 
-    def record(self, trial: Trial, point: Point, claim: Claim, scores: TrialScores) -> None:
+    def record(self, trial: Trial, point: Point, lease: Lease, scores: TrialScores) -> None:
         """Keep beside the trial what its values do not say: all scores, and where its runs are."""
         folders = [
-            run_folder(self.request.workspace, self.config(point, claim, seed)).name
+            run_folder(self.request.workspace, self.config(point, lease, seed)).name
             for seed in self.spec.settings.seeds
         ]
         attributes: dict[str, Any] = {**scores.measured, RUNS: folders}
         for name, value in attributes.items():
             trial.set_user_attr(name, value)
 
-    def _run_once(self, config: RunConfig, claim: Claim, place: int) -> dict[str, float]:
-        folder = run_folder(self.request.workspace, config)
-        lock = folder.lock
-        busy = BusyRunError(f"Trial {claim.ticket} is still being run by another process.")
-        if is_held(lock):
-            raise busy
-        address = TrialAddress(self.storage.url, self.spec, claim.number, claim.trial_id, place)
+    def _run_once(self, config: RunConfig, lease: Lease, place: int) -> dict[str, float]:
+        address = TrialAddress(self.storage.url, self.spec, lease.number, lease.trial_id, place)
         request = replace(
             self.request,
             config=config,
             make_listener=partial(open_listener, address),
-            tags={**self.tags, "study": self.spec.name, "trial": str(claim.ticket)},
+            tags={**self.tags, "study": self.spec.name, "trial": str(lease.number)},
         )
-        try:
-            outcome = execute(request)
-        except RequestError:
-            if is_held(lock):
-                raise busy from None
-            raise
+        outcome = execute(request)
         return student_scores(outcome.results, config.generator.steps, self.spec.objectives)
 
     def _is_worse(
-        self, trial: Trial, claim: Claim, place: int, scores: Mapping[str, float]
+        self, trial: Trial, lease: Lease, place: int, scores: Mapping[str, float]
     ) -> bool:
         """Wilcoxon's question: does the trial lose to the best one, seed by seed?"""
         (objective,) = self.spec.objectives
 
         def ask() -> bool:
-            known = self.storage.rdb.get_trial(claim.trial_id).intermediate_values
+            known = self.storage.rdb.get_trial(lease.trial_id).intermediate_values
             if place not in known:
                 trial.report(objective.told(scores[objective.name]), place)
             with calm_optuna():
