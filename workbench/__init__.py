@@ -17,11 +17,12 @@ _LAZY = {
     "RunConfig": "workbench.training.config",
     "compare": "workbench.reports.api",
     "distill": "workbench.training.distill",
+    "load_run": "workbench.reports.api",
     "scores": "workbench.reports.api",
 }
 """Public names by home; imported on first use, so that the command line starts quickly."""
 
-__all__ = ["Conditioning", "RunConfig", "__version__", "compare", "distill", "scores"]
+__all__ = ["Conditioning", "RunConfig", "__version__", "compare", "distill", "load_run", "scores"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from tests.cli.conftest import InsideWorkbench, Workbench
-from workbench.workspace import exclusive
+from workbench.runs import Drawing, load_student, sample_model
+from workbench.workspace import exclusive, open_workspace
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture
@@ -102,3 +108,24 @@ def test_what_is_in_use_is_not_removed(copied: InsideWorkbench) -> None:
     assert f"{folder.parent.name}/later starts at the weights of {name}" in refused.stderr
     copied("runs", "rm", name, f"{folder.parent.name}/later", "--yes")
     assert not folder.exists()
+
+
+def test_a_run_from_python(finished: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of docs/python.md, and what it says of its values."""
+    monkeypatch.setenv("WORKBENCH_WORKSPACE", str(finished.workspace))
+    page = (DOCS / "python.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python run\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    run, images, frame = names["run"], names["images"], names["frame"]
+    prompts = ["the digit 7", "a handwritten two"]
+    student = load_student(open_workspace(finished.workspace), run.name)
+    assert torch.equal(images, sample_model(student, Drawing(prompts, 4)))
+    assert not torch.equal(images[:1], run.sample(prompts[0], seed=5))
+    again = run.sample(prompts[1], steps=4, seed=1)
+    torch.testing.assert_close(again, images[1:], atol=1e-4, rtol=0)
+    assert run.config.generator.steps == 4
+    (row,) = (r for r in run.describe()["scores"] if (r["model"], r["steps"]) == ("student", 4))
+    own = (frame["source"] == "table") & (frame["model"] == "student") & (frame["steps"] == 4)
+    (fid,) = frame[own & (frame["metric"] == "fid")]["value"]
+    assert fid == pytest.approx(row["fid"], rel=1e-6)

@@ -1,9 +1,12 @@
-"""Scores and comparisons for Python and notebooks: what ``workbench.scores`` is."""
+"""Runs, scores and comparisons for Python and notebooks: what ``workbench.scores`` is."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench.reports.comparison import Comparison, primary_metric
 from workbench.reports.comparison import compare as compare_training
@@ -11,11 +14,16 @@ from workbench.reports.evaluated import ScoreComparison, Wanted, compare_scores,
 from workbench.reports.references import comparable, select_groups
 from workbench.reports.score_files import ScoreFiles
 from workbench.reports.scores import read_scores, score_frame
+from workbench.runs import Drawing, LoadedStudent, RunFolder, find_run, load_student, sample_model
+from workbench.runs.description import describe
 from workbench.tracking import default_uri
 from workbench.workspace import Workspace, open_workspace
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
+
+    from workbench.training.config import RunConfig
 
 
 def scores(
@@ -92,6 +100,87 @@ def compare(
         return compare_scores(selection, wanted, files, allow_mixed=allow_mixed, against=against)
     selection = comparable(selection, allow_mixed=allow_mixed)
     return compare_training(selection, wanted.metric, against)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of a workspace; see :func:`load_run`."""
+
+    folder: RunFolder
+    workspace: Workspace
+    tracking_uri: str
+
+    @property
+    def name(self) -> str:
+        """EXPERIMENT/VARIANT-seedN-FINGERPRINT."""
+        return self.folder.name
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """Its settings."""
+        return self.folder.config()
+
+    @cached_property
+    def student(self) -> LoadedStudent:
+        """The averaged generator of its newest checkpoint, on the GPU where there is one.
+
+        Raises:
+            WorkbenchError: there is no whole checkpoint yet.
+        """
+        return load_student(self.workspace, self.name)
+
+    def describe(self) -> dict[str, Any]:
+        """State, settings, final scores, versions and sizes: ``workbench runs show``."""
+        return describe(self.folder)
+
+    def sample(
+        self,
+        prompts: str | Sequence[str],
+        steps: int | None = None,
+        *,
+        seed: int = 0,
+        batch_size: int = 8,
+    ) -> Tensor:
+        """Images of its student, one for each prompt: float32 (B, 3, H, W) in [0, 1], on the CPU.
+
+        Image i is, up to rounding, what ``workbench export``'s folder draws in diffusers with
+        seed + i.
+
+        Args:
+            steps: of the generator; all that it was trained with unless told.
+
+        Raises:
+            RequestError: more steps than the student was trained with.
+        """
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        count = self.student.default_steps[0] if steps is None else steps
+        return sample_model(self.student, Drawing(texts, count, seed, batch_size=batch_size))
+
+    def scores(self) -> pd.DataFrame:
+        """Every score of the run, as :func:`scores` has them."""
+        place = self.workspace.root
+        return scores(self.name, changed=True, workspace=place, tracking_uri=self.tracking_uri)
+
+
+def load_run(
+    name: str, *, workspace: Path | str | None = None, tracking_uri: str | None = None
+) -> Run:
+    """A run of the workspace, finished or not.
+
+    Example:
+        >>> run = workbench.load_run("quickstart/default-seed0")  # doctest: +SKIP
+        >>> images = run.sample("the digit 7")  # doctest: +SKIP
+
+    Args:
+        name: its name, the name's beginning, its fingerprint, or its folder.
+        workspace: its folder (default: $WORKBENCH_WORKSPACE, else ./.workbench).
+        tracking_uri: an MLflow store (default: the workspace's own).
+
+    Raises:
+        RequestError: no such run (says the nearest), or several.
+    """
+    place, uri = where(workspace, tracking_uri)
+    return Run(find_run(place, name), place, uri)
 
 
 def where(workspace: Path | str | None, tracking_uri: str | None) -> tuple[Workspace, str]:
