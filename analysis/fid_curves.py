@@ -6,7 +6,7 @@
 Left: the distance that the runs measured, FID where there is one. Right: the first of their scores
 that is the better the higher, unless --second names another. Lines are means over seeds, bands
 reach from the lowest to the highest seed, dashed lines are the teacher's levels. Rings mark
-instabilities (see workbench.reports.curves.find_instabilities), which are also listed on stderr.
+instabilities (see workbench.plotting.curves.find_instabilities), which are also listed on stderr.
 With --run-dir the numbers come from the runs' own folders, also while they are going on.
 """
 

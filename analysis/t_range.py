@@ -1,14 +1,12 @@
 """Figure 3: students distilled on ranges of t, one row a range, one column a prompt, equal noise.
 
     python analysis/t_range.py --out figures/t_range --csv
-    python analysis/t_range.py --source logged --prompt "the digit 1" "four written by hand"
+    python analysis/t_range.py --prompt "the digit 1" "four written by hand"
 
 Beside each row: FID, or else the first distance that the runs measured, and their first score that
 is the better the higher, at equal kimg, mean over seeds with the 95 % interval's half width; only
 finished runs count. Images are those of the lowest seed, picked by no score. They are drawn from
-the runs' newest checkpoints, image i from --seed + i, below the teacher's; where a checkpoint is
-missing, all are taken from the pictures that the runs logged, whose prompts and noise are equal
-too.
+the runs' newest checkpoints, image i from --seed + i, below the teacher's.
 """
 
 import argparse

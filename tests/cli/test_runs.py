@@ -65,6 +65,7 @@ def test_two_runs_differ_in_what_was_changed(copied: InsideWorkbench) -> None:
     results = json.loads((other / "results.json").read_text())
     row = results["table"][-1]
     row["fid"] += 1.0
+    results["teacher"]["fingerprint"] = "another"
     for each in results["table"]:
         each["fingerprint"]["versions"]["torch"] = "1.0"
         each["fingerprint"]["samples"] = 3
@@ -73,11 +74,12 @@ def test_two_runs_differ_in_what_was_changed(copied: InsideWorkbench) -> None:
     score = f"{row['model']}, {row['steps']} step{'s' * (row['steps'] != 1)}: fid"
     assert [(each["kind"], each["name"]) for each in found] == [
         ("setting", "seed"),
+        ("teacher", "fingerprint"),
         ("version", "torch"),
         ("evaluation", "samples"),
         ("score", score),
     ]
-    assert found[3]["second"] == pytest.approx(found[3]["first"] + 1.0)
+    assert found[4]["second"] == pytest.approx(found[4]["first"] + 1.0)
     assert "seed" in copied("runs", "diff", str(folder), str(other)).stdout
 
 
@@ -87,7 +89,9 @@ def test_a_removed_run_gives_its_room_back(copied: InsideWorkbench) -> None:
     before = {row["what"]: row for row in json.loads(copied("runs", "du", "--json").stdout)}
     name = f"{folder.parent.name}/other"
     assert before[name]["bytes"] == sum(before[name]["sizes"].values()) > 0
-    assert "cache" in before
+    assert before["files"]["bytes"] >= (copied.workspace / "mlflow.db").stat().st_size
+    whole = sum(f.stat().st_size for f in copied.workspace.rglob("*") if f.is_file())
+    assert sum(row["bytes"] for row in before.values()) == pytest.approx(whole, rel=0.01)
     refused = copied("runs", "rm", name, code=2)
     assert "--yes" in refused.stderr
     assert (folder.parent / "other").exists()
@@ -103,10 +107,25 @@ def test_what_is_in_use_is_not_removed(copied: InsideWorkbench) -> None:
     name = f"{folder.parent.name}/{folder.name}"
     with exclusive(folder.with_name(f".{folder.name}.lock"), name):
         assert "running" in copied("runs", "rm", name, "--yes", code=2).stderr
-    second(folder, "later", start=f"{name}@0")
-    refused = copied("runs", "rm", name, "--yes", code=2)
-    assert f"{folder.parent.name}/later starts at the weights of {name}" in refused.stderr
-    copied("runs", "rm", name, f"{folder.parent.name}/later", "--yes")
+    assert "in full" in copied("runs", "rm", name[:-2], "--yes", code=2).stderr
+    copied("runs", "rm", name, "--yes")
+    assert not folder.exists()
+
+
+def test_what_the_store_lacks_is_not_removed(copied: InsideWorkbench) -> None:
+    """A run that moved to a store which cannot be reached is nowhere but in its folder."""
+    folder = folder_of(copied)
+    name = f"{folder.parent.name}/{folder.name}"
+    nowhere = "http://127.0.0.1:9"
+    moved = json.loads(copied("runs", "sync", "--to", nowhere, "--json", code=1).stdout)
+    (row,) = (row for row in moved if row["run"] == name)
+    assert row["undelivered"] > 10
+    assert "does not have" in copied("runs", "rm", name, "--yes", code=2).stderr
+    assert folder.exists()
+    never_tracked = second(folder, "new")
+    shutil.rmtree(never_tracked / "tracking")
+    copied("runs", "rm", f"{folder.parent.name}/new", "--yes")
+    copied("runs", "rm", name, "--yes", "--unsent")
     assert not folder.exists()
 
 

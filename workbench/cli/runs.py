@@ -96,9 +96,9 @@ def sync(
         try:
             left = deliver(path, tracking_uri, to=to)
             failed |= left > 0
-        except AlreadyRunningError as error:  # its own process delivers
-            problem = str(error)
-        except WorkbenchError as error:  # the others are delivered all the same
+        except AlreadyRunningError as error:  # its own process delivers, but moves nothing
+            failed, problem = failed or to is not None, str(error)
+        except (WorkbenchError, OSError) as error:  # the others are delivered all the same
             failed, problem = True, str(error)
         rows.append({"run": f"{path.parent.name}/{path.name}", "store": _store(path)})
         rows[-1] |= {"undelivered": left, "problem": problem}
@@ -205,11 +205,16 @@ def du(workspace: WorkspaceOption = None, json_output: JsonOption = False) -> No
 def rm(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs to remove.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    unsent: Annotated[
+        bool, typer.Option("--unsent", help="Also delete what the tracking store does not have.")
+    ] = False,
     workspace: WorkspaceOption = None,
+    tracking_uri: TrackingOption = None,
 ) -> None:
     """Delete runs' folders: checkpoints, results, pictures. Says what it frees, and asks.
 
-    What a run said is sent to the tracking store first, which keeps it.
+    What a run said is sent to the tracking store first, which keeps it. Runs are named in full: a
+    name's beginning may mean another run tomorrow.
     """
     from workbench.errors import RequestError
     from workbench.runs import find_run
@@ -220,15 +225,22 @@ def rm(
 
     place = open_workspace(workspace)
     folders = list({run.path: run for run in (find_run(place, each) for each in runs)}.values())
-    check_removable(place, folders)
+    named = {*runs, *(str(Path(each).absolute()) for each in runs)}
+    for folder in folders:
+        if named.isdisjoint({folder.name, folder.path.name, str(folder.path)}):
+            raise RequestError(f"Name a run in full to delete it: {folder.name}.")
+    check_removable(folders)
     for folder in folders:
         say(f"{folder.name}: {as_text(sum(sizes_of(folder).values()))}")
     if not yes:
         if not sys.stdin.isatty():
             raise RequestError("Nobody can be asked here: add --yes to delete these runs.")
         typer.confirm("Delete them for good?", abort=True, err=True)
-    freed = sum(remove(folder) for folder in folders)
-    say(f"Freed {as_text(freed)}. The tracking store keeps what these runs said.")
+    for folder in folders:
+        freed = remove(folder, tracking_uri, unsent=unsent)
+        say(f"Deleted {folder.name}: {as_text(freed)} are free again.")
+    if not unsent:
+        say("The tracking store keeps what they said.")
 
 
 def _cell(value: Any) -> str:
@@ -240,13 +252,13 @@ def _cell(value: Any) -> str:
 def _store(path: Path) -> str | None:
     """Where a run is tracked, without a password; None if that cannot be read."""
     from workbench.errors import RequestError
-    from workbench.tracking import load_record
+    from workbench.tracking import load_record, redact
 
     try:
         record = load_record(path)
     except RequestError:
         return None
-    return None if record is None else record.tracking_uri
+    return None if record is None else redact(record.tracking_uri)
 
 
 def _scores(row: dict[str, Any], shared: str | None) -> tuple[str, str]:

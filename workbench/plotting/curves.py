@@ -57,6 +57,7 @@ def mean_curve(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
 
     table = rows.pivot(index="kimg", columns="run", values=metric)
     table = table.dropna(axis="columns", how="all").dropna()
+    table = table if len(table.columns) else table.iloc[:0]
     found = [[float(value) for value in values] for values in table.to_numpy()]
     columns = {
         "kimg": [float(kimg) for kimg in table.index],

@@ -141,7 +141,9 @@ def _draw_panel(
         if jump.value < math.inf:
             _mark(axes, jump.kimg, jump.value, f"×{jump.height:.2g}")
     kimg_axis(axes, frame["kimg"])
-    log_axis(axes, [*drawable(frame, first)[first], *_distinct_levels(levels, first).values()])
+    values = [*drawable(frame, first)[first], *_distinct_levels(levels, first).values()]
+    if values:
+        log_axis(axes, values)
     if right is not None and second is not None:
         _second_axis(right, axes, frame[second])
     return right
@@ -151,6 +153,8 @@ def _draw_mean(
     axes: Axes, rows: pd.DataFrame, metric: str, index: int, shade: str, *, second: bool = False
 ) -> None:
     curve = mean_curve(rows, metric)
+    if curve.empty:
+        return
     if (curve["n"] > 1).any():
         band = axes.fill_between(curve["kimg"], curve["low"], curve["high"], color=shade)
         band.set(alpha=0.2, linewidth=0, zorder=2)

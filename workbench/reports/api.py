@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.errors import RequestError
 from workbench.reports.comparison import Comparison, primary_metric
 from workbench.reports.comparison import compare as compare_training
 from workbench.reports.evaluated import ScoreComparison, Wanted, compare_scores, is_logged
 from workbench.reports.references import comparable, select_groups
 from workbench.reports.score_files import ScoreFiles
 from workbench.reports.scores import read_scores, score_frame
-from workbench.runs import Drawing, LoadedStudent, RunFolder, find_run, load_student, sample_model
-from workbench.runs.description import describe
-from workbench.tracking import default_uri
+from workbench.tracking import default_uri, load_record
 from workbench.workspace import Workspace, open_workspace
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
+    from workbench.runs import LoadedStudent, RunFolder
     from workbench.training.config import RunConfig
 
 
@@ -39,7 +40,8 @@ def scores(
     value, low and high (of its own 95 % interval over samples, where it has one), then label, run
     (MLflow id), model ("student", "teacher", "stock"), evaluation_seed, source ("training",
     "table", "fresh last", "fresh best", "evaluate", "benchmark"), key (its name in MLflow), seconds
-    and evaluations (of training, and of networks, until then).
+    and evaluations (of training, and of networks, until then). ``attrs["notes"]`` says which runs
+    were left out and which files could not be read.
 
     Example:
         >>> frame = workbench.scores("t_range")  # doctest: +SKIP
@@ -50,7 +52,7 @@ def scores(
         finished: only finished runs.
         changed: also runs made with ``--set`` or ``--teacher``.
         workspace: its folder (default: $WORKBENCH_WORKSPACE, else ./.workbench).
-        tracking_uri: an MLflow store (default: the workspace's own).
+        tracking_uri: an MLflow store (default: $MLFLOW_TRACKING_URI, else the workspace's own).
 
     Raises:
         RequestError: an unknown name (says the nearest), or nothing evaluated yet.
@@ -58,7 +60,10 @@ def scores(
     """
     place, uri = where(workspace, tracking_uri)
     found = select_groups(uri, place, names, finished=finished, changed=changed)
-    return score_frame(read_scores(found.groups, ScoreFiles(uri, place)))
+    files = ScoreFiles(uri, place)
+    frame = score_frame(read_scores(found.groups, files))
+    frame.attrs["notes"] = (*found.notes, *dict.fromkeys(files.problems))
+    return frame
 
 
 def compare(
@@ -127,10 +132,14 @@ class Run:
         Raises:
             WorkbenchError: there is no whole checkpoint yet.
         """
-        return load_student(self.workspace, self.name)
+        from workbench.runs import load_student
+
+        return load_student(self.workspace, str(self.folder.path))
 
     def describe(self) -> dict[str, Any]:
         """State, settings, final scores, versions and sizes: ``workbench runs show``."""
+        from workbench.runs.description import describe
+
         return describe(self.folder)
 
     def sample(
@@ -150,16 +159,27 @@ class Run:
             steps: of the generator; all that it was trained with unless told.
 
         Raises:
-            RequestError: more steps than the student was trained with.
+            RequestError: more steps than the student was trained with, or none; no prompt.
         """
+        from workbench.runs import Drawing, sample_model
+
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         count = self.student.default_steps[0] if steps is None else steps
+        if not texts or count < 1 or batch_size < 1:
+            raise RequestError("Expected at least one prompt, one step and a batch of one.")
         return sample_model(self.student, Drawing(texts, count, seed, batch_size=batch_size))
 
     def scores(self) -> pd.DataFrame:
-        """Every score of the run, as :func:`scores` has them."""
+        """Every score of the run, as :func:`scores` has them.
+
+        Raises:
+            RequestError: the store does not know the run yet, or has no evaluation of it.
+        """
+        record = load_record(self.folder.path)
+        if record is None or record.run_id is None:
+            raise RequestError(f"{self.name} is not in the tracking store yet.")
         place = self.workspace.root
-        return scores(self.name, changed=True, workspace=place, tracking_uri=self.tracking_uri)
+        return scores(record.run_id, changed=True, workspace=place, tracking_uri=self.tracking_uri)
 
 
 def load_run(
@@ -174,16 +194,19 @@ def load_run(
     Args:
         name: its name, the name's beginning, its fingerprint, or its folder.
         workspace: its folder (default: $WORKBENCH_WORKSPACE, else ./.workbench).
-        tracking_uri: an MLflow store (default: the workspace's own).
+        tracking_uri: an MLflow store (default: $MLFLOW_TRACKING_URI, else the workspace's own).
 
     Raises:
         RequestError: no such run (says the nearest), or several.
     """
+    from workbench.runs import find_run
+
     place, uri = where(workspace, tracking_uri)
     return Run(find_run(place, name), place, uri)
 
 
 def where(workspace: Path | str | None, tracking_uri: str | None) -> tuple[Workspace, str]:
-    """The workspace, and the store that its runs are looked up in."""
+    """The workspace, and the store that its runs are looked up in: what a command would take."""
     place = open_workspace(None if workspace is None else Path(workspace))
-    return place, tracking_uri or default_uri(place.root)
+    named = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    return place, named or default_uri(place.root)

@@ -168,7 +168,7 @@ def compare_scores(
         *_kimg(results),
         *_single(results),
     ]
-    notes += [f"No file of a score: {problem}" for problem in files.problems]
+    notes += [f"No file of a score: {problem}" for problem in dict.fromkeys(files.problems)]
     return ScoreComparison(
         metric=first.metric,
         reference=first.reference,

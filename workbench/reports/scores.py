@@ -34,9 +34,9 @@ class Score(NamedTuple):
 
     Attributes:
         seed: of the training.
-        kimg: that the model was trained on; None where nothing says it.
+        kimg: that the model was trained on; None for a teacher, and where nothing says it.
         steps: of the sampler.
-        reference: what was measured against.
+        reference: what the run measures against, where its metrics compare with images.
         protocol: id of how it was measured; scores compare where it is equal.
         low: of its own 95 % interval over samples, None where there is none; likewise ``high``.
         label: of the run's group.
@@ -45,7 +45,8 @@ class Score(NamedTuple):
         evaluation_seed: of the noise that the samples were drawn from.
         source: see :data:`TRAINING`.
         key: its name in MLflow.
-        seconds: of training until then, as far as it was written; NaN where it was not.
+        seconds: of training until then; NaN where that was not written, and of other weights than
+            the run's evaluations on the way and its last ones.
         evaluations: of networks, one sample through one of them, until then; NaN likewise.
     """
 
@@ -89,6 +90,7 @@ def table_scores(group: Group, run: SeedRun) -> Iterator[Score]:
         found = CELL.fullmatch(key)
         if found is not None:
             own = start._replace(source=TABLE, key=key, model=found[1], steps=int(found[2]))
+            own = own if own.model == STUDENT else untrained(own)
             yield own._replace(metric=found[3], value=value)
 
 
@@ -100,14 +102,14 @@ def fresh_scores(group: Group, run: SeedRun) -> Iterator[Score]:
         if found is not None:
             weights, number, metric = found
             own = start._replace(source=f"fresh {weights}", key=key, metric=metric, value=value)
-            kimg = own.kimg if weights == "last" else run.row.metrics.get("best/kimg")
-            drawn = fresh_seed(run.evaluation_seed, number)
-            yield own._replace(kimg=kimg, evaluation_seed=drawn)
+            if weights != "last":
+                own = untrained(own)._replace(kimg=run.row.metrics.get("best/kimg"))
+            yield own._replace(evaluation_seed=fresh_seed(run.evaluation_seed, number))
 
 
 def evaluated_scores(group: Group, run: SeedRun) -> Iterator[Score]:
     """What ``workbench evaluate`` logged, by name; intervals and kimg stand in its files."""
-    start = blank_score(group, run, reference="")._replace(kimg=None)
+    start = untrained(blank_score(group, run, reference=""))
     named = ((key, ScoreName.parse(key)) for key in run.row.metrics)
     for name, key in sorted((name, key) for key, name in named if name is not None):
         yield start._replace(
@@ -133,7 +135,8 @@ def benchmark_scores(group: Group, run: SeedRun, files: ScoreFiles | None) -> It
         file = None if files is None else files.find_benchmark(run.row, name)
         steps = name.steps or start.steps
         if file is None:
-            yield own._replace(steps=steps, protocol=UNKNOWN, kimg=None, evaluation_seed=0)
+            own = untrained(own)
+            yield own._replace(steps=steps, protocol=UNKNOWN, evaluation_seed=0)
         else:
             own = own._replace(steps=steps, protocol=file.protocol)
             yield own._replace(kimg=file.kimg, evaluation_seed=file.seed)
@@ -171,6 +174,11 @@ def score_frame(scores: Iterable[Score]) -> pd.DataFrame:
     import pandas as pd
 
     return pd.DataFrame(list(scores), columns=list(Score._fields))
+
+
+def untrained(score: Score) -> Score:
+    """Without what the run's own last weights had cost: it is of others, or nothing says which."""
+    return score._replace(kimg=None, seconds=math.nan, evaluations=math.nan)
 
 
 def reference_of(run: SeedRun) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,9 @@ def describe(folder: RunFolder) -> dict[str, Any]:
     Returns:
         ``run``, ``state``, ``kimg``, ``total_kimg``, ``primary_metric``, ``folder``; ``settings``
         by dotted key; ``scores``, a row for each model and step count (none before the run has
-        ended); ``versions`` of the packages that scored it; ``sizes`` in bytes by what takes them.
+        ended); ``versions`` of the packages that scored it; ``evaluation``, what else decided its
+        scores; ``teacher`` and ``start``, by their fingerprints; ``events`` of its training;
+        ``sizes`` in bytes by what takes them.
 
     Raises:
         RequestError: the configuration or the results cannot be read.
@@ -34,11 +38,12 @@ def describe(folder: RunFolder) -> dict[str, Any]:
     names = ("run", "state", "kimg", "total_kimg", "primary_metric", "folder")
     return {
         **{name: summary[name] for name in names},
-        "settings": flattened(_read(folder, folder.config_file)),
+        "settings": flattened(folder.config().model_dump(mode="json")),
         "scores": [{key: row[key] for key in row if key != "fingerprint"} for row in rows],
         _VERSIONS: {name: text for each in told for name, text in each[_VERSIONS].items()},
         "evaluation": _conditions(told),
         "teacher": results.get("teacher"),
+        "start": results.get("start"),
         "events": results.get("events", []),
         "sizes": sizes_of(folder),
     }
@@ -55,7 +60,7 @@ class Difference:
 
 
 def differences(first: RunFolder, second: RunFolder) -> list[Difference]:
-    """Settings, versions, conditions of the evaluation and scores that differ, in this order.
+    """What differs: settings, teacher, start, versions, the evaluation and scores, in this order.
 
     Example:
         >>> [d.name for d in differences(a, b) if d.kind == "setting"]  # doctest: +SKIP
@@ -66,6 +71,8 @@ def differences(first: RunFolder, second: RunFolder) -> list[Difference]:
     """
     one, two = describe(first), describe(second)
     found = _differing("setting", one["settings"], two["settings"])
+    for source in ("teacher", "start"):
+        found += _differing(source, _named(one[source]), _named(two[source]))
     found += _differing("version", one[_VERSIONS], two[_VERSIONS])
     found += _differing("evaluation", one["evaluation"], two["evaluation"])
     return found + _differing("score", _scores(one["scores"]), _scores(two["scores"]))
@@ -73,13 +80,24 @@ def differences(first: RunFolder, second: RunFolder) -> list[Difference]:
 
 def sizes_of(folder: RunFolder) -> dict[str, int]:
     """Bytes on disk of each part of a run's folder, and of its own files together."""
+    return sizes_in(folder.path)
+
+
+def sizes_in(place: Path) -> dict[str, int]:
+    """Bytes of each folder within a place, and of its own files together (``files``)."""
     sizes: dict[str, int] = {}
-    for file in folder.path.rglob("*"):
-        if file.is_file() and not file.is_symlink():
-            parts = file.relative_to(folder.path).parts
-            part = parts[0] if len(parts) > 1 else "files"
-            sizes[part] = sizes.get(part, 0) + file.stat().st_size
+    for here, _, names in os.walk(place):  # a folder that vanishes meanwhile is no error
+        inside = Path(here).relative_to(place).parts
+        part = inside[0] if inside else "files"
+        for name in names:
+            with suppress(FileNotFoundError):
+                found = (Path(here) / name).lstat()
+                sizes[part] = sizes.get(part, 0) + found.st_size
     return dict(sorted(sizes.items()))
+
+
+def _named(source: object) -> dict[str, Any]:
+    return dict(source) if isinstance(source, Mapping) else {}
 
 
 def _results(folder: RunFolder) -> dict[str, Any]:
@@ -118,8 +136,13 @@ def _differing(kind: str, first: Mapping[str, Any], second: Mapping[str, Any]) -
     return [
         Difference(kind, name, first.get(name), second.get(name))
         for name in names
-        if first.get(name) != second.get(name)
+        if not _equal(first.get(name), second.get(name))
     ]
+
+
+def _equal(first: Any, second: Any) -> bool:
+    both_nan = first != first and second != second
+    return both_nan or bool(first == second)
 
 
 def _steps(count: int) -> str:

@@ -6,12 +6,11 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
-from workbench.errors import RequestError, WorkbenchError
-from workbench.runs.description import sizes_of
-from workbench.runs.folder import RunFolder, all_runs, matching_runs
-from workbench.runs.start_variant import StartVariant, starts_at
-from workbench.tracking import sync
-from workbench.workspace import Workspace, exclusive, is_held
+from workbench.errors import MachineError, RequestError, WorkbenchError
+from workbench.runs.description import sizes_in
+from workbench.runs.folder import RunFolder, all_runs
+from workbench.tracking import load_record, sync
+from workbench.workspace import Workspace, exclusive, is_held, partial_path
 
 
 def disk_usage(workspace: Workspace) -> list[dict[str, Any]]:
@@ -19,38 +18,36 @@ def disk_usage(workspace: Workspace) -> list[dict[str, Any]]:
 
     A run that ``run --fresh`` put aside is named as it is found, with ``~`` and a number.
     """
-    rows: list[dict[str, Any]] = []
-    for folder in all_runs(workspace):
-        sizes = sizes_of(folder)
-        rows.append({"what": folder.name, "sizes": sizes, "bytes": sum(sizes.values())})
+    rows = [_row(folder.name, sizes_in(folder.path)) for folder in all_runs(workspace)]
     rows.sort(key=lambda row: -row["bytes"])
-    for place in sorted(workspace.root.iterdir()) if workspace.root.is_dir() else []:
-        if place.is_dir() and place != workspace.runs:
-            sizes = sizes_of(RunFolder(place))
-            rows.append({"what": place.name, "sizes": sizes, "bytes": sum(sizes.values())})
-    return rows
+    known = sum(row["bytes"] for row in rows)
+    beside = sizes_in(workspace.root)
+    left = beside.pop(workspace.runs.name, 0) - known
+    rows += [_row(name, {name: size}) for name, size in beside.items()]
+    return [*rows, _row("other files under runs", {"files": left})] if left > 0 else rows
 
 
-def check_removable(workspace: Workspace, folders: Sequence[RunFolder]) -> None:
-    """That nobody trains a run and that no other run needs it.
+def _row(what: str, sizes: dict[str, int]) -> dict[str, Any]:
+    return {"what": what, "sizes": sizes, "bytes": sum(sizes.values())}
+
+
+def check_removable(folders: Sequence[RunFolder]) -> None:
+    """That nobody trains a run. Runs that started at its weights have a copy of them.
 
     Raises:
-        RequestError: a process holds it, or another run starts at its weights.
+        RequestError: a process holds it.
     """
     for folder in folders:
         if is_held(folder.lock):
             raise RequestError(f"{folder.name} is running; stop it first.")
-    staying = (run for run in all_runs(workspace) if run not in folders)
-    for other in staying:
-        if _starts_at(workspace, other, folders):
-            names = ", ".join(folder.name for folder in folders)
-            raise RequestError(
-                f"{other.name} starts at the weights of {names}. Remove it first, or both at once."
-            )
 
 
-def remove(folder: RunFolder) -> int:
+def remove(folder: RunFolder, tracking_uri: str | None = None, *, unsent: bool = False) -> int:
     """Send what the tracking store does not have yet, then delete the folder.
+
+    Args:
+        tracking_uri: the run's own store, with the password that its address needs.
+        unsent: also delete what the store does not have.
 
     Returns:
         bytes that are free again.
@@ -58,28 +55,31 @@ def remove(folder: RunFolder) -> int:
     Raises:
         RequestError: the store did not take everything: nothing is deleted.
         AlreadyRunningError: a process holds the run.
+        MachineError: the files cannot be deleted.
     """
-    try:
-        left = sync(folder.path)
-    except WorkbenchError as error:
-        raise RequestError(f"{folder.name} stays: {error}") from error
-    if left:
-        raise RequestError(
-            f"{folder.name} stays: the tracking store does not have {left} of its records yet. "
-            "Send them with `workbench runs sync` when it can be reached."
-        )
-    size = sum(sizes_of(folder).values())
+    if not unsent and load_record(folder.path) is not None:
+        _send(folder, tracking_uri)
+    size = sum(sizes_in(folder.path).values())
     with exclusive(folder.lock, folder.name):
-        shutil.rmtree(folder.path)
+        try:
+            # Renamed first: whoever looks meanwhile sees a whole run or none.
+            going = folder.path.rename(partial_path(folder.path))
+            shutil.rmtree(going)
+        except OSError as error:
+            raise MachineError(f"{folder.name} cannot be deleted: {error}.") from error
     folder.lock.unlink(missing_ok=True)
     return size
 
 
-def _starts_at(workspace: Workspace, other: RunFolder, folders: Sequence[RunFolder]) -> bool:
-    config = other.config()
-    if config.start is None:
-        return False
-    if StartVariant.of(config) is not None:
-        return any(starts_at(config, folder.config()) for folder in folders)
-    named = matching_runs(workspace, config.start.split("@")[0])
-    return any(folder.path == run.path for folder in folders for run in named)
+def _send(folder: RunFolder, tracking_uri: str | None) -> None:
+    try:
+        left = sync(folder.path, tracking_uri)
+    except WorkbenchError as error:
+        raise RequestError(
+            f"{folder.name} stays: {error} (--unsent deletes it all the same)"
+        ) from (error)
+    if left:
+        raise RequestError(
+            f"{folder.name} stays: the tracking store does not have {left} of its records yet. "
+            "`workbench runs sync` sends them when it can be reached; --unsent drops them."
+        )

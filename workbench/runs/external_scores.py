@@ -36,11 +36,13 @@ class ExternalName:
     @classmethod
     def parse(cls, key: str) -> ExternalName | None:
         """The name behind an MLflow metric; None for any other metric."""
+        found = _KEY.fullmatch(key)
+        if found is None:
+            return None
         # Here, because it brings torch: whoever asks for no benchmark does not need it.
         from workbench.evaluation.external import BENCHMARKS
 
-        found = _KEY.fullmatch(key)
-        if found is None or found["benchmark"] not in BENCHMARKS:
+        if found["benchmark"] not in BENCHMARKS:
             return None
         steps = found["steps"]
         return cls(found["benchmark"], None if steps is None else int(steps))

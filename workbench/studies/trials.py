@@ -213,8 +213,8 @@ class StudyTrials:
         """Tell how the trial ended: values, an error, or neither for a pruned one.
 
         Returns:
-            False if a peer thought this worker dead and has taken the trial up: the outcome is
-            dropped here, and the run that made it is recalled there.
+            False if a peer thought this worker dead. The outcome is dropped here; a peer that
+            takes the trial up recalls the run that made it, and none does if it was its last try.
         """
         from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState

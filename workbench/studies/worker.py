@@ -218,7 +218,12 @@ class _Worker:
 
         kept = self.storage.patiently(tell, stop)
         self.ended += kept
-        lost = "" if kept else " (a peer has taken it up, and will recall these results)"
+        lost = (
+            ""
+            if kept
+            else " (not kept: this worker was silent for so long that it counted as dead; "
+            "a peer that takes the trial up recalls its runs)"
+        )
         self.say(f"trial {lease.number}: {outcome.shown}{lost}")
 
     def _set_back(self, lease: Lease, stop: StopFlag, error: Exception) -> bool:

@@ -69,7 +69,7 @@ class DatabaseReader:
                 experiment=experiments[str(run.experiment_id)],
                 experiment_id=str(run.experiment_id),
                 status=str(run.status),
-                start_time=int(run.start_time),
+                start_time=int(run.start_time or 0),  # MLflow allows none
                 end_time=ended(run.status, run.end_time),
                 params=dict(params[run.run_uuid]),
                 tags=shown_tags(dict(tags[run.run_uuid])),

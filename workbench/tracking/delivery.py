@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from workbench.tracking.journal import Operation, read_operations
+from workbench.tracking.journal import Operation, read_operations, whole_lines_end
 from workbench.tracking.record import RunRecord, save_record
 from workbench.tracking.spool import FILE_KINDS, journal_path, tracking_dir
 from workbench.tracking.store import get_or_create_experiment, open_store, redact, summary
@@ -35,6 +35,9 @@ class Delivery:
     def __init__(self, run_dir: Path, record: RunRecord) -> None:
         self._run_dir = run_dir
         self._uri = record.tracking_uri
+        end = whole_lines_end(journal_path(run_dir)) if journal_path(run_dir).exists() else 0
+        if max(record.rows, record.files) > end:  # a power loss took the journal's last lines
+            record = replace(record, rows=0, files=0)
         self._record = record
         self._client: Any = None
         self._down: set[str] = set()

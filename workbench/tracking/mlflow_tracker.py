@@ -177,7 +177,7 @@ class MlflowTracker(Tracker):
             asked = self._asked
             # Nothing may be in the store that a power loss can take from the journal.
             written = self._spool.journal.secure()
-            complete = self._delivery.attempt() and written
+            complete = written and self._delivery.attempt()
             with self._progress:
                 self._answered, self._complete = asked, complete
                 self._progress.notify_all()
@@ -283,19 +283,21 @@ def add_later(
 def _ended_run(
     run_dir: Path, tracking_uri: str | None, to: str | None = None
 ) -> Iterator[tuple[Spool, Delivery]]:
-    record = load_record(run_dir)
-    if record is None:
+    if load_record(run_dir) is None:
         raise RequestError(f"{run_dir} holds no tracked run.")
-    known = tracking_uri is not None and redact(tracking_uri) == redact(record.tracking_uri)
-    uri = to or (tracking_uri if known else None) or record.tracking_uri
-    if "***" in uri:
-        raise RequestError(
-            f"The password of {uri} is not saved: name the address once more with --tracking-uri."
-        )
-    check_uri(uri)
     lock = _lock(run_dir)
     try:
-        record = replace(record, tracking_uri=uri)
+        record = load_record(run_dir)
+        assert record is not None
+        known = tracking_uri is not None and redact(tracking_uri) == redact(record.tracking_uri)
+        uri = to or (tracking_uri if known else None) or record.tracking_uri
+        if "***" in uri:
+            raise RequestError(
+                f"The password of {uri} is not saved: name the address once more with "
+                "--tracking-uri."
+            )
+        check_uri(uri)
+        record = record.at(uri)
         if to is not None:
             save_record(run_dir, record)
         yield Spool(run_dir), Delivery(run_dir, record)
@@ -310,7 +312,7 @@ def _record(
     fresh = RunRecord.new(identity, uri, artifact_root, time.time_ns() // 1_000_000)
     if record is not None:
         # The store may have moved since; the run itself stays the same.
-        fresh = replace(record, tracking_uri=uri, artifact_root=fresh.artifact_root)
+        fresh = replace(record.at(uri), artifact_root=fresh.artifact_root)
     save_record(run_dir, fresh)
     return fresh
 

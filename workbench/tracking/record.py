@@ -47,6 +47,15 @@ class RunRecord:
             artifact_root=None if artifact_root is None else str(artifact_root.resolve()),
         )
 
+    def at(self, uri: str) -> RunRecord:
+        """The record at an address; another store has nothing of the run yet.
+
+        Should it be the same store by another name, it finds the run by its key.
+        """
+        if redact(uri) == redact(self.tracking_uri):
+            return replace(self, tracking_uri=uri)
+        return replace(self, tracking_uri=uri, run_id=None, rows=0, files=0)
+
     def of_run(self, run_id: str) -> RunRecord:
         """The record of this MLflow run, to which all is still to be sent if it is another one."""
         return self if run_id == self.run_id else replace(self, run_id=run_id, rows=0, files=0)

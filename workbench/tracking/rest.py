@@ -158,7 +158,7 @@ def _row(run: Mapping[str, Any], experiments: Mapping[str, str]) -> RunRow:
         experiment=experiments[str(info["experiment_id"])],
         experiment_id=str(info["experiment_id"]),
         status=str(info["status"]),
-        start_time=int(info["start_time"]),
+        start_time=int(info.get("start_time") or 0),
         end_time=ended(str(info["status"]), None if end is None else int(end)),
         params=_pairs(data.get("params", [])),
         tags=shown_tags(_pairs(data.get("tags", []))),

@@ -144,15 +144,16 @@ def draw_values(
         if found.interval is not None:
             (line,) = axes.plot(found.interval, (place, place), color=shade, linewidth=points(1.6))
             line.set(gid=f"interval-{styles[label]}", solid_capstyle="butt")
+        if found.n > 1:
             below = [place + 0.27] * found.n
             axes.plot(found.values, below, "o", color=NEUTRAL, markersize=points(1.8), alpha=0.8)
         (mean,) = axes.plot(
             [found.mean], [place], marker, color=shade, markersize=points(5.5), zorder=4
         )
         mean.set(markeredgecolor="white", markeredgewidth=points(0.5))
-    several = any(found.n > 1 for found in values.values())
+    intervals = any(found.interval is not None for found in values.values())
     row_axis(axes, [(names or {}).get(label, label) for label in values])
-    how = " (95 % interval)" if several else ""
+    how = " (95 % interval)" if intervals else ""
     axes.set_xlabel(f"{title_of(comparison.metric)} at {comparison.kimg:g} kimg{how}")
 
 
