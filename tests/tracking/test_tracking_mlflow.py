@@ -459,6 +459,54 @@ def test_a_disk_that_stays_full_does_not_raise_into_the_training(
     assert "2 operations are lost" in caplog.text
 
 
+def test_nothing_is_sent_that_a_power_loss_could_take(
+    track: Callable[..., MlflowTracker],
+    stored: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tracker = track()
+    assert tracker.flush(30)
+    real = os.fsync
+
+    def failing(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", failing)
+    tracker.log_metrics({"loss": 1.0}, 1)
+    assert not tracker.flush(2)
+    assert stored().points("loss") == []
+    monkeypatch.setattr(os, "fsync", real)
+    assert tracker.finish("FINISHED") == 0
+    assert stored().points("loss") == [(1, 1.0)]
+
+
+def test_a_journal_that_lost_its_end_is_sent_once_more(
+    track: Callable[..., MlflowTracker], stored: Callable[..., Any], workspace: Path
+) -> None:
+    """The record of what was sent is then ahead of it, and would hide what comes next."""
+    track().finish("FINISHED")
+    record = load_record(workspace / "run")
+    assert record is not None
+    save_record(workspace / "run", replace(record, rows=10**6, files=10**6))
+    tracker = track()
+    tracker.log_metrics({"loss": 1.0}, 1)
+    assert tracker.finish("FINISHED") == 0
+    assert stored().points("loss") == [(1, 1.0)]
+    assert stored().twice() == []
+
+
+def test_a_run_that_moves_is_sent_whole(
+    track: Callable[..., MlflowTracker], workspace: Path
+) -> None:
+    tracker = track()
+    tracker.log_metrics({"loss": 1.0}, 1)
+    assert tracker.finish("FINISHED") == 0
+    assert sync(workspace / "run", to="http://127.0.0.1:9") > 3
+    moved = load_record(workspace / "run")
+    assert moved is not None
+    assert (moved.tracking_uri, moved.run_id, moved.rows) == ("http://127.0.0.1:9", None, 0)
+
+
 def test_the_files_of_a_version_with_a_cursor_of_its_own_are_read(
     track: Callable[..., MlflowTracker], workspace: Path
 ) -> None:

@@ -63,7 +63,7 @@ def remove(folder: RunFolder, tracking_uri: str | None = None, *, unsent: bool =
     with exclusive(folder.lock, folder.name):
         try:
             # Renamed first: whoever looks meanwhile sees a whole run or none.
-            going = folder.path.rename(partial_path(folder.path))
+            going = folder.path.rename(partial_path(folder.path.parent))
             shutil.rmtree(going)
         except OSError as error:
             raise MachineError(f"{folder.name} cannot be deleted: {error}.") from error
@@ -75,9 +75,8 @@ def _send(folder: RunFolder, tracking_uri: str | None) -> None:
     try:
         left = sync(folder.path, tracking_uri)
     except WorkbenchError as error:
-        raise RequestError(
-            f"{folder.name} stays: {error} (--unsent deletes it all the same)"
-        ) from (error)
+        stays = f"{folder.name} stays: {error} (--unsent deletes it all the same)"
+        raise RequestError(stays) from error
     if left:
         raise RequestError(
             f"{folder.name} stays: the tracking store does not have {left} of its records yet. "
