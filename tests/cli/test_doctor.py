@@ -211,8 +211,9 @@ def test_a_gated_teacher_of_the_catalog_offline(digits_teacher_dir: Path, tmp_pa
     """Without a token no network is needed to say what to do; sizes come from the catalog."""
     settings = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "HF_TOKEN": ""}
     process = Workbench(tmp_path / "workspace", digits_teacher_dir, settings)
-    batch = ("--set", "training.batch_size=1")
-    answer = process("doctor", "--teacher", "sd3-medium", *batch, "--json", code=1)
+    # The whole plan, but of adapters: their step is soon followed.
+    small = ("--set", "training.batch_size=1", "--set", "training.lora.rank=4")
+    answer = process("doctor", "--teacher", "sd3-medium", *small, "--json", code=1)
     report = json.loads(answer.stdout)
     found = findings(report)
     page = "https://huggingface.co/stabilityai/stable-diffusion-3-medium-diffusers"
@@ -222,4 +223,4 @@ def test_a_gated_teacher_of_the_catalog_offline(digits_teacher_dir: Path, tmp_pa
     assert f"Stability AI Community License (gated): {page}" in found["licence"][1]
     parts = report["memory"]["parts_bytes"]
     assert parts["teacher"] == 2 * 2_028_328_000  # bf16
-    assert parts["moments"] == pytest.approx(16 * 2_028_328_000, rel=1e-6)
+    assert parts["moments"] == pytest.approx(2 * parts["students"], rel=1e-3)

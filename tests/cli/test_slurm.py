@@ -142,7 +142,7 @@ class Task:
         self.exit_file = exit_file_of(folder, "7")
 
     def wait_until_it_runs(self) -> None:
-        while not (self.log.exists() and "ready" in self.log.read_text()):
+        while not (self.log.exists() and self.log.read_text().endswith("\n")):
             assert self.process.poll() is None
             time.sleep(0.02)
 
