@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from workbench.runs import fitting
 from workbench.runs.fitting import Device, Teacher, Wish, first_that_fits, needed
 from workbench.sizes import as_text
 from workbench.teachers import PipelineTeacher
@@ -20,6 +23,23 @@ EVERY = "training.sync_every_micro_batch=true"
 @pytest.fixture(scope="module")
 def teacher(digits_teacher: PipelineTeacher) -> Teacher:
     return Teacher(Architecture.in_folder(digits_teacher.folder), 1000, 2000)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _each_estimate_is_made_once() -> Any:
+    """The plans tried here overlap, and an estimate takes seconds."""
+    known: dict[tuple[str, ...], Any] = {}
+    real = fitting.estimate_memory
+
+    def remembered(architecture: Any, config: RunConfig, ranks: int, held: int) -> Any:
+        key = (repr(architecture), config.model_dump_json(), str(ranks), str(held))
+        if key not in known:
+            known[key] = real(architecture, config, ranks, held)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "estimate_memory", remembered)
+        yield
 
 
 def wish_for(teacher: Teacher, memory: int, *, shared: bool = False) -> Wish | None:
