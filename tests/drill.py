@@ -193,8 +193,9 @@ def check(drill: Drill) -> dict[str, Any]:
     killed = {number for _, number in drill.killed if number >= 0}
     assert len(killed) == drill.plan.kills
     assert set(lost) >= killed
+    # That all images of each trial were trained, once. A worker that was killed between its run's
+    # results and its last word leaves nothing to resume, so not every killed trial is resumed.
     resumed = check_journal(drill, count)
-    assert set(resumed) >= killed
 
     # One folder a trial: whoever took one up resumed its run instead of starting another.
     runs = list(all_runs(drill.workspace))
