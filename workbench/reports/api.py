@@ -189,7 +189,7 @@ def load_run(
 
     Example:
         >>> run = workbench.load_run("quickstart/default-seed0")  # doctest: +SKIP
-        >>> images = run.sample("the digit 7")  # doctest: +SKIP
+        >>> images = run.sample("a cat")  # doctest: +SKIP
 
     Args:
         name: its name, the name's beginning, its fingerprint, or its folder.
