@@ -166,10 +166,17 @@ class Drill:
         raise AssertionError(f"no worker could be killed in time: {self._logs()}")
 
     def _training(self) -> list[tuple[str, int]]:
-        """Workers whose last word was of a checkpoint that they had written, and the trial."""
+        """Workers whose last word was of a checkpoint that they had written, and the trial.
+
+        Not of the last one: a run that has its results leaves nothing to resume.
+        """
         last = {moment.pid: moment for moment in read_journal(self.journal)}
-        host = os.uname().nodename
-        return [(f"{host}:{pid}", moment.trial) for pid, moment in last.items() if moment.nimg]
+        host, total = os.uname().nodename, self.trials.spec.base.total_nimg
+        return [
+            (f"{host}:{pid}", moment.trial)
+            for pid, moment in last.items()
+            if moment.nimg and moment.nimg < total
+        ]
 
     def _holds(self, name: str, number: int) -> bool:
         """Whether the trial is that worker's now: not yet ended, nor taken for lost."""
@@ -193,9 +200,8 @@ def check(drill: Drill) -> dict[str, Any]:
     killed = {number for _, number in drill.killed if number >= 0}
     assert len(killed) == drill.plan.kills
     assert set(lost) >= killed
-    # That all images of each trial were trained, once. A worker that was killed between its run's
-    # results and its last word leaves nothing to resume, so not every killed trial is resumed.
     resumed = check_journal(drill, count)
+    assert set(resumed) >= killed
 
     # One folder a trial: whoever took one up resumed its run instead of starting another.
     runs = list(all_runs(drill.workspace))
