@@ -17,7 +17,7 @@ import argparse
 
 from workbench.plotting import Drawing, Script
 from workbench.reports.figures.analytic import gather, plot, table
-from workbench.runs.folder import all_runs
+from workbench.training.run_folder import all_runs
 from workbench.workspace import open_workspace
 
 

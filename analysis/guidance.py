@@ -14,13 +14,13 @@ import argparse
 
 from workbench.plotting import Drawing, Script
 from workbench.reports import chosen_runs
-from workbench.reports.figures.guidance import collect, plot, summarise
+from workbench.reports.figures.guidance import collect, plot, summarize
 
 
 def draw(options: argparse.Namespace) -> Drawing:
     selection = chosen_runs(options, finished=True).selection
     frame = collect(selection.groups)
-    frames = {"": frame, "_means": summarise(frame)}
+    frames = {"": frame, "_means": summarize(frame)}
     return Drawing({"": plot(frame)}, frames, notes=selection.notes)
 
 

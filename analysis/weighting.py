@@ -4,7 +4,7 @@
 
 Lines are means over seeds, bands reach from the lowest to the highest seed. In the middle: every
 seed, their mean and its 95 % interval, best first. On the right: the share of w(t) p(t),
-normalised, below --below (0.25), from the closed forms of figure 2; p is the density of t that the
+normalized, below --below (0.25), from the closed forms of figure 2; p is the density of t that the
 runs used. A weighting that depends on the samples has no such share.
 """
 

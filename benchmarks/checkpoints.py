@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.methods import student
 from workbench.teachers.base import Conditioning, OwnVelocity
-from workbench.training.networks import Student
+from workbench.training.networks import DistillationInputs
 from workbench.training.parallel import Ranks, choose_device
 from workbench.training.recipes import run_config
 from workbench.training.trainer import Trainer
@@ -40,7 +40,7 @@ class Dot(nn.Module):
         return value
 
 
-def seconds(taught: Student, folder: Path | None) -> float:
+def seconds(taught: DistillationInputs, folder: Path | None) -> float:
     kimg = 2 * CHECKPOINTS * BATCH / 1000
     config = run_config(
         f"training.kimg={kimg}",
@@ -54,7 +54,7 @@ def seconds(taught: Student, folder: Path | None) -> float:
 
 
 def main() -> None:
-    students = {"digits": student(), "80 numbers": Student(OwnVelocity(Dot()), (3,))}
+    students = {"digits": student(), "80 numbers": DistillationInputs(OwnVelocity(Dot()), (3,))}
     for name, taught in students.items():
         times: dict[bool, list[float]] = {False: [], True: []}
         for _ in range(ROUNDS):

@@ -20,7 +20,7 @@ from workbench.methods import METHODS, Pairs, method_type
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.recipe import SanaRecipe
 from workbench.teachers.sana import SanaFamily
-from workbench.training.networks import Student
+from workbench.training.networks import DistillationInputs
 from workbench.training.parallel import Ranks, choose_device
 from workbench.training.recipes import run_config
 from workbench.training.trainer import Trainer
@@ -54,9 +54,11 @@ class _Rows:
         return Pairs(self.pairs.latents[index], cond.select(index) if cond else None)
 
 
-def trainer_of(name: str, student: Student, device: torch.device) -> tuple[Trainer, _Turns]:
+def trainer_of(
+    name: str, student: DistillationInputs, device: torch.device
+) -> tuple[Trainer, _Turns]:
     """An trainer behind its warm-ups, and the source of its k."""
-    data = ["data.source=digits"] if method_type(METHODS[name]()).learns_from_pairs else []
+    data = ["data.source=digits"] if method_type(METHODS[name]()).needs_pairs else []
     config = run_config(f"method.name={name}", "training.kimg=1e6", *data)
     trainer = Trainer(config, student, Ranks(0, 1, device))
     turns = _Turns(config.seed)
@@ -65,7 +67,7 @@ def trainer_of(name: str, student: Student, device: torch.device) -> tuple[Train
     return trainer, turns
 
 
-def student() -> Student:
+def student() -> DistillationInputs:
     from workbench.teachers.tiny import tiny_arguments, tiny_pipeline
 
     recipe, family = SanaRecipe(), SanaFamily()
@@ -76,7 +78,7 @@ def student() -> Student:
     network: VelocityNetwork = family.network(pipeline, arguments)
     shape = family.latent_shape(pipeline, arguments)
     many = prompts.select(torch.arange(512) % len(prompts))
-    return Student(network, shape, prompts, pairs=_Rows(torch.randn(512, *shape), many))
+    return DistillationInputs(network, shape, prompts, pairs=_Rows(torch.randn(512, *shape), many))
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ from benchmarks.official_plan import OfficialPlan
 from benchmarks.random_students import named_student
 from workbench.flow import NoiseSource
 from workbench.training.config import RunConfig
-from workbench.training.networks import Student
+from workbench.training.networks import DistillationInputs
 from workbench.training.overrides import with_overrides
 from workbench.training.parallel import Ranks, choose_device
 from workbench.training.recipes import run_config
@@ -69,7 +69,9 @@ class Turns(NoiseSource):
 class Ours:
     """The real trainer, fed the same k."""
 
-    def __init__(self, student: Student, config: RunConfig, device: torch.device) -> None:
+    def __init__(
+        self, student: DistillationInputs, config: RunConfig, device: torch.device
+    ) -> None:
         self.trainer = Trainer(config, student, Ranks(0, 1, device))
         self.turns = self.trainer.noise = Turns(config.seed)
 

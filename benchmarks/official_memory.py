@@ -30,7 +30,7 @@ from workbench.teachers.weights import without_weights
 from workbench.training.config import RunConfig
 from workbench.training.live_bytes import LiveBytes
 from workbench.training.memory import estimate_memory
-from workbench.training.networks import Student
+from workbench.training.networks import DistillationInputs
 from workbench.training.overrides import with_overrides
 
 CPU = torch.device("cpu")
@@ -75,7 +75,7 @@ class FakeDraws(Draws):
 def published_peak(architecture: Architecture, config: RunConfig, blocks: int) -> int:
     """Bytes, with so many blocks."""
     few = replace(architecture, transformer={**architecture.transformer, "num_layers": blocks})
-    student = Student(empty_network(few), few.latent_shape)
+    student = DistillationInputs(empty_network(few), few.latent_shape)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake, LiveBytes([], lambda: 0) as live:
         plan = FakePlan(student, config, CPU, light=True)

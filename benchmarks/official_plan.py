@@ -25,7 +25,7 @@ from workbench.teachers.weights import (
 )
 from workbench.training.config import RunConfig
 from workbench.training.ema import ema_decay
-from workbench.training.networks import Student
+from workbench.training.networks import DistillationInputs
 
 
 class OfficialPlan:
@@ -41,7 +41,7 @@ class OfficialPlan:
 
     def __init__(
         self,
-        student: Student,
+        student: DistillationInputs,
         config: RunConfig,
         device: torch.device,
         freezes: bool = True,

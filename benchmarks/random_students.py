@@ -19,7 +19,7 @@ from workbench.teachers.catalog import embedded_teachers
 from workbench.teachers.families import FAMILIES
 from workbench.teachers.hub_catalog import find_hub_teacher
 from workbench.teachers.recipe import TinyRecipe
-from workbench.training.networks import Student
+from workbench.training.networks import DistillationInputs
 
 
 class RandomWeights:
@@ -48,7 +48,7 @@ class RandomWeights:
         return value if rows is None else value[rows]
 
 
-def embedded_student(recipe: TinyRecipe) -> Student:
+def embedded_student(recipe: TinyRecipe) -> DistillationInputs:
     """A student of an embedded teacher's recipe; weights as torch makes them.
 
     Draws from torch's global random state.
@@ -62,7 +62,7 @@ def embedded_student(recipe: TinyRecipe) -> Student:
         prompts = family.encode(pipeline, PROMPTS, arguments)
         uncond = family.uncond(pipeline, arguments)
     network = family.network(pipeline, arguments)
-    return Student(network, family.latent_shape(pipeline, arguments), prompts, uncond)
+    return DistillationInputs(network, family.latent_shape(pipeline, arguments), prompts, uncond)
 
 
 def catalog_architecture(
@@ -84,12 +84,14 @@ def catalog_architecture(
     return replace(whole, transformer={**whole.transformer, **(transformer or {})}, **shapes)
 
 
-def student_of(architecture: Architecture, device: torch.device, prompts: int = 64) -> Student:
+def student_of(
+    architecture: Architecture, device: torch.device, prompts: int = 64
+) -> DistillationInputs:
     """A student of an architecture, with random prompts in bfloat16, as text encoders give them."""
     network = empty_network(architecture)
     weights = RandomWeights(network.module, device)
     encoded, uncond = random_prompts(architecture, prompts), random_prompts(architecture, 1)
-    return Student(network, architecture.latent_shape, encoded, uncond, weights=weights)
+    return DistillationInputs(network, architecture.latent_shape, encoded, uncond, weights=weights)
 
 
 def empty_network(architecture: Architecture) -> VelocityNetwork:
@@ -116,7 +118,7 @@ def random_prompts(architecture: Architecture, count: int) -> Conditioning:
     )
 
 
-def named_student(name: str, device: torch.device) -> Student:
+def named_student(name: str, device: torch.device) -> DistillationInputs:
     """A student of an embedded teacher, or of the hub's catalog, with random weights.
 
     Raises:

@@ -4,7 +4,7 @@
 
 An iteration's time is compared with the time of its network evaluations alone (the same numbers of
 forward and backward passes of the bare transformer at the same batch), so the ratio is what the
-trainer, the losses, the optimisers and the noise add. Weights are random: only time is measured.
+trainer, the losses, the optimizers and the noise add. Weights are random: only time is measured.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from workbench.data.bundled import PROMPTS
 from workbench.flow import NoiseSource
 from workbench.teachers.recipe import SanaRecipe
 from workbench.teachers.sana import SanaFamily
-from workbench.training.networks import Student
+from workbench.training.networks import DistillationInputs
 from workbench.training.parallel import Ranks, choose_device
 from workbench.training.recipes import run_config
 from workbench.training.trainer import Trainer
@@ -50,7 +50,7 @@ def main() -> None:
     # k = 2 in every iteration: 2 k + 3 = 7 evaluations, 4 of them with a backward pass.
     settings = ["generator.steps=2", "generator.noise=fresh"]
     config = run_config(*settings)
-    trainer = Trainer(config, Student(network, shape, prompts), Ranks(0, 1, device))
+    trainer = Trainer(config, DistillationInputs(network, shape, prompts), Ranks(0, 1, device))
     object.__setattr__(trainer, "noise", _AlwaysTwo(config.seed))
     iteration = seconds(trainer.train_step)
 

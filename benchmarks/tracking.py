@@ -86,7 +86,7 @@ def watch(meter: Meter) -> None:
         meter.watch(TrackerListener, name)
     meter.watch(session, "open_tracker")
     meter.watch_processor(threading.Thread, "run", lambda thread: str(thread.name))
-    meter.watch_processor(delivery.Delivery, "_open", lambda *arguments: "opening")
+    meter.watch_processor(delivery.Uploader, "_open", lambda *arguments: "opening")
 
 
 def silence() -> None:
@@ -111,7 +111,7 @@ def silence() -> None:
 
 def one_run(arm: str, folder: Path, kimg: float) -> dict[str, Any]:
     """The run, in this process: its seconds, and those of tracking if it is tracked."""
-    from workbench.runs import RunRequest, execute
+    from workbench.runs.execution import RunRequest, execute
     from workbench.tracking import default_uri
     from workbench.training.recipes import run_config
     from workbench.workspace import open_workspace

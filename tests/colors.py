@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.small_inception import SmallInception
-from workbench.data.bundled import LabelledImages
+from workbench.data.bundled import LabeledImages
 from workbench.evaluation.networks.weights import metrics_package
 
 SIDE, COUNT = 32, 288
@@ -52,7 +52,7 @@ def images(side: int = SIDE) -> tuple[Tensor, Tensor]:
     return torch.stack(drawn), labels
 
 
-COLORS = LabelledImages("colors", "tests-colors", "tests/colors.py", CAPTIONS, 1, images)
+COLORS = LabeledImages("colors", "tests-colors", "tests/colors.py", CAPTIONS, 1, images)
 
 
 def write_images(folder: Path) -> None:

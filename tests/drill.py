@@ -24,7 +24,6 @@ from tests.drill_journal import check_work, read_journal, stints
 from tests.services import Postgres
 from workbench.data.bundled import BUNDLED
 from workbench.evaluation.digits_classifier import load_or_train
-from workbench.runs import all_runs
 from workbench.studies import Choice, Real, StudySettings, StudySpec
 from workbench.studies.storage import ENVIRONMENT_VARIABLE, StudyStorage
 from workbench.studies.study import create_or_continue
@@ -34,6 +33,7 @@ from workbench.teachers.catalog import default_teacher
 from workbench.tracking import default_artifact_root, ensure_store
 from workbench.training.config import RunConfig
 from workbench.training.recipes import recipe_for, run_config
+from workbench.training.run_folder import all_runs
 from workbench.workspace import Workspace, open_workspace
 
 NAME = "drill"

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from workbench.metrics import metric_info
-from workbench.runs.folder import run_folder
 from workbench.runs.tags import EVALUATION
 from workbench.runs.tracking import RUN_KIND
 from workbench.tracking import (
@@ -25,10 +24,11 @@ from workbench.tracking import (
     curve_tags,
     environment_tags,
 )
+from workbench.tracking.outbox import Outbox
 from workbench.tracking.record import save_record
-from workbench.tracking.spool import Spool
 from workbench.tracking.store import get_or_create_experiment, open_store
 from workbench.training.config import RunConfig
+from workbench.training.run_folder import run_folder
 from workbench.workspace import Workspace, write_json
 
 START = 1_790_000_000_000
@@ -206,7 +206,7 @@ class _Run:
         """The run's folder: configuration, journal, record and results."""
         self.path.mkdir(parents=True)
         write_json(self.path / "config.json", self.config.model_dump(mode="json"))
-        spool, points = Spool(self.path), self.points()
+        spool, points = Outbox(self.path), self.points()
         spool.params(self.config.flat())
         spool.tags(self.tags(points))
         spool.status("RUNNING")

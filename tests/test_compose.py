@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 
 from tests.services import ON_CI, HttpService, Postgres, free_port, postgres_programs
 from workbench.errors import WorkbenchError
-from workbench.tracking import DeliverySettings, MlflowTracker, RunIdentity, list_runs
+from workbench.tracking import MlflowTracker, RunIdentity, UploaderSettings, list_runs
 
 ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -173,7 +173,7 @@ def test_a_team_shares_runs_and_studies_behind_passwords(
         for key, value in zip(("USERNAME", "PASSWORD"), user.split(":"), strict=True):
             monkeypatch.setenv(f"MLFLOW_TRACKING_{key}", value)
         identity = RunIdentity("shared", name)
-        settings = DeliverySettings(0.05, 60.0, 0.0)
+        settings = UploaderSettings(0.05, 60.0, 0.0)
         tracker = MlflowTracker(tmp_path / name, uri, None, identity, settings)
         tracker.log_metrics({"eval/fid": 1.0}, 0)
         tracker.log_image("grid", PIL.Image.new("RGB", (4, 4)), 0)

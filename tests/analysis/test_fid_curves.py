@@ -18,7 +18,7 @@ from workbench.plotting import fid_curves, save_figure
 from workbench.plotting.curves import curve_frame, find_instabilities, mean_curve
 from workbench.runs.figures import collect_points, draw_curve, levels_of_results, read_runs
 from workbench.tracking import default_uri
-from workbench.tracking.spool import Point, Spool
+from workbench.tracking.outbox import Outbox, Point
 from workbench.training.config import EvaluationConfig, RunConfig, ScheduleConfig, TrainingConfig
 from workbench.workspace import open_workspace
 
@@ -53,7 +53,7 @@ def made(curves, label="a", kimg=KIMG, alignment=ALIGNMENT):
 
 
 def write_run(folder, scale=1.0, table=TABLE):
-    spool = Spool(folder)
+    spool = Outbox(folder)
     for kimg, fid, alignment in zip(KIMG, FID, ALIGNMENT, strict=True):
         values = {"eval/fid": scale * fid, "eval/alignment": alignment, "perf/images_per_s": 9.0}
         spool.metrics(values, step=round(1000 * kimg))
@@ -404,7 +404,7 @@ def test_runs_that_clip_judges_are_drawn_with_their_fid(tmp_path, fresh_store):
 
 
 def test_a_run_that_measures_no_distance_keeps_its_scores_as_numbers(tmp_path):
-    spool = Spool(tmp_path / "run")
+    spool = Outbox(tmp_path / "run")
     for nimg, clip in ((0, 0.25), (6400, 0.3)):
         spool.metrics({"eval/clip": clip, "best/clip": clip, "drift/contrast": 1.0}, nimg)
     spool.journal.close()

@@ -68,7 +68,7 @@ def line(axes: Axes, gid: str) -> Line2D:
 
 def test_points_are_means_of_the_students_at_k() -> None:
     frame = guidance.collect(five())
-    means = guidance.summarise(frame).set_index("label")
+    means = guidance.summarize(frame).set_index("label")
     assert list(means.index) == list(MEASURED)
     (axes,) = guidance.plot(frame).axes
     for place, (label, scores) in enumerate(MEASURED.items()):

@@ -69,7 +69,7 @@ def test_normalisers_are_the_closed_forms(cells, name, m, s):
     odds = math.exp(-m + s**2 / 2)
     expected = {"1": 1.0, "(1-t)/t": odds, "1/t": 1 + odds, "(1-t)^2/t^2": math.exp(2 * (s**2 - m))}
     for row, value in expected.items():
-        assert cells[name, row].normaliser == pytest.approx(value, rel=1e-6)
+        assert cells[name, row].normalizer == pytest.approx(value, rel=1e-6)
     shifted = LogitNormal("shifted", m - 2 * s**2, s)
     t = np.geomspace(1e-5, 0.99, 50)
     expected = shifted.pdf(torch.from_numpy(t)).numpy()
@@ -117,7 +117,7 @@ def test_only_what_has_no_integral_is_cut_and_says_so(cells):
     below = torch.tensor([cell.lower / 2, cell.lower], dtype=torch.float64)
     assert float(cell.density.cdf(below)[1]) == pytest.approx(1e-9, rel=1e-3)
     assert cell.pdf(below.numpy()[:1]) == 0
-    notes = script.notes_of(script.summarise(list(cells.values())))
+    notes = script.notes_of(script.summarize(list(cells.values())))
     assert len(notes) == 3
     assert all("over sana has no integral on (0, 1)" in note for note in notes)
 
@@ -129,13 +129,13 @@ def test_integrals_are_told_from_none_at_both_ends():
         return weighted_density(flat, TimeWeighting("w", of_t))
 
     assert not made(lambda t: t**-0.5).is_cut
-    assert made(lambda t: t**-0.5).normaliser == pytest.approx(2, rel=1e-4)
+    assert made(lambda t: t**-0.5).normalizer == pytest.approx(2, rel=1e-4)
     assert made(lambda t: 1 / t).lower == pytest.approx(1e-9)
-    assert made(lambda t: 1 / t).normaliser == pytest.approx(math.log(1e9), rel=1e-6)
+    assert made(lambda t: 1 / t).normalizer == pytest.approx(math.log(1e9), rel=1e-6)
     assert made(lambda t: 1 / (1 - t)).upper == pytest.approx(1 - 1e-9)
     assert made(lambda t: 1 / (1 - t)).lower == 0
     with pytest.raises(RequestError, match="negative"):
-        _ = made(lambda t: t - 0.5).normaliser
+        _ = made(lambda t: t - 0.5).normalizer
 
 
 def test_a_registered_density_and_weighting_get_a_column_and_a_row(registries, tmp_path):
@@ -153,7 +153,7 @@ def test_a_registered_density_and_weighting_get_a_column_and_a_row(registries, t
     assert frame["density"].unique().tolist() == [*COLUMNS, "mine"]
     assert frame["weighting"].unique().tolist() == [*ROWS, "t"]
     cells = pd.read_csv(f"{out}_cells.csv").set_index(["density", "weighting"])
-    assert cells.loc[("mine", "t"), "normaliser"] == pytest.approx(0.5, rel=1e-6)
+    assert cells.loc[("mine", "t"), "normalizer"] == pytest.approx(0.5, rel=1e-6)
     assert (cells["lower"] > 0).sum() == 3
     assert {"1/t^2"} == {c.weighting.name for c in script.make_cells(everything=True)} - {
         *ROWS,
@@ -171,7 +171,7 @@ def test_a_file_that_registers_nothing_usable_is_one_line(tmp_path, capsys):
 @pytest.mark.parametrize("style", ["paper", "screen"])
 def test_panels_share_t_and_text_is_legible(cells, style):
     chosen = list(cells.values())
-    bins, summary = script.collect_bins(chosen, samples=1 << 12), script.summarise(chosen)
+    bins, summary = script.collect_bins(chosen, samples=1 << 12), script.summarize(chosen)
     frame = script.collect(chosen)
     scale = {"paper": 1.0, "screen": 1.5}[style]
     for width, blocks in ((7.0, 1), (3.4, 2)):
@@ -198,7 +198,7 @@ def test_panels_share_t_and_text_is_legible(cells, style):
 def test_a_panel_draws_its_curve_its_bars_and_its_median(cells):
     chosen = [cells["edm_train", "1-t"]]
     frame, bins = script.collect(chosen), script.collect_bins(chosen)
-    (axes,) = script.plot(frame, bins, script.summarise(chosen)).axes
+    (axes,) = script.plot(frame, bins, script.summarize(chosen)).axes
     lines = {line.get_gid(): line for line in axes.get_lines()}
     np.testing.assert_array_equal(lines["curve"].get_ydata(), frame["pdf"])
     heights = [bar.get_height() for bar in axes.patches]

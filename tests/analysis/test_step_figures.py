@@ -23,7 +23,7 @@ from workbench.plotting import save_figure
 from workbench.reports import Group, estimate
 from workbench.reports.figures import step_count
 from workbench.reports.figures import steps_vs_quality as cost
-from workbench.runs.cost import evaluations_a_step
+from workbench.students.cost import evaluations_a_step
 from workbench.teachers import sample_teacher
 from workbench.workspace import Workspace, open_workspace
 

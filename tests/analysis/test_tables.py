@@ -19,10 +19,10 @@ from workbench.metrics import METRICS
 from workbench.reports import Group, ScoreFiles, SeedRun, estimate
 from workbench.reports.figures import tables
 from workbench.reports.measured import Sources
-from workbench.runs.external_scores import ExternalFile
-from workbench.runs.kept_scores import ScoreName
-from workbench.runs.scored_rows import Score, ScoredRow, keep_row
 from workbench.runs.state import RunState
+from workbench.scoring.external_scores import ExternalFile
+from workbench.scoring.kept_scores import ScoreName
+from workbench.scoring.scored_rows import Score, ScoredRow, keep_row
 from workbench.teachers.analytic import ANALYTIC
 from workbench.teachers.catalog import KNOWN_TEACHERS
 from workbench.tracking import Curve, RunRow

@@ -15,9 +15,9 @@ import pytest
 from tests.cli.conftest import InsideWorkbench, Workbench
 from tests.services import ON_CI, free_port, wait_until_healthy
 from workbench.tracking import (
-    DeliverySettings,
     MlflowTracker,
     RunIdentity,
+    UploaderSettings,
     default_artifact_root,
     default_uri,
     list_runs,
@@ -57,7 +57,7 @@ def compared(finished: Workbench, tmp_path: Path) -> Workbench:
             tags["kind"] = "run"
             identity = RunIdentity("weighting", f"{variant}-seed{seed}", {}, tags)
             folder = place.runs / "weighting" / identity.name
-            tracker = MlflowTracker(folder, uri, artifacts, identity, DeliverySettings(0.1, 60, 0))
+            tracker = MlflowTracker(folder, uri, artifacts, identity, UploaderSettings(0.1, 60, 0))
             for step, fid in zip(STEPS, curve, strict=True):
                 tracker.log_metrics({"eval/fid": fid, "best/fid": fid, "eval/alignment": 0.9}, step)
             assert tracker.finish("FINISHED") == 0

@@ -18,8 +18,8 @@ from tests.services import MlflowServer
 from workbench.evaluation import Interval
 from workbench.hashing import fingerprint
 from workbench.registry import Experiment, Plan, make_plan, register
-from workbench.runs.kept_scores import ARTIFACTS
-from workbench.runs.scored_rows import Score, ScoredRow, keep_row
+from workbench.scoring.kept_scores import ARTIFACTS
+from workbench.scoring.scored_rows import Score, ScoredRow, keep_row
 from workbench.tracking import add_artifact, default_uri, list_runs
 from workbench.tracking.store import open_store
 from workbench.training.config import RunConfig

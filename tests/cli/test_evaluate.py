@@ -14,8 +14,8 @@ from PIL import Image
 
 from tests.cli.conftest import ONLY_RUNS, InsideWorkbench
 from workbench.data.bundled import DIGITS, load_digits_images
-from workbench.runs.evaluate_pipeline import PipelineSource
-from workbench.runs.evaluate_sources import Asked, open_source
+from workbench.scoring.pipelines import PipelineSource
+from workbench.scoring.sources import Asked, open_source
 from workbench.tracking import (
     default_uri,
     list_artifacts,
@@ -185,7 +185,7 @@ def test_a_runs_student_is_scored_by_two_processes_as_by_one_and_logged(
 def test_the_same_command_continues_with_the_images_that_it_keeps(
     prepared: InsideWorkbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workbench.runs.measure import Samplers
+    from workbench.students.measure import Samplers
 
     drawn: list[int] = []
     images = Samplers.images
@@ -223,7 +223,7 @@ def test_the_same_command_continues_with_the_images_that_it_keeps(
 def test_unless_told_alignment_is_measured_of_digit_prompts_only(
     prepared: InsideWorkbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workbench.runs.measure import Samplers
+    from workbench.students.measure import Samplers
 
     captions = tmp_path / "captions.txt"
     captions.write_text("two dogs\n" + "a cat\n" * 19)
@@ -295,7 +295,7 @@ def test_a_run_of_another_workspace_is_kept_but_logged_to_no_run_of_its_name(
 def test_another_metric_draws_nothing_and_a_fresh_batch_size_too(
     prepared: InsideWorkbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workbench.runs.measure import Samplers
+    from workbench.students.measure import Samplers
 
     command = [
         "evaluate",

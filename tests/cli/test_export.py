@@ -34,9 +34,9 @@ from tests.cli.exports import (
 from tests.conftest import SMALL_RECIPES
 from workbench.data.bundled import BUNDLED
 from workbench.evaluation.digits_classifier import load_or_train
-from workbench.runs import LoadedModel, load_model
 from workbench.runs.start import keep_start, load_start
-from workbench.runs.student import weights_fingerprint
+from workbench.students.models import LoadedModel, load_model
+from workbench.students.student import weights_fingerprint
 from workbench.teachers import VelocityNetwork, build_from_recipe, load_pipeline_teacher
 from workbench.training.config import RunConfig, load_config
 from workbench.training.overrides import with_overrides

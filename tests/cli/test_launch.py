@@ -10,9 +10,8 @@ import torch
 
 import workbench.cli.launch as launching
 import workbench.registry.elsewhere as elsewhere
-import workbench.runs
 from workbench.cli.follow_up import follow_up
-from workbench.cli.launch import How, check_jobs, launch_jobs
+from workbench.cli.launch import LaunchOptions, check_jobs, launch_jobs
 from workbench.cli.outcomes import show_outcomes
 from workbench.errors import (
     AlreadyRunningError,
@@ -20,16 +19,17 @@ from workbench.errors import (
     RequestError,
     WorkbenchError,
 )
+from workbench.launching.jobs import Job, LocalLauncher
+from workbench.launching.slurm import SlurmLauncher, SlurmSettings
 from workbench.registry import get_experiment, make_plan
-from workbench.runs import Job, RunOutcome, RunRequest, execution
-from workbench.runs.execution import execute
-from workbench.runs.folder import RunFolder
-from workbench.runs.slurm import SlurmLauncher, SlurmSettings
+from workbench.runs import execution
+from workbench.runs.execution import RunOutcome, RunRequest, execute
 from workbench.tracking import RunRow, default_uri
 from workbench.training.config import RunConfig
+from workbench.training.run_folder import RunFolder
 from workbench.workspace import Workspace, exclusive, open_workspace
 
-HERE = How(None, None)
+HERE = LaunchOptions(None, None)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def refuse_seed_1(monkeypatch: pytest.MonkeyPatch) -> Callable[[WorkbenchError],
             done.append(request.config.seed)
             return request.config.seed
 
-        monkeypatch.setattr(workbench.runs, "execute", execute)
+        monkeypatch.setattr(execution, "execute", execute)
         return done
 
     return refuse
@@ -107,7 +107,7 @@ def test_what_others_began_and_did_not_finish_is_told_with_the_way_out(
 
     monkeypatch.setattr(elsewhere, "taken_elsewhere", asked)
     monkeypatch.setattr(launching, "_in_processes", lambda own, *_: list(own))
-    outcomes, left = launch_jobs(jobs, How(None, parallel), share=True)
+    outcomes, left = launch_jobs(jobs, LaunchOptions(None, parallel), share=True)
     assert (outcomes, left) == ([], 3)
     told = [line for line in capsys.readouterr().err.splitlines() if "Not finished" in line]
     assert len(told) == 2
@@ -150,10 +150,10 @@ def test_what_others_begin_meanwhile_is_left_to_them_side_by_side_too(
         return request.config.seed
 
     monkeypatch.setattr(elsewhere, "taken_elsewhere", asked)
-    monkeypatch.setattr(workbench.runs, "execute", execute)
-    monkeypatch.setattr(workbench.runs.LocalLauncher, "start", lambda self, job: finish(job))
+    monkeypatch.setattr(execution, "execute", execute)
+    monkeypatch.setattr(LocalLauncher, "start", lambda self, job: finish(job))
     monkeypatch.setattr("workbench.cli.building.ensure_with_bar", lambda *_: None)
-    outcomes, left = launch_jobs(jobs, How(None, parallel), share=True)
+    outcomes, left = launch_jobs(jobs, LaunchOptions(None, parallel), share=True)
     assert (begun, len(outcomes), left) == ([0, 1], 2, 1)
     said = capsys.readouterr().err
     assert said.count("q/default-seed2 is running on far; --fresh runs it here too.") == 1
@@ -208,7 +208,7 @@ def test_a_cluster_that_is_not_here_is_refused_before_anything_begins(
     """Not run by run: nothing about one of them would help."""
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", str(jobs[0].workspace.root))
-    how = How(SlurmLauncher(SlurmSettings()), None)
+    how = LaunchOptions(SlurmLauncher(SlurmSettings()), None)
     with pytest.raises(RequestError, match="No srun on this machine"):
         check_jobs(jobs, how)
 

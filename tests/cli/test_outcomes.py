@@ -10,14 +10,14 @@ import pytest
 from tests.populate import write_folders
 from workbench.cli.outcomes import show_outcomes
 from workbench.cli.run import _figures
-from workbench.runs import RunFolder, RunOutcome
-from workbench.runs.folder import judged_by, run_folder
+from workbench.runs.execution import RunOutcome
 from workbench.training.config import (
     EvaluationConfig,
     RunConfig,
     ScheduleConfig,
     TrainingConfig,
 )
+from workbench.training.run_folder import RunFolder, judged_by, run_folder
 from workbench.workspace import Workspace, open_workspace
 
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from tests.cli.conftest import InsideWorkbench, Workbench
-from workbench.runs import Drawing, load_student, sample_model
+from workbench.students.models import Drawing, load_student
+from workbench.students.sampling import sample_model
 from workbench.workspace import exclusive, open_workspace
 
 DOCS = Path(__file__).parents[2] / "docs"

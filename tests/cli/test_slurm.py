@@ -21,9 +21,9 @@ from tests.cli.conftest import ONLY_RUNS, InsideWorkbench, Workbench
 from tests.cli.test_run import KEYS, final_weights, points_in_mlflow
 from tests.cli.test_torchrun import SHORT
 from workbench.errors import RequestError
-from workbench.runs.jobs import Job
-from workbench.runs.slurm import SlurmLauncher, SlurmSettings, slurm_settings
-from workbench.runs.slurm_task import SlurmTask, exit_file_of
+from workbench.launching.jobs import Job
+from workbench.launching.slurm import SlurmLauncher, SlurmSettings, slurm_settings
+from workbench.launching.slurm_task import SlurmTask, exit_file_of
 from workbench.tracking import default_uri, list_runs
 from workbench.training.config import RunConfig, load_config
 from workbench.workspace import open_workspace
@@ -101,8 +101,8 @@ def test_preemption_changes_nothing(
 TASK = """
 import sys
 from pathlib import Path
-from workbench.runs.jobs import Job
-from workbench.runs.slurm_task import SlurmTask
+from workbench.launching.jobs import Job
+from workbench.launching.slurm_task import SlurmTask
 from workbench.training.config import RunConfig
 from workbench.workspace import Workspace
 
@@ -176,8 +176,8 @@ def test_a_person_stops_it_and_slurm_has_the_last_word(tmp_path: Path) -> None:
 NODE = """
 import sys
 from pathlib import Path
-from workbench.runs.jobs import Job
-from workbench.runs.slurm_task import SlurmTask
+from workbench.launching.jobs import Job
+from workbench.launching.slurm_task import SlurmTask
 from workbench.training.config import load_config
 from workbench.workspace import open_workspace
 

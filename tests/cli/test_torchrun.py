@@ -14,9 +14,9 @@ import torch
 from tests.cli.conftest import ONLY_RUNS, InsideWorkbench, Workbench
 from tests.cli.test_run import final_weights
 from tests.training.test_world import in_two_tasks
-from workbench.runs import run_folder
 from workbench.tracking import RunRow, default_uri, list_runs, read_points
 from workbench.training.config import load_config
+from workbench.training.run_folder import run_folder
 from workbench.workspace import exclusive, open_workspace
 
 SHORT = (

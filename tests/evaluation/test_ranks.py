@@ -28,7 +28,7 @@ from workbench.evaluation.grids import NotFiniteError
 from workbench.evaluation.sample_loop import ALONE
 from workbench.flow import NoiseSource
 from workbench.training.launch import launch
-from workbench.training.parallel import Ranks, joined_ranks
+from workbench.training.parallel import Ranks, init_distributed
 
 SAMPLES, BATCH, DIMENSION = 130, 20, 12
 
@@ -90,7 +90,7 @@ def evaluated(
 
 def on_ranks(scratch: Path) -> tuple[list[Any], list[str]]:
     """On every rank: what is evaluated with a folder and without, and each rank's problem."""
-    with joined_ranks() as ranks:
+    with init_distributed() as ranks:
         found = [evaluated(ranks, folder) for folder in (scratch, None)]
         try:
             evaluator((97, 45)).evaluate(SAMPLER, ranks)

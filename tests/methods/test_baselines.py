@@ -25,7 +25,7 @@ from workbench.methods import (
 )
 from workbench.methods.dmd2 import Discriminator
 from workbench.methods.meanflow import adaptive_weight, next_time
-from workbench.methods.scm import normalised, tangent, trigflow_prediction
+from workbench.methods.scm import normalized, tangent, trigflow_prediction
 from workbench.methods.tangents import with_tangent
 from workbench.teachers.base import OwnVelocity
 
@@ -214,7 +214,7 @@ def test_the_tangent_of_consistency_is_that_of_f() -> None:
         d_prediction = speed * (ahead - behind) / (2 * h)
         g = tangent(x, s, prediction(x, s), d_prediction, path, 1.0)
     torch.testing.assert_close(g, s.cos().view(-1, 1, 1) * df_ds, rtol=1e-5, atol=1e-6)
-    size = normalised(g, 0.1).square().flatten(1).mean(1).sqrt()
+    size = normalized(g, 0.1).square().flatten(1).mean(1).sqrt()
     rms = g.square().flatten(1).mean(1).sqrt()
     torch.testing.assert_close(size, rms / (rms + 0.1))
 

@@ -63,6 +63,6 @@ def test_cost(name: str, k: int, updates: int | None) -> None:
         for role, network in trained.items():
             network.requires_grad_(role in phase.roles)
         phase.loss(held, batch).value.backward()
-    assert needs_pairs == ("yes" if kind.learns_from_pairs else "no")
+    assert needs_pairs == ("yes" if kind.needs_pairs else "no")
     assert sum(n.evaluations for n in networks) == COUNT * value(forward, k, n)
     assert sum(n.backward_evaluations for n in networks) == COUNT * value(backward, k, n)

@@ -14,10 +14,10 @@ from workbench.registry.elsewhere import taken_elsewhere
 from workbench.runs.state import SILENT_SECONDS, RunState, state_of
 from workbench.tracking import (
     SEEN_ALIVE,
-    DeliverySettings,
     MlflowTracker,
     RunIdentity,
     RunRow,
+    UploaderSettings,
     default_uri,
     list_runs,
 )
@@ -25,7 +25,7 @@ from workbench.training.config import RunConfig
 from workbench.workspace import Workspace, open_workspace
 
 CONFIG = RunConfig(experiment="asked")
-QUICK = DeliverySettings(
+QUICK = UploaderSettings(
     interval=0.05, finish_timeout=60.0, system_interval=0.0, sign_interval=0.05
 )
 

@@ -21,9 +21,9 @@ from workbench.registry.plan_text import description
 from workbench.registry.status import plan_status, spread
 from workbench.runs.state import RunState
 from workbench.tracking import (
-    DeliverySettings,
     MlflowTracker,
     RunIdentity,
+    UploaderSettings,
     default_uri,
     list_runs,
     read_artifact,
@@ -32,7 +32,7 @@ from workbench.training.config import RunConfig
 from workbench.training.overrides import with_overrides
 from workbench.workspace import Workspace, open_workspace
 
-QUICK = DeliverySettings(interval=0.05, finish_timeout=60.0, system_interval=0.0)
+QUICK = UploaderSettings(interval=0.05, finish_timeout=60.0, system_interval=0.0)
 
 
 RANGE = "method.t_range"

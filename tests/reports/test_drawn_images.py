@@ -12,8 +12,8 @@ import torch
 from workbench.errors import RequestError
 from workbench.reports import drawn_images
 from workbench.reports.drawn_images import Asked, draw_models, image_arrays, read_asked
-from workbench.runs.inference import sample_model
-from workbench.runs.models import Drawing, LoadedModel, LoadedStudent, load_model
+from workbench.students.models import Drawing, LoadedModel, LoadedStudent, load_model
+from workbench.students.sampling import sample_model
 from workbench.teachers import PipelineTeacher
 from workbench.training.config import EvaluationConfig, RunConfig
 from workbench.workspace import Workspace, open_workspace

@@ -21,15 +21,15 @@ from workbench.metrics import Goal
 from workbench.reports import (
     ScoreComparison,
     ScoreFiles,
-    Wanted,
+    ScoreQuery,
     all_tables,
     compare_scores,
     is_logged,
     make_groups,
     write_csv,
 )
-from workbench.runs.kept_scores import ScoreName
-from workbench.runs.scored_rows import Score, ScoredRow, keep_row
+from workbench.scoring.kept_scores import ScoreName
+from workbench.scoring.scored_rows import Score, ScoredRow, keep_row
 from workbench.tracking import RunRow
 from workbench.workspace import Workspace, open_workspace
 
@@ -98,7 +98,7 @@ def asked(place: Workspace) -> Callable[..., ScoreComparison]:
     def ask(*rows: RunRow, allow_mixed: bool = False, **wanted: Any) -> ScoreComparison:
         # A store that does not exist: what is in the workspace is enough.
         files = ScoreFiles(f"sqlite:///{place.root}/none.db", place)
-        choice = Wanted(wanted.pop("metric", "kid"), **wanted)
+        choice = ScoreQuery(wanted.pop("metric", "kid"), **wanted)
         return compare_scores(make_groups(rows), choice, files, allow_mixed=allow_mixed)
 
     return ask
@@ -337,8 +337,8 @@ def test_a_score_without_its_file_has_no_interval_and_says_so(
 
 def test_which_metric_is_meant(measure: Measure) -> None:
     selection = make_groups([measure(("a", 0), 1.0)])
-    assert not is_logged(selection, Wanted("fid"))
-    assert is_logged(selection, Wanted("kid"))
-    assert is_logged(selection, Wanted("fid", reference="digits"))
+    assert not is_logged(selection, ScoreQuery("fid"))
+    assert is_logged(selection, ScoreQuery("kid"))
+    assert is_logged(selection, ScoreQuery("fid", reference="digits"))
     with pytest.raises(RequestError, match=r"'kod'.*Known: alignment, fid, kid\."):
-        is_logged(selection, Wanted("kod"))
+        is_logged(selection, ScoreQuery("kod"))

@@ -20,16 +20,17 @@ from workbench.errors import RequestError
 from workbench.flow.noise import NoiseSource
 from workbench.registry import get_experiment, make_plan
 from workbench.reports.figures import analytic
-from workbench.runs import RunOutcome, RunRequest, all_runs, execute, load_model
-from workbench.runs.folder import run_folder
+from workbench.runs.execution import RunOutcome, RunRequest, execute
 from workbench.runs.mixture_task import SAMPLES_FILE, MixtureTask
-from workbench.runs.text import TextJob
+from workbench.students.models import load_model
+from workbench.students.text import TextJob
 from workbench.teachers.analytic import ANALYTIC, MixtureRecipe, build_mixture
 from workbench.teachers.recipe import FlowMatchingRecipe
 from workbench.tracking import default_uri, list_runs
 from workbench.training.events import Listener, StopFlag
 from workbench.training.parallel import Ranks
 from workbench.training.recipes import run_config
+from workbench.training.run_folder import all_runs, run_folder
 from workbench.workspace import Workspace, open_workspace
 
 SMALL = (

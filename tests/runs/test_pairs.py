@@ -17,9 +17,9 @@ from tests.helpers import without_padding
 from workbench.data.bundled import load_digits_images, prompt_label
 from workbench.data.pairs import PairsConfig, read_pairs
 from workbench.errors import InterruptedRunError, RequestError
-from workbench.runs import RunRequest, execute
+from workbench.runs.execution import RunRequest, execute
 from workbench.runs.pairs import EncodedPairs, encode_pairs
-from workbench.runs.text import TextJob
+from workbench.students.text import TextJob
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.text_store import TextStore
 from workbench.tracking import default_uri, journal_path, read_operations, read_points

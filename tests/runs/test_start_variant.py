@@ -9,14 +9,16 @@ import pytest
 
 from tests.drill import BRIEF
 from workbench.errors import RequestError, WorkbenchError
+from workbench.launching.jobs import Job
+from workbench.launching.pool import Watcher, run_jobs
 from workbench.registry import Experiment, get_experiment, make_plan
-from workbench.runs import Job, RunRequest, execute, run_folder, run_jobs
-from workbench.runs.pool import Watcher
+from workbench.runs.execution import RunRequest, execute
 from workbench.runs.start_variant import StartVariant, settle_starts, starts_at, with_starts
 from workbench.runs.state import RunState
 from workbench.tracking import default_uri
 from workbench.training.events import StopFlag
 from workbench.training.overrides import with_overrides
+from workbench.training.run_folder import run_folder
 from workbench.workspace import Workspace, open_workspace
 
 SETTINGS = dict(text.split("=", 1) for text in BRIEF)

@@ -11,13 +11,14 @@ import pytest
 
 from tests.populate import Shape, write_folders
 from workbench.errors import RequestError, WorkbenchError
-from workbench.runs import RunFolder, all_runs, summarize
-from workbench.runs.progress import RunProgress
+from workbench.launching.progress import RunProgress
+from workbench.runs.summary import summarize
 from workbench.runs.tracking import TrackerListener
 from workbench.tracking import Tracker, read_curve, read_points
-from workbench.tracking.spool import Spool
+from workbench.tracking.outbox import Outbox
 from workbench.training.config import RunConfig
 from workbench.training.overrides import with_overrides
+from workbench.training.run_folder import RunFolder, all_runs
 from workbench.workspace import Workspace, exclusive, open_workspace
 
 
@@ -61,7 +62,7 @@ def test_states_of_a_run_that_is_not_finished(place: Workspace) -> None:
     (torn,) = [folder for folder in all_runs(place) if folder.path.name.startswith("torn")]
     with exclusive(torn.lock, "a run"):
         assert summarize(torn)["state"] == "RUNNING"
-    spool = Spool(torn.path)
+    spool = Outbox(torn.path)
     for status in ("KILLED", "RUNNING", "FAILED"):
         spool.status(status)
         assert summarize(torn)["state"] == ("INTERRUPTED" if status == "RUNNING" else status)
@@ -81,7 +82,7 @@ def test_a_run_that_has_measured_nothing(tmp_path: Path) -> None:
 def test_a_run_that_clip_judges_is_told_by_it_with_its_drift(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "experiment" / "run")
     folder.prepare(RunConfig())
-    spool = Spool(folder.path)
+    spool = Outbox(folder.path)
     heard = RunProgress(folder.path, 1280)
     # Nothing finite yet, so nothing says what judges.
     spool.metrics({"eval/fid": math.inf, "eval/clip": math.nan, "perf/kimg": 0.0}, 0)
@@ -132,7 +133,7 @@ def test_a_run_is_told_by_what_judges_it(tmp_path: Path) -> None:
     """Of points with a known truth there is no FID; only the last evaluation counts."""
     folder = RunFolder(tmp_path / "experiment" / "run")
     folder.prepare(RunConfig())
-    spool = Spool(folder.path)
+    spool = Outbox(folder.path)
     for nimg, distance, outliers in ((640, 0.2, 0.1), (1280, 0.3, 0.0)):
         values = {"eval/sliced_w2": distance, "eval/outliers": outliers, "best/sliced_w2": 0.2}
         spool.metrics(values, nimg)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.drill import brief_config
-from workbench.runs import RunRequest
+from workbench.runs.execution import RunRequest
 from workbench.studies import Choice, Real, SearchSpace, StudySettings, StudySpec
 from workbench.studies.storage import StudyStorage, default_storage
 from workbench.studies.study import create_or_continue

@@ -15,7 +15,7 @@ from tests.studies.conftest import PACE, MakeTrials
 from workbench.errors import RequestError
 from workbench.metrics import METRICS, Goal
 from workbench.registry import get_experiment
-from workbench.runs import RunRequest, find_run
+from workbench.runs.execution import RunRequest
 from workbench.studies import Choice, StudySettings, StudySpec
 from workbench.studies.figures import history_frame, trials_frame
 from workbench.studies.listener import TrialAddress, TrialListener
@@ -34,6 +34,7 @@ from workbench.studies.worker import work
 from workbench.training.config import RunConfig
 from workbench.training.overrides import with_overrides
 from workbench.training.recipes import run_config
+from workbench.training.run_folder import find_run
 
 ALPHA = "method.sid_alpha"
 CLIP = ("task=prompts", 'evaluation.metrics=["clip","pickscore"]')

@@ -12,7 +12,7 @@ import pytest
 
 from tests.studies.conftest import PACE, MakeTrials
 from workbench.errors import MachineError, RequestError
-from workbench.runs import RunRequest
+from workbench.runs.execution import RunRequest
 from workbench.studies import Choice
 from workbench.studies.overview import study_view
 from workbench.studies.trials import (

@@ -18,7 +18,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from tests.studies.conftest import PACE, MakeTrials
 from workbench.errors import InterruptedRunError
-from workbench.runs import RunRequest, find_run, run_folder
+from workbench.runs.execution import RunRequest
 from workbench.studies import Choice
 from workbench.studies.overview import study_view
 from workbench.studies.parent import StudyRun
@@ -35,6 +35,7 @@ from workbench.studies.worker import work
 from workbench.tracking import load_record
 from workbench.training.config import RunConfig
 from workbench.training.overrides import with_overrides
+from workbench.training.run_folder import find_run, run_folder
 
 
 def mlflow_runs(request: RunRequest, name: str = "small") -> tuple[Any, list[Any]]:

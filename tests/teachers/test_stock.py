@@ -33,7 +33,7 @@ from workbench.teachers.weights import sharing_memory
 from workbench.training.config import LoraConfig
 from workbench.training.launch import launch
 from workbench.training.lora import AdapterBase, AdapterNetwork
-from workbench.training.parallel import Sharding, joined_ranks, parallelize
+from workbench.training.parallel import Sharding, init_distributed, parallelize
 
 PROMPTS = ["a seven", "the number two", "zero"]
 STEPS = 4
@@ -345,7 +345,7 @@ def test_a_network_with_its_adapters_off_is_the_teacher(sd3: PipelineTeacher) ->
 def sharded_samples(folder: Path) -> list[tuple[Tensor, bool]]:
     """Runs on every rank: the samples, and whether every weight was sharded; plain, with LoRA."""
     drawn = []
-    with joined_ranks() as ranks:
+    with init_distributed() as ranks:
         sharding = Sharding.of(ranks, torch.float32)
         for adapters in (False, True):
             teacher = load_pipeline_teacher("sharded", folder)

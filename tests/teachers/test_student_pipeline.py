@@ -17,11 +17,11 @@ from workbench.methods import FewStepSampler, GeneratorConfig, step_times
 from workbench.teachers import FAMILIES, PipelineTeacher, VelocityNetwork, load_pipeline_teacher
 from workbench.teachers.student_pipeline import (
     STUDENT_RECORD,
+    check_not_student,
     is_student,
     plain_module,
     plain_pipeline,
     plain_pipeline_source,
-    refuse_student,
     stock_noise,
     student_call,
     student_pipeline,
@@ -189,15 +189,15 @@ def test_modules_of_one_name_are_the_same() -> None:
 def test_a_student_is_refused_as_a_teacher(tmp_path: Path) -> None:
     """By its record, or as a copy that diffusers has saved without one."""
     index = tmp_path / "model_index.json"
-    refuse_student("plain", tmp_path)
+    check_not_student("plain", tmp_path)
     index.write_text('{"_class_name": "SanaPipeline", "student": null}')
-    refuse_student("plain", tmp_path)
+    check_not_student("plain", tmp_path)
     index.write_text('{"_class_name": "SanaPipeline", "student": {"sigmas": [1.0]}}')
     with pytest.raises(RequestError, match=r"mine is a few-step student \(model_index.json\), not"):
-        refuse_student("mine", tmp_path)
+        check_not_student("mine", tmp_path)
     (tmp_path / STUDENT_RECORD).write_text("{}")
     with pytest.raises(RequestError, match=r"mine is a few-step student \(student.json\), not a"):
-        refuse_student("mine", tmp_path)
+        check_not_student("mine", tmp_path)
 
 
 @pytest.fixture

@@ -286,7 +286,7 @@ def test_released_encoders_are_gone(digits_teacher_dir: Path) -> None:
     for attempt in (
         lambda: teacher.encode(["the digit 7"]),
         teacher.uncond,
-        lambda: teacher.cut_prompts(["x"]),
+        lambda: teacher.truncated_prompts(["x"]),
     ):
         with pytest.raises(WorkbenchError, match="text encoders of x are not loaded or have been"):
             attempt()
@@ -339,7 +339,7 @@ def test_identity_is_the_encoders_not_the_transformer_s(
 
 def test_cut_prompts_are_counted(family_teacher: PipelineTeacher, tmp_path: Path) -> None:
     fits, long = "the digit 7", " ".join(["seven"] * 300)
-    assert family_teacher.cut_prompts([fits, long, fits]) == [1]
+    assert family_teacher.truncated_prompts([fits, long, fits]) == [1]
     prompts = [*wordings(70), long, fits]
     store = filled(tmp_path, family_teacher, prompts, shard_bytes=SMALL)
     assert TextStore(tmp_path).view([long, fits, long]).cut() == [0, 2]
@@ -353,7 +353,7 @@ def test_the_cut_begins_where_the_encoding_stops_changing(digits_teacher: Pipeli
         shorter, longer = " ".join(words[:count]), " ".join([*words[:count], "zero"])
         ends = digits_teacher.encode([shorter + " one", longer.replace("zero", "two")])
         unseen = same(ends.select(slice(0, 1)), ends.select(slice(1, 2)))
-        assert (digits_teacher.cut_prompts([longer]) == [0]) == unseen, count
+        assert (digits_teacher.truncated_prompts([longer]) == [0]) == unseen, count
 
 
 def test_an_instruction_takes_none_of_a_prompt_s_room(
@@ -363,7 +363,7 @@ def test_an_instruction_takes_none_of_a_prompt_s_room(
         {**digits_teacher.call_arguments, "complex_human_instruction": ["the number", "of a"]}
     ).save(tmp_path)
     instructed = PipelineTeacher("x", digits_teacher.pipeline, digits_teacher.family, tmp_path)
-    assert instructed.cut_prompts(["the digit 7", " ".join(["seven"] * 300)]) == [1]
+    assert instructed.truncated_prompts(["the digit 7", " ".join(["seven"] * 300)]) == [1]
 
 
 def test_no_room_says_how_many_fit(

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from workbench.tracking import (
-    DeliverySettings,
     MlflowTracker,
     RunIdentity,
+    UploaderSettings,
     default_artifact_root,
     default_uri,
     load_record,
 )
 
-QUICK = DeliverySettings(interval=0.05, finish_timeout=60.0, system_interval=0.0)
+QUICK = UploaderSettings(interval=0.05, finish_timeout=60.0, system_interval=0.0)
 IDENTITY = RunIdentity("digits", "sid-0", {"training.batch_size": "128"}, {"method": "sid"})
 
 
@@ -38,7 +38,7 @@ def track(workspace: Path) -> Opener:
     """Opens the workspace's run, again and again."""
 
     def opened(
-        identity: RunIdentity = IDENTITY, settings: DeliverySettings = QUICK, run: str = "run"
+        identity: RunIdentity = IDENTITY, settings: UploaderSettings = QUICK, run: str = "run"
     ) -> MlflowTracker:
         root = default_artifact_root(workspace)
         return MlflowTracker(workspace / run, default_uri(workspace), root, identity, settings)

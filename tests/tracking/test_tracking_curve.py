@@ -8,7 +8,7 @@ import pytest
 
 from workbench.metrics import DRIFT_METRICS, METRICS
 from workbench.tracking import CURVE_TAG, Curve, Point, curve_of, curve_tags, read_curve
-from workbench.tracking.curve import between
+from workbench.tracking.curve import interpolate
 
 
 def points(count: int) -> list[Point]:
@@ -71,9 +71,9 @@ def test_scores_that_are_no_distance_are_linear_and_skip_evaluations_without_the
 
 def test_beside_a_diverged_evaluation_a_score_is_diverged() -> None:
     for values in ((1.0, math.inf), (math.inf, 1.0)):
-        assert between((0, 100), values, 50, is_distance=True) == math.inf
-        assert between((0, 100), values, 0, is_distance=True) == values[0]
-    assert between((0, 100), (0.0, 1.0), 50, is_distance=True) == 0.5
+        assert interpolate((0, 100), values, 50, is_distance=True) == math.inf
+        assert interpolate((0, 100), values, 0, is_distance=True) == values[0]
+    assert interpolate((0, 100), (0.0, 1.0), 50, is_distance=True) == 0.5
 
 
 def test_a_long_curve_loses_no_evaluation() -> None:

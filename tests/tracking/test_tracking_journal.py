@@ -17,7 +17,7 @@ import workbench.tracking.journal as journal_module
 from workbench.errors import RequestError
 from workbench.tracking import InputData, Tracker, last_status, read_points
 from workbench.tracking.journal import Journal, read_backwards, read_operations
-from workbench.tracking.spool import Spool, journal_path
+from workbench.tracking.outbox import Outbox, journal_path
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def full_disk(size: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("torn", [b'{"kind":"metrics","ti', b"\0" * 200_000, b"x" * 65_536])
 def test_a_torn_last_line_is_dropped_and_writing_goes_on(tmp_path: Path, torn: bytes) -> None:
-    spool = Spool(tmp_path)
+    spool = Outbox(tmp_path)
     spool.metrics({"loss": 1.0}, 0)
     spool.metrics({"loss": 2.0}, 128)
     spool.journal.close()
@@ -41,7 +41,7 @@ def test_a_torn_last_line_is_dropped_and_writing_goes_on(tmp_path: Path, torn: b
         file.write(torn)
     assert [p.step for p in read_points(tmp_path)] == [0, 128]
 
-    again = Spool(tmp_path)
+    again = Outbox(tmp_path)
     again.metrics({"loss": 3.0}, 256)
     assert [(p.step, p.value) for p in read_points(tmp_path)] == [(0, 1.0), (128, 2.0), (256, 3.0)]
 
@@ -49,11 +49,11 @@ def test_a_torn_last_line_is_dropped_and_writing_goes_on(tmp_path: Path, torn: b
 def test_a_journal_that_is_torn_from_its_first_byte_is_new(tmp_path: Path) -> None:
     journal_path(tmp_path).parent.mkdir()
     journal_path(tmp_path).write_bytes(b'{"kind":"par')
-    assert Spool(tmp_path).is_new()
+    assert Outbox(tmp_path).is_new()
 
 
 def test_reading_does_not_repair_what_another_process_is_writing(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = Outbox(tmp_path)
     spool.metrics({"loss": 1.0}, 0)
     with journal_path(tmp_path).open("ab") as file:
         file.write(b'{"kind"')
@@ -63,7 +63,7 @@ def test_reading_does_not_repair_what_another_process_is_writing(tmp_path: Path)
 
 
 def test_a_damaged_line_costs_only_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    spool = Spool(tmp_path)
+    spool = Outbox(tmp_path)
     spool.metrics({"loss": 1.0}, 0)
     with journal_path(tmp_path).open("ab") as file:
         file.write(b"\0\0garbage\n[1]\n")
@@ -83,7 +83,7 @@ def test_offsets_lead_to_exactly_the_later_lines(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_loses_no_point(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    spool = Spool(tmp_path)
+    spool = Outbox(tmp_path)
     with full_disk(1000):
         for step in range(40):
             spool.metrics({"loss": float(step)}, step)
@@ -134,10 +134,10 @@ def test_lines_that_never_found_room_are_counted(tmp_path: Path) -> None:
 
 
 def test_every_point_is_kept_once_with_its_first_value(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = Outbox(tmp_path)
     spool.metrics({"loss": 1.0, "speed": 350.0}, 128)
     spool.metrics({"loss": 9.0}, 128)
-    again = Spool(tmp_path)
+    again = Outbox(tmp_path)
     again.metrics({"loss": 9.0, "speed": 9.0, "eval/fid": 5.0}, 128)
     kept = {(p.key, p.step): p.value for p in read_points(tmp_path)}
     assert len(read_points(tmp_path)) == 3
@@ -147,7 +147,7 @@ def test_every_point_is_kept_once_with_its_first_value(tmp_path: Path) -> None:
 
 def test_numbers_come_back_exactly(tmp_path: Path) -> None:
     values = [0.1, 1 / 3, 5e-324, 1.7976931348623157e308, -0.0, math.inf, -math.inf, math.nan]
-    spool = Spool(tmp_path)
+    spool = Outbox(tmp_path)
     for step, value in enumerate(values):
         spool.metrics({"x": value}, step)
     read = [p.value for p in read_points(tmp_path)]
@@ -155,18 +155,18 @@ def test_numbers_come_back_exactly(tmp_path: Path) -> None:
 
 
 def test_the_next_step_continues_over_a_resume(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = Outbox(tmp_path)
     assert spool.next_step("system/") == 0
     spool.metrics({"system/cpu": 1.0, "loss": 1.0}, 0)
     spool.metrics({"system/disk": 1.0}, 7)
     spool.metrics({"loss": 1.0}, 1000)
-    assert Spool(tmp_path).next_step("system/") == 8
+    assert Outbox(tmp_path).next_step("system/") == 8
 
 
 def test_an_image_is_kept_once_and_an_artifact_as_it_was(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = Outbox(tmp_path)
     spool.image("grid/student", PIL.Image.new("RGB", (4, 4), "red"), 128)
-    again = Spool(tmp_path)
+    again = Outbox(tmp_path)
     again.image("grid/student", PIL.Image.new("RGB", (4, 4), "blue"), 128)
     [image] = (spool.root / "images").iterdir()
     with PIL.Image.open(image) as kept:
@@ -183,7 +183,7 @@ def test_an_image_is_kept_once_and_an_artifact_as_it_was(tmp_path: Path) -> None
 
 
 def test_what_mlflow_would_refuse_is_refused_at_once(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = Outbox(tmp_path)
     image = PIL.Image.new("RGB", (1, 1))
     for name in ("", "a@b", "a//b", "/a", "a/../b", "a/", "x" * 251):
         with pytest.raises(RequestError, match="name"):
@@ -203,7 +203,7 @@ def test_what_mlflow_would_refuse_is_refused_at_once(tmp_path: Path) -> None:
 
 def test_the_last_status_counts(tmp_path: Path) -> None:
     assert last_status(tmp_path) is None
-    spool = Spool(tmp_path)
+    spool = Outbox(tmp_path)
     spool.status("FAILED")
     spool.status("RUNNING")
     assert last_status(tmp_path) == "RUNNING"

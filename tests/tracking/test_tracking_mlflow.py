@@ -26,11 +26,11 @@ import tracking_victim
 import workbench.tracking.mlflow_tracker as tracker_module
 from workbench.errors import RequestError, WorkbenchError
 from workbench.tracking import (
-    DeliverySettings,
     InputData,
     MlflowTracker,
     RunIdentity,
     RunStatus,
+    UploaderSettings,
     add_later,
     default_uri,
     end_later,
@@ -44,8 +44,8 @@ from workbench.tracking import (
     read_points,
     sync,
 )
+from workbench.tracking.outbox import Outbox
 from workbench.tracking.record import save_record
-from workbench.tracking.spool import Spool
 
 IDENTITY = RunIdentity("digits", "sid-0", {"training.batch_size": "128"}, {"method": "sid"})
 
@@ -189,7 +189,7 @@ def test_after_kill_nine_and_a_resume_every_point_is_there_once(
 ) -> None:
     assert _killed(workspace, counted, moment) == -signal.SIGKILL
     reached = max((p.step for p in read_points(workspace / "run", ["loss"])), default=0)
-    tracker = track(settings=DeliverySettings(0.01, 60.0, 0.01))
+    tracker = track(settings=UploaderSettings(0.01, 60.0, 0.01))
     # From the last checkpoint, some steps back: those are trained and logged a second time.
     tracking_victim.train(tracker, max(0, reached - 15))
     assert tracker.finish("FINISHED") == 0
@@ -262,7 +262,7 @@ def test_last_words_are_spoken_for_a_run_that_vanished_but_an_end_stays(
     assert end_later(workspace / "run", *words) == 0
     assert stored().run.info.status == "FAILED"
 
-    spool = Spool(workspace / "run")
+    spool = Outbox(workspace / "run")
     spool.status("RUNNING")
     spool.journal.close()
     assert sync(workspace / "run") == 0
@@ -295,7 +295,7 @@ def test_what_mlflow_refuses_does_not_hold_back_the_rest(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     track().finish("KILLED")
-    spool = Spool(workspace / "run")
+    spool = Outbox(workspace / "run")
     spool.metrics({"loss": 1.0}, 0)
     spool.params({"training.batch_size": "64"})  # MLflow: a parameter never changes
     spool.metrics({"loss": 2.0}, 1)
@@ -311,7 +311,7 @@ def test_an_artifact_store_out_of_reach_does_not_hold_back_the_curves(
 ) -> None:
     blocker = workspace / "occupied"
     blocker.write_text("a file, not a folder")
-    settings = DeliverySettings(0.05, 0.3, 0.0)
+    settings = UploaderSettings(0.05, 0.3, 0.0)
     tracker = MlflowTracker(
         workspace / "run", default_uri(workspace), blocker / "artifacts", IDENTITY, settings
     )
@@ -367,7 +367,7 @@ def test_only_who_is_told_to_moves_a_run(
     shutil.copy(fresh_store, other / "mlflow.db")
     elsewhere, run = default_uri(other), workspace / "run"
     track().finish("KILLED")
-    spool = Spool(run)
+    spool = Outbox(run)
     spool.metrics({"loss": 1.0}, 0)
     spool.journal.close()
     assert sync(run, elsewhere) == 0
@@ -446,7 +446,7 @@ def test_a_disk_that_stays_full_does_not_raise_into_the_training(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    tracker = track(settings=DeliverySettings(0.05, 0.5, 0.0))
+    tracker = track(settings=UploaderSettings(0.05, 0.5, 0.0))
     assert tracker.flush(30)
 
     def full(*arguments: Any) -> Any:
@@ -540,15 +540,15 @@ def test_system_metrics_have_mlflows_names_and_one_growing_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     offered: list[int] = []
-    keep = Spool.metrics
+    keep = Outbox.metrics
 
-    def offer(spool: Spool, values: Mapping[str, float], step: int) -> None:
+    def offer(spool: Outbox, values: Mapping[str, float], step: int) -> None:
         offered.append(step)
         keep(spool, values, step)
 
-    monkeypatch.setattr(Spool, "metrics", offer)
+    monkeypatch.setattr(Outbox, "metrics", offer)
     for _ in range(2):
-        tracker = track(settings=DeliverySettings(0.05, 60.0, 0.02))
+        tracker = track(settings=UploaderSettings(0.05, 60.0, 0.02))
         before = len(read_points(workspace / "run"))
         while len(read_points(workspace / "run")) < before + 24:
             time.sleep(0.02)
@@ -582,7 +582,7 @@ def silent_server() -> Iterator[str]:
 def test_a_server_that_hangs_delays_only_the_end_and_for_a_bounded_time(
     silent_server: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = DeliverySettings(0.05, 0.5, 0.0)
+    settings = UploaderSettings(0.05, 0.5, 0.0)
     tracker = MlflowTracker(tmp_path / "run", silent_server, None, IDENTITY, settings)
     for step in range(100):
         tracker.log_metrics({"loss": 1.0}, step)
@@ -597,7 +597,7 @@ def test_a_dead_server_is_warned_of_once_and_no_password_is_told(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    settings = DeliverySettings(0.02, 0.3, 0.0)
+    settings = UploaderSettings(0.02, 0.3, 0.0)
     uri = f"http://user:hunter2@127.0.0.1:{port}"
     tracker = MlflowTracker(tmp_path / "run", uri, None, IDENTITY, settings)
     for _ in range(4):

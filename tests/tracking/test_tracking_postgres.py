@@ -16,17 +16,17 @@ import pytest
 from tests.services import MlflowServer, Postgres, free_port
 from workbench.errors import RequestError, WorkbenchError
 from workbench.tracking import (
-    DeliverySettings,
     InputData,
     MlflowTracker,
     RunIdentity,
+    UploaderSettings,
     check_uri,
     list_runs,
     metric_history,
     sync,
 )
 
-QUICK = DeliverySettings(interval=0.05, finish_timeout=60.0, system_interval=0.0)
+QUICK = UploaderSettings(interval=0.05, finish_timeout=60.0, system_interval=0.0)
 Open = Callable[..., MlflowTracker]
 
 
@@ -142,7 +142,7 @@ def test_a_database_out_of_reach_is_named_at_once_without_its_password(
     assert str(error.value).startswith(f"MLflow at postgresql://ada:***@{where}: ")
     assert "\n" not in str(error.value)
 
-    settings = DeliverySettings(interval=0.05, finish_timeout=1.0, system_interval=0.0)
+    settings = UploaderSettings(interval=0.05, finish_timeout=1.0, system_interval=0.0)
     tracker = MlflowTracker(tmp_path / "run", uri, None, RunIdentity("digits", "run"), settings)
     tracker.log_metrics({"loss": 1.0}, 0)
     assert tracker.finish("FINISHED") == 5

@@ -14,10 +14,10 @@ import pytest
 
 from tests.services import MlflowServer
 from workbench.tracking import (
-    DeliverySettings,
     InputData,
     MlflowTracker,
     RunIdentity,
+    UploaderSettings,
     default_uri,
     list_runs,
     load_record,
@@ -42,7 +42,7 @@ def test_an_outage_at_the_start_in_the_middle_and_at_the_end_costs_no_point(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     identity = RunIdentity("served", "sid-0", {"a": "1"}, {"method": "sid"})
-    settings = DeliverySettings(0.05, 1.0, 0.0)
+    settings = UploaderSettings(0.05, 1.0, 0.0)
     tracker = MlflowTracker(workspace / "run", server.uri, None, identity, settings)
 
     def train(steps: range) -> None:

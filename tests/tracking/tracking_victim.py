@@ -12,11 +12,11 @@ from typing import Any
 
 import PIL.Image
 
-import workbench.tracking.delivery as delivery
+import workbench.tracking.uploader as delivery
 from workbench.tracking import (
-    DeliverySettings,
     MlflowTracker,
     RunIdentity,
+    UploaderSettings,
     default_artifact_root,
     default_uri,
 )
@@ -60,7 +60,7 @@ def main(workspace: Path, counted: str, moment: int) -> None:
         default_uri(workspace),
         default_artifact_root(workspace),
         RunIdentity("digits", "sid-0", {"a": "1"}),
-        DeliverySettings(0.01, 60.0, 0.01),
+        UploaderSettings(0.01, 60.0, 0.01),
     )
     train(tracker, 0, lambda step: die() if (counted, moment) == ("step", step) else None)
     tracker.finish("FINISHED")
@@ -74,7 +74,7 @@ def race(workspace: Path, name: str, gate: Barrier) -> None:
         default_uri(workspace),
         default_artifact_root(workspace),
         RunIdentity("shared", name, {"name": name}),
-        DeliverySettings(0.05, 100.0, 0.0),
+        UploaderSettings(0.05, 100.0, 0.0),
     )
     for step in range(200):
         tracker.log_metrics({"loss": float(step)}, step)

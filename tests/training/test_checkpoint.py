@@ -31,8 +31,8 @@ from workbench.training.checkpoint import (
 )
 from workbench.training.events import Progress, StopFlag
 from workbench.training.launch import launch
-from workbench.training.networks import Student
-from workbench.training.parallel import joined_ranks
+from workbench.training.networks import DistillationInputs
+from workbench.training.parallel import init_distributed
 from workbench.training.trainer import Trainer
 
 
@@ -255,11 +255,16 @@ class HalfBroken(checkpoint._FolderWriter):
 def half_broken(folder: Path, kimg: float) -> tuple[list[int], list[str], bool]:
     """On every rank: what the first heard, and whether an error that must be was raised."""
     checkpoint._FolderWriter = HalfBroken
-    with joined_ranks() as ranks:
+    with init_distributed() as ranks:
         heard, failed = Told(), False
         settings = config("schedule.keep_checkpoints=20", kimg=kimg)
         trainer = Trainer(
-            settings, Student(BlockVelocity(Blocks()), (3,), labels(7)), ranks, folder, heard, judge
+            settings,
+            DistillationInputs(BlockVelocity(Blocks()), (3,), labels(7)),
+            ranks,
+            folder,
+            heard,
+            judge,
         )
         try:
             trainer.train()
@@ -280,7 +285,9 @@ def test_two_ranks_write_in_the_background_and_fail_together(tmp_path: Path) -> 
     left = sorted(p.name for p in (tmp_path / "short").glob("*nimg-*"))
     assert left == ["nimg-000000000000", "nimg-000000000080"]
     # What two ranks wrote while they trained on is what they had: one rank alone comes to the same.
-    alone = Trainer(config(kimg=0.08), Student(BlockVelocity(Blocks()), (3,), labels(7)), ALONE)
+    alone = Trainer(
+        config(kimg=0.08), DistillationInputs(BlockVelocity(Blocks()), (3,), labels(7)), ALONE
+    )
     alone.train()
     theirs = BlockVelocity(Blocks())
     load_modules(checkpoint_path(tmp_path / "long", 80), {"generator_ema": theirs})

@@ -19,9 +19,9 @@ from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.training.config import RunConfig, ScheduleConfig, TrainingConfig
 from workbench.training.events import Listener, StopFlag
 from workbench.training.launch import launch
-from workbench.training.networks import Student
+from workbench.training.networks import DistillationInputs
 from workbench.training.overrides import with_overrides
-from workbench.training.parallel import joined_ranks
+from workbench.training.parallel import init_distributed
 from workbench.training.trainer import Trainer
 
 SHAPE = (2, 3)
@@ -124,15 +124,15 @@ def trained(name: str) -> tuple[str, ...]:
 
 
 def needs_pairs(name: str) -> bool:
-    return method_type(METHODS[name]()).learns_from_pairs
+    return method_type(METHODS[name]()).needs_pairs
 
 
-def learns_from_prompts(name: str) -> bool:
-    return method_type(METHODS[name]()).learns_from_prompts
+def needs_prompts(name: str) -> bool:
+    return method_type(METHODS[name]()).needs_prompts
 
 
-def student(name: str) -> Student:
-    return Student(
+def student(name: str) -> DistillationInputs:
+    return DistillationInputs(
         GaussianTeacher(),
         SHAPE,
         prompts(64),
@@ -180,7 +180,7 @@ def test_it_learns_a_gaussian(name: str) -> None:
     assert sum(fitted[-3:]) < sum(fitted[:3])
 
 
-def whole_state(trainer: Trainer) -> dict[str, Tensor]:
+def full_state_dict(trainer: Trainer) -> dict[str, Tensor]:
     parts = {**trainer.networks.trained, **trainer.networks.heads, "average": trainer.average}
     return {
         f"{part}.{name}": value.clone()
@@ -218,14 +218,14 @@ def test_it_resumes_to_the_bit(title: str, tmp_path: Path) -> None:
     resumed = Trainer(config, student(name), ALONE, tmp_path / "cut")
     resumed.train()
     assert resumed.state.evaluations == whole.state.evaluations > 0
-    ended = whole_state(whole)
-    assert all(torch.equal(value, ended[key]) for key, value in whole_state(resumed).items())
+    ended = full_state_dict(whole)
+    assert all(torch.equal(value, ended[key]) for key, value in full_state_dict(resumed).items())
 
 
 def train_all() -> dict[str, list[tuple[int, str, float]]]:
     """Every method, ``BRIEF`` kimg each; runs on every rank."""
     found = {}
-    with joined_ranks() as ranks:
+    with init_distributed() as ranks:
         for title, config in BRIEF_RUNS.items():
             losses = Losses()
             Trainer(config, student(config.method.name), ranks, None, losses).train()
@@ -248,7 +248,7 @@ def test_micro_batches_change_nothing_but_rounding(title: str) -> None:
         config = with_overrides(whole, [f"training.micro_batch_size={size}"])
         trainer = Trainer(config, student(config.method.name), ALONE)
         trainer.train()
-        ended.append(whole_state(trainer))
+        ended.append(full_state_dict(trainer))
     for key, value in ended[0].items():
         torch.testing.assert_close(value, ended[1][key], rtol=2e-3, atol=1e-3)
 
@@ -280,8 +280,8 @@ def test_prompts_are_of_use_where_a_method_says_so(name: str) -> None:
         only = Conditioning({"label": torch.full((64,), label)})
         trainer = Trainer(settings(name, BRIEF), replace(student(name), prompts=only), ALONE)
         trainer.train()
-        ended.append(whole_state(trainer))
+        ended.append(full_state_dict(trainer))
         given = trainer.batches.take(0, 1, [0])[0][0].cond
-        assert (given is not None) is learns_from_prompts(name)
+        assert (given is not None) is needs_prompts(name)
     changed = any(not torch.equal(value, ended[1][key]) for key, value in ended[0].items())
-    assert changed is learns_from_prompts(name)
+    assert changed is needs_prompts(name)

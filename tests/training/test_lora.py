@@ -30,8 +30,8 @@ from workbench.training.config import AdamConfig, LoraConfig, RunConfig, Trainin
 from workbench.training.events import StopFlag
 from workbench.training.launch import launch
 from workbench.training.lora import AdapterNetwork, merged, merged_network, save_adapter
-from workbench.training.networks import Roles, Student, build_networks, student_network
-from workbench.training.parallel import Ranks, joined_ranks, local_tensors
+from workbench.training.networks import DistillationInputs, Roles, build_networks, student_network
+from workbench.training.parallel import Ranks, init_distributed, local_tensors
 from workbench.training.trainer import Trainer
 
 LORA = 'training.lora={"rank":4,"scale":2}'
@@ -40,11 +40,13 @@ METHOD = make_method(RunConfig().method, GeneratorConfig())
 TRAINED = METHOD.roles
 
 
-def student_of(teacher: PipelineTeacher) -> Student:
-    return Student(teacher.network, teacher.latent_shape, teacher.encode(PROMPTS), teacher.uncond())
+def student_of(teacher: PipelineTeacher) -> DistillationInputs:
+    return DistillationInputs(
+        teacher.network, teacher.latent_shape, teacher.encode(PROMPTS), teacher.uncond()
+    )
 
 
-def lora_roles(student: Student, *overrides: str) -> Roles:
+def lora_roles(student: DistillationInputs, *overrides: str) -> Roles:
     return build_networks(student, config(LORA, *overrides), METHOD, ALONE)
 
 
@@ -358,7 +360,9 @@ def distil_case(ranks: Ranks, case: tuple[Any, bool], folder: Path, kimg: float)
         "schedule.log_kimg=0.016",
         kimg=kimg,
     )
-    trainer = Trainer(settings, Student(network, (3,), labels(7)), ranks, folder, losses, evaluated)
+    trainer = Trainer(
+        settings, DistillationInputs(network, (3,), labels(7)), ranks, folder, losses, evaluated
+    )
     trainer.train()
     held = [getattr(p, "_local_tensor", p).numel() for p in trainer.average.module.parameters()]
     before = snapshot(network)
@@ -382,7 +386,7 @@ def whole_tensor(value: Tensor) -> Tensor:
 
 def distil_cases(work: list[tuple[Path, float]]) -> list[list[Seen]]:
     """Runs on every rank, all in one launch: starting processes takes longer than training."""
-    with joined_ranks() as ranks:
+    with init_distributed() as ranks:
         return [
             [distil_case(ranks, case, folder / str(i), kimg) for i, case in enumerate(CASES)]
             for folder, kimg in work
@@ -439,7 +443,7 @@ def test_a_lora_generator_starts_where_another_ended(
 
 def test_a_full_generator_starts_elsewhere() -> None:
     teacher, other = OwnVelocity(SmallVelocity(1)), OwnVelocity(SmallVelocity(2))
-    student = Student(teacher, (3,), labels(7), generator=other)
+    student = DistillationInputs(teacher, (3,), labels(7), generator=other)
     trainer = Trainer(config(), student, ALONE)
     for network in (trainer.networks.generator, trainer.average):
         assert equal(snapshot(network), snapshot(other))
@@ -488,13 +492,16 @@ def test_wrong_targets_are_refused(digits_teacher: PipelineTeacher) -> None:
     with pytest.raises(RequestError, match=r"Did you mean 'attn1\.to_q'"):
         lora_roles(student, 'training.lora={"targets":["atn1.to_q"]}')
     with pytest.raises(RequestError, match="no linear layers in transformer blocks"):
-        lora_roles(Student(OwnVelocity(SmallVelocity(1)), (3,)))
+        lora_roles(DistillationInputs(OwnVelocity(SmallVelocity(1)), (3,)))
     with pytest.raises(RequestError, match=r"training\.lora\.rank"):
         config('training.lora={"rank":0}')
     with pytest.raises(RequestError, match=r"training\.lora\.targets"):
         config('training.lora={"targets":[]}')
     with pytest.raises(RequestError, match="no gradient checkpointing"):
-        lora_roles(Student(BlockVelocity(Blocks()), (3,)), "training.gradient_checkpointing=true")
+        lora_roles(
+            DistillationInputs(BlockVelocity(Blocks()), (3,)),
+            "training.gradient_checkpointing=true",
+        )
     with pytest.raises(RequestError, match="no adapter"):
         save_adapter(digits_teacher.network, Path(), type(digits_teacher.pipeline))
 
@@ -556,7 +563,7 @@ def test_a_lora_student_distils(family_teacher: PipelineTeacher) -> None:
         gaps = (samples.mean(0) - reference.mean(0), samples.std(0) - reference.std(0))
         return sum(float(gap.square().mean()) for gap in gaps)
 
-    student = Student(family_teacher.network, shape, encoded, uncond)
+    student = DistillationInputs(family_teacher.network, shape, encoded, uncond)
     trainer = Trainer(settings, student, ALONE)
     before = distance(trainer.average)
     trainer.train()
@@ -578,7 +585,7 @@ class RandomPairs:
 
 
 def adversarial_gradients(teacher: PipelineTeacher, checkpointing: str) -> dict[str, Tensor]:
-    """What one iteration of adversarial SiD with adapters steps the optimisers by."""
+    """What one iteration of adversarial SiD with adapters steps the optimizers by."""
     wanted = (
         "method.name=sid2a",
         "data.source=digits",

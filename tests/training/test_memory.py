@@ -27,9 +27,9 @@ from workbench.training import memory
 from workbench.training.config import RunConfig
 from workbench.training.launch import launch
 from workbench.training.memory import checkpoint_bytes, estimate_memory, least_memory
-from workbench.training.networks import Student
+from workbench.training.networks import DistillationInputs
 from workbench.training.overrides import with_overrides
-from workbench.training.parallel import Ranks, fake_ranks, joined_ranks, whole_state
+from workbench.training.parallel import Ranks, fake_ranks, full_state_dict, init_distributed
 from workbench.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -134,7 +134,7 @@ def trainer_of(architecture: Architecture, config: RunConfig, ranks: Ranks) -> T
     network = network_of(architecture)
     prompts, uncond = architecture.prompts(2), architecture.prompts(1)
     pairs = AnyPairs(architecture) if config.data else None
-    student = Student(network, architecture.latent_shape, prompts, uncond, pairs=pairs)
+    student = DistillationInputs(network, architecture.latent_shape, prompts, uncond, pairs=pairs)
     return Trainer(config, student, ranks)
 
 
@@ -226,13 +226,13 @@ NO_WARM_UP = {
 @pytest.mark.parametrize("name", METHODS)
 def test_every_methods_estimate_is_close(name: str) -> None:
     """Phases of two networks, heads, several updates, forward-mode derivatives."""
-    data = ("data.source=digits",) if method_type(METHODS[name]()).learns_from_pairs else ()
+    data = ("data.source=digits",) if method_type(METHODS[name]()).needs_pairs else ()
     settings = (f"method.name={name}", *data, *NO_WARM_UP.get(name, ()))
     assert_close(wide("sana", num_layers=2), *settings)
 
 
 def peak_of_a_rank(family: str, settings: tuple[str, ...]) -> int:
-    with joined_ranks() as ranks:
+    with init_distributed() as ranks:
         return measured_peak(wide(family), with_overrides(RunConfig(), settings), ranks)
 
 
@@ -339,7 +339,7 @@ def test_an_estimate_leaves_a_trainer_alone() -> None:
         if between:
             estimate_memory(architecture, config, 2)
         trainer.train_step()
-        averages.append(whole_state(trainer.average))
+        averages.append(full_state_dict(trainer.average))
     for name, value in averages[0].items():
         assert torch.equal(value, averages[1][name]), name
 

@@ -21,7 +21,7 @@ from workbench.teachers.guidance import denoise
 from workbench.training.config import RunConfig
 from workbench.training.distill import distill
 from workbench.training.events import Listener, StopFlag
-from workbench.training.networks import Student
+from workbench.training.networks import DistillationInputs
 from workbench.training.overrides import with_overrides
 from workbench.training.trainer import NonFiniteError, Trainer
 
@@ -58,8 +58,8 @@ def with_head(monkeypatch: pytest.MonkeyPatch) -> None:
     SEEN.clear()
 
 
-def student() -> Student:
-    return Student(OwnVelocity(Tokens(1)), (2, 3), labels(64), EMPTY)
+def student() -> DistillationInputs:
+    return DistillationInputs(OwnVelocity(Tokens(1)), (2, 3), labels(64), EMPTY)
 
 
 def state(trainer: Trainer) -> dict[str, Tensor]:
@@ -116,7 +116,7 @@ def test_a_head_needs_a_layer_to_stand_on() -> None:
             return self.scale * x_t
 
     with pytest.raises(RequestError, match="Bare has no last features"):
-        Trainer(config(), Student(OwnVelocity(Bare()), (3,), labels(7), EMPTY), ALONE)
+        Trainer(config(), DistillationInputs(OwnVelocity(Bare()), (3,), labels(7), EMPTY), ALONE)
 
 
 def test_a_head_has_an_optimizer_of_its_own() -> None:

@@ -29,8 +29,8 @@ from workbench.teachers.sana import SanaVelocity
 from workbench.teachers.weights import WeightFiles, empty_transformer
 from workbench.training.ema import ema_decay, halflife_at
 from workbench.training.launch import launch
-from workbench.training.networks import Student
-from workbench.training.parallel import Ranks, joined_ranks
+from workbench.training.networks import DistillationInputs
+from workbench.training.parallel import Ranks, init_distributed
 from workbench.training.trainer import Trainer
 
 PROMPTS = ["the digit 7", "a handwritten two", "zero written by hand", "the digit 4"]
@@ -67,11 +67,13 @@ class Deep(nn.Module):
         return velocity
 
 
-def deep() -> Student:
-    return Student(OwnVelocity(Deep()), (3,), labels(7))
+def deep() -> DistillationInputs:
+    return DistillationInputs(OwnVelocity(Deep()), (3,), labels(7))
 
 
-def make(ranks: Ranks, student: Student, *overrides: str, listener: Any = None) -> Trainer:
+def make(
+    ranks: Ranks, student: DistillationInputs, *overrides: str, listener: Any = None
+) -> Trainer:
     return Trainer(config(*overrides), student, ranks, listener=listener)
 
 
@@ -211,11 +213,11 @@ class Sana:
         shape, scale = teacher.latent_shape, network.time_scale
         return Sana(component, shape, scale, cond.tensors, uncond.tensors)
 
-    def student(self) -> Student:
+    def student(self) -> DistillationInputs:
         network = SanaVelocity(empty_transformer(self.component), self.time_scale)
         files = WeightFiles(self.component)
         prompts, uncond = Conditioning(self.cond), Conditioning(self.uncond)
-        return Student(network, self.latent_shape, prompts, uncond, weights=files)
+        return DistillationInputs(network, self.latent_shape, prompts, uncond, weights=files)
 
     def inputs(self) -> tuple[Tensor, Tensor, Conditioning]:
         x_t = NoiseSource(5).normal("mixed", 0, len(PROMPTS), self.latent_shape)
@@ -309,7 +311,7 @@ def methods(ranks: Ranks, sana: Sana) -> dict[str, list[dict[str, float]]]:
     found = {}
     for name in METHODS:
         more, student = NO_WARM_UP.get(name, ()), sana.student()
-        if method_type(METHODS[name]()).learns_from_pairs:
+        if method_type(METHODS[name]()).needs_pairs:
             more, student = (*more, "data.source=digits"), replace(student, pairs=AnyPairs(sana))
         trainer = make(ranks, student, MIXED, f"method.name={name}", *batch, *more)
         found[name] = trained(trainer, 2)
@@ -452,14 +454,14 @@ def timesteps(network: VelocityNetwork, into: dict[str, Tensor]) -> int:
     return len(layers)
 
 
-def mlp() -> Student:
+def mlp() -> DistillationInputs:
     """A mixture's student of two modes in the plane."""
     network = MLPVelocity(2, 2, width=16, blocks=2)
     shares = torch.eye(2)[[0, 1, 0, 1]].log()
-    return Student(network, (2,), Conditioning({LOG_SHARES: shares}))
+    return DistillationInputs(network, (2,), Conditioning({LOG_SHARES: shares}))
 
 
-def roles(ranks: Ranks, student: Student, *overrides: str) -> dict[str, VelocityNetwork]:
+def roles(ranks: Ranks, student: DistillationInputs, *overrides: str) -> dict[str, VelocityNetwork]:
     trainer = make(ranks, student, *overrides)
     return {
         "teacher": trainer.networks.teacher,
@@ -507,7 +509,7 @@ CHECKS: Mapping[str, Callable[[Ranks, Sana], Any]] = {
 def checked(sana: Sana) -> dict[str, Any]:
     """Runs on every rank, all in one launch: starting processes takes longer than training."""
     torch.manual_seed(0)
-    with joined_ranks() as ranks:
+    with init_distributed() as ranks:
         return {name: check(ranks, sana) for name, check in CHECKS.items()}
 
 
@@ -655,7 +657,7 @@ def test_the_average_is_the_closed_form_in_one_call(world: dict[str, Any]) -> No
 
 def replicated(settings: tuple[str, ...]) -> tuple[list[dict[str, float]], set[int]]:
     """Runs on every rank: two copies of the weights, each on two ranks."""
-    with joined_ranks() as ranks:
+    with init_distributed() as ranks:
         trainer = make(ranks, deep(), *settings)
         weight = next(trainer.networks.generator.parameters())
         assert isinstance(weight, DTensor)
@@ -678,7 +680,7 @@ def test_every_familys_times_are_exact(family_teacher: PipelineTeacher) -> None:
     ranks = Ranks(0, 1, torch.device("cpu"))
     prompts = family_teacher.encode(PROMPTS)
     shape = family_teacher.latent_shape
-    student = Student(family_teacher.network, shape, prompts, family_teacher.uncond())
+    student = DistillationInputs(family_teacher.network, shape, prompts, family_teacher.uncond())
     x_t, t = NoiseSource(5).normal("mixed", 0, 4, shape), torch.tensor([0.999, 0.7491, 0.5, 0.1])
     built = roles(ranks, student, MIXED)
     for name in ("teacher", "generator"):

@@ -18,7 +18,7 @@ from workbench.flow import NoiseSource
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.training.config import RunConfig
-from workbench.training.networks import Student
+from workbench.training.networks import DistillationInputs
 from workbench.training.overrides import with_overrides
 from workbench.training.streams import PromptStream
 
@@ -49,8 +49,10 @@ class Addressed(Draws):
         return self.noise.uniform(stream, self.start, count)
 
 
-def student_of(teacher: PipelineTeacher) -> Student:
-    return Student(teacher.network, teacher.latent_shape, teacher.encode(PROMPTS), teacher.uncond())
+def student_of(teacher: PipelineTeacher) -> DistillationInputs:
+    return DistillationInputs(
+        teacher.network, teacher.latent_shape, teacher.encode(PROMPTS), teacher.uncond()
+    )
 
 
 @torch.no_grad()

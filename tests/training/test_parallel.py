@@ -11,8 +11,8 @@ from workbench.errors import MemoryExhaustedError, RequestError, WorkbenchError
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.training.events import Listener
 from workbench.training.launch import launch
-from workbench.training.networks import Student
-from workbench.training.parallel import joined_ranks
+from workbench.training.networks import DistillationInputs
+from workbench.training.parallel import init_distributed
 from workbench.training.trainer import Trainer
 
 
@@ -52,9 +52,9 @@ class Losses(Listener):
 
 def distil(folder: Path, kimg: float) -> tuple[list[tuple[int, str, float]], int, bool]:
     """Runs on every rank: losses, the evaluations of this rank, and whether k is shared."""
-    with joined_ranks() as ranks:
+    with init_distributed() as ranks:
         losses = Losses()
-        student = Student(BlockVelocity(Blocks()), (3,), labels(7))
+        student = DistillationInputs(BlockVelocity(Blocks()), (3,), labels(7))
         settings = config("schedule.log_kimg=0.016", kimg=kimg)
         trainer = Trainer(settings, student, ranks, folder, losses)
         trainer.train()
@@ -64,14 +64,14 @@ def distil(folder: Path, kimg: float) -> tuple[list[tuple[int, str, float]], int
 
 
 def fail_on_rank_one() -> None:
-    with joined_ranks() as ranks:
+    with init_distributed() as ranks:
         if ranks.rank == 1:
             raise ValueError("rank one has a reason")
         ranks.any(False)  # the healthy rank waits here
 
 
 def refuse() -> None:
-    with joined_ranks():
+    with init_distributed():
         raise RequestError("the request itself was wrong")
 
 
@@ -81,7 +81,7 @@ def test_a_refused_request_stays_one() -> None:
 
 
 def exhaust() -> None:
-    with joined_ranks():
+    with init_distributed():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore.")
 
 

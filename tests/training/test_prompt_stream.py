@@ -16,7 +16,7 @@ from workbench.flow.noise import NoiseSource
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.base import Conditioning, OwnVelocity
 from workbench.teachers.text_store import StoredPrompts, TextStore
-from workbench.training.networks import Student
+from workbench.training.networks import DistillationInputs
 from workbench.training.streams import PromptStream
 from workbench.training.trainer import Trainer
 
@@ -74,7 +74,9 @@ def test_a_checkpoint_goes_on_with_its_own_prompts_alone(tmp_path: Path) -> None
     def trainer(prompts: PromptSet) -> Trainer:
         encoded = Conditioning({"label": torch.arange(len(prompts)) % 2 + 1})
         network = OwnVelocity(SmallVelocity(1))
-        student = Student(network, (3,), encoded, EMPTY, fingerprint=f"t/{prompts.fingerprint}")
+        student = DistillationInputs(
+            network, (3,), encoded, EMPTY, fingerprint=f"t/{prompts.fingerprint}"
+        )
         return Trainer(config(kimg=0.16), student, ALONE, tmp_path / "checkpoints")
 
     original = read_prompts(source(tmp_path))

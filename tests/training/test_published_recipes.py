@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from workbench.doctor.fitting import Teacher, needed
 from workbench.errors import RequestError
 from workbench.flow import get_density
 from workbench.methods import METHODS, method_type, step_times
 from workbench.registry import get_experiment
-from workbench.runs.fitting import Teacher, needed
 from workbench.teachers.architecture import Architecture
 from workbench.teachers.catalog import KNOWN_TEACHERS
 from workbench.teachers.hub_catalog import HUB_TEACHERS, HubTeacher, find_hub_teacher
@@ -172,7 +172,7 @@ def with_method(recipe: str, method: str) -> Resolved:
 def test_every_recipe_serves_every_method(recipe: str, method: str) -> None:
     found = with_method(recipe, method)
     assert found.config.method.name == method
-    assert (found.config.data is not None) == method_type(found.config.method).learns_from_pairs
+    assert (found.config.data is not None) == method_type(found.config.method).needs_pairs
     if TOYS & set(get_recipe(recipe).teachers):
         return
     for role, adam in found.config.training.optimizers.items():

@@ -21,9 +21,9 @@ from workbench.teachers.base import OwnVelocity, VelocityNetwork
 from workbench.training.config import RunConfig, ScheduleConfig, TrainingConfig
 from workbench.training.events import EventKind, Progress, RunEvent, StopFlag
 from workbench.training.launch import launch
-from workbench.training.networks import Student
+from workbench.training.networks import DistillationInputs
 from workbench.training.overrides import with_overrides
-from workbench.training.parallel import joined_ranks, whole_state
+from workbench.training.parallel import full_state_dict, init_distributed
 from workbench.training.stability import (
     SCORE_DRAG,
     SCORE_GAP,
@@ -57,7 +57,7 @@ def losses(values: Sequence[float], settings: StabilityConfig = DEFAULT) -> list
     return [
         event
         for place, value in enumerate(values)
-        for event in watch.hear_losses(settings, place, {"train/a_loss": value, "train/b": 1e9})
+        for event in watch.observe_losses(settings, place, {"train/a_loss": value, "train/b": 1e9})
     ]
 
 
@@ -90,11 +90,11 @@ def test_a_level_that_moves_slowly_is_followed() -> None:
 def test_a_jump_of_fid_is_one_event() -> None:
     watch = Stability()
     fids = [30, 9, 10, 20, 25, 9, 12]
-    heard = [watch.hear_score(place, "fid", fid) for place, fid in enumerate(fids)]
+    heard = [watch.observe_score(place, "fid", fid) for place, fid in enumerate(fids)]
     assert [len(events) for events in heard] == [0, 0, 0, 1, 0, 0, 1]
     assert heard[3][0].kind is EventKind.FID_JUMP
     assert heard[3][0].message == "FID jumped to 20, from 9 at best."
-    (lost,) = watch.hear_score(7, "fid", 8.0) + watch.hear_score(8, "fid", math.nan)
+    (lost,) = watch.observe_score(7, "fid", 8.0) + watch.observe_score(8, "fid", math.nan)
     assert (lost.nimg, lost.value) == (8, None)
 
 
@@ -118,7 +118,9 @@ def test_only_a_lag_that_stays_is_an_event() -> None:
         return [
             event.value
             for place, lag in enumerate(lags)
-            for event in watch.hear_losses(DEFAULT, place, {SCORE_GAP: 0.5, SCORE_DRAG: 0.5 * lag})
+            for event in watch.observe_losses(
+                DEFAULT, place, {SCORE_GAP: 0.5, SCORE_DRAG: 0.5 * lag}
+            )
         ]
 
     assert heard([0.6] * 64) == []
@@ -192,7 +194,7 @@ def run(
 ) -> Trainer:
     heard = heard or Events()
     stop = heard.stop if isinstance(heard, Overdriven) else None
-    teacher = Student(OwnVelocity(Gaussian()), (2,))
+    teacher = DistillationInputs(OwnVelocity(Gaussian()), (2,))
     settings = with_overrides(small(), more)
     trainer = Trainer(settings, teacher, ALONE, folder, heard, judge, stop)
     if isinstance(heard, Overdriven):
@@ -379,16 +381,16 @@ def test_ranks_go_back_together(tmp_path: Path) -> None:
 
 def on_ranks(folder: Path) -> list[tuple[float, list[tuple[str, int]], list[float]]]:
     """Runs on every rank: rate, events, and what the mean weights sum to."""
-    with joined_ranks() as ranks:
+    with init_distributed() as ranks:
         fids = iter([1.0, 1.0, 9.0, *[1.0] * 9] if ranks.is_main else [1.0] * 12)
         settings = with_overrides(small(), [ROLLBACK, "training.kimg=1.92"])
-        teacher = Student(BlockVelocity(Blocks()), (3,), labels(7))
+        teacher = DistillationInputs(BlockVelocity(Blocks()), (3,), labels(7))
         judge = lambda nimg, average: {"fid": next(fids)}  # noqa: E731
         trainer = Trainer(settings, teacher, ranks, folder, None, judge)
         trainer.train()
         rate = trainer.optimizers["generator"].param_groups[0]["lr"]
         events = [(e["kind"], e["nimg"]) for e in trainer.state.stability.events]
-        total = [float(v.sum()) for v in whole_state(trainer.average).values()]
+        total = [float(v.sum()) for v in full_state_dict(trainer.average).values()]
         return ranks.gather((rate, events, total))
 
 

@@ -24,23 +24,27 @@ from tests.training.test_trainer import ALONE, config
 from workbench.flow import NoiseSource
 from workbench.methods import make_method
 from workbench.teachers import PipelineTeacher, load_pipeline_teacher
-from workbench.training.networks import Student, build_networks, student_network
+from workbench.training.networks import DistillationInputs, build_networks, student_network
 from workbench.training.parallel import local_tensors
 from workbench.training.trainer import Trainer
 
 LORA = 'training.lora={"rank": 4}'
 
 
-def from_files(folder: Path, encoded: Student) -> tuple[PipelineTeacher, Student]:
+def from_files(
+    folder: Path, encoded: DistillationInputs
+) -> tuple[PipelineTeacher, DistillationInputs]:
     """As a run loads it: neither text encoders nor the network's weights are in memory."""
     teacher = load_pipeline_teacher("files", folder, text=False, weights=False)
     network, prompts, uncond = teacher.network, encoded.prompts, encoded.uncond
-    return teacher, Student(network, teacher.latent_shape, prompts, uncond, weights=teacher.weights)
+    return teacher, DistillationInputs(
+        network, teacher.latent_shape, prompts, uncond, weights=teacher.weights
+    )
 
 
-def in_memory(teacher: PipelineTeacher) -> Student:
+def in_memory(teacher: PipelineTeacher) -> DistillationInputs:
     prompts, uncond = teacher.encode(PROMPTS), teacher.uncond()
-    return Student(teacher.network, teacher.latent_shape, prompts, uncond)
+    return DistillationInputs(teacher.network, teacher.latent_shape, prompts, uncond)
 
 
 @pytest.mark.parametrize("more", [(), (LORA,)], ids=["copies", "adapters"])

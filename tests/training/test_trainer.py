@@ -23,7 +23,7 @@ from workbench.training.checkpoint import (
 from workbench.training.config import AdamConfig, RunConfig, ScheduleConfig, TrainingConfig
 from workbench.training.ema import ema_decay
 from workbench.training.events import Listener, StopFlag
-from workbench.training.networks import Student
+from workbench.training.networks import DistillationInputs
 from workbench.training.overrides import with_overrides
 from workbench.training.parallel import Ranks
 from workbench.training.safe_metadata import read_table
@@ -40,8 +40,8 @@ def config(*overrides: str, kimg: float = 0.8) -> RunConfig:
     return with_overrides(base, overrides)
 
 
-def student(seed: int = 1) -> Student:
-    return Student(OwnVelocity(SmallVelocity(seed)), (3,), labels(7), EMPTY)
+def student(seed: int = 1) -> DistillationInputs:
+    return DistillationInputs(OwnVelocity(SmallVelocity(seed)), (3,), labels(7), EMPTY)
 
 
 class Recorder(Listener):
@@ -228,7 +228,7 @@ def test_nonfinite_updates_are_never_applied(tmp_path: Path) -> None:
     recorder = Recorder()
     trainer = Trainer(
         config("training.max_nonfinite=3"),
-        Student(OwnVelocity(Exploding(healthy_calls=30)), (3,)),
+        DistillationInputs(OwnVelocity(Exploding(healthy_calls=30)), (3,)),
         ALONE,
         tmp_path,
         recorder,
@@ -392,7 +392,7 @@ def test_means_are_over_applied_updates(tmp_path: Path) -> None:
 
 
 def test_writing_checkpoints_changes_no_weight(tmp_path: Path) -> None:
-    """torch makes an optimiser's moments by a step that it counts, if a checkpoint asks first."""
+    """torch makes an optimizer's moments by a step that it counts, if a checkpoint asks first."""
     kept = Trainer(config(kimg=0.16), student(), ALONE, tmp_path)
     alone = Trainer(config(kimg=0.16), student(), ALONE)
     for trainer in (kept, alone):

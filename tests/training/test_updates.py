@@ -18,7 +18,7 @@ from workbench.methods import Batch, Loss, Networks, Phase
 from workbench.teachers import PipelineTeacher
 from workbench.training.checkpoint import checkpoint_path, read_manifest
 from workbench.training.events import EventKind, RunEvent
-from workbench.training.networks import Student
+from workbench.training.networks import DistillationInputs
 from workbench.training.parallel import local_tensors, squared_norm
 from workbench.training.trainer import Trainer
 
@@ -80,7 +80,7 @@ def own_frames_above(frame: FrameType | None) -> list[str]:
 def test_few_frames_lie_between_a_step_and_the_network(digits_teacher: PipelineTeacher) -> None:
     """A person who stops in a debugger inside the transformer sees at most five of ours."""
     cond, uncond = digits_teacher.encode(["the digit 7"]), digits_teacher.uncond()
-    of = Student(digits_teacher.network, digits_teacher.latent_shape, cond, uncond)
+    of = DistillationInputs(digits_teacher.network, digits_teacher.latent_shape, cond, uncond)
     settings = ("training.batch_size=2", "method.guidance.eval_teacher=2")
     trainer = Trainer(config(*settings), of, ALONE)
     seen: dict[str, list[list[str]]] = {}

@@ -75,29 +75,29 @@ import os, sys, time
 from workbench.errors import RequestError, WorkbenchError
 from workbench.training import world
 from workbench.training.launch import launch, world_size
-from workbench.training.parallel import joined_ranks
+from workbench.training.parallel import init_distributed
 
 world._SECONDS_TO_RECOVER = 4
 
 def double(text):
-    with joined_ranks() as ranks:
+    with init_distributed() as ranks:
         assert ranks.any(ranks.rank == 1)
         return ranks.gather((ranks.rank, len(text)))
 
 def refuse(who):
-    with joined_ranks() as ranks:
+    with init_distributed() as ranks:
         if ranks.rank in who:
             raise RequestError(f"ranks {who} have a reason")
         ranks.any(False)
 
 def stumble(who):
-    with joined_ranks() as ranks:
+    with init_distributed() as ranks:
         if ranks.rank in who:
             raise ValueError("a bug")
         ranks.any(False)
 
 def strand():
-    with joined_ranks() as ranks:
+    with init_distributed() as ranks:
         if ranks.rank == STRANDED:
             time.sleep(2 * world._SECONDS_TO_RECOVER)
         raise RequestError(f"rank {ranks.rank} has a reason")

@@ -23,8 +23,7 @@ from workbench.errors import RequestError, WorkbenchError, unknown_name
 from workbench.metrics import METRICS, metric_info
 
 if TYPE_CHECKING:
-    from workbench.runs import Evaluation
-    from workbench.runs.scored_rows import Score, ScoredRow
+    from workbench.scoring.scored_rows import Evaluation, Score, ScoredRow
 
 EVALUATED = [n for n, i in METRICS.items() if i.needs_reference or i.weights or i.network]
 WHAT = "What to measure"
@@ -178,8 +177,8 @@ def evaluate(
     nothing again. Each score is kept with all that decides it; a run's go to its MLflow run too.
     """
     from workbench.cli.building import ensure_with_bar
-    from workbench.runs import EvaluateRequest, evaluate_source
-    from workbench.runs.evaluate_sources import Asked
+    from workbench.scoring.evaluate import EvaluateRequest, evaluate_source
+    from workbench.scoring.sources import Asked
     from workbench.training.config import MOST_SEEDS
     from workbench.workspace import open_workspace
 

@@ -43,7 +43,7 @@ def export(
     README.md there begins with a whole program: pipe(PROMPT) draws with the student's own steps,
     size and guidance. sample, evaluate and --set start=FOLDER take the folder too.
     """
-    from workbench.runs import ExportRequest, export_student
+    from workbench.students.export import ExportRequest, export_student
     from workbench.workspace import open_workspace
 
     request = ExportRequest(run, folder, dtype, prompt, check)

@@ -19,7 +19,7 @@ from workbench.cli.common import (
 
 if TYPE_CHECKING:
     from workbench.evaluation.external import Export
-    from workbench.runs.external import Kept
+    from workbench.scoring.external import Kept
     from workbench.workspace import Workspace
 
 WHAT = "What to draw"
@@ -64,8 +64,8 @@ def export(
     """Draw a benchmark's images in the layout that its script reads; the same command resumes."""
     from workbench.cli.building import ensure_with_bar
     from workbench.evaluation.external import get_benchmark
-    from workbench.runs import Drawing, load_model
-    from workbench.runs.external import BenchmarkRequest, draw_benchmark
+    from workbench.scoring.external import BenchmarkRequest, draw_benchmark
+    from workbench.students.models import Drawing, load_model
     from workbench.workspace import open_workspace
 
     request = BenchmarkRequest(get_benchmark(benchmark), prompts, folder, samples)
@@ -94,7 +94,7 @@ def import_(
 ) -> None:
     """Read a benchmark's result file: kept in the workspace, a student's also with its run."""
     from workbench.evaluation.external import import_results, open_export
-    from workbench.runs.external import keep_scores
+    from workbench.scoring.external import keep_scores
     from workbench.workspace import open_workspace
 
     exported = open_export(folder)

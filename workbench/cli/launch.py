@@ -16,12 +16,13 @@ from workbench.errors import (
 )
 
 if TYPE_CHECKING:
-    from workbench.runs import Job, Launcher, RunOutcome
+    from workbench.launching.jobs import Job, Launcher
+    from workbench.runs.execution import RunOutcome
     from workbench.tracking import RunRow
 
 
 @dataclass(frozen=True)
-class How:
+class LaunchOptions:
     """The way a person wants several runs to be run.
 
     Attributes:
@@ -40,7 +41,7 @@ class How:
         return self.launcher is not None or (self.at_once(runs) > 1 and runs > 1)
 
 
-def check_jobs(jobs: Sequence[Job], how: How, *, remote: bool = True) -> list[str]:
+def check_jobs(jobs: Sequence[Job], how: LaunchOptions, *, remote: bool = True) -> list[str]:
     """Refuse what cannot be run, before anything is written, built or downloaded.
 
     Args:
@@ -51,7 +52,7 @@ def check_jobs(jobs: Sequence[Job], how: How, *, remote: bool = True) -> list[st
             divide by the ranks, an address that MLflow does not take, a launcher that this machine
             does not have, an unknown teacher, or unreadable prompts.
     """
-    from workbench.runs import check_request, check_sources
+    from workbench.runs.execution import check_request, check_sources
     from workbench.tracking import check_uri
     from workbench.training.world import current_world
 
@@ -72,7 +73,7 @@ def check_jobs(jobs: Sequence[Job], how: How, *, remote: bool = True) -> list[st
     return check_sources(configs, jobs[0].workspace, remote=remote) if jobs else []
 
 
-def launch_jobs(jobs: list[Job], how: How, share: bool) -> tuple[list[RunOutcome], int]:
+def launch_jobs(jobs: list[Job], how: LaunchOptions, share: bool) -> tuple[list[RunOutcome], int]:
     """Run what is pending, resume what was cut off, recall what is done.
 
     What was left to others and is not finished is told at the end: the machine may have died.
@@ -110,7 +111,7 @@ def find_launcher(name: str, slurm: list[str]) -> Launcher | None:
     from workbench.errors import unknown_name
 
     if name == "slurm":
-        from workbench.runs.slurm import SlurmLauncher, slurm_settings
+        from workbench.launching.slurm import SlurmLauncher, slurm_settings
 
         return SlurmLauncher(slurm_settings(slurm))
     if name != "local":
@@ -134,7 +135,7 @@ def _here(jobs: list[Job], is_left: Callable[[Job], bool]) -> list[RunOutcome]:
     """
     from workbench.cli.building import find_with_bar
     from workbench.cli.progress import TerminalListener
-    from workbench.runs import RunRequest, execute
+    from workbench.runs.execution import RunRequest, execute
 
     outcomes: list[RunOutcome] = []
     for place, job in enumerate(jobs, 1):
@@ -173,11 +174,14 @@ def _in_processes(
     """
     from workbench.cli.building import ensure_with_bar
     from workbench.cli.live import JobsWatcher
-    from workbench.runs import LocalLauncher, RunOutcome, recall, run_jobs, stop_on_signals
+    from workbench.launching.jobs import LocalLauncher
+    from workbench.launching.pool import run_jobs
+    from workbench.runs.execution import RunOutcome, load_finished
+    from workbench.runs.signals import stop_on_signals
     from workbench.runs.state import RunState
 
     outcomes = {
-        job.folder.path: None if job.fresh else recall(job.folder, job.tracking_uri, say)
+        job.folder.path: None if job.fresh else load_finished(job.folder, job.tracking_uri, say)
         for job in jobs
     }
     waiting = [job for job in jobs if outcomes[job.folder.path] is None]

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from workbench.cli.common import duration
-from workbench.runs.pool import JobView, Watcher
+from workbench.launching.pool import JobView, Watcher
 from workbench.runs.state import RunState
 
 _ROWS = 24

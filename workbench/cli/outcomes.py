@@ -12,7 +12,7 @@ from workbench.cli.follow_up import follow_up
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from workbench.runs import RunOutcome
+    from workbench.runs.execution import RunOutcome
     from workbench.workspace import Workspace
 
 _NO_SCORES = ("model", "steps", "nfe", "ms_per_image", "fingerprint", "how")
@@ -71,7 +71,7 @@ def print_results(table: list[dict[str, Any]], title: str) -> None:
 def show_fresh(results: Mapping[str, Any]) -> None:
     """What the last and the best weights score at fresh evaluation seeds, where that was asked."""
     from workbench.metrics import title_of
-    from workbench.runs.folder import judged_by
+    from workbench.training.run_folder import judged_by
 
     judge, fresh = judged_by(results), results.get("fresh") or []
     found = {
@@ -96,7 +96,7 @@ def _print_several(outcomes: Sequence[RunOutcome]) -> None:
     Beside it another score of the student at all its steps: of two kinds that are told apart.
     """
     from workbench.metrics import title_of
-    from workbench.runs.folder import judged_by
+    from workbench.training.run_folder import judged_by
 
     rows_of_all = [row for outcome in outcomes for row in outcome.results["table"]]
     measured = _scores(rows_of_all)

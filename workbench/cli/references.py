@@ -160,7 +160,7 @@ def floor(
         FeatureExtractors(place.cache, files, choose_device()).find(seen_by)
     )
     rows = reference.rows(seen_by, extractor).rows
-    files.refuse_unused()
+    files.check_all_used()
     count = samples or len(rows)
     found = frechet_floor(rows, reference.kinds, count, splits)
     if json_output:

@@ -20,8 +20,9 @@ from workbench.cli.common import (
 from workbench.errors import RequestError, WorkbenchError
 
 if TYPE_CHECKING:
+    from workbench.launching.jobs import Job
     from workbench.registry import Plan
-    from workbench.runs import Job, RunOutcome
+    from workbench.runs.execution import RunOutcome
     from workbench.training.config import RunConfig
     from workbench.workspace import Workspace
 
@@ -123,15 +124,15 @@ def run(
 
     Runs what is pending, resumes what was cut off and recalls what is done.
     """
-    from workbench.cli.launch import How, check_jobs, find_launcher, launch_jobs
-    from workbench.runs import Job
+    from workbench.cli.launch import LaunchOptions, check_jobs, find_launcher, launch_jobs
+    from workbench.launching.jobs import Job
     from workbench.tracking import default_uri
     from workbench.workspace import open_workspace
 
     place = open_workspace(workspace)
     uri = tracking_uri or default_uri(place.root)
     launch_from = find_launcher(launcher, slurm or [])
-    how = How(launch_from, parallel)
+    how = LaunchOptions(launch_from, parallel)
     changes = with_selectors(set_, teacher, recipe)
     plan, configs, origins = _requested(
         experiment, variant, changes, seeds, new_version, place, uri
@@ -252,7 +253,7 @@ def _show_plan(
     place: Workspace,
     json_output: bool,
 ) -> None:
-    from workbench.runs import run_folder
+    from workbench.training.run_folder import run_folder
 
     if json_output:
         plans = [

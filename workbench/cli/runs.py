@@ -32,7 +32,8 @@ def list_(
 ) -> None:
     """Every run of the workspace: state, progress and scores, read from the run folders."""
     from workbench.metrics import title_of
-    from workbench.runs import all_runs, summarize
+    from workbench.runs.summary import summarize
+    from workbench.training.run_folder import all_runs
     from workbench.workspace import open_workspace
 
     rows = [
@@ -82,8 +83,8 @@ def sync(
     """
     from workbench.errors import AlreadyRunningError, WorkbenchError
     from workbench.registry import plan_folders
-    from workbench.runs import all_runs
     from workbench.tracking import sync as deliver
+    from workbench.training.run_folder import all_runs
     from workbench.workspace import open_workspace
 
     place = open_workspace(workspace)
@@ -123,9 +124,9 @@ def show(
     run: RunArgument, workspace: WorkspaceOption = None, json_output: JsonOption = False
 ) -> None:
     """One run: its state, scores, settings, versions, and what it takes on disk."""
-    from workbench.runs import find_run
     from workbench.runs.description import describe
     from workbench.sizes import as_text
+    from workbench.training.run_folder import find_run
     from workbench.workspace import open_workspace
 
     told = describe(find_run(open_workspace(workspace), run))
@@ -156,8 +157,8 @@ def diff(
     """The settings, versions and scores in which two runs differ."""
     from dataclasses import asdict
 
-    from workbench.runs import find_run
     from workbench.runs.description import differences
+    from workbench.training.run_folder import find_run
     from workbench.workspace import open_workspace
 
     place = open_workspace(workspace)
@@ -217,10 +218,10 @@ def rm(
     name's beginning may mean another run tomorrow.
     """
     from workbench.errors import RequestError
-    from workbench.runs import find_run
     from workbench.runs.description import sizes_of
     from workbench.runs.disk_usage import check_removable, remove
     from workbench.sizes import as_text
+    from workbench.training.run_folder import find_run
     from workbench.workspace import open_workspace
 
     place = open_workspace(workspace)

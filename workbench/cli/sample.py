@@ -15,7 +15,7 @@ from workbench.errors import RequestError, unknown_name
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from workbench.runs import Drawing, LoadedModel
+    from workbench.students.models import Drawing, LoadedModel
 
 WHAT = "What to draw"
 HOW = "How to keep it"
@@ -105,9 +105,9 @@ def sample(
     are the ones that the exported pipeline draws on a CPU after torch.manual_seed(seed).
     """
     from workbench.cli.building import ensure_with_bar
-    from workbench.runs import Drawing, load_model, sample_model
-    from workbench.runs.models import shown_prompts
-    from workbench.runs.pictures import WRITERS, checked_prompts
+    from workbench.students.models import Drawing, load_model, shown_prompts
+    from workbench.students.pictures import WRITERS, checked_prompts
+    from workbench.students.sampling import sample_model
     from workbench.workspace import open_workspace
 
     if file_type not in WRITERS:
@@ -149,7 +149,7 @@ def _prompts(given: list[str] | None, file: Path | None) -> list[str] | None:
 def _save(
     images: Tensor, model: LoadedModel, drawing: Drawing, out: Path | None, file_type: str | None
 ) -> list[Path]:
-    from workbench.runs.pictures import facts, save_files, save_grid
+    from workbench.students.pictures import facts, save_files, save_grid
 
     made = facts(model, drawing, shlex.join(["workbench", *sys.argv[1:]]))
     if file_type is not None:

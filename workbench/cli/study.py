@@ -152,7 +152,7 @@ def worker(
 ) -> None:
     """Work on a study from this machine, until no trial is left."""
     from workbench.cli.building import find_with_bar
-    from workbench.runs import RunRequest
+    from workbench.runs.execution import RunRequest
     from workbench.studies.worker import work
     from workbench.tracking import default_uri
     from workbench.training.config import RunConfig
@@ -176,7 +176,7 @@ def worker(
 
 def _check_processes(spec: StudySpec, nproc: int) -> None:
     """Refuse a space whose extremes no run could share among its processes."""
-    from workbench.runs import check_request
+    from workbench.runs.execution import check_request
     from workbench.studies.check import corners
     from workbench.studies.space import at_point
 
@@ -190,7 +190,7 @@ def _prepare(
 ) -> StudyTrials:
     """The study with its budget, and what all workers need built once, before they start."""
     from workbench.cli.building import find_with_bar
-    from workbench.runs import check_sources, prepare_run
+    from workbench.runs.execution import check_sources, prepare_run
     from workbench.studies.overview import study_view
     from workbench.studies.storage import StudyStorage
     from workbench.studies.study import create_or_continue
@@ -235,7 +235,8 @@ def _jobs(
 def _supervise(trials: StudyTrials, jobs: list[WorkerJob], parent: StudyRun) -> StudyView:
     """Start the workers and follow them to the end; the study as it stands then."""
     from workbench.cli.study_live import StudyDisplay
-    from workbench.runs import LocalLauncher, stop_on_signals
+    from workbench.launching.jobs import LocalLauncher
+    from workbench.runs.signals import stop_on_signals
     from workbench.studies.overview import study_view
     from workbench.studies.supervisor import supervise
 

@@ -49,7 +49,7 @@ class StudyDisplay:
 
 def render(view: StudyView) -> Group:
     """Counts, the best trial, and the running ones."""
-    from workbench.runs.progress import sparkline
+    from workbench.launching.progress import sparkline
     from workbench.studies.objectives import get_objective
 
     lines: list[Text | Table] = [Text(summary_line(view))]
@@ -85,7 +85,7 @@ def score_text(trial: TrialView) -> str:
 
 
 def _running(view: StudyView) -> Table:
-    from workbench.runs.progress import sparkline
+    from workbench.launching.progress import sparkline
 
     table = Table(title_justify="left", header_style="bold", box=None)
     for column in ("trial", "kimg", "reports", "", "left", "worker"):

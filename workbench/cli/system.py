@@ -23,8 +23,8 @@ from workbench.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from workbench.runs.doctor import Check
-    from workbench.runs.teacher_doctor import TeacherReport
+    from workbench.doctor.machine import Check
+    from workbench.doctor.teacher import TeacherReport
 
 
 def register(app: typer.Typer) -> None:
@@ -125,8 +125,8 @@ def doctor(
     if teacher is not None:
         _doctor_of_teacher(teacher, recipe, nproc, set_ or [], workspace, json_output)
         return
+    from workbench.doctor.machine import run_checks
     from workbench.errors import RequestError, WorkbenchError
-    from workbench.runs.doctor import run_checks
 
     if set_ or recipe or nproc > 1:
         raise RequestError(
@@ -150,8 +150,8 @@ def _doctor_of_teacher(
     workspace: Path | None,
     json_output: bool,
 ) -> None:
+    from workbench.doctor.teacher import examine
     from workbench.errors import WorkbenchError
-    from workbench.runs.teacher_doctor import examine
     from workbench.training.recipes import run_config
     from workbench.workspace import open_workspace
 

@@ -42,7 +42,7 @@ PROMPTS: tuple[str, ...] = tuple(
 
 
 @dataclass(frozen=True)
-class LabelledImages:
+class LabeledImages:
     """Images in classes, and the prompts that ask for each class.
 
     Attributes:
@@ -142,7 +142,7 @@ def _scans() -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images / _LARGEST_PIXEL).float(), torch.from_numpy(labels).long()
 
 
-DIGITS = LabelledImages(
+DIGITS = LabeledImages(
     name="digits",
     identity="sklearn-digits-1797",
     origin="sklearn.datasets",
@@ -151,5 +151,5 @@ DIGITS = LabelledImages(
     load=load_digits_images,
 )
 
-BUNDLED: Mapping[str, LabelledImages] = {data.name: data for data in (DIGITS,)}
+BUNDLED: Mapping[str, LabeledImages] = {data.name: data for data in (DIGITS,)}
 """Name -> data: a source of prompts, of pairs, a reference, and what small teachers learn from."""

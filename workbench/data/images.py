@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.data.bundled import LabelledImages
+from workbench.data.bundled import LabeledImages
 from workbench.errors import RequestError
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class FileImages(StoredImages):
 class BundledImages(PairImages):
     """The first ``count`` images of a bundled data set."""
 
-    def __init__(self, data: LabelledImages, count: int) -> None:
+    def __init__(self, data: LabeledImages, count: int) -> None:
         self.data, self.count, self.identity = data, count, f"{data.name}-{count}"
 
     def __len__(self) -> int:
@@ -130,7 +130,7 @@ class BundledImages(PairImages):
 
 
 @lru_cache(maxsize=1)
-def _pixels(data: LabelledImages, size: int) -> Tensor:
+def _pixels(data: LabeledImages, size: int) -> Tensor:
     return data.load(size)[0]
 
 
@@ -150,7 +150,7 @@ def decode_square(content: bytes, size: int) -> Tensor:
                 width, height = picture.size
                 raise BadImageError(f"is {width} x {height}, smaller than {size} x {size}")
             turned = _in_rgb(ImageOps.exif_transpose(picture))
-        pixels = np.asarray(centre_square(turned, size))
+        pixels = np.asarray(center_square(turned, size))
     except BadImageError:
         raise
     except Exception as error:  # decoders of broken files raise whatever they fall over
@@ -200,7 +200,7 @@ def list_images(folder: Path) -> list[Path]:
     return files
 
 
-def centre_square(picture: Image.Image, size: int) -> Image.Image:
+def center_square(picture: Image.Image, size: int) -> Image.Image:
     """The largest square in the middle, resized to ``size`` pixels (bicubic, antialiased, bytes).
 
     A picture of that size already is left as it is.

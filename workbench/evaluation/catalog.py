@@ -114,10 +114,10 @@ EXTRACTORS: Mapping[str, Callable[[FeatureExtractors], FeatureExtractor]] = {
     "inception": lambda all_: InceptionFeatures(all_.weights.find("inception"), all_.device),
     "dinov2": lambda all_: DinoV2Features(all_.weights.find("dinov2"), all_.device),
     "clip_features": lambda all_: ClipFeatures(
-        "clip_features", all_.clip("clip-l14"), normalised=False
+        "clip_features", all_.clip("clip-l14"), normalized=False
     ),
     "cmmd_features": lambda all_: ClipFeatures(
-        "cmmd_features", all_.clip("clip-l14-336"), normalised=True
+        "cmmd_features", all_.clip("clip-l14-336"), normalized=True
     ),
     "clip": lambda all_: ClipScore("clip", all_.clip("clip")),
     "hpsv2": lambda all_: ClipScore("hpsv2", all_.clip("hpsv2")),

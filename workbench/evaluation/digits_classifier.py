@@ -187,11 +187,11 @@ def train(
     classifier = DigitsClassifier(recipe, recipe_hash)
     with one_thread():
         _initialise(classifier, noise)
-        optimiser = torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             classifier.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
         steps = recipe.epochs * -(-len(targets) // recipe.batch_size)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for epoch in range(recipe.epochs):
             order = noise.permutation(f"classifier/order/{epoch}", len(targets))
             for batch in torch.split(order, recipe.batch_size):
@@ -200,9 +200,9 @@ def train(
                     targets[batch],
                     label_smoothing=recipe.label_smoothing,
                 )
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 torch.autograd.backward(loss)
-                optimiser.step()
+                optimizer.step()
                 schedule.step()
         classifier.freeze()
         guesses = classifier(digits[held_out]).argmax(dim=1)

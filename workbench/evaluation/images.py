@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.data.images import centre_square
+from workbench.data.images import center_square
 from workbench.errors import RequestError
 from workbench.evaluation.extractors import FeatureExtractor
 from workbench.evaluation.grids import to_pixels
@@ -26,7 +26,7 @@ _DEEP_MODES = "IF"
 
 @dataclass(frozen=True)
 class Preparation:
-    """See :func:`centre_square`."""
+    """See :func:`center_square`."""
 
     size: int
 
@@ -40,7 +40,7 @@ class Preparation:
 
         if images.shape[2:] == (self.size, self.size):
             return images
-        return _stacked([centre_square(Image.fromarray(p), self.size) for p in to_pixels(images)])
+        return _stacked([center_square(Image.fromarray(p), self.size) for p in to_pixels(images)])
 
 
 class Prepared(FeatureExtractor):
@@ -102,7 +102,7 @@ def read_images(files: Sequence[Path], preparation: Preparation | None = None) -
         except (OSError, SyntaxError) as error:  # PIL calls a broken PNG a syntax error
             raise _unreadable(file, error) from error
         pictures.append(
-            picture if preparation is None else centre_square(picture, preparation.size)
+            picture if preparation is None else center_square(picture, preparation.size)
         )
     return _stacked(pictures)
 

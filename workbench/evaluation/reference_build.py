@@ -96,7 +96,7 @@ def build_reference(
         name: Prepared(extractors.find(name), preparation, preparation.of_images)
         for name in request.features
     }
-    extractors.weights.refuse_unused()
+    extractors.weights.check_all_used()
     folder = references_folder(workspace) / request.name
     record = ReferenceRecord(
         name=request.name,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.data.bundled import BUNDLED, LabelledImages
+from workbench.data.bundled import BUNDLED, LabeledImages
 from workbench.errors import RequestError, WorkbenchError, unknown_name
 from workbench.evaluation.extractors import FeatureExtractor
 from workbench.evaluation.feature_table import Rows
@@ -86,7 +86,7 @@ class BundledReference:
 
     caption_count = 0
 
-    def __init__(self, data: LabelledImages) -> None:
+    def __init__(self, data: LabeledImages) -> None:
         self.data, self.name, self.identity = data, data.name, data.identity
         self.network = data.name  # its own classifier
 

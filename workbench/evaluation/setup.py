@@ -66,7 +66,7 @@ def check_evaluation(
     files = weight_files(workspace, settings)
     for name in needed_weights(settings.metrics, reference):
         files.find(name, download=download)
-    files.refuse_unused()
+    files.check_all_used()
 
 
 def prepare_evaluation(workspace: Workspace, settings: EvaluationConfig) -> None:

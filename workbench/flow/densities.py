@@ -72,7 +72,7 @@ class TimeDensity(ABC):
         return self.sample_from(u.clamp(min=2.0**-54))  # torch.rand may return 0, never 1
 
     def truncated(self, low: float, high: float) -> TimeDensity:
-        """This density restricted to [low, high] and renormalised.
+        """This density restricted to [low, high] and renormalized.
 
         Raises:
             RequestError: reversed, outside [0, 1], or without probability.
@@ -92,7 +92,7 @@ class TimeDensity(ABC):
 
 
 class Truncated(TimeDensity):
-    """A density restricted to [low, high] and renormalised.
+    """A density restricted to [low, high] and renormalized.
 
     Raises:
         RequestError: the whole density has no probability there.

@@ -1,4 +1,4 @@
-"""What a weighting makes of a density of t: w(t) p(t), normalised (arXiv 2509.25127, figure 2)."""
+"""What a weighting makes of a density of t: w(t) p(t), normalized (arXiv 2509.25127, figure 2)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LOGITS = (-300.0, 36.0)  # t from 5e-131, where 1 / t^2 is still a float, to 1 
 
 @dataclass(frozen=True)
 class WeightedDensity:
-    """w(t) p(t), normalised, on the density's support between the cuts, if it needs any."""
+    """w(t) p(t), normalized, on the density's support between the cuts, if it needs any."""
 
     density: TimeDensity
     weighting: TimeWeighting
@@ -58,7 +58,7 @@ class WeightedDensity:
         return torch.sigmoid(logits).numpy(), total.numpy()
 
     @cached_property
-    def normaliser(self) -> float:
+    def normalizer(self) -> float:
         """The mean of w over the density.
 
         Raises:
@@ -71,16 +71,16 @@ class WeightedDensity:
 
     def pdf(self, t: Array) -> Array:
         times = torch.as_tensor(t, dtype=torch.float64)
-        values = _product(self.kept, self.weighting, times) / self.normaliser
+        values = _product(self.kept, self.weighting, times) / self.normalizer
         return np.asarray(values)
 
     def cdf(self, t: Array) -> Array:
         times, total = self._cumulative
-        return np.interp(t, times, total / self.normaliser)
+        return np.interp(t, times, total / self.normalizer)
 
     def quantile(self, probability: float) -> float:
         times, total = self._cumulative
-        return float(np.interp(probability, total / self.normaliser, times))
+        return float(np.interp(probability, total / self.normalizer, times))
 
     def sample(self, n: int, seed: int) -> tuple[Array, Array]:
         """Times (n,) and their weights (n,), which sum to 1: the density's samples, times w.

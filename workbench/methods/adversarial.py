@@ -54,7 +54,7 @@ def logits(features: Tensor) -> Tensor:
 class AdversarialSiD(SiD):
     """SiD with a generative adversarial term on diffused samples of both kinds."""
 
-    learns_from_pairs = True
+    needs_pairs = True
 
     def __init__(self, config: SiD2aConfig, generator: GeneratorConfig) -> None:
         super().__init__(config, generator)
@@ -69,7 +69,7 @@ class AdversarialSiD(SiD):
         adversarial = Phase(("generator",), self.adversarial_phase, frozen=self.fake_score_roles)
         return (*self.fake_score_phases(share=self.config.share_rollout), adversarial)
 
-    def last_start(self) -> float:
+    def warmup_kimg(self) -> float:
         settings = self.adversarial
         return max(settings.generator_start_kimg, settings.adversarial_start_kimg)
 

@@ -51,7 +51,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Phase:
-    """One optimiser step of an iteration: the roles and heads it trains, on one loss.
+    """One optimizer step of an iteration: the roles and heads it trains, on one loss.
 
     Attributes:
         draw: which draw of prompts it works on. Phases of one iteration that repeat a role take
@@ -95,32 +95,32 @@ class Method(ABC):
     Attributes:
         roles: copies of the teacher that are trained.
         heads: modules of its own that are trained, by name.
-        learns_from_pairs: whether its losses ask the batch for image-text pairs.
-        learns_from_prompts: whether they ask it for the run's prompts; else only the pairs' own.
+        needs_pairs: whether its losses ask the batch for image-text pairs.
+        needs_prompts: whether they ask it for the run's prompts; else only the pairs' own.
         noise_types: of the sampler that its student can be used with, the usual one first.
-        any_step: whether the student's x0_hat is a sample after each of its K steps. A student
+        partial_steps: whether the student's x0_hat is a sample after each of its K steps. A student
             of a trajectory is one only at its end.
     """
 
     roles: ClassVar[tuple[str, ...]]
     heads: ClassVar[Mapping[str, MakeHead]] = MappingProxyType({})
-    learns_from_pairs: ClassVar[bool] = False
-    learns_from_prompts: ClassVar[bool] = True
+    needs_pairs: ClassVar[bool] = False
+    needs_prompts: ClassVar[bool] = True
     noise_types: ClassVar[tuple[str, ...]] = tuple(NOISE_RULES)
-    any_step: ClassVar[bool] = True
+    partial_steps: ClassVar[bool] = True
 
     def __init__(self, generator: GeneratorConfig) -> None:
         self.sampler = FewStepSampler(generator)
 
     @abstractmethod
     def phases(self, nimg: int) -> Sequence[Phase]:
-        """The optimiser steps of the iteration that begins at ``nimg`` images, in order."""
+        """The optimizer steps of the iteration that begins at ``nimg`` images, in order."""
 
     def guidance_scales(self) -> Mapping[str, float]:
         """Setting -> scale of classifier-free guidance; without an empty prompt each must be 1."""
         return {}
 
-    def refuse_guidance(self) -> None:
+    def check_no_guidance(self) -> None:
         """Refuse guidance where the teacher has no empty prompt.
 
         Raises:
@@ -133,6 +133,6 @@ class Method(ABC):
                 "has none. Use scale 1 (off)."
             )
 
-    def last_start(self) -> float:
+    def warmup_kimg(self) -> float:
         """Images (in kimg) after which every part of the method has begun; 0 without warm-ups."""
         return 0.0

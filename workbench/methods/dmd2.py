@@ -71,7 +71,7 @@ class DMD2(DMD):
     """Fake score and head take several steps, each on new samples; then the generator takes one."""
 
     heads = MappingProxyType({HEAD: _discriminator})
-    learns_from_pairs = True
+    needs_pairs = True
     fake_score_roles = ("fake_score", HEAD)
     fake_score_stream = "fake_score0"
     config: DMD2Settings

@@ -37,7 +37,7 @@ class KD(Method):
 
     roles = ("generator",)
     noise_types = ("ddim",)
-    any_step = False
+    partial_steps = False
 
     def __init__(self, config: KDConfig, generator: GeneratorConfig) -> None:
         super().__init__(generator)

@@ -63,10 +63,10 @@ class MeanFlow(Method):
     """One generator step an iteration, on real latents diffused to a random time."""
 
     roles = ("generator",)
-    learns_from_pairs = True
-    learns_from_prompts = False
+    needs_pairs = True
+    needs_prompts = False
     noise_types = ("ddim",)
-    any_step = False
+    partial_steps = False
 
     def __init__(self, config: MeanFlowConfig, generator: GeneratorConfig) -> None:
         super().__init__(generator)

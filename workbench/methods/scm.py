@@ -32,7 +32,7 @@ _ANGLES = (1e-4, 1 - 1e-4)  # in float32 tan(s) has no sign at the noisy end
 
 
 class SCMConfig(FrozenConfig):
-    """Settings of sCM: the published proposal of t, tangent normalisation and warm-up."""
+    """Settings of sCM: the published proposal of t, tangent normalization and warm-up."""
 
     name: Literal["scm"] = "scm"
     density: str = Field("trigflow", description="density of t; published: TrigFlow's own")
@@ -67,7 +67,7 @@ def trigflow_prediction(
 
 
 def tangent(x_s: Tensor, s: Tensor, f: Tensor, df: Tensor, dx_ds: Tensor, ramp: float) -> Tensor:
-    """cos(s) df/ds (B, ...), its unstable part scaled by r: algorithm 1 before normalisation.
+    """cos(s) df/ds (B, ...), its unstable part scaled by r: algorithm 1 before normalization.
 
     -cos^2(s) (F - dx/ds) - r cos(s) sin(s) (x_s + dF/ds), where f = cos(s) x_s - sin(s) F.
 
@@ -81,7 +81,7 @@ def tangent(x_s: Tensor, s: Tensor, f: Tensor, df: Tensor, dx_ds: Tensor, ramp: 
     return -c.alpha.square() * (f - dx_ds) - ramp * (c.alpha * c.sigma * x_s + df)
 
 
-def normalised(g: Tensor, constant: float) -> Tensor:
+def normalized(g: Tensor, constant: float) -> Tensor:
     """g / (rms(g) + c) for each sample (B, ...)."""
     return g / (expand_like(rms(g), g) + constant)
 
@@ -106,8 +106,8 @@ class SCM(Method):
 
     roles = ("generator",)
     heads = MappingProxyType({WEIGHT: lambda network: LossWeight()})
-    learns_from_pairs = True
-    learns_from_prompts = False
+    needs_pairs = True
+    needs_prompts = False
     noise_types = ("fresh", "fixed")
 
     def __init__(self, config: SCMConfig, generator: GeneratorConfig) -> None:
@@ -123,7 +123,7 @@ class SCM(Method):
         ramp = min(1.0, nimg / warmup) if warmup else 1.0
         return (Phase(("generator", WEIGHT), partial(self.consistency_phase, ramp=ramp)),)
 
-    def last_start(self) -> float:
+    def warmup_kimg(self) -> float:
         return self.config.tangent_warmup_kimg
 
     def consistency_phase(self, networks: Networks, batch: Batch, ramp: float) -> Loss:
@@ -147,7 +147,7 @@ class SCM(Method):
             speed = s.cos() * s.sin()
             direction = (expand_like(speed, x_s) * dx_ds, speed)
             f, df = with_tangent(generator, student, (x_s, s), direction)
-            g = normalised(tangent(x_s, s, f, df, dx_ds, ramp), self.config.tangent_constant)
+            g = normalized(tangent(x_s, s, f, df, dx_ds, ramp), self.config.tangent_constant)
         error = (student(x_s, s) - f - g).square().flatten(1).mean(1)
         weight = networks.heads[WEIGHT](s)[:, 0]
         loss = (weight.exp() * error - weight).mean()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from workbench.runs.folder import run_folder
 from workbench.runs.state import RunState, state_of
 from workbench.tracking import RunRow, default_uri, list_runs
 from workbench.training.config import RunConfig
+from workbench.training.run_folder import run_folder
 from workbench.workspace import Workspace
 
 

@@ -20,11 +20,11 @@ from workbench.registry.plan_text import description, plan_tags
 from workbench.registry.rows import PLAN_KIND, PlanRow, as_options, plan_rows
 from workbench.tracking import (
     KIND,
-    DeliverySettings,
     MlflowTracker,
     RunIdentity,
     RunRecord,
     RunRow,
+    UploaderSettings,
     add_artifact,
     default_artifact_root,
     default_uri,
@@ -38,7 +38,7 @@ from workbench.tracking import (
 from workbench.workspace import Workspace, exclusive, write_json
 
 _FILE = "plan.json"
-_DELIVERY = DeliverySettings(interval=0.2, finish_timeout=30.0, system_interval=0.0)
+_DELIVERY = UploaderSettings(interval=0.2, finish_timeout=30.0, system_interval=0.0)
 
 
 def register(

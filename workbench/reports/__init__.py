@@ -4,7 +4,7 @@ The report's page is apart, in ``workbench.reports.page``: it reads plans, which
 """
 
 from workbench.reports.comparison import Comparison, GroupResult, compare, primary_metric
-from workbench.reports.evaluated import ScoreComparison, Wanted, compare_scores, is_logged
+from workbench.reports.evaluated import ScoreComparison, ScoreQuery, compare_scores, is_logged
 from workbench.reports.groups import Group, SeedRun, Selection, make_groups
 from workbench.reports.references import Chosen, chosen_runs, comparable, select, select_groups
 from workbench.reports.score_files import ScoreFiles
@@ -30,10 +30,10 @@ __all__ = [
     "Observation",
     "ScoreComparison",
     "ScoreFiles",
+    "ScoreQuery",
     "SeedRun",
     "Selection",
     "Verdict",
-    "Wanted",
     "all_tables",
     "chosen_runs",
     "comparable",

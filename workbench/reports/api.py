@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.errors import RequestError
 from workbench.reports.comparison import Comparison, primary_metric
 from workbench.reports.comparison import compare as compare_training
-from workbench.reports.evaluated import ScoreComparison, Wanted, compare_scores, is_logged
+from workbench.reports.evaluated import ScoreComparison, ScoreQuery, compare_scores, is_logged
 from workbench.reports.references import comparable, select_groups
 from workbench.reports.score_files import ScoreFiles
 from workbench.reports.scores import read_scores, score_frame
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from workbench.runs import LoadedStudent, RunFolder
+    from workbench.students.models import LoadedStudent
     from workbench.training.config import RunConfig
+    from workbench.training.run_folder import RunFolder
 
 
 def scores(
@@ -99,7 +100,7 @@ def compare(
     """
     place, uri = where(workspace, tracking_uri)
     selection = select_groups(uri, place, names, finished=finished, changed=changed)
-    wanted = Wanted(metric or primary_metric(selection), reference, steps, protocol)
+    wanted = ScoreQuery(metric or primary_metric(selection), reference, steps, protocol)
     if is_logged(selection, wanted):
         files = ScoreFiles(uri, place)
         return compare_scores(selection, wanted, files, allow_mixed=allow_mixed, against=against)
@@ -132,7 +133,7 @@ class Run:
         Raises:
             WorkbenchError: there is no whole checkpoint yet.
         """
-        from workbench.runs import load_student
+        from workbench.students.models import load_student
 
         return load_student(self.workspace, str(self.folder.path))
 
@@ -161,7 +162,8 @@ class Run:
         Raises:
             RequestError: more steps than the student was trained with, or none; no prompt.
         """
-        from workbench.runs import Drawing, sample_model
+        from workbench.students.models import Drawing
+        from workbench.students.sampling import sample_model
 
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         count = self.student.default_steps[0] if steps is None else steps
@@ -199,7 +201,7 @@ def load_run(
     Raises:
         RequestError: no such run (says the nearest), or several.
     """
-    from workbench.runs import find_run
+    from workbench.training.run_folder import find_run
 
     place, uri = where(workspace, tracking_uri)
     return Run(find_run(place, name), place, uri)

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.errors import RequestError
-from workbench.runs.inference import sample_model
-from workbench.runs.models import Drawing, LoadedModel, LoadedStudent, load_model
-from workbench.runs.pictures import checked_prompts
 from workbench.samplers import STUDENT, TEACHER
+from workbench.students.models import Drawing, LoadedModel, LoadedStudent, load_model
+from workbench.students.pictures import checked_prompts
+from workbench.students.sampling import sample_model
 from workbench.workspace import Workspace
 
 _ASKED = re.compile(r"((?P<caption>[^=]+)=)?(?P<reference>[^=]+?)(:(?P<steps>\d+))?")

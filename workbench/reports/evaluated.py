@@ -28,7 +28,7 @@ _SHOWN_CHARACTERS = 60
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ScoreQuery:
     """Which scores: what is None is the only one there is."""
 
     metric: str
@@ -127,7 +127,7 @@ class ScoreComparison:
 
 def compare_scores(
     selection: Selection,
-    wanted: Wanted,
+    wanted: ScoreQuery,
     files: ScoreFiles,
     *,
     allow_mixed: bool = False,
@@ -186,7 +186,7 @@ def compare_scores(
     )
 
 
-def is_logged(selection: Selection, wanted: Wanted) -> bool:
+def is_logged(selection: Selection, wanted: ScoreQuery) -> bool:
     """Whether a score of ``workbench evaluate`` is meant, not one measured during training.
 
     It is where reference, steps or protocol are named, or training measured no such score.
@@ -210,7 +210,7 @@ def _evaluated(groups: Sequence[Group]) -> list[RunScore]:
     return [RunScore(run, score) for group, run in runs for score in evaluated_scores(group, run)]
 
 
-def _named(found: Sequence[RunScore], wanted: Wanted) -> list[RunScore]:
+def _named(found: Sequence[RunScore], wanted: ScoreQuery) -> list[RunScore]:
     """Those of the wanted metric, reference and number of steps.
 
     Raises:
@@ -231,7 +231,7 @@ def _named(found: Sequence[RunScore], wanted: Wanted) -> list[RunScore]:
     return [each for each in found if str(each.score.steps) == steps]
 
 
-def _only(option: str, wanted: Wanted, asked: object, there: Iterable[str]) -> str:
+def _only(option: str, wanted: ScoreQuery, asked: object, there: Iterable[str]) -> str:
     """What was asked for, or the only one there is."""
     known = sorted(set(there))
     if asked is not None and str(asked) not in known:
@@ -244,7 +244,7 @@ def _only(option: str, wanted: Wanted, asked: object, there: Iterable[str]) -> s
 
 
 def _choose(
-    found: Sequence[RunScore], wanted: Wanted, files: ScoreFiles, allow_mixed: bool
+    found: Sequence[RunScore], wanted: ScoreQuery, files: ScoreFiles, allow_mixed: bool
 ) -> tuple[dict[str, list[RunScore]], list[str]]:
     """The scores by protocol: of the one that all measured runs have, else of all there are.
 

@@ -16,8 +16,8 @@ from workbench.reports.comparison import AT_KIMG, Comparison
 from workbench.reports.groups import Group
 from workbench.reports.scores import table_scores, training_scores
 from workbench.reports.statistics import Estimate, Observation, estimate_scores
-from workbench.runs.cost import evaluations_a_step
 from workbench.samplers import STUDENT, TEACHER
+from workbench.students.cost import evaluations_a_step
 
 if TYPE_CHECKING:
     import pandas as pd

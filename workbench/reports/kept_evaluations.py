@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from workbench.evaluation.evaluator import protocol_id
 from workbench.reports.groups import SeedRun
 from workbench.reports.samples import still_of
-from workbench.runs.external_scores import ExternalFile
-from workbench.runs.folder import RunFolder
-from workbench.runs.kept_scores import ARTIFACTS, scores_folder, short_protocol
+from workbench.scoring.external_scores import ExternalFile
+from workbench.scoring.kept_scores import ARTIFACTS, scores_folder, short_protocol
+from workbench.training.run_folder import RunFolder
 from workbench.workspace import Workspace
 
 _NOT_PROTOCOL = ("steps", "id")

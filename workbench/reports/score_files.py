@@ -10,9 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from workbench.errors import WorkbenchError
-from workbench.runs.external_scores import EXTERNAL, ExternalFile, ExternalName
-from workbench.runs.folder import RunFolder
-from workbench.runs.kept_scores import (
+from workbench.scoring.external_scores import EXTERNAL, ExternalFile, ExternalName
+from workbench.scoring.kept_scores import (
     ARTIFACTS,
     ScoreName,
     file_stem,
@@ -20,6 +19,7 @@ from workbench.runs.kept_scores import (
     short_protocol,
 )
 from workbench.tracking import RunRow, list_artifacts, read_artifact
+from workbench.training.run_folder import RunFolder
 from workbench.workspace import Workspace
 
 _LAST_BITS = 1e-3  # by so much, relative, the same score may differ when it is measured again

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from workbench.metrics import METRICS
 from workbench.reports.groups import Group, SeedRun
 from workbench.reports.score_files import KeptScore, ScoreFiles
-from workbench.runs.external_scores import ExternalName
-from workbench.runs.kept_scores import ScoreName
 from workbench.runs.tags import REFERENCE, fresh_seed, read_fresh
 from workbench.samplers import CELL, STUDENT
+from workbench.scoring.external_scores import ExternalName
+from workbench.scoring.kept_scores import ScoreName
 
 if TYPE_CHECKING:
     import pandas as pd

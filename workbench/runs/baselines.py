@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from workbench.hashing import fingerprint
-from workbench.runs.measure import Measurement, Row, SampledModel
+from workbench.students.measure import Measurement, Row, SampledModel
 from workbench.teachers.base import Distillable
 from workbench.training.config import RunConfig
 from workbench.training.parallel import Ranks
@@ -62,7 +62,7 @@ class BaselineCache:
         """What is kept of a model under ``what``, else what ``measure`` gives; on every rank."""
         key = {**self.identity, **model.identity, "steps": model.steps, **what}
         file = self.folder / f"{fingerprint(key)}.json"
-        found = self.ranks.from_main(_read(file, read) if self.ranks.is_main else None)
+        found = self.ranks.broadcast(_read(file, read) if self.ranks.is_main else None)
         if found is not None:
             return found
         value = measure()

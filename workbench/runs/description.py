@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import RequestError
-from workbench.runs.folder import RunFolder
 from workbench.runs.summary import summarize
 from workbench.training.overrides import flattened
+from workbench.training.run_folder import RunFolder
 
 _VERSIONS = "versions"
 

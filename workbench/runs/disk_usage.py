@@ -8,8 +8,8 @@ from typing import Any
 
 from workbench.errors import MachineError, RequestError, WorkbenchError
 from workbench.runs.description import sizes_in
-from workbench.runs.folder import RunFolder, all_runs
 from workbench.tracking import load_record, sync
+from workbench.training.run_folder import RunFolder, all_runs
 from workbench.workspace import Workspace, exclusive, is_held, partial_path
 
 

@@ -1,4 +1,4 @@
-"""Running, resuming and recalling a run."""
+"""Running a run, resuming it, and finding it finished."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from workbench.data.prompts import PromptSet, read_prompts
 from workbench.errors import MemoryExhaustedError, RequestError, WorkbenchError
 from workbench.evaluation import check_evaluation, prepare_evaluation
 from workbench.methods import method_type
-from workbench.runs.folder import RunFolder, run_folder
 from workbench.runs.session import SessionJob, run_on_ranks
 from workbench.runs.start import keep_start
-from workbench.runs.text import (
+from workbench.runs.tracking import speak_for
+from workbench.students.text import (
     Say,
     find_run_teacher,
     silent_say,
 )
-from workbench.runs.tracking import speak_for
 from workbench.teachers import KNOWN_TEACHERS, find_teacher
 from workbench.teachers.analytic import MixtureRecipe
 from workbench.teachers.catalog import check_teacher
@@ -34,6 +33,7 @@ from workbench.training.config import RunConfig
 from workbench.training.events import Listener
 from workbench.training.launch import launch, world_size
 from workbench.training.parallel import Ranks
+from workbench.training.run_folder import RunFolder, run_folder
 from workbench.training.world import ran_out_of_memory
 from workbench.workspace import Workspace, exclusive, is_held
 
@@ -63,7 +63,7 @@ class RunOutcome:
 
 
 def execute(request: RunRequest) -> RunOutcome:
-    """Run, resume or recall: the same request continues where it was cut off.
+    """Run, resume or load: the same request continues where it was cut off.
 
     Raises:
         RequestError: the configuration, teacher or workspace refuses, or the run is going on.
@@ -90,9 +90,9 @@ def _execute(request: RunRequest) -> RunOutcome:
     config = request.config
     workspace = request.workspace
     folder = run_folder(workspace, config)
-    recalled = None if request.fresh else recall(folder, request.tracking_uri, request.say)
-    if recalled is not None:
-        return recalled
+    finished = None if request.fresh else load_finished(folder, request.tracking_uri, request.say)
+    if finished is not None:
+        return finished
     check_request(config, request.nproc)
     prompts = read_run_prompts(config)
     _check_pairs(config)  # so that bad ones are refused before anything is written
@@ -100,7 +100,7 @@ def _execute(request: RunRequest) -> RunOutcome:
     revision = None if request.fresh else folder.teacher_revision()
     teacher = find_run_teacher(config, workspace, revision, request.find_teacher)
     with exclusive(folder.lock, f"Run {folder.name}"):
-        if request.fresh and (kept := folder.set_aside()):
+        if request.fresh and (kept := folder.archive()):
             request.say(f"The earlier run is kept as {kept.name}.")
         if (results := folder.results()) is not None:  # another process was quicker
             return RunOutcome(folder, results, trained=False)
@@ -124,7 +124,7 @@ def _execute(request: RunRequest) -> RunOutcome:
         return RunOutcome(folder, results, trained=True)
 
 
-def recall(folder: RunFolder, tracking_uri: str, say: Say = silent_say) -> RunOutcome | None:
+def load_finished(folder: RunFolder, tracking_uri: str, say: Say = silent_say) -> RunOutcome | None:
     """A run that was finished before; None while it is not.
 
     Where its process was killed after it had written the results, the tracker hears now that the
@@ -153,7 +153,7 @@ def check_request(config: RunConfig, nproc: int) -> None:
             "earlier version began with other settings is begun anew)."
         )
     ranks = Ranks(0, world_size(nproc), torch.device("cpu"))
-    ranks.share(config.training.batch_size)
+    ranks.local_batch_size(config.training.batch_size)
     if config.training.shards is not None:
         ranks.check_shards(config.training.shards)
 
@@ -214,7 +214,7 @@ def read_run_prompts(config: RunConfig) -> PromptSet:
 def _learns_from_prompts(config: RunConfig) -> bool:
     recipe = _mixture(config)
     prompted = recipe is None or recipe.prompted
-    return prompted and method_type(config.method).learns_from_prompts
+    return prompted and method_type(config.method).needs_prompts
 
 
 def _check_evaluation(config: RunConfig, workspace: Workspace, *, remote: bool = True) -> None:

@@ -13,14 +13,14 @@ from workbench.evaluation import build_evaluator
 from workbench.evaluation.references import BuiltReference, BundledReference, Reference
 from workbench.evaluation.setup import evaluation_prompts, find_reference
 from workbench.runs.figures import draw_curve
-from workbench.runs.folder import RunFolder
-from workbench.runs.measure import SampledModel
 from workbench.runs.pairs import EncodedPairs, encode_pairs
-from workbench.runs.text import TextJob, cut_warning, load_with_encodings
+from workbench.students.measure import SampledModel
+from workbench.students.text import TextJob, cut_warning, load_with_encodings
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.text_store import TextStore
 from workbench.tracking import InputData
 from workbench.training.config import RunConfig
+from workbench.training.run_folder import RunFolder
 
 _SHOWN = 10
 

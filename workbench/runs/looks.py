@@ -17,8 +17,8 @@ from workbench.errors import WorkbenchError
 from workbench.evaluation.drift import Look, Ratio, drift_from, look_of
 from workbench.hashing import fingerprint
 from workbench.runs.baselines import BaselineCache
-from workbench.runs.measure import Encodings, SampledModel, Samplers
 from workbench.runs.tasks import RunTask
+from workbench.students.measure import Encodings, SampledModel, Samplers
 from workbench.training.config import EvaluationConfig
 from workbench.training.parallel import Ranks
 

@@ -17,14 +17,14 @@ from workbench.evaluation.prompts import prompt_mix
 from workbench.evaluation.truth import floor, truth, truth_evaluator
 from workbench.flow.noise import NoiseSource
 from workbench.methods import DrawNoise, Pairs
-from workbench.runs.folder import RunFolder
-from workbench.runs.measure import SampledModel
-from workbench.runs.text import TextJob
-from workbench.teachers.analytic import MixtureTeacher, load_mixture, mode_labels, refuse_call
+from workbench.students.measure import SampledModel
+from workbench.students.text import TextJob
+from workbench.teachers.analytic import MixtureTeacher, check_no_call, load_mixture, mode_labels
 from workbench.teachers.base import Conditioning
 from workbench.teachers.mixture import LOG_SHARES
 from workbench.tracking import InputData, Tracker
 from workbench.training.config import RunConfig
+from workbench.training.run_folder import RunFolder
 
 SAMPLES_FILE = "samples.npz"
 """Samples of a run's teacher and student, (N, D) by caption, beside the figures."""
@@ -93,7 +93,7 @@ class MixtureTask:
     def __init__(
         self, config: RunConfig, folder: Path, prompts: Sequence[str], job: TextJob
     ) -> None:
-        refuse_call(config.teacher, config.teacher_call)
+        check_no_call(config.teacher, config.teacher_call)
         self.config = config
         self.teacher = load_mixture(config.teacher, folder, job.ranks.device)
         self.recipe, self.encoded = self.teacher.recipe, DirectEncodings(self.teacher)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from workbench.data.listing import PairListing, Skipped
 from workbench.methods import Pairs
-from workbench.runs.text import RateLines, TextJob, on_every_rank, writing
+from workbench.students.text import RateLines, TextJob, on_every_rank, writing
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.latent_store import LatentStore, latents_identity, write_skipped
 from workbench.teachers.text_store import TextStore
@@ -88,9 +88,9 @@ def encode_pairs(
     """
     store = latent_store(job.workspace.cache, listing, teacher)
     ranks = job.ranks
-    if ranks.from_main(store.missing()):
+    if ranks.broadcast(store.missing()):
         with writing(store, job, _IMAGES):
-            missing = ranks.from_main(store.missing())  # another process may have been here
+            missing = ranks.broadcast(store.missing())  # another process may have been here
             show = RateLines(job, _IMAGES)
             on_every_rank(ranks, partial(store.encode, missing, ranks.rank, ranks.world, show))
     store.refresh()

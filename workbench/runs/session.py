@@ -21,9 +21,15 @@ from workbench.methods import method_type
 from workbench.metrics import metric_info
 from workbench.runs.baselines import BaselineCache
 from workbench.runs.figures import draw_samples
-from workbench.runs.folder import RunFolder
 from workbench.runs.looks import LookMeasurement
-from workbench.runs.measure import (
+from workbench.runs.signals import stop_on_signals
+from workbench.runs.start import load_start
+from workbench.runs.state import OUTCOME, RunState
+from workbench.runs.tags import BEST, EVALUATION, LAST, REFERENCE, SHOWN, fresh_key, fresh_seed
+from workbench.runs.tasks import RunPairs, open_task
+from workbench.runs.tracking import TrackerListener, open_tracker
+from workbench.samplers import STUDENT, TEACHER, sampler_name
+from workbench.students.measure import (
     Measure,
     Measurement,
     Row,
@@ -31,22 +37,16 @@ from workbench.runs.measure import (
     Samplers,
     measure_all,
 )
-from workbench.runs.signals import stop_on_signals
-from workbench.runs.start import load_start
-from workbench.runs.state import OUTCOME, RunState
-from workbench.runs.tags import BEST, EVALUATION, LAST, REFERENCE, SHOWN, fresh_key, fresh_seed
-from workbench.runs.tasks import RunPairs, open_task
-from workbench.runs.text import Say, TextJob
-from workbench.runs.tracking import TrackerListener, open_tracker
-from workbench.samplers import STUDENT, TEACHER, sampler_name
+from workbench.students.text import Say, TextJob
 from workbench.teachers.base import VelocityNetwork
 from workbench.teachers.checks import check_is_teacher
 from workbench.teachers.hub import revision_of
 from workbench.tracking import STUDENT_SAMPLES, InputData, RunStatus, Tracker
 from workbench.training.config import RunConfig
 from workbench.training.events import Listener, Listeners, StopFlag
-from workbench.training.networks import Student
-from workbench.training.parallel import Ranks, joined_ranks
+from workbench.training.networks import DistillationInputs
+from workbench.training.parallel import Ranks, init_distributed
+from workbench.training.run_folder import RunFolder
 from workbench.training.state import TrainingState
 from workbench.training.trainer import Trainer
 from workbench.workspace import Workspace, write_json
@@ -114,7 +114,7 @@ class Session:
         if self.teacher.start is not None:
             return
         passed = self.job.workspace.cache / "teachers" / f"{self.teacher.fingerprint}.checked"
-        if self.ranks.from_main(passed.exists()):
+        if self.ranks.broadcast(passed.exists()):
             return
         cond = self.task.encoded.rows(self.task.shown[:2])
         on_device = cond.to(self.ranks.device) if cond else None
@@ -140,7 +140,7 @@ class Session:
         self.pairs = self.task.pairs()
         if self.pairs is not None:
             fingerprint += f"/{self.pairs.fingerprint}"
-        student = Student(
+        student = DistillationInputs(
             self.teacher.network,
             self.teacher.latent_shape,
             stored,
@@ -158,7 +158,7 @@ class Session:
 
     @property
     def _learns_from_prompts(self) -> bool:
-        return method_type(self.config.method).learns_from_prompts
+        return method_type(self.config.method).needs_prompts
 
     def _prompts(self) -> dict[str, Any] | None:
         """The prompts that the run learns from; None for a method that learns from pairs alone."""
@@ -443,7 +443,7 @@ def _table_metrics(rows: Sequence[Row]) -> dict[str, float]:
 
 def run_on_ranks(job: SessionJob) -> None:
     """What each rank does."""
-    with joined_ranks() as ranks, stop_on_signals() as stop:
+    with init_distributed() as ranks, stop_on_signals() as stop:
         listener = job.make_listener() if ranks.is_main else Listener()
         with _tracked(job, ranks) as tracker:
             try:

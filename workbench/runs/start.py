@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from workbench.errors import MachineError, RequestError
-from workbench.runs.export import ADAPTER
-from workbench.runs.models import LoadedStudent, load_student, run_generator
 from workbench.runs.start_variant import start_reference
-from workbench.runs.student import weights_fingerprint
-from workbench.runs.text import load_run_teacher
+from workbench.students.export import ADAPTER
+from workbench.students.models import LoadedStudent, load_student, run_generator
+from workbench.students.student import weights_fingerprint
+from workbench.students.text import load_run_teacher
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.analytic import is_analytic, load_mixture
 from workbench.teachers.base import Distillable, VelocityNetwork, starting_network

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from workbench.errors import RequestError, WorkbenchError, unknown_name
-from workbench.runs.folder import RunFolder, all_runs, run_folder
 from workbench.training.config import RunConfig
+from workbench.training.run_folder import RunFolder, all_runs, run_folder
 from workbench.workspace import Workspace
 
 _PREFIX, _HASH = "variant:", "#"

@@ -7,8 +7,8 @@ import time
 from enum import StrEnum
 from pathlib import Path
 
-from workbench.runs.folder import RunFolder
 from workbench.tracking import SEEN_ALIVE, RunRow
+from workbench.training.run_folder import RunFolder
 from workbench.workspace import is_held
 
 OUTCOME = "outcome"

@@ -13,20 +13,20 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from workbench.evaluation import Evaluator
-from workbench.runs.folder import RunFolder
-from workbench.runs.measure import Encodings, SampledModel
-from workbench.runs.text import TextJob
+from workbench.students.measure import Encodings, SampledModel
+from workbench.students.text import TextJob
 from workbench.teachers.analytic import is_analytic
 from workbench.teachers.base import Conditioning, Distillable
 from workbench.tracking import InputData, Tracker
 from workbench.training.config import RunConfig
-from workbench.training.streams import PairRows, PromptRows
+from workbench.training.run_folder import RunFolder
+from workbench.training.streams import PairDataset, PromptDataset
 
 
 class RunEncodings(Encodings, Protocol):
     """Encodings that a run trains on too."""
 
-    def view(self, prompts: Sequence[str]) -> PromptRows | None:
+    def view(self, prompts: Sequence[str]) -> PromptDataset | None:
         """Encodings of these prompts, in order, drawn from at random; None without prompts."""
         ...
 
@@ -35,7 +35,7 @@ class RunEncodings(Encodings, Protocol):
         ...
 
 
-class RunPairs(PairRows, Protocol):
+class RunPairs(PairDataset, Protocol):
     """Pairs that a run learns from."""
 
     @property

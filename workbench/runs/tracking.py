@@ -8,7 +8,6 @@ from pathlib import Path
 
 from workbench.errors import WorkbenchError
 from workbench.metrics import score_of
-from workbench.runs.folder import RunFolder
 from workbench.runs.state import OUTCOME, RunState
 from workbench.runs.tags import EVENTS
 from workbench.tracking import (
@@ -27,6 +26,7 @@ from workbench.tracking import (
 from workbench.training.config import RunConfig
 from workbench.training.events import Listener, RunEvent
 from workbench.training.parallel import Ranks
+from workbench.training.run_folder import RunFolder
 from workbench.workspace import Workspace
 
 RUN_KIND = "run"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.errors import InterruptedRunError
-from workbench.runs.jobs import Handle, Job, Launcher
+from workbench.launching.jobs import Handle, Job, Launcher
 from workbench.studies.storage import ENVIRONMENT_VARIABLE
 from workbench.training.events import StopFlag
 from workbench.workspace import write_json

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import PrunedRunError, RequestError, SettingsError
-from workbench.runs import RunRequest, check_request, execute, run_folder
+from workbench.runs.execution import RunRequest, check_request, execute
 from workbench.studies.listener import TrialAddress, open_listener
 from workbench.studies.objectives import student_scores
 from workbench.studies.samplers import calm_optuna, make_sampler, trial_seed
@@ -18,6 +18,7 @@ from workbench.studies.spec import StudySpec
 from workbench.studies.storage import StudyStorage
 from workbench.studies.trials import Lease
 from workbench.training.config import RunConfig
+from workbench.training.run_folder import run_folder
 
 if TYPE_CHECKING:
     from optuna import Study, Trial

@@ -21,7 +21,7 @@ from workbench.errors import (
     SettingsError,
     WorkbenchError,
 )
-from workbench.runs import RunRequest
+from workbench.runs.execution import RunRequest
 from workbench.runs.signals import stop_on_signals
 from workbench.studies.heartbeat import Heartbeat
 from workbench.studies.listener import PROGRESS

@@ -242,7 +242,7 @@ def is_analytic(folder: Path) -> bool:
     return (folder / MIXTURE_FILE).is_file()
 
 
-def refuse_analytic(name: str, folder: Path) -> None:
+def check_not_analytic(name: str, folder: Path) -> None:
     """Refuse an analytic teacher where only images will do.
 
     Raises:
@@ -316,7 +316,7 @@ def _data(recipe: MixtureRecipe) -> PromptedLatents:
     return PromptedLatents(mixture.at(labels, normal), labels, prompts, wordings=1)
 
 
-def refuse_call(name: str, call: Mapping[str, Any]) -> None:
+def check_no_call(name: str, call: Mapping[str, Any]) -> None:
     """An analytic teacher has no images and no guidance input, whose settings would do nothing.
 
     Raises:

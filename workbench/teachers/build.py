@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from workbench.data.bundled import LabelledImages
+from workbench.data.bundled import LabeledImages
 from workbench.teachers.analytic import MixtureRecipe, build_mixture, is_analytic
 from workbench.teachers.folder import MODEL_INDEX, TeacherNotes, quiet_libraries
 from workbench.teachers.pretrain import (
@@ -36,7 +36,7 @@ def build_from_recipe(
     recipe: TinyRecipe | MixtureRecipe,
     teachers_dir: Path,
     show: Progress = silent,
-    data: LabelledImages | None = None,
+    data: LabeledImages | None = None,
 ) -> Path:
     """The folder of the teacher, built now unless it is there; safe against a second process.
 
@@ -68,7 +68,7 @@ def build_from_recipe(
 
 
 def build_tiny(
-    recipe: TinyRecipe, learnt: LabelledImages, folder: Path, show: Progress = silent
+    recipe: TinyRecipe, learnt: LabeledImages, folder: Path, show: Progress = silent
 ) -> None:
     """Train a small pipeline on images and save it; torch's random state is left alone."""
     from workbench.teachers.families import FAMILIES

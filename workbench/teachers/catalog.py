@@ -25,7 +25,7 @@ from workbench.teachers.json_file import read_json
 from workbench.teachers.pipeline import PipelineTeacher, load_pipeline_teacher
 from workbench.teachers.pretrain import Progress, silent
 from workbench.teachers.recipe import TinyRecipe
-from workbench.teachers.student_pipeline import refuse_student
+from workbench.teachers.student_pipeline import check_not_student
 
 
 class EmbeddedTeacher(FrozenConfig):
@@ -243,7 +243,7 @@ def check_teacher(reference: str) -> None:
         return
     local = Path(reference).expanduser()
     if local.is_dir():
-        refuse_student(reference, local)
+        check_not_student(reference, local)
         return
     if HUB_ID.fullmatch(reference):
         return

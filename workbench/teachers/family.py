@@ -137,7 +137,7 @@ class Family(ABC):
     def uncond(self, pipeline: Any, arguments: CallArguments) -> Conditioning:
         """One row: the empty prompt, as the stock pipeline encodes its negative prompt."""
 
-    def cut_prompts(
+    def truncated_prompts(
         self, pipeline: Any, prompts: Sequence[str], arguments: CallArguments
     ) -> list[int]:
         """Which prompts are so long that no text encoder sees their ends."""

@@ -16,7 +16,7 @@ from typing import Any, cast
 from workbench.errors import RequestError
 from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.folder import MODEL_INDEX, NOTES, SCHEDULER, check_kind, quiet_libraries
-from workbench.teachers.student_pipeline import STUDENT_RECORD, refuse_student
+from workbench.teachers.student_pipeline import STUDENT_RECORD, check_not_student
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[A-Za-z0-9][\w./-]*)?")
 """owner/name, or owner/name@revision."""
@@ -52,7 +52,7 @@ def download(hub_id: str, revision: str | None = None) -> Path:
             with suppress(EntryNotFoundError):
                 hf_hub_download(repository, name, revision=commit)
         check_kind(index.parent)
-        refuse_student(hub_id, index.parent)  # by its record, or by the index of a saved copy
+        check_not_student(hub_id, index.parent)  # by its record, or by the index of a saved copy
         with quiet_libraries():
             folder = DiffusionPipeline.download(repository, revision=commit, use_safetensors=True)
         return Path(folder)

@@ -63,7 +63,7 @@ class HubTeacher:
         return {name: value for name, value in wanted.items() if value is not None}
 
     @property
-    def licence_page(self) -> str:
+    def license_page(self) -> str:
         """Where the licence is read and accepted."""
         return f"https://huggingface.co/{self.hub_id}"
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from workbench.errors import RequestError, WorkbenchError
-from workbench.teachers.analytic import refuse_analytic
+from workbench.teachers.analytic import check_not_analytic
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.chunks import chunk_memory, decode_batch_size
 from workbench.teachers.family import CallArguments, Family
@@ -76,11 +76,11 @@ class PromptEncoder:
         self._need_text_encoders()
         return self.family.uncond(self.pipeline, self.call_arguments)
 
-    def cut_prompts(self, prompts: Sequence[str]) -> list[int]:
+    def truncated_prompts(self, prompts: Sequence[str]) -> list[int]:
         """Which prompts are too long for the encoders, which drop their ends."""
         self._need_text_encoders()
         with quiet_libraries():  # tokenizers warn of each long text
-            return self.family.cut_prompts(self.pipeline, prompts, self.call_arguments)
+            return self.family.truncated_prompts(self.pipeline, prompts, self.call_arguments)
 
     def release_text_encoders(self) -> None:
         """Free the memory of tokenizers and text encoders; nothing can be encoded afterwards."""
@@ -197,7 +197,7 @@ def load_pipeline_teacher(
         RequestError: a file is missing or damaged, the folder holds no pipeline or one whose class
             is not supported, or images of the asked-for size are impossible.
     """
-    refuse_analytic(name, folder)
+    check_not_analytic(name, folder)
     family = check_folder(folder)
     own = text_precisions(folder) if text is True else {}
     if isinstance(text, torch.dtype):

@@ -158,7 +158,7 @@ class SanaRecipe(_SanaParts):
 
 
 class SprintRecipe(_SanaParts):
-    """A small SanaSprintPipeline: normalised queries and keys, unscaled time, guidance embedded."""
+    """A small SanaSprintPipeline: normalized queries and keys, unscaled time, guidance embedded."""
 
     pipeline: Literal["SanaSprintPipeline"] = "SanaSprintPipeline"
 

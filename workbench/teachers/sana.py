@@ -91,7 +91,7 @@ class SanaFamily(Family):
         )
         return Conditioning({"embeds": embeds, "mask": mask})
 
-    def cut_prompts(
+    def truncated_prompts(
         self, pipeline: Any, prompts: Sequence[str], arguments: CallArguments
     ) -> list[int]:
         instruction = "\n".join(arguments["complex_human_instruction"] or ())

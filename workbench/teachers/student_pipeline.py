@@ -48,7 +48,7 @@ def _says_student(folder: Path) -> str | None:
     return MODEL_INDEX if student_entry(folder) else None
 
 
-def refuse_student(reference: str, folder: Path) -> None:
+def check_not_student(reference: str, folder: Path) -> None:
     """Few-step students are no teachers: their velocity is right at their own K times only.
 
     Raises:

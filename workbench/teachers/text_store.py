@@ -162,7 +162,7 @@ class TextStore(SealedFolder):
                 kept = without_padding(Conditioning.cat(encoded).tensors, encoder.family.token_mask)
                 if part is mine[0]:
                     self._check_room(len(prompts), kept, len(part))
-                self._write_shard(part, kept, encoder.cut_prompts(part))
+                self._write_shard(part, kept, encoder.truncated_prompts(part))
 
     def view(self, prompts: Sequence[str]) -> StoredPrompts:
         """Encodings of these prompts, in order; nothing is read yet.

@@ -22,16 +22,16 @@ from workbench.tracking.curve import Curve, curve_of, curve_tags, read_curve
 from workbench.tracking.environment import environment_tags
 from workbench.tracking.journal import Operation, read_backwards, read_operations
 from workbench.tracking.mlflow_tracker import (
-    DeliverySettings,
     MlflowTracker,
+    UploaderSettings,
     add_later,
     end_later,
     sync,
 )
+from workbench.tracking.outbox import Point, journal_path, last_status, read_points, tracking_dir
 from workbench.tracking.query import check_store, list_runs, metric_history
 from workbench.tracking.record import RunRecord, load_record, save_record
 from workbench.tracking.rows import RunRow
-from workbench.tracking.spool import Point, journal_path, last_status, read_points, tracking_dir
 from workbench.tracking.store import (
     check_uri,
     default_artifact_root,
@@ -56,7 +56,6 @@ __all__ = [
     "SEEN_ALIVE",
     "STUDENT_SAMPLES",
     "Curve",
-    "DeliverySettings",
     "InputData",
     "MlflowTracker",
     "Operation",
@@ -66,6 +65,7 @@ __all__ = [
     "RunRow",
     "RunStatus",
     "Tracker",
+    "UploaderSettings",
     "add_artifact",
     "add_later",
     "check_store",

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from workbench.metrics import METRICS, score_of
-from workbench.tracking.spool import Point
+from workbench.tracking.outbox import Point
 
 TAG = "curve"
 """Tag with a run's first evaluations; more are in ``curve.1`` and so on."""
@@ -42,19 +42,21 @@ class Curve:
 
     def at_nimg(self, name: str, nimg: float) -> float | None:
         """The score at so many images, :func:`between` evaluations; None outside of them."""
-        return between(self.nimg, self.scores.get(name, ()), nimg, is_distance=_is_distance(name))
+        return interpolate(
+            self.nimg, self.scores.get(name, ()), nimg, is_distance=_is_distance(name)
+        )
 
     def at_seconds(self, name: str, seconds: float) -> float | None:
         """The score after so many seconds, :func:`between` evaluations; None outside of them."""
         distance = _is_distance(name)
-        return between(self.seconds, self.scores.get(name, ()), seconds, is_distance=distance)
+        return interpolate(self.seconds, self.scores.get(name, ()), seconds, is_distance=distance)
 
     def last(self, name: str) -> float | None:
         """The newest value of a score; None if there is none."""
         return next((v for v in reversed(self.scores.get(name, ())) if v == v), None)
 
 
-def between(
+def interpolate(
     costs: Sequence[float], values: Sequence[float], at: float, *, is_distance: bool
 ) -> float | None:
     """A score at a cost, from the evaluations before and after it; None outside of them.

@@ -23,11 +23,11 @@ from workbench.tracking.base import (
     RunStatus,
     Tracker,
 )
-from workbench.tracking.delivery import Delivery
+from workbench.tracking.outbox import Outbox, last_status, read_points, tracking_dir
 from workbench.tracking.record import RunRecord, load_record, save_record
-from workbench.tracking.spool import Spool, last_status, read_points, tracking_dir
 from workbench.tracking.store import check_uri, redact
 from workbench.tracking.system_metrics import SystemSampler
+from workbench.tracking.uploader import Uploader
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -40,7 +40,7 @@ _LOCK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class DeliverySettings:
+class UploaderSettings:
     """Seconds: between deliveries, to wait at the end, between system samples (0 = none), between
     signs of life, by which others know that a run's machine has not died."""
 
@@ -67,16 +67,16 @@ class MlflowTracker(Tracker):
         tracking_uri: str,
         artifact_root: Path | None,
         identity: RunIdentity,
-        settings: DeliverySettings | None = None,
+        settings: UploaderSettings | None = None,
     ) -> None:
         check_uri(tracking_uri)
-        self._settings = settings or DeliverySettings()
+        self._settings = settings or UploaderSettings()
         self._uri = tracking_uri
         self._lock = _lock(run_dir)
         try:
-            self._spool = Spool(run_dir)
+            self._spool = Outbox(run_dir)
             record = _record(run_dir, tracking_uri, artifact_root, identity)
-            self._delivery = Delivery(run_dir, record)
+            self._delivery = Uploader(run_dir, record)
             self._introduce(identity)
         except BaseException:
             self._lock.release()
@@ -282,7 +282,7 @@ def add_later(
 @contextmanager
 def _ended_run(
     run_dir: Path, tracking_uri: str | None, to: str | None = None
-) -> Iterator[tuple[Spool, Delivery]]:
+) -> Iterator[tuple[Outbox, Uploader]]:
     if load_record(run_dir) is None:
         raise RequestError(f"{run_dir} holds no tracked run.")
     lock = _lock(run_dir)
@@ -300,7 +300,7 @@ def _ended_run(
         record = record.at(uri)
         if to is not None:
             save_record(run_dir, record)
-        yield Spool(run_dir), Delivery(run_dir, record)
+        yield Outbox(run_dir), Uploader(run_dir, record)
     finally:
         lock.release()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from workbench.errors import RequestError
 from workbench.tracking.base import RunIdentity
-from workbench.tracking.spool import tracking_dir
+from workbench.tracking.outbox import tracking_dir
 from workbench.tracking.store import redact
 from workbench.workspace import write_json
 

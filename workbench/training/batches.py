@@ -9,12 +9,12 @@ from workbench.flow.noise import NoiseSource
 from workbench.methods import Batch, method_type
 from workbench.teachers.base import Conditioning
 from workbench.training.config import RunConfig
-from workbench.training.networks import Student
+from workbench.training.networks import DistillationInputs
 from workbench.training.parallel import Ranks
 from workbench.training.streams import PairStream, PromptStream
 
 
-class BatchSource:
+class BatchLoader:
     """This rank's part of any global batch, in micro-batches.
 
     Attributes:
@@ -26,12 +26,12 @@ class BatchSource:
     """
 
     def __init__(
-        self, student: Student, config: RunConfig, noise: NoiseSource, ranks: Ranks
+        self, student: DistillationInputs, config: RunConfig, noise: NoiseSource, ranks: Ranks
     ) -> None:
         self.noise, self.ranks, self.latent_shape = noise, ranks, student.latent_shape
-        self.size = ranks.share(config.training.batch_size)
+        self.size = ranks.local_batch_size(config.training.batch_size)
         self.micro = config.training.micro_batch_size or self.size
-        prompts = student.prompts if method_type(config.method).learns_from_prompts else None
+        prompts = student.prompts if method_type(config.method).needs_prompts else None
         self._prompts = PromptStream(prompts, noise) if prompts else None
         self._pairs = PairStream(student.pairs, noise) if student.pairs else None
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="prompts")

@@ -33,7 +33,7 @@ class Logging(Callback):
         trainer.read_updates()
         state, settings = trainer.state, trainer.config.training.stability
         means = state.take_means()
-        trainer.trouble += state.stability.hear_losses(settings, state.nimg, means)
+        trainer.trouble += state.stability.observe_losses(settings, state.nimg, means)
         if not trainer.evaluation.measures:
             state.stability.judge(state.nimg)
         means["train/skipped_updates"] = float(state.skipped)
@@ -72,7 +72,7 @@ class Evaluation(Callback):
             return False
         trainer.read_updates()
         state, listener = trainer.state, trainer.listener
-        scores = trainer.ranks.from_main(dict(self._score(state.nimg, trainer.average)))
+        scores = trainer.ranks.broadcast(dict(self._score(state.nimg, trainer.average)))
         values = {info_or_distance(name).key: value for name, value in scores.items()}
         primary = trainer.config.evaluation.primary_metric or next(
             (name for name in scores if name not in DRIFT_METRICS), None
@@ -85,7 +85,7 @@ class Evaluation(Callback):
             if improved:
                 state.best, state.best_nimg = score, state.nimg
             if watched:
-                trainer.trouble += state.stability.hear_score(state.nimg, primary, score)
+                trainer.trouble += state.stability.observe_score(state.nimg, primary, score)
         if state.best is not None and state.best_nimg is not None:
             values[f"best/{primary}"] = state.best
             values["best/kimg"] = state.best_nimg / 1000

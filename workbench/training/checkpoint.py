@@ -52,7 +52,7 @@ class UnwrittenCheckpointError(CheckpointError, MachineError):
 
 @dataclass(frozen=True)
 class Stateful:
-    """What a checkpoint holds: modules by name, and optimisers with the module they train."""
+    """What a checkpoint holds: modules by name, and optimizers with the module they train."""
 
     modules: Mapping[str, nn.Module]
     optimizers: Mapping[str, torch.optim.Optimizer]

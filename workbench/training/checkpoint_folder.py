@@ -89,7 +89,7 @@ class CheckpointFolder:
             found = latest_checkpoint(
                 self.path, lambda text: self.listener.on_warning(nimg, text), last
             )
-        return self.ranks.from_main(found)
+        return self.ranks.broadcast(found)
 
     def average_at(self, wanted: int) -> Path | None:
         """What holds the average of just so many images, if it is there; on every rank."""
@@ -97,7 +97,7 @@ class CheckpointFolder:
         found: Path | None = None
         if self.path is not None and self.ranks.is_main:
             found = average_at(self.path, wanted)
-        return self.ranks.from_main(found)
+        return self.ranks.broadcast(found)
 
     def restore(self, found: Path, stateful: Stateful) -> TrainingState:
         """Everything as a checkpoint has it; returns its state.
@@ -160,7 +160,7 @@ class CheckpointFolder:
         if self.path is None:
             return
         self.finish()
-        if not best and self.ranks.from_main(self._there == state.nimg):
+        if not best and self.ranks.broadcast(self._there == state.nimg):
             return  # nothing has happened since
         if whole:
             state.stability.checkpointing(state.nimg)

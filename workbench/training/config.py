@@ -68,7 +68,7 @@ class LoraConfig(FrozenConfig):
 
 
 class TrainingConfig(FrozenConfig):
-    """Budget, batch, optimisers and numerics.
+    """Budget, batch, optimizers and numerics.
 
     Durations are in kimg, thousand generated images: an iteration counts one batch, that of its
     update of the generator, whatever its other updates draw.
@@ -284,17 +284,17 @@ class RunConfig(FrozenConfig):
                 f"method {self.method.name!r} makes students for generator.noise "
                 f"{' or '.join(method.noise_types)}, not {self.generator.noise}"
             )
-        last_start = make_method(self.method, self.generator).last_start()
-        if last_start and last_start >= self.training.kimg:
+        warmup_kimg = make_method(self.method, self.generator).warmup_kimg()
+        if warmup_kimg and warmup_kimg >= self.training.kimg:
             raise ValueError(
-                f"method {self.method.name!r} has warm-ups of {last_start:g} kimg, and "
+                f"method {self.method.name!r} has warm-ups of {warmup_kimg:g} kimg, and "
                 f"training.kimg is {self.training.kimg:g}: a part of it would never begin"
             )
         optimizers = _optimizers(self.method, self.training.optimizers)
         training = self.training.model_copy(update={"optimizers": optimizers})
         object.__setattr__(self, "training", training)  # pydantic: self, or nothing is validated
         partial = [k for k in self.student_steps if k != self.generator.steps]
-        if partial and not method.any_step:
+        if partial and not method.partial_steps:
             raise ValueError(
                 f"method {self.method.name!r} makes samples only after all generator.steps = "
                 f"{self.generator.steps}; evaluation.student_steps has {partial}"
@@ -313,12 +313,12 @@ class RunConfig(FrozenConfig):
         Raises:
             ValueError: says which.
         """
-        if method.learns_from_pairs and self.data is None:
+        if method.needs_pairs and self.data is None:
             raise ValueError(
                 f"method {self.method.name!r} learns from image-text pairs and data is not set; "
                 "set data.source, to a folder of captioned images, for example"
             )
-        if self.data is not None and not method.learns_from_pairs:
+        if self.data is not None and not method.needs_pairs:
             raise ValueError(
                 f"method {self.method.name!r} learns without data, but data.source is "
                 f"{self.data.source!r}"
@@ -351,7 +351,7 @@ class RunConfig(FrozenConfig):
         if self.evaluation.student_steps is not None:
             return self.evaluation.student_steps
         halves = [self.generator.steps]
-        while halves[-1] > 1 and method_type(self.method).any_step:
+        while halves[-1] > 1 and method_type(self.method).partial_steps:
             halves.append(halves[-1] // 2)
         return tuple(halves)
 
@@ -420,13 +420,13 @@ _NOT_WEIGHTS = (
 
 
 def trained_names(method: MethodConfig) -> tuple[str, ...]:
-    """The roles and heads that a method trains, each with an optimiser."""
+    """The roles and heads that a method trains, each with an optimizer."""
     kind = method_type(method)
     return (*kind.roles, *kind.heads)
 
 
 def _optimizers(method: MethodConfig, given: Mapping[str, AdamConfig]) -> Mapping[str, AdamConfig]:
-    """One optimiser for everything that a method trains: what is not given is the default's.
+    """One optimizer for everything that a method trains: what is not given is the default's.
 
     Raises:
         ValueError: settings for what it does not train.

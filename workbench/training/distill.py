@@ -16,10 +16,10 @@ from workbench.methods import FewStepSampler, GeneratorConfig, method_type
 from workbench.teachers.base import Conditioning, OwnVelocity, Teacher, VelocityNetwork
 from workbench.training.config import RunConfig
 from workbench.training.events import Listener
-from workbench.training.networks import Student, student_network
+from workbench.training.networks import DistillationInputs, student_network
 from workbench.training.overrides import with_overrides
-from workbench.training.parallel import joined_ranks, whole_state
-from workbench.training.streams import PairRows
+from workbench.training.parallel import full_state_dict, init_distributed
+from workbench.training.streams import PairDataset
 from workbench.training.trainer import Evaluate, Trainer
 
 
@@ -30,7 +30,7 @@ class Distilled:
     network: VelocityNetwork
     generator: GeneratorConfig
     latent_shape: tuple[int, ...]
-    any_step: bool = True
+    partial_steps: bool = True
     """Whether it makes samples after fewer than its K steps too (:class:`Method`)."""
 
     @torch.no_grad()
@@ -48,7 +48,7 @@ class Distilled:
         Raises:
             RequestError: fewer steps than K of a student that makes samples only after all.
         """
-        if steps not in (None, self.generator.steps) and not self.any_step:
+        if steps not in (None, self.generator.steps) and not self.partial_steps:
             raise RequestError(
                 f"This student makes samples only after all its {self.generator.steps} steps."
             )
@@ -69,7 +69,7 @@ def distill(
     start: nn.Module | None = None,
     prompts: Conditioning | None = None,
     uncond: Conditioning | None = None,
-    pairs: PairRows | None = None,
+    pairs: PairDataset | None = None,
     folder: Path | None = None,
     listener: Listener | None = None,
     evaluate: Evaluate | None = None,
@@ -105,14 +105,14 @@ def distill(
         config = with_overrides(RunConfig(), config)
     shape = tuple(teacher.latent_shape)
     own_start = OwnVelocity(start) if start is not None else None
-    student = Student(_own(teacher), shape, prompts, uncond, own_start, pairs=pairs)
-    with joined_ranks() as ranks:
+    student = DistillationInputs(_own(teacher), shape, prompts, uncond, own_start, pairs=pairs)
+    with init_distributed() as ranks:
         trainer = Trainer(config, student, ranks, folder, listener, evaluate)
         trainer.train()
         # A copy: what becomes of the teacher later must not change the student.
         network = student_network(copy.deepcopy(OwnVelocity(source)), config).to(ranks.device)
-        network.load_state_dict(whole_state(trainer.average))
-    return Distilled(network, config.generator, shape, method_type(config.method).any_step)
+        network.load_state_dict(full_state_dict(trainer.average))
+    return Distilled(network, config.generator, shape, method_type(config.method).partial_steps)
 
 
 def _own(teacher: Teacher) -> OwnVelocity:

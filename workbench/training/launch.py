@@ -43,7 +43,7 @@ def world_size(nproc: int) -> int:
 
 
 def launch(function: Callable[..., ResultT], nproc: int, *arguments: Any) -> ResultT:
-    """Call a module-level function on several ranks, which it joins with ``joined_ranks``.
+    """Call a module-level function on several ranks, which it joins with ``init_distributed``.
 
     The ranks are the processes that torchrun or srun started, where they did; else ``nproc``
     processes of this machine. One rank alone is this process.

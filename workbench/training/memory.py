@@ -24,7 +24,7 @@ from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.weights import ModuleWeights
 from workbench.training.config import RunConfig
 from workbench.training.live_bytes import LiveBytes
-from workbench.training.networks import Student, adam, sharded_root
+from workbench.training.networks import DistillationInputs, adam, sharded_root
 from workbench.training.parallel import Ranks, fake_ranks, local_tensors
 from workbench.training.trainer import Trainer
 
@@ -140,7 +140,7 @@ def _trainer(
     """The run's trainer on the meta device, of a batch of at most two micro-batches a rank."""
     network = architecture.network()
     _keep_blocks(network, blocks)
-    local = Ranks(0, ranks, _META).share(config.training.batch_size)
+    local = Ranks(0, ranks, _META).local_batch_size(config.training.batch_size)
     micro = min(config.training.micro_batch_size or local, local)
     # Two micro-batches show what accumulates, but shared rollouts keep a graph of each.
     keeps_all = getattr(config.method, "share_rollout", False)
@@ -149,9 +149,9 @@ def _trainer(
         update={"batch_size": size * ranks, "micro_batch_size": micro, "compile": False}
     )
     # Evaluations before the last keep nothing, where a method takes any number of them.
-    steps = 1 if method_type(config.method).any_step else config.generator.steps
+    steps = 1 if method_type(config.method).partial_steps else config.generator.steps
     generator = config.generator.model_copy(update={"steps": steps})
-    student = Student(
+    student = DistillationInputs(
         network,
         architecture.latent_shape,
         _AnyPrompts(architecture),

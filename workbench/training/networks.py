@@ -31,14 +31,14 @@ from workbench.training.lora import (
     merged_network,
 )
 from workbench.training.parallel import Ranks, Sharding, parallelize
-from workbench.training.streams import PairRows, PromptRows
+from workbench.training.streams import PairDataset, PromptDataset
 
 GENERATOR = "generator"
 AVERAGE = "generator_ema"
 
 
 @dataclass(frozen=True)
-class Student:
+class DistillationInputs:
     """What is distilled from what: the teacher's network, where the roles start, the prompts.
 
     Attributes:
@@ -54,12 +54,12 @@ class Student:
 
     teacher: VelocityNetwork
     latent_shape: tuple[int, ...]
-    prompts: PromptRows | None = None
+    prompts: PromptDataset | None = None
     uncond: Conditioning | None = None
     start: VelocityNetwork | None = None
     generator: VelocityNetwork | None = None
     fingerprint: str = ""
-    pairs: PairRows | None = None
+    pairs: PairDataset | None = None
     weights: Weights | None = None
 
 
@@ -78,7 +78,9 @@ class Roles:
     copies: int = 1
 
 
-def build_networks(student: Student, config: RunConfig, method: Method, ranks: Ranks) -> Roles:
+def build_networks(
+    student: DistillationInputs, config: RunConfig, method: Method, ranks: Ranks
+) -> Roles:
     """The teacher, each role that the method trains, the generator's average, and its heads.
 
     Every network is laid out without weights, sharded, and filled shard by shard, so that none is
@@ -132,7 +134,7 @@ def student_network(source: VelocityNetwork, config: RunConfig) -> VelocityNetwo
 class _Builder:
     """Makes the networks of a run, each laid out as the run's settings say."""
 
-    student: Student
+    student: DistillationInputs
     config: RunConfig
     sharding: Sharding
     device: torch.device

@@ -27,7 +27,7 @@ def with_overrides(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
 
     Values are JSON where they parse as JSON, else text.
 
-    A method's name comes first: with it the method's own settings, and its roles' optimisers,
+    A method's name comes first: with it the method's own settings, and its roles' optimizers,
     take the place of the other one's.
 
     Raises:
@@ -64,7 +64,7 @@ def _with_used_prompts(config: RunConfig) -> RunConfig:
 
     Asked for here and not of every configuration: older runs have such settings, without effect.
     """
-    if config.prompts == PromptsConfig() or method_type(config.method).learns_from_prompts:
+    if config.prompts == PromptsConfig() or method_type(config.method).needs_prompts:
         return config
     raise RequestError(
         f"Invalid configuration: method {config.method.name!r} learns with the prompts of its "
@@ -96,9 +96,9 @@ def concerns(method: str, assignment: str) -> bool:
         case ["method", field, *_]:
             return field in METHODS[method].model_fields or not _owners(field)
         case ["data", *_]:
-            return method_type(config).learns_from_pairs
+            return method_type(config).needs_pairs
         case ["prompts", *_]:
-            return method_type(config).learns_from_prompts
+            return method_type(config).needs_prompts
         case ["training", "optimizers", role, *_]:
             others = {name for each in METHODS.values() for name in trained_names(_default(each))}
             return role in trained_names(config) or role not in others

@@ -51,7 +51,7 @@ class Ranks:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def share(self, batch_size: int) -> int:
+    def local_batch_size(self, batch_size: int) -> int:
         """This rank's part of a global batch.
 
         Raises:
@@ -97,7 +97,7 @@ class Ranks:
         dist.all_gather_object(gathered, value)
         return gathered
 
-    def from_main(self, value: ResultT) -> ResultT:
+    def broadcast(self, value: ResultT) -> ResultT:
         """Rank 0's value on every rank."""
         if self.world == 1:
             return value
@@ -200,7 +200,7 @@ def parallelize(root: nn.Module, blocks: Iterable[nn.Module], sharding: Sharding
         if recomputed:
             block.register_forward_pre_hook(_plainly_strided)
     # The root too: otherwise it stays unsharded after the many forwards that have no
-    # backward, and EMA and requires_grad flags would see other tensors than the optimiser.
+    # backward, and EMA and requires_grad flags would see other tensors than the optimizer.
     fully_shard(root, mesh=sharding.mesh, mp_policy=policy, reshard_after_forward=True)
     stock_call = VelocityNetwork.call_module.__name__
     if hasattr(root, stock_call):
@@ -243,7 +243,7 @@ def cpu_group(ranks: Ranks, timeout: timedelta) -> Group | None:
     return group
 
 
-def whole_state(network: nn.Module) -> dict[str, Any]:
+def full_state_dict(network: nn.Module) -> dict[str, Any]:
     """The unsharded weights, on every rank."""
     options = StateDictOptions(full_state_dict=True)
     return get_model_state_dict(network, options=options)
@@ -271,7 +271,7 @@ def choose_device() -> torch.device:
 
 
 @contextmanager
-def joined_ranks() -> Iterator[Ranks]:
+def init_distributed() -> Iterator[Ranks]:
     """The ranks of this process: alone, as launched, or of a script under torchrun or srun."""
     if dist.is_initialized():
         yield Ranks(dist.get_rank(), dist.get_world_size(), choose_device())

@@ -185,7 +185,7 @@ def check_known(resolved: Resolved) -> None:
         return
     config, origins = resolved.config, resolved.origins
     asked = []
-    if config.prompts.source is None and method_type(config.method).learns_from_prompts:
+    if config.prompts.source is None and method_type(config.method).needs_prompts:
         asked.append("--set prompts.source=FILE")
     if origins["evaluation.metrics"] == BUILT_IN:
         asked.append(

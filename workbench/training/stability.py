@@ -98,7 +98,7 @@ class Stability:
     written: int | None = None
     quiet: int | None = None
 
-    def hear_losses(
+    def observe_losses(
         self, config: StabilityConfig, nimg: int, means: Mapping[str, float]
     ) -> list[RunEvent]:
         """The events in one logging interval's means."""
@@ -112,7 +112,7 @@ class Stability:
             found += self._lag(config, nimg)
         return found
 
-    def hear_score(self, nimg: int, name: str, value: float) -> list[RunEvent]:
+    def observe_score(self, nimg: int, name: str, value: float) -> list[RunEvent]:
         """The event in an evaluation, if it begins a jump; a NaN is as bad as can be.
 
         The rule is one of distances: a score that improves upwards counts by its reciprocal, one
@@ -127,7 +127,7 @@ class Stability:
         text += "."
         return self._alarm("fid", inside, RunEvent.of(EventKind.FID_JUMP, nimg, text, value))
 
-    def hear_skip(self, nimg: int, phase: str, problem: str) -> list[RunEvent]:
+    def observe_skip(self, nimg: int, phase: str, problem: str) -> list[RunEvent]:
         """The event in an update that was skipped, and why; or in one that was not (no problem)."""
         event = RunEvent.of(EventKind.NON_FINITE, nimg, problem, 1.0)
         return self._alarm(phase, bool(problem), event)

@@ -12,7 +12,7 @@ from workbench.methods import Pairs
 from workbench.teachers.base import Conditioning
 
 
-class PromptRows(Protocol):
+class PromptDataset(Protocol):
     """Encoded prompts, in memory (``Conditioning``) or on disk (``StoredPrompts``)."""
 
     def __len__(self) -> int: ...
@@ -22,7 +22,7 @@ class PromptRows(Protocol):
         ...
 
 
-class PairRows(Protocol):
+class PairDataset(Protocol):
     """Image-text pairs whose latents and prompts are encoded, in memory or on disk."""
 
     def __len__(self) -> int: ...
@@ -32,7 +32,7 @@ class PairRows(Protocol):
         ...
 
 
-class ShuffledPasses:
+class EpochShuffle:
     """Endless passes over ``length`` rows, each in a fresh random order; addressed by place.
 
     The position in the data is a sample's index, so that a resume continues it.
@@ -64,9 +64,9 @@ class ShuffledPasses:
 class PromptStream:
     """Prompts for generated samples; each draw is an order of its own."""
 
-    def __init__(self, encoded: PromptRows, noise: NoiseSource) -> None:
+    def __init__(self, encoded: PromptDataset, noise: NoiseSource) -> None:
         self.encoded = encoded
-        self._passes = ShuffledPasses(len(encoded), noise)
+        self._passes = EpochShuffle(len(encoded), noise)
 
     def rows(self, start: int, count: int, draw: int = 0) -> Tensor:
         """Row indices of samples ``start .. start + count``, int64 (count,)."""
@@ -79,9 +79,9 @@ class PromptStream:
 class PairStream:
     """Image-text pairs for the losses that ask for them; each stream is an order of its own."""
 
-    def __init__(self, pairs: PairRows, noise: NoiseSource) -> None:
+    def __init__(self, pairs: PairDataset, noise: NoiseSource) -> None:
         self.pairs = pairs
-        self._passes = ShuffledPasses(len(pairs), noise)
+        self._passes = EpochShuffle(len(pairs), noise)
 
     def take(self, stream: str, start: int, count: int) -> Pairs:
         return self.pairs.select(self._passes.rows(f"pairs/{stream}", start, count))

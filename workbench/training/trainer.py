@@ -19,7 +19,7 @@ from workbench.errors import InterruptedRunError, RequestError, WorkbenchError
 from workbench.flow.noise import NoiseSource
 from workbench.methods import Networks, Phase, make_method
 from workbench.teachers.base import VelocityNetwork
-from workbench.training.batches import BatchSource
+from workbench.training.batches import BatchLoader
 from workbench.training.callbacks import (
     Callback,
     Checkpoints,
@@ -36,7 +36,7 @@ from workbench.training.events import EventKind, Listener, Progress, RunEvent, S
 from workbench.training.networks import (
     AVERAGE,
     GENERATOR,
-    Student,
+    DistillationInputs,
     adam,
     build_networks,
     sharded_root,
@@ -96,7 +96,7 @@ class Trainer:
     def __init__(
         self,
         config: RunConfig,
-        student: Student,
+        student: DistillationInputs,
         ranks: Ranks,
         folder: Path | None = None,
         listener: Listener | None = None,
@@ -111,17 +111,17 @@ class Trainer:
             )
         self.noise = NoiseSource(config.seed)
         self.method = make_method(config.method, config.generator)
-        if self.method.learns_from_pairs and not student.pairs:
+        if self.method.needs_pairs and not student.pairs:
             raise RequestError(
                 f"method {config.method.name!r} learns from image-text pairs, and there are none."
             )
         if student.uncond is None:
-            self.method.refuse_guidance()
+            self.method.check_no_guidance()
         roles = build_networks(student, config, self.method, ranks)
         uncond = student.uncond.to(ranks.device) if student.uncond else None
         self.networks = Networks(roles.teacher, roles.trained, uncond, roles.heads)
         self.average, self._copies = roles.average, roles.copies
-        self.batches = BatchSource(student, config, self.noise, ranks)
+        self.batches = BatchLoader(student, config, self.noise, ranks)
         self.optimizers = {
             name: adam(self.networks.module(name), config.training.optimizers[name])
             for name in (*roles.trained, *roles.heads)
@@ -285,7 +285,7 @@ class Trainer:
             if not all(math.isfinite(value) for value in metrics.values()):
                 self._skipped(update, metrics)
                 continue
-            self.state.stability.hear_skip(update.nimg, update.phase, "")
+            self.state.stability.observe_skip(update.nimg, update.phase, "")
             self.state.skipped_in_a_row[update.phase] = 0
             self.state.add(metrics)
         del self._unread[:ready]
@@ -297,7 +297,7 @@ class Trainer:
         state.skipped_in_a_row[phase] = row
         bad = ", ".join(f"{k} = {v}" for k, v in metrics.items() if not abs(v) < float("inf"))
         text = f"Skipped an update of {phase}: {bad}."
-        if begun := state.stability.hear_skip(nimg, phase, text):
+        if begun := state.stability.observe_skip(nimg, phase, text):
             self.record(begun)
         else:
             self.listener.on_warning(nimg, text)

@@ -227,7 +227,7 @@ class World:
             own = PrefixStore(f"group/{self._calls}", self.store)
             ranks = join_group(own, self.rank, self.size)
             on_cpu = ranks.device.type == "cpu"
-            function, arguments = ranks.from_main(what())
+            function, arguments = ranks.broadcast(what())
             keep(function(*arguments))
         except (Exception, KeyboardInterrupt) as error:
             self._report(error)

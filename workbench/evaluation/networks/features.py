@@ -23,7 +23,7 @@ _STD = (0.229, 0.224, 0.225)
 class InceptionFeatures(FeatureExtractor):
     """The 2048 pooled features of clean-fid's mode "clean" (Parmar et al. 2022).
 
-    Images are quantised to bytes, resized to 299 x 299 by clean-fid's resizer, and standardised as
+    Images are quantised to bytes, resized to 299 x 299 by clean-fid's resizer, and standardized as
     ``(x - 128) / 128`` for StyleGAN2's torchscript of the 2015 network.
 
     Raises:

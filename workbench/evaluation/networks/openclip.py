@@ -116,17 +116,17 @@ class ClipScore(FeatureExtractor):
 class ClipFeatures(FeatureExtractor):
     """Image embeddings (B, D), as they are or of length 1."""
 
-    def __init__(self, name: str, network: OpenClip, *, normalised: bool) -> None:
-        self.name, self._network, self._normalised = name, network, normalised
+    def __init__(self, name: str, network: OpenClip, *, normalized: bool) -> None:
+        self.name, self._network, self._normalized = name, network, normalized
         self.dimension = network.dimension
         self.fingerprint = fingerprint(
-            {"network": network.fingerprint, "normalised": str(normalised)}
+            {"network": network.fingerprint, "normalised": str(normalized)}
         )
 
     def extract(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Embeddings (B, D) of images (B, 3, H, W) in [0, 1]; prompts do not matter."""
         embeddings = self._network.image_embeddings(images)
-        if self._normalised:
+        if self._normalized:
             return torch.nn.functional.normalize(embeddings, dim=-1)
         return embeddings.clone()
 

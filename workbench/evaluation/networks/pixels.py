@@ -87,19 +87,19 @@ def pillow_preparation(name: str, transform: Callable[[Any], Tensor]) -> Network
 def squashed(
     size: int, mean: Sequence[float], std: Sequence[float], *, antialias: bool
 ) -> NetworkInput:
-    """torch's bicubic to a square, whatever the proportions, then standardised."""
+    """torch's bicubic to a square, whatever the proportions, then standardized."""
 
     def apply(images: Tensor) -> Tensor:
         pixels = to_bytes(images).float() / 255.0
         resized = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=antialias)
-        return standardised(resized, mean, std)
+        return standardized(resized, mean, std)
 
     kind = "antialiased" if antialias else "plain"
     return NetworkInput(f"torch-bicubic-{kind}-squash{size}", apply)
 
 
 def padded(size: int, mean: Sequence[float], std: Sequence[float]) -> NetworkInput:
-    """torch's antialiased bicubic of the longer side to ``size``, black around, standardised."""
+    """torch's antialiased bicubic of the longer side to ``size``, black around, standardized."""
 
     def apply(images: Tensor) -> Tensor:
         pixels = to_bytes(images).float() / 255.0
@@ -109,12 +109,12 @@ def padded(size: int, mean: Sequence[float], std: Sequence[float]) -> NetworkInp
             pixels = F.interpolate(pixels, size=(height, width), mode="bicubic", antialias=True)
         top, left = (size - height) // 2, (size - width) // 2
         around = (left, size - width - left, top, size - height - top)
-        return standardised(F.pad(pixels, around), mean, std)
+        return standardized(F.pad(pixels, around), mean, std)
 
     return NetworkInput(f"torch-bicubic-antialiased-pad{size}", apply)
 
 
-def standardised(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def standardized(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(B, 3, H, W) minus each channel's mean, over its deviation."""
     center, scale = (pixels.new_tensor(list(values)).view(1, 3, 1, 1) for values in (mean, std))
     return (pixels - center) / scale

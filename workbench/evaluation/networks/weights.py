@@ -93,7 +93,7 @@ class WeightFiles:
             )
         return LocalWeights(known, path, found)
 
-    def refuse_unused(self) -> None:
+    def check_all_used(self) -> None:
         """Refuse a given file that nobody has looked for: it would decide nothing.
 
         Raises:

@@ -16,11 +16,11 @@ from workbench.metrics import METRICS
 from workbench.plotting import TEXT_WIDTH, color, new_figure, paper_style, points
 from workbench.plotting.curves import distinct
 from workbench.reports.statistics import Observation, estimate_scores
-from workbench.runs.folder import RunFolder
 from workbench.runs.mixture_task import SAMPLES_FILE, SHOWN, TRUTH
 from workbench.teachers.analytic import mixture_recipe
 from workbench.teachers.mixture import Mixture
 from workbench.training.config import RunConfig
+from workbench.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     import pandas as pd

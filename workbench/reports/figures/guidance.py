@@ -68,7 +68,7 @@ def axes_of(frame: pd.DataFrame) -> tuple[str, str]:
     return x, y
 
 
-def summarise(frame: pd.DataFrame) -> pd.DataFrame:
+def summarize(frame: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds of each setting's student: label, n, each score and its 95 % ``_half``."""
     return over_seeds(frame[frame["model"] == STUDENT], ["label"], axes_of(frame))
 

@@ -22,7 +22,7 @@ from workbench.reports.figures.variants import style_of
 from workbench.reports.statistics import Estimate, Observation, estimate_scores
 from workbench.reports.tables import Table, number
 from workbench.samplers import sampler_name
-from workbench.tracking.curve import between
+from workbench.tracking.curve import interpolate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +57,7 @@ def at_cost(rows: pd.DataFrame, cost: Cost, limit: float, score: str) -> Estimat
     known = rows[rows[score].notna()].sort_values("kimg")
     found = []
     for _, own in known.groupby("run"):
-        value = between(list(own[cost.column]), list(own[score]), limit, is_distance=True)
+        value = interpolate(list(own[cost.column]), list(own[score]), limit, is_distance=True)
         if value is None:
             return None
         seeds = int(own["seed"].iloc[0]), int(own["evaluation_seed"].iloc[0])

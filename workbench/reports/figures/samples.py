@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from workbench.errors import NoRunsError, RequestError
 from workbench.plotting import TEXT_WIDTH
 from workbench.plotting.image_rows import image_rows
-from workbench.runs.folder import RunFolder, all_runs
+from workbench.training.run_folder import RunFolder, all_runs
 from workbench.workspace import Workspace, open_workspace
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _of_files(options: argparse.Namespace) -> tuple[Rows, Sequence[str]]:
 
 def _of_models(options: argparse.Namespace) -> tuple[Rows, Sequence[str]]:
     from workbench.reports.drawn_images import draw_models, image_arrays, read_asked
-    from workbench.runs.models import load_model, shown_prompts
+    from workbench.students.models import load_model, shown_prompts
 
     workspace = open_workspace(options.workspace)
     asked = [read_asked(text) for text in options.model] or [_default(workspace)]

@@ -115,8 +115,8 @@ def collect_bins(
     return pd.concat(frames, ignore_index=True)
 
 
-def summarise(cells: Sequence[WeightedDensity]) -> pd.DataFrame:
-    """A row a cell: density, weighting, normaliser (mean of w), quantiles of t, and the cuts."""
+def summarize(cells: Sequence[WeightedDensity]) -> pd.DataFrame:
+    """A row a cell: density, weighting, normalizer (mean of w), quantiles of t, and the cuts."""
     import pandas as pd
 
     quantiles = {"p05": 0.05, "median": 0.5, "p95": 0.95}
@@ -124,7 +124,7 @@ def summarise(cells: Sequence[WeightedDensity]) -> pd.DataFrame:
         {
             "density": cell.density.name,
             "weighting": cell.weighting.name,
-            "normaliser": cell.normaliser,
+            "normalizer": cell.normalizer,
             **{name: cell.quantile(place) for name, place in quantiles.items()},
             "lower": cell.lower,
             "upper": cell.upper,
@@ -149,7 +149,7 @@ def plot(
     Args:
         frame: of :func:`collect`.
         bins: of :func:`collect_bins`, for the bars; without them, panels reach the curve's top.
-        summary: of :func:`summarise`, for the medians and the cuts.
+        summary: of :func:`summarize`, for the medians and the cuts.
         width: in inches.
     """
     densities = list(dict.fromkeys(frame["density"]))
@@ -252,7 +252,7 @@ def notes_of(summary: pd.DataFrame, *, everything: bool = False) -> tuple[str, .
     """What was cut, and with ``everything`` which weightings have no row."""
     cut = summary[(summary["lower"] > 0) | (summary["upper"] < 1)]
     notes = [
-        f"{row.weighting} over {row.density} has no integral on (0, 1): shown and normalised on "
+        f"{row.weighting} over {row.density} has no integral on (0, 1): shown and normalized on "
         f"({row.lower:.3g}, {row.upper:.3g}), without {LEFT_OUT:g} of the density."
         for row in records(cut)
     ]

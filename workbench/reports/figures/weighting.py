@@ -41,7 +41,7 @@ _SETTING = "method.weighting"
 def collect(groups: Sequence[Group], below: float = BELOW) -> pd.DataFrame:
     """One row a group, best first: what ``equal_kimg_frame`` has, weighting, density, share_below.
 
-    ``share_below`` is the integral of w(t) p(t), normalised, up to ``below``; None where w is no
+    ``share_below`` is the integral of w(t) p(t), normalized, up to ``below``; None where w is no
     function of t.
     """
     return _collect(compare(Selection(tuple(groups))), below)

@@ -1,0 +1,1 @@
+"""Whether this machine can distil a teacher, and with which settings."""

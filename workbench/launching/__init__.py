@@ -1,0 +1,1 @@
+"""Runs as processes of their own, on this machine or with Slurm."""

@@ -1,0 +1,314 @@
+"""Runs on a Slurm cluster, through submitit: queued, preempted, re-queued and resumed.
+
+Three parties, each its own process: the launcher submits and asks about jobs; one submitit task on
+each node starts the run's command as its child and hears Slurm's signals; the child trains.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, field_validator
+
+from workbench.errors import RequestError, WorkbenchError, unknown_name
+from workbench.launching.jobs import Handle, Job, LostJobsError
+from workbench.launching.slurm_task import SlurmTask, exit_file_of, import_submitit
+from workbench.settings import FrozenConfig
+
+_EXTRA = "extra."
+_OURS = {
+    "error": "workbench writes the logs",
+    "gpus": "use gpus_per_node",
+    "ntasks": "workbench starts one task a node",
+    "ntasks-per-node": "workbench starts one task a node",
+    "open-mode": "workbench appends to the logs",
+    "output": "workbench writes the logs",
+    "requeue": "a run is always re-queued",
+    "signal": "use signal_delay",
+}
+"""sbatch options that cannot be extra ones, and why."""
+
+
+class SlurmSettings(FrozenConfig):
+    """What sbatch is asked for; names as in sbatch."""
+
+    partition: str | None = Field(None, min_length=1)
+    account: str | None = Field(None, min_length=1)
+    qos: str | None = Field(None, min_length=1)
+    time: Annotated[int, Field(gt=0, description="limit in minutes; re-queued when reached")] = 1440
+    nodes: int = Field(1, ge=1)
+    gpus_per_node: int | None = Field(
+        None, ge=0, description="default: one for each process (--nproc); 0 on nodes without"
+    )
+    cpus_per_task: int | None = Field(None, ge=1, description="cores of a node")
+    mem: str | None = Field(None, pattern=r"^\d+[KMGT]?$", description="of a node, e.g. 64G")
+    signal_delay: int = Field(
+        120, ge=20, description="seconds before the end at which the run is told to checkpoint"
+    )
+    max_timeouts: int = Field(
+        20, ge=0, description="how often the run may reach the time limit and go on"
+    )
+    extra: dict[str, str] = Field({}, description="other sbatch options, without the dashes")
+
+    @field_validator("extra")
+    @classmethod
+    def _not_ours(cls, values: dict[str, str]) -> dict[str, str]:
+        for name in values:
+            key = name.replace("_", "-")
+            if key in _OURS:
+                raise ValueError(f"{name}: {_OURS[key]}")
+            if name.replace("-", "_") in cls.model_fields:
+                raise ValueError(f"{name} is no extra option: leave out {_EXTRA!r}")
+        return values
+
+    def parameters(self, job: Job) -> dict[str, Any]:
+        """As submitit's SlurmExecutor takes them."""
+        gpus = job.nproc if self.gpus_per_node is None else self.gpus_per_node
+        wanted = {
+            "job_name": job.folder.path.name,
+            "time": self.time,
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "nodes": self.nodes,
+            "ntasks_per_node": 1,
+            "gpus_per_node": gpus or None,  # 0 is refused where there are none
+            "cpus_per_task": self.cpus_per_task,
+            "mem": self.mem,
+            "signal_delay_s": self.signal_delay,
+            "stderr_to_stdout": True,
+            "additional_parameters": {"requeue": True, **self.extra},
+            # Since Slurm 22.05 srun no longer takes this one from sbatch: a task got one core.
+            "srun_args": self.cpus_per_task and [f"--cpus-per-task={self.cpus_per_task}"],
+        }
+        return {name: value for name, value in wanted.items() if value is not None}
+
+
+def slurm_settings(assignments: Sequence[str]) -> SlurmSettings:
+    """Settings from KEY=VALUE texts; dashes are as good as underscores.
+
+    Raises:
+        RequestError: an unknown key (names the nearest), a wrong value, or no "=".
+    """
+    values: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise RequestError(f"--slurm {text!r} is not KEY=VALUE.")
+        if key.startswith(_EXTRA):
+            values.setdefault("extra", {})[key.removeprefix(_EXTRA)] = value
+            continue
+        name = key.replace("-", "_")
+        if name not in SlurmSettings.model_fields or name == "extra":
+            known = [known for known in SlurmSettings.model_fields if known != "extra"]
+            raise unknown_name("Slurm option", key, [*known, f"{_EXTRA}SBATCH_OPTION"])
+        values[name] = value
+    try:
+        return SlurmSettings.model_validate(values)
+    except ValidationError as error:
+        item = error.errors()[0]
+        where = ".".join(str(part) for part in item["loc"])
+        given = "" if where == "extra" else f" (got {item['input']!r})"
+        message = item["msg"].removeprefix("Value error, ")
+        raise RequestError(f"Slurm option {where}: {message}{given}.") from None
+
+
+class SlurmLauncher:
+    """Submits runs with sbatch.
+
+    Args:
+        refresh: seconds between two questions to the queue, whatever the number of jobs.
+    """
+
+    def __init__(self, settings: SlurmSettings, refresh: float = 10.0) -> None:
+        self.settings = settings
+        self._queue = _Queue(refresh)
+
+    def check(self, job: Job) -> None:
+        """Refuse what no submission would mend; writes nothing.
+
+        Raises:
+            RequestError: submitit or Slurm is not here, or the batch does not divide by the ranks
+                of all nodes.
+        """
+        from workbench.runs.execution import check_request
+
+        import_submitit()
+        if shutil.which("srun") is None:  # what submitit's executor asks, too
+            raise RequestError("No srun on this machine: --launcher slurm needs Slurm.")
+        check_request(job.config, job.nproc * self.settings.nodes)
+
+    def start(self, job: Job) -> Handle:
+        """Submit a run, or follow the job that an earlier call submitted and that is still there.
+
+        Raises:
+            RequestError: as :meth:`check`, sbatch refuses, or a job to start afresh is still there.
+            LostJobsError: squeue has not answered for ten minutes.
+        """
+        self.check(job)
+        submitit = import_submitit()
+        folder = job.log.parent / "slurm"
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=self.settings.max_timeouts)
+        executor.update_parameters(**self.settings.parameters(job))
+        submitted_as = folder / f"{job.folder.path.name}.job"
+        if (earlier := self._still_there(submitted_as)) is not None:
+            if job.fresh:
+                raise RequestError(
+                    f"Slurm job {earlier} of run {job.folder.name} is still there: end it with "
+                    f"scancel --signal=USR1 {earlier} before --fresh."
+                )
+            return SlurmHandle(self._queue, earlier, exit_file_of(folder, earlier))
+        job_id = self._submit(executor, job)
+        submitted_as.write_text(job_id, encoding="utf-8")
+        return SlurmHandle(self._queue, job_id, exit_file_of(folder, job_id))
+
+    def _submit(self, executor: Any, job: Job) -> str:
+        from submitit.core.utils import FailedJobError
+
+        job.write()
+        task = SlurmTask.of(job, self.settings.signal_delay)
+        try:
+            with _environment(job):
+                return str(executor.submit(task).job_id)
+        except FailedJobError as error:
+            reason = " ".join(str(error).split())
+            raise RequestError(f"sbatch refused {job.folder.name}: {reason}") from error
+
+    def _still_there(self, submitted_as: Path) -> str | None:
+        """The job that was submitted for a run before, unless it has ended."""
+        if not submitted_as.exists():
+            return None
+        job_id = submitted_as.read_text(encoding="utf-8")
+        ended = self._queue.state(job_id, now=True) in {"COMPLETED", *_ENDED}
+        return None if ended else job_id
+
+
+class SlurmHandle:
+    """A submitted run."""
+
+    outlives = True
+
+    def __init__(self, queue: _Queue, job_id: str, exit_file: Path) -> None:
+        self.job_id = job_id
+        self._queue, self._exit_file = queue, exit_file
+        self._ended_at: int | None = None
+
+    def poll(self) -> int | None:
+        """The run's exit code; None while it waits, runs, or waits again.
+
+        Raises:
+            LostJobsError: squeue has not answered for ten minutes.
+        """
+        state = self._queue.state(self.job_id)
+        if state == "COMPLETED":
+            return 0
+        if state not in _ENDED:
+            self._ended_at = None
+            return None
+        # A job that is being re-queued may pass through such a state: believe the second look.
+        if self._ended_at is None:
+            self._ended_at = self._queue.looks
+        if self._queue.looks == self._ended_at:
+            return None
+        try:
+            return int(self._exit_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return 1  # cancelled, or killed before it could say more
+
+    def stop(self) -> None:
+        """Cancel it if it waits; if it runs, let it write its checkpoint and end.
+
+        Raises:
+            WorkbenchError: Slurm did not take the message.
+        """
+        for options in (["--state=PENDING"], ["--signal=USR1"]):
+            command = ["scancel", *options, self.job_id]
+            try:
+                ended = subprocess.run(command, capture_output=True, text=True, check=False)
+            except OSError as error:
+                raise WorkbenchError(f"Could not stop Slurm job {self.job_id}: {error}") from None
+            gone = re.search("already complet|Invalid job id", ended.stderr)
+            if ended.returncode and not gone:
+                raise WorkbenchError(f"Could not stop Slurm job {self.job_id}: {ended.stderr}")
+
+
+_PATIENCE_SECONDS = 600
+
+_GONE = "GONE"  # our word for what the queue has forgotten
+_ENDED = {
+    *("CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL"),
+    *("DEADLINE", "PREEMPTED", "REVOKED", _GONE),
+}
+"""States in which a job will not run again."""
+
+
+class _Queue:
+    """States of this person's jobs, by squeue: it needs no accounting database, as sacct does."""
+
+    def __init__(self, refresh: float) -> None:
+        self.refresh = refresh
+        self.looks = 0
+        self._states: dict[str, str] = {}
+        self._looked = time.monotonic()
+        self._silent_since: float | None = None
+
+    def state(self, job_id: str, now: bool = False) -> str:
+        """A job's state in Slurm's words; GONE when the queue has forgotten it.
+
+        Args:
+            now: ask, however recent the last answer is.
+
+        Raises:
+            LostJobsError: squeue has not answered for ten minutes.
+        """
+        if now or self.looks == 0 or time.monotonic() - self._looked >= self.refresh:
+            self._looked = time.monotonic()
+            self._look()
+        return self._states.get(job_id, _GONE if self.looks else "PENDING")
+
+    def _look(self) -> None:
+        command = ["squeue", "--noheader", "--me", "--states=all", "--format=%i %T"]
+        try:
+            ended = subprocess.run(command, capture_output=True, text=True, check=True)
+        except (subprocess.CalledProcessError, OSError) as error:
+            said = str(getattr(error, "stderr", "")) or str(error)
+            self._bear_with(" ".join(said.split()))
+            return
+        self._states = dict(line.split() for line in ended.stdout.splitlines())
+        self._silent_since = None
+        self.looks += 1
+
+    def _bear_with(self, reason: str) -> None:
+        """A queue that does not answer may answer the next time, for ten minutes."""
+        if self._silent_since is None:
+            self._silent_since = self._looked
+        if self._looked - self._silent_since > _PATIENCE_SECONDS:
+            raise LostJobsError(
+                f"squeue has not answered for {_PATIENCE_SECONDS // 60} minutes ({reason}). The "
+                "jobs go on; the same command finds them again."
+            )
+
+
+@contextmanager
+def _environment(job: Job) -> Iterator[None]:
+    """This process's environment as the job shall have it: with what the job needs, and without
+    the marks of a job that we may be inside of."""
+    before = dict(os.environ)
+    inside = [] if "SLURM_JOB_ID" not in before else [*before]
+    for name in inside:
+        if name.startswith(("SLURM_", "SRUN_", "SUBMITIT_")) and name != "SLURM_CONF":
+            del os.environ[name]
+    os.environ.update(job.environment())
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

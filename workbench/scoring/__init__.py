@@ -1,0 +1,1 @@
+"""Scoring a model that exists: a student, a teacher, any pipeline or a folder of images."""

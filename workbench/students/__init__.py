@@ -1,0 +1,1 @@
+"""Trained students, and any model that draws: load, sample, export."""
