@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "workbench"
 ROOMS = [
     ("errors", "hashing", "lazy", "settings", "sizes"),
-    ("bundled", "metrics", "samplers", "workspace"),
+    ("bundled", "lookup", "metrics", "samplers", "workspace"),
     ("data", "flow"),
     ("teachers",),
     ("methods",),

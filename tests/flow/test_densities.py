@@ -19,6 +19,7 @@ from workbench.flow import (
     get_density,
     register_density,
 )
+from workbench.lookup import Lookup
 
 NAMES = ["ddpm", "edm_sid", "edm_train", "sana", "sid", "trigflow"]
 RANGES = [(0.0, 1.0), (0.0, 0.5), (0.3, 0.9), (0.55, 0.56)]
@@ -184,8 +185,7 @@ def test_unknown_density_names_the_nearest() -> None:
 
 
 def test_own_densities_can_be_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    registered = dict(DENSITIES)
-    monkeypatch.setattr("workbench.flow.densities._registered", registered)
+    registered = Lookup("density of t", DENSITIES)
     monkeypatch.setattr("workbench.flow.densities.DENSITIES", registered)
     own = LogitNormal("middle", 0.0, 1.0)
     register_density(own)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from workbench.errors import RequestError
-from workbench.flow import INTERPOLANTS, Interpolant, expand_like, get_interpolant
+from workbench.flow import INTERPOLANTS, Interpolant, expand_like
 
 NAMES = sorted(INTERPOLANTS)
 EPSILON = torch.finfo(torch.float32).eps
@@ -30,7 +30,7 @@ def ends_of_time() -> Tensor:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_own_time_survives_the_round_trip_in_float64(name: str) -> None:
-    path = get_interpolant(name)
+    path = INTERPOLANTS[name]
     s = own_times(path)
     back = path.from_rectified(path.to_rectified(s))
     torch.testing.assert_close(back, s, rtol=1e-12, atol=1e-11 * path.time_range[1])
@@ -38,7 +38,7 @@ def test_own_time_survives_the_round_trip_in_float64(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_rectified_time_survives_the_round_trip_near_both_ends(name: str) -> None:
-    path = get_interpolant(name)
+    path = INTERPOLANTS[name]
     t = ends_of_time()
     back = path.to_rectified(path.from_rectified(t))
     torch.testing.assert_close(back, t, rtol=1e-11, atol=0)
@@ -48,7 +48,7 @@ def test_rectified_time_survives_the_round_trip_near_both_ends(name: str) -> Non
 @pytest.mark.parametrize("name", NAMES)
 def test_float32_error_is_a_few_roundings_near_both_ends(name: str) -> None:
     """Relative to t at the data end; of t's own spacing at the noise end."""
-    path = get_interpolant(name)
+    path = INTERPOLANTS[name]
     t = ends_of_time().float()
     back = path.to_rectified(path.from_rectified(t))
     assert back.dtype == torch.float32
@@ -60,7 +60,7 @@ def test_float32_error_is_a_few_roundings_near_both_ends(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_float32_agrees_with_float64(name: str) -> None:
-    path = get_interpolant(name)
+    path = INTERPOLANTS[name]
     s = own_times(path, torch.float32)
     torch.testing.assert_close(
         path.to_rectified(s).double(), path.to_rectified(s.double()), rtol=3e-7, atol=3e-7
@@ -69,7 +69,7 @@ def test_float32_agrees_with_float64(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_alignment_means_equal_snr(name: str) -> None:
-    path = get_interpolant(name)
+    path = INTERPOLANTS[name]
     t = torch.linspace(0.02, 0.98, 97, dtype=torch.float64)
     s = path.from_rectified(t)
     torch.testing.assert_close(path.snr(s), ((1 - t) / t) ** 2, rtol=1e-9, atol=0)
@@ -78,13 +78,13 @@ def test_alignment_means_equal_snr(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_own_time_rises_from_data_to_noise(name: str) -> None:
-    path = get_interpolant(name)
+    path = INTERPOLANTS[name]
     assert (path.to_rectified(own_times(path)).diff() > 0).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_derivatives_match_central_differences(name: str) -> None:
-    path = get_interpolant(name)
+    path = INTERPOLANTS[name]
     s = own_times(path)[1:-1]
     if name == "vp":
         s = s.floor() + 0.3 + 0.4 * torch.rand(len(s), dtype=s.dtype)  # kinks lie at the steps
@@ -97,7 +97,7 @@ def test_derivatives_match_central_differences(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_rescaled_samples_are_rectified_flow_samples(name: str) -> None:
-    path, rectified = get_interpolant(name), get_interpolant("rectified_flow")
+    path, rectified = INTERPOLANTS[name], INTERPOLANTS["rectified_flow"]
     t = torch.tensor([0.03, 0.5, 0.97], dtype=torch.float64)
     x0, eps = torch.randn(2, 3, 2, 4, dtype=torch.float64).unbind(0)
     s = path.from_rectified(t)
@@ -109,7 +109,7 @@ def test_rescaled_samples_are_rectified_flow_samples(name: str) -> None:
 
 def test_closed_forms() -> None:
     s = torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64)
-    trig, edm = get_interpolant("trigflow"), get_interpolant("edm")
+    trig, edm = INTERPOLANTS["trigflow"], INTERPOLANTS["edm"]
     torch.testing.assert_close(trig.to_rectified(s), s.sin() / (s.sin() + s.cos()))
     torch.testing.assert_close(edm.to_rectified(s), s / (1 + s))
     half = trig.from_rectified(torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64))
@@ -118,7 +118,7 @@ def test_closed_forms() -> None:
 
 def test_vp_is_ddpm_at_every_step() -> None:
     alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
-    path = get_interpolant("vp")
+    path = INTERPOLANTS["vp"]
     c = path.coefficients(torch.arange(1000, dtype=torch.float64))
     np.testing.assert_allclose(c.alpha.numpy(), np.sqrt(alpha_bar), rtol=1e-12)
     np.testing.assert_allclose(c.sigma.numpy(), np.sqrt(1 - alpha_bar), rtol=1e-11)
@@ -126,7 +126,7 @@ def test_vp_is_ddpm_at_every_step() -> None:
 
 def test_unknown_interpolant_names_the_nearest() -> None:
     with pytest.raises(RequestError, match="Did you mean 'trigflow'"):
-        get_interpolant("trigflwo")
+        INTERPOLANTS["trigflwo"]
 
 
 def test_expand_like_neither_promotes_nor_rounds() -> None:

@@ -14,7 +14,6 @@ from workbench.flow import (
     TARGETS,
     Coefficients,
     convert,
-    get_interpolant,
     loss_weight,
     posterior_mean,
     prediction_from,
@@ -48,7 +47,7 @@ def gaussian_posterior_mean(x: Tensor, c: Coefficients) -> Tensor:
 def problem(name: str) -> tuple[Tensor, Coefficients, Coefficients]:
     """x (B, 2, 3) of Gaussian data, and coefficients of shape (B,) and (B, 1, 1), float64."""
     torch.manual_seed(0)
-    path = get_interpolant(name)
+    path = INTERPOLANTS[name]
     s = path.from_rectified(torch.linspace(0.02, 0.98, 25, dtype=torch.float64))
     x0 = MEAN + STD * torch.randn(25, 2, 3, dtype=torch.float64)
     x = path.interpolate(x0, torch.randn_like(x0), s)
@@ -117,7 +116,7 @@ def test_trigflow_is_v_on_variance_preserving_paths() -> None:
 @pytest.mark.parametrize("target", ["x0", "velocity", "v", "trigflow", "flow"])
 def test_the_ends_of_time_are_finite(target: str) -> None:
     for name in ("rectified_flow", "trigflow"):
-        path = get_interpolant(name)
+        path = INTERPOLANTS[name]
         x = torch.randn(2, 5)
         s = torch.tensor(path.time_range, dtype=torch.float32)
         x0_hat = posterior_mean(torch.randn(2, 5), x, path.coefficients(s), target)
@@ -134,7 +133,7 @@ def test_losses_differ_only_by_their_weight(
 ) -> None:
     """The same gradient of ||target error||^2 and of weight * ||x_0 error||^2."""
     torch.manual_seed(1)
-    path = get_interpolant(name)
+    path = INTERPOLANTS[name]
     s = path.from_rectified(torch.linspace(0.1, 0.9, 16, dtype=dtype))
     c = path.coefficients(s)
     x0, eps = torch.randn(2, 16, 6, dtype=dtype).unbind(0)
@@ -166,7 +165,7 @@ def test_x0_from_velocity_is_the_rectified_posterior_mean() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_any_network_becomes_a_rectified_velocity(name: str, target: str) -> None:
     """The optimal network of every kind is one and the same rectified velocity."""
-    path = get_interpolant(name)
+    path = INTERPOLANTS[name]
 
     def network(x: Tensor, s: Tensor) -> Tensor:
         c = path.coefficients(s)
@@ -174,7 +173,7 @@ def test_any_network_becomes_a_rectified_velocity(name: str, target: str) -> Non
 
     t = torch.linspace(0.02, 0.98, 9, dtype=torch.float64)
     x_t = torch.randn(9, 4, dtype=torch.float64)
-    rectified = get_interpolant("rectified_flow").coefficients(t)
+    rectified = INTERPOLANTS["rectified_flow"].coefficients(t)
     x0_hat = gaussian_posterior_mean(x_t, rectified.expand_like(x_t))
     exact = (x_t - x0_hat) / t[:, None]
     found = rectified_velocity(network, path, target)(x_t, t)
@@ -183,7 +182,7 @@ def test_any_network_becomes_a_rectified_velocity(name: str, target: str) -> Non
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_wrapped_network_answers_pure_noise_at_a_time_it_knows(name: str) -> None:
-    path = get_interpolant(name)
+    path = INTERPOLANTS[name]
     seen: list[Tensor] = []
 
     def network(x: Tensor, s: Tensor) -> Tensor:
@@ -204,4 +203,4 @@ def test_unknown_target_names_the_nearest() -> None:
     with pytest.raises(RequestError, match="Did you mean 'velocity'"):
         posterior_mean(x, x, c, "velocty")
     with pytest.raises(RequestError, match="Unknown prediction target 'noise'"):
-        rectified_velocity(lambda x, s: x, get_interpolant("edm"), "noise")
+        rectified_velocity(lambda x, s: x, INTERPOLANTS["edm"], "noise")

@@ -10,9 +10,9 @@ from workbench.flow import (
     WEIGHTINGS,
     SampleWeighting,
     TimeWeighting,
-    get_weighting,
     register_weighting,
 )
+from workbench.lookup import Lookup
 
 T_ONLY = ["1", "1-t", "(1-t)^2", "1/t", "1/t^2", "(1-t)/t", "(1-t)^2/t^2"]
 
@@ -33,7 +33,7 @@ def test_the_published_weightings_and_no_others() -> None:
 @pytest.mark.parametrize("name", T_ONLY)
 def test_the_name_is_the_formula(name: str) -> None:
     t, x_g, f_phi = sample()
-    weighting = get_weighting(name)
+    weighting = WEIGHTINGS[name]
     assert isinstance(weighting, TimeWeighting)
     found = weighting(t, x_g, f_phi)
     literal = [eval(name.replace("^", "**"), {"t": at}) for at in t.tolist()]
@@ -43,7 +43,7 @@ def test_the_name_is_the_formula(name: str) -> None:
 
 def test_sid_is_one_over_the_mean_absolute_error_of_each_sample() -> None:
     t, x_g, f_phi = sample()
-    weighting = get_weighting("sid")
+    weighting = WEIGHTINGS["sid"]
     found = weighting(t, x_g, f_phi)
     literal = [
         6 / sum(abs(a - b) for a, b in zip(x, f, strict=True))
@@ -55,13 +55,13 @@ def test_sid_is_one_over_the_mean_absolute_error_of_each_sample() -> None:
 @pytest.mark.parametrize("name", [*T_ONLY, "sid"])
 def test_weights_are_one_a_sample_and_carry_no_gradient(name: str) -> None:
     t, x_g, f_phi = sample()
-    weights = get_weighting(name)(t, x_g, f_phi)
+    weights = WEIGHTINGS[name](t, x_g, f_phi)
     assert weights.shape == (7,)
     assert not weights.requires_grad
 
 
 def test_sid_is_no_function_of_t_and_finite_at_a_perfect_match() -> None:
-    weighting = get_weighting("sid")
+    weighting = WEIGHTINGS["sid"]
     assert isinstance(weighting, SampleWeighting)
     x = torch.randn(2, 3)
     assert weighting(torch.tensor([0.1, 0.9]), x, x).isfinite().all()
@@ -69,15 +69,14 @@ def test_sid_is_no_function_of_t_and_finite_at_a_perfect_match() -> None:
 
 def test_unknown_weighting_names_the_nearest() -> None:
     with pytest.raises(RequestError, match=r"Did you mean '\(1-t\)\^2'"):
-        get_weighting("(1-t)**2")
+        WEIGHTINGS["(1-t)**2"]
 
 
 def test_own_weightings_can_be_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    registered = dict(WEIGHTINGS)
-    monkeypatch.setattr("workbench.flow.weightings._registered", registered)
+    registered = Lookup("weighting", WEIGHTINGS)
     monkeypatch.setattr("workbench.flow.weightings.WEIGHTINGS", registered)
     own = TimeWeighting("t", lambda t: t)
     register_weighting(own)
-    assert get_weighting("t") is own
+    assert registered["t"] is own
     with pytest.raises(RequestError, match="already registered"):
         register_weighting(TimeWeighting("1/t", lambda t: t))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from tests.helpers import EMPTY, labels
-from workbench.flow import NoiseSource, get_weighting
+from workbench.flow import WEIGHTINGS, NoiseSource
 from workbench.methods import (
     METHODS,
     Batch,
@@ -111,7 +111,7 @@ def test_the_generator_learns_from_both_terms(networks: Networks, batch: Batch) 
     torch.testing.assert_close(sid, method().generator_phase(networks, batch).value)
     at = method().diffuse(method().rollout(networks, batch), batch, "generator")
     features = networks.fake_score.module.features(at.x_t, at.t, batch.cond)
-    weight = get_weighting("1-t")(at.t, at.x_g, at.x_g)
+    weight = WEIGHTINGS["1-t"](at.t, at.x_g, at.x_g)
     deceived = (weight * bce(features, 1.0)).mean()
     torch.testing.assert_close(both.value, 0.7 * sid + 0.2 * deceived)
     both.value.backward()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.helpers import EMPTY, labels
 from tests.methods.test_adversarial import COUNT, FixedPairs, Tokens
-from workbench.flow import NoiseSource, TrigFlow, convert, euler, get_density, get_weighting
+from workbench.flow import WEIGHTINGS, NoiseSource, TrigFlow, convert, euler, get_density
 from workbench.methods import (
     DIVERGENCES,
     METHODS,
@@ -55,7 +55,7 @@ def test_the_gradient_of_dmd_is_the_normalised_score_difference() -> None:
     torch.manual_seed(0)
     x_g, f_phi, f_psi = torch.randn(3, COUNT, 2, 3, requires_grad=True).unbind()
     x_g.retain_grad(), f_phi.retain_grad()
-    loss = dmd_loss(x_g, f_phi, f_psi, torch.rand(COUNT), get_weighting("sid"))
+    loss = dmd_loss(x_g, f_phi, f_psi, torch.rand(COUNT), WEIGHTINGS["sid"])
     loss.backward()
     size = (x_g - f_phi).abs().flatten(1).mean(1).view(-1, 1, 1)
     torch.testing.assert_close(x_g.grad, (f_psi - f_phi) / size / COUNT)
@@ -66,7 +66,7 @@ def test_dmd_minimises_the_kl_divergence() -> None:
     """For Gaussians N(m, 1) with the exact score of the samples, it descends to the teacher's m."""
     mean = torch.tensor(3.0, requires_grad=True)
     adam = torch.optim.Adam([mean], lr=0.1)
-    density, weighting = get_density("ddpm", (0.0735, 0.9923)), get_weighting("sid")
+    density, weighting = get_density("ddpm", (0.0735, 0.9923)), WEIGHTINGS["sid"]
     noise = NoiseSource(0)
 
     def x0_hat(x: Tensor, t: Tensor, m: float) -> Tensor:

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from tests.helpers import SmallVelocity
 from workbench.flow import (
+    INTERPOLANTS,
     TARGETS,
+    WEIGHTINGS,
     Interpolant,
     expand_like,
-    get_interpolant,
-    get_weighting,
     loss_weight,
     prediction_from,
     rectified_velocity,
@@ -93,7 +93,7 @@ def test_one_gradient_however_it_is_written(
     eps = torch.randn(BATCH, 3, generator=seeded, dtype=torch.float64).to(dtype)
     # Where all three paths have networks: VP has seen neither pure data nor pure noise.
     t = torch.linspace(0.05, 0.95, BATCH, dtype=torch.float64).to(dtype)
-    own = get_interpolant(path)
+    own = INTERPOLANTS[path]
     phi, psi = (speaks(network(seed, dtype), own, target) for seed in (1, 2))
 
     def ours(x_g: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ def test_one_gradient_however_it_is_written(
             x0_from_velocity(x_t, t, rectified_velocity(net, own, target)(x_t, t))
             for net in (phi, psi)
         )
-        return sid_loss(x_g, f_phi, f_psi, t, get_weighting("1-t"), ALPHA)
+        return sid_loss(x_g, f_phi, f_psi, t, WEIGHTINGS["1-t"], ALPHA)
 
     def theirs(x_g: Tensor) -> Tensor:
         return written_in(x_g, eps, t, own, target, phi, psi)
@@ -119,12 +119,12 @@ def test_other_teachers_give_rectified_flow_s_gradient(path: str, target: str) -
     eps = torch.randn(BATCH, 3, generator=seeded, dtype=torch.float64)
     t = torch.linspace(0.05, 0.95, BATCH, dtype=torch.float64)
     networks = [network(seed, torch.float64) for seed in (1, 2)]
-    own = get_interpolant(path)
+    own = INTERPOLANTS[path]
 
     def plain(x_g: Tensor) -> Tensor:
         x_t = torch.lerp(x_g, eps, expand_like(t, x_g))
         f_phi, f_psi = (x0_from_velocity(x_t, t, net.velocity(x_t, t, None)) for net in networks)
-        return sid_loss(x_g, f_phi, f_psi, t, get_weighting("1-t"), ALPHA)
+        return sid_loss(x_g, f_phi, f_psi, t, WEIGHTINGS["1-t"], ALPHA)
 
     def converted(x_g: Tensor) -> Tensor:
         phi, psi = (speaks(net, own, target) for net in networks)
@@ -138,7 +138,7 @@ def test_without_the_weights_the_gradients_differ() -> None:
     """What the paper's heuristics choose between is the weight in t, and that does matter."""
     eps = torch.randn(BATCH, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     t = torch.linspace(0.05, 0.95, BATCH, dtype=torch.float64)
-    path = get_interpolant("rectified_flow")
+    path = INTERPOLANTS["rectified_flow"]
 
     def unweighted(target: str) -> Callable[[Tensor], Tensor]:
         phi, psi = (speaks(network(seed, torch.float64), path, target) for seed in (1, 2))

@@ -10,7 +10,6 @@ from workbench.methods import (
     NOISE_RULES,
     FewStepSampler,
     GeneratorConfig,
-    get_noise_rule,
     step_times,
 )
 
@@ -108,4 +107,4 @@ def test_evaluations_outside_the_grid_are_refused(evaluations: int) -> None:
 
 def test_unknown_noise_names_the_nearest() -> None:
     with pytest.raises(RequestError, match="Did you mean 'fresh'"):
-        get_noise_rule("frsh")
+        NOISE_RULES["frsh"]

@@ -18,11 +18,10 @@ from workbench.flow.interpolants import (
     TrigFlow,
     VariancePreserving,
     expand_like,
-    get_interpolant,
 )
 from workbench.flow.noise import NoiseSource
-from workbench.flow.shift import resolution_shift, shift_time, unshift_time
-from workbench.flow.solvers import Velocity, euler, heun, uniform_times
+from workbench.flow.shift import shift_time
+from workbench.flow.solvers import Velocity, euler, uniform_times
 from workbench.flow.targets import (
     TARGETS,
     convert,
@@ -37,7 +36,6 @@ from workbench.flow.weightings import (
     SampleWeighting,
     TimeWeighting,
     Weighting,
-    get_weighting,
     register_weighting,
 )
 
@@ -63,18 +61,13 @@ __all__ = [
     "euler",
     "expand_like",
     "get_density",
-    "get_interpolant",
-    "get_weighting",
-    "heun",
     "loss_weight",
     "posterior_mean",
     "prediction_from",
     "rectified_velocity",
     "register_density",
     "register_weighting",
-    "resolution_shift",
     "shift_time",
     "uniform_times",
-    "unshift_time",
     "x0_from_velocity",
 ]

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from workbench.errors import RequestError, unknown_name
+from workbench.errors import RequestError
 from workbench.flow.interpolants import EDM, Interpolant, VariancePreserving
 from workbench.flow.shift import shift_time
+from workbench.lookup import Lookup
 
 _LEAST_MASS = 1e-9
 """Below this probability float64 cannot resolve a truncated range's upper tail well."""
@@ -238,19 +237,16 @@ def _sana(steps: int, shift: float) -> Histogram:
     return Histogram("sana", shift_time(u, shift), LogitNormal("", 0.0, 1.0).cdf(u).diff())
 
 
-_registered: dict[str, TimeDensity] = {
-    density.name: density
-    for density in (
-        _trigflow("sid", prior_mean=0.0, prior_std=1.6, sigma_data=0.5),
-        _trigflow("trigflow", prior_mean=-1.0, prior_std=1.4, sigma_data=0.5),
-        _sana(steps=1000, shift=3.0),
-        UniformOwnTime("ddpm", VariancePreserving()),
-        LogitNormal("edm_train", mean=-1.2, std=1.2),
-        KarrasSteps("edm_sid", u_max=0.8, rho=7.0, path=EDM()),
-    )
-}
+_PUBLISHED: tuple[TimeDensity, ...] = (
+    _trigflow("sid", prior_mean=0.0, prior_std=1.6, sigma_data=0.5),
+    _trigflow("trigflow", prior_mean=-1.0, prior_std=1.4, sigma_data=0.5),
+    _sana(steps=1000, shift=3.0),
+    UniformOwnTime("ddpm", VariancePreserving()),
+    LogitNormal("edm_train", mean=-1.2, std=1.2),
+    KarrasSteps("edm_sid", u_max=0.8, rho=7.0, path=EDM()),
+)
 
-DENSITIES: Mapping[str, TimeDensity] = MappingProxyType(_registered)
+DENSITIES = Lookup("density of t", {density.name: density for density in _PUBLISHED})
 """Every known density by name; :func:`register_density` adds to it."""
 
 
@@ -260,8 +256,7 @@ def register_density(density: TimeDensity) -> None:
     Raises:
         RequestError: the name is taken.
     """
-    if _registered.setdefault(density.name, density) is not density:
-        raise RequestError(f"A density of t named {density.name!r} is already registered.")
+    DENSITIES.register(density.name, density)
 
 
 def get_density(name: str, t_range: tuple[float, float] = (0.0, 1.0)) -> TimeDensity:
@@ -270,6 +265,4 @@ def get_density(name: str, t_range: tuple[float, float] = (0.0, 1.0)) -> TimeDen
     Raises:
         RequestError: unknown name; a range reversed, outside [0, 1] or without probability.
     """
-    if name not in DENSITIES:
-        raise unknown_name("density of t", name, DENSITIES)
     return DENSITIES[name].truncated(*t_range)

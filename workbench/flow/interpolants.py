@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from types import MappingProxyType
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from workbench.errors import unknown_name
+from workbench.lookup import Lookup
 
 
 def expand_like(t: Tensor, x: Tensor) -> Tensor:
@@ -211,17 +209,7 @@ class VariancePreserving(Interpolant):
         return place.to(t.dtype)
 
 
-INTERPOLANTS: Mapping[str, Interpolant] = MappingProxyType(
-    {path.name: path for path in (RectifiedFlow(), TrigFlow(), VariancePreserving(), EDM())}
-)
+_PUBLISHED: tuple[Interpolant, ...] = (RectifiedFlow(), TrigFlow(), VariancePreserving(), EDM())
 
-
-def get_interpolant(name: str) -> Interpolant:
-    """An interpolant by name, with its published constants.
-
-    Raises:
-        RequestError: unknown name.
-    """
-    if name not in INTERPOLANTS:
-        raise unknown_name("interpolant", name, INTERPOLANTS)
-    return INTERPOLANTS[name]
+INTERPOLANTS = Lookup("interpolant", {path.name: path for path in _PUBLISHED})
+"""Name -> interpolant, with its published constants."""

@@ -7,15 +7,14 @@ target holds that relation; conversions, and the weights that make losses equal,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from workbench.errors import unknown_name
 from workbench.flow.interpolants import Coefficients, Interpolant, expand_like
+from workbench.lookup import Lookup
 
 
 class Relation(NamedTuple):
@@ -66,7 +65,8 @@ def _flow(c: Coefficients) -> Relation:
     return Relation(c.sigma, -c.wronskian, c.d_sigma)
 
 
-TARGETS: Mapping[str, Callable[[Coefficients], Relation]] = MappingProxyType(
+TARGETS: Lookup[Callable[[Coefficients], Relation]] = Lookup(
+    "prediction target",
     {
         "x0": _x0,
         "eps": _eps,
@@ -75,16 +75,10 @@ TARGETS: Mapping[str, Callable[[Coefficients], Relation]] = MappingProxyType(
         "v": _v,
         "trigflow": _trigflow,
         "flow": _flow,
-    }
+    },
 )
 """Name -> relation. "flow" is "velocity" on rectified flow, "trigflow" on TrigFlow; "trigflow"
 is "v" wherever alpha^2 + sigma^2 = 1."""
-
-
-def _relation(target: str, coefficients: Coefficients) -> Relation:
-    if target not in TARGETS:
-        raise unknown_name("prediction target", target, TARGETS)
-    return TARGETS[target](coefficients)
 
 
 def posterior_mean(
@@ -98,7 +92,7 @@ def posterior_mean(
     Raises:
         RequestError: unknown target.
     """
-    relation = _relation(target, coefficients.expand_like(x))
+    relation = TARGETS[target](coefficients.expand_like(x))
     return (relation.on_prediction * prediction - relation.on_x * x) / relation.on_x0
 
 
@@ -108,7 +102,7 @@ def prediction_from(x0_hat: Tensor, x: Tensor, coefficients: Coefficients, targe
     Raises:
         RequestError: unknown target.
     """
-    relation = _relation(target, coefficients.expand_like(x))
+    relation = TARGETS[target](coefficients.expand_like(x))
     return (relation.on_x0 * x0_hat + relation.on_x * x) / relation.on_prediction
 
 
@@ -130,7 +124,7 @@ def loss_weight(coefficients: Coefficients, target: str) -> Tensor:
     Raises:
         RequestError: unknown target.
     """
-    relation = _relation(target, coefficients)
+    relation = TARGETS[target](coefficients)
     return (relation.on_x0 / relation.on_prediction).square()
 
 
@@ -153,8 +147,7 @@ def rectified_velocity(
     Raises:
         RequestError: unknown target.
     """
-    if target not in TARGETS:
-        raise unknown_name("prediction target", target, TARGETS)
+    TARGETS.check(target)
 
     def velocity(x_t: Tensor, t: Tensor) -> Tensor:
         s = interpolant.from_rectified(t).clamp(*interpolant.time_range)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from workbench.errors import RequestError, unknown_name
+from workbench.lookup import Lookup
 
 
 class Weighting(ABC):
@@ -56,21 +55,18 @@ def _inverse_error(x_g: Tensor, f_phi: Tensor) -> Tensor:
     return 1 / (x_g - f_phi).abs().flatten(1).mean(1).clamp(min=1e-5)
 
 
-_registered: dict[str, Weighting] = {
-    weighting.name: weighting
-    for weighting in (
-        TimeWeighting("1", torch.ones_like),
-        TimeWeighting("1-t", lambda t: 1 - t),
-        TimeWeighting("(1-t)^2", lambda t: (1 - t) ** 2),
-        TimeWeighting("1/t", lambda t: 1 / t),
-        TimeWeighting("1/t^2", lambda t: 1 / t**2),
-        TimeWeighting("(1-t)/t", lambda t: (1 - t) / t),
-        TimeWeighting("(1-t)^2/t^2", lambda t: (1 - t) ** 2 / t**2),
-        SampleWeighting("sid", _inverse_error),
-    )
-}
+_PUBLISHED: tuple[Weighting, ...] = (
+    TimeWeighting("1", torch.ones_like),
+    TimeWeighting("1-t", lambda t: 1 - t),
+    TimeWeighting("(1-t)^2", lambda t: (1 - t) ** 2),
+    TimeWeighting("1/t", lambda t: 1 / t),
+    TimeWeighting("1/t^2", lambda t: 1 / t**2),
+    TimeWeighting("(1-t)/t", lambda t: (1 - t) / t),
+    TimeWeighting("(1-t)^2/t^2", lambda t: (1 - t) ** 2 / t**2),
+    SampleWeighting("sid", _inverse_error),
+)
 
-WEIGHTINGS: Mapping[str, Weighting] = MappingProxyType(_registered)
+WEIGHTINGS = Lookup("weighting", {weighting.name: weighting for weighting in _PUBLISHED})
 """Every known weighting by name; :func:`register_weighting` adds to it."""
 
 
@@ -80,16 +76,4 @@ def register_weighting(weighting: Weighting) -> None:
     Raises:
         RequestError: the name is taken.
     """
-    if _registered.setdefault(weighting.name, weighting) is not weighting:
-        raise RequestError(f"A weighting named {weighting.name!r} is already registered.")
-
-
-def get_weighting(name: str) -> Weighting:
-    """A weighting by name.
-
-    Raises:
-        RequestError: unknown name.
-    """
-    if name not in WEIGHTINGS:
-        raise unknown_name("weighting", name, WEIGHTINGS)
-    return WEIGHTINGS[name]
+    WEIGHTINGS.register(weighting.name, weighting)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, get_args
 
+from workbench.lookup import Lookup
 from workbench.methods.adversarial import AdversarialSiD, SiD2aConfig
 from workbench.methods.base import Loss, Method, Networks, Phase
 from workbench.methods.batch import Batch, Pairs, PairSource
@@ -17,7 +17,6 @@ from workbench.methods.generator import (
     DrawNoise,
     FewStepSampler,
     GeneratorConfig,
-    get_noise_rule,
     step_times,
 )
 from workbench.methods.guidance import GuidanceConfig
@@ -65,7 +64,6 @@ __all__ = [
     "SiDConfig",
     "dmd_loss",
     "fake_score_loss",
-    "get_noise_rule",
     "make_method",
     "method_type",
     "sid_loss",
@@ -83,8 +81,8 @@ _TYPES: Mapping[type[MethodConfig], type[Any]] = {
     KDConfig: KD,
 }
 
-METHODS: Mapping[str, type[MethodConfig]] = MappingProxyType(
-    {kind.model_fields["name"].default: kind for kind in get_args(MethodConfig)}
+METHODS: Lookup[type[MethodConfig]] = Lookup(
+    "method", {kind.model_fields["name"].default: kind for kind in get_args(MethodConfig)}
 )
 """Name -> the settings of a method."""
 

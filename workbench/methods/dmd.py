@@ -13,8 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from workbench.flow import get_weighting
-from workbench.flow.weightings import Weighting
+from workbench.flow import WEIGHTINGS, Weighting
 from workbench.methods.base import Loss, Networks
 from workbench.methods.batch import Batch
 from workbench.methods.generator import GeneratorConfig
@@ -72,7 +71,7 @@ class DMD(ScoreDistillation):
 
     def __init__(self, config: DMDSettings, generator: GeneratorConfig) -> None:
         super().__init__(config, generator)
-        self.weighting = get_weighting(config.weighting)
+        self.weighting = WEIGHTINGS[config.weighting]
 
     def generator_phase(self, networks: Networks, batch: Batch) -> Loss:
         x_g = self.rollout(networks, batch)

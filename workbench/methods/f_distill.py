@@ -7,56 +7,41 @@ ratio r = p_real / p_fake = exp(logit) comes from the discriminator that DMD2 ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Literal
+from collections.abc import Callable
+from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from workbench.errors import unknown_name
+from workbench.lookup import Lookup
 from workbench.methods.dmd2 import DMD2, DMD2Settings
 from workbench.methods.generator import GeneratorConfig
 
 _MAX_LOGIT = 5.0
 """A discriminator that is nearly sure knows no ratio: r stays within e^-5 and e^5."""
 
-DIVERGENCES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
+DIVERGENCES: Lookup[Callable[[Tensor], Tensor]] = Lookup(
+    "f-divergence",
     {
         "reverse-kl": torch.ones_like,
         "jensen-shannon": lambda r: r / (1 + r),
         "squared-hellinger": lambda r: r.sqrt() / 2,
         "forward-kl": lambda r: r,
         "jeffreys": lambda r: 1 + r,
-    }
+    },
 )
 """Name -> h(r) = r^2 f''(r), from the most mode-seeking to the most mode-covering but the last,
 which is both."""
-
-
-def get_divergence(name: str) -> Callable[[Tensor], Tensor]:
-    """h of a divergence.
-
-    Raises:
-        RequestError: unknown name.
-    """
-    if name not in DIVERGENCES:
-        raise unknown_name("f-divergence", name, DIVERGENCES)
-    return DIVERGENCES[name]
 
 
 class FDistillConfig(DMD2Settings):
     """f-distill, with Jensen-Shannon's divergence unless told, one of its paper's."""
 
     name: Literal["f_distill"] = "f_distill"
-    divergence: str = Field("jensen-shannon", description=f"one of {', '.join(DIVERGENCES)}")
-
-    @field_validator("divergence")
-    @classmethod
-    def _known_divergence(cls, name: str) -> str:
-        get_divergence(name)
-        return name
+    divergence: Annotated[str, AfterValidator(DIVERGENCES.check)] = Field(
+        "jensen-shannon", description=f"one of {', '.join(DIVERGENCES)}"
+    )
 
 
 class FDistill(DMD2):
@@ -68,7 +53,7 @@ class FDistill(DMD2):
 
     def __init__(self, config: FDistillConfig, generator: GeneratorConfig) -> None:
         super().__init__(config, generator)
-        self.h = get_divergence(config.divergence)
+        self.h = DIVERGENCES[config.divergence]
 
     def importance(self, logits: Tensor) -> Tensor:
         """h(r) with r = exp(logit), (B,)."""

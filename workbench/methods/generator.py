@@ -6,14 +6,15 @@ Source: "Score Distillation of Flow Matching Models" (arXiv 2509.25127); multi-s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import Annotated
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from workbench.errors import unknown_name
 from workbench.flow import expand_like, shift_time, x0_from_velocity
+from workbench.lookup import Lookup
 from workbench.settings import FrozenConfig
 from workbench.teachers.base import Conditioning
 
@@ -42,14 +43,10 @@ def _ddim(step: int, draw: DrawNoise, x: Tensor, x0_hat: Tensor, t: Tensor) -> T
     return ((x - (1 - t) * x0_hat) / t).detach()
 
 
-NOISE_RULES: Mapping[str, NoiseRule] = {"fresh": _fresh, "fixed": _fixed, "ddim": _ddim}
+NOISE_RULES: Lookup[NoiseRule] = Lookup(
+    "noise type", {"fresh": _fresh, "fixed": _fixed, "ddim": _ddim}
+)
 """How step i gets its noise: drawn anew, always z, or implied by the trajectory (plain Euler)."""
-
-
-def get_noise_rule(name: str) -> NoiseRule:
-    if name not in NOISE_RULES:
-        raise unknown_name("noise type", name, NOISE_RULES)
-    return NOISE_RULES[name]
 
 
 def step_times(steps: int, flow_shift: float = 1.0) -> Tensor:
@@ -62,17 +59,13 @@ class GeneratorConfig(FrozenConfig):
     """The student's sampler: what it is trained with is what it is used with."""
 
     steps: int = Field(4, ge=1, le=1000, description="K, the number of generator steps")
-    noise: str = Field("fresh", description="noise of each step: fresh, fixed or ddim")
+    noise: Annotated[str, AfterValidator(NOISE_RULES.check)] = Field(
+        "fresh", description="noise of each step: fresh, fixed or ddim"
+    )
     flow_shift: float = Field(1.0, gt=0, description="shift of the step times; 1 = none")
     distilled_guidance: float = Field(
         1.0, description="guidance fed to a student that takes one as an input (FLUX, SANA-Sprint)"
     )
-
-    @field_validator("noise")
-    @classmethod
-    def _known_noise(cls, name: str) -> str:
-        get_noise_rule(name)
-        return name
 
 
 class FewStepSampler:
@@ -80,7 +73,7 @@ class FewStepSampler:
 
     def __init__(self, config: GeneratorConfig) -> None:
         self.times: list[float] = step_times(config.steps, config.flow_shift).tolist()
-        self.noise_rule = get_noise_rule(config.noise)
+        self.noise_rule = NOISE_RULES[config.noise]
 
     def sample(
         self,

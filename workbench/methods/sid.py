@@ -19,8 +19,7 @@ import torch
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
-from workbench.flow import expand_like, get_density, get_weighting
-from workbench.flow.weightings import Weighting
+from workbench.flow import WEIGHTINGS, Weighting, expand_like, get_density
 from workbench.methods.base import Loss, Method, Networks, Phase, rms
 from workbench.methods.batch import Batch
 from workbench.methods.generator import GeneratorConfig
@@ -28,13 +27,7 @@ from workbench.methods.guidance import GuidanceConfig
 from workbench.settings import FrozenConfig
 from workbench.teachers.guidance import denoise
 
-
-def _known_weighting(name: str) -> str:
-    get_weighting(name)
-    return name
-
-
-WeightingName = Annotated[str, AfterValidator(_known_weighting)]
+WeightingName = Annotated[str, AfterValidator(WEIGHTINGS.check)]
 """The name of a weighting w(t), checked as a setting."""
 
 
@@ -224,7 +217,7 @@ class SiD(ScoreDistillation):
 
     def __init__(self, config: SiDSettings, generator: GeneratorConfig) -> None:
         super().__init__(config, generator)
-        self.weighting = get_weighting(config.weighting)
+        self.weighting = WEIGHTINGS[config.weighting]
 
     def generator_phase(self, networks: Networks, batch: Batch) -> Loss:
         at = self.diffuse(self.rollout(networks, batch), batch, "generator")

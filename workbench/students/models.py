@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from workbench.errors import RequestError, WorkbenchError, unknown_name
-from workbench.methods import get_noise_rule, method_type
+from workbench.methods import NOISE_RULES, method_type
 from workbench.students.measure import SampledModel, Samplers
 from workbench.students.student import (
     StudentRecord,
@@ -205,7 +205,7 @@ class LoadedStudent(LoadedModel):
                 f"{self.name} is a student: guidance was distilled into it. Drop --cfg-scale."
             )
         if noise is not None:
-            get_noise_rule(noise)
+            NOISE_RULES.check(noise)
             if noise not in method.noise_types:
                 raise RequestError(
                     f"{self.name} is a student of method {self.config.method.name!r}, which makes "

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 from workbench.bundled import bundled_folder
 from workbench.data.bundled import BUNDLED
 from workbench.errors import RequestError, unknown_name
+from workbench.lookup import Lookup
 from workbench.settings import FrozenConfig
 from workbench.teachers.analytic import ANALYTIC, MixtureRecipe
 from workbench.teachers.build import build_from_recipe, is_built, recipe_folder
@@ -144,7 +145,7 @@ def _known_teachers() -> Iterator[TeacherSpec]:
         )
 
 
-KNOWN_TEACHERS: Mapping[str, TeacherSpec] = {spec.name: spec for spec in _known_teachers()}
+KNOWN_TEACHERS = Lookup("teacher", {spec.name: spec for spec in _known_teachers()})
 """Name -> teacher."""
 
 
@@ -249,7 +250,7 @@ def check_teacher(reference: str) -> None:
         return
     if "/" in reference or local.exists():
         raise RequestError(f"The teacher {reference!r} is no folder.")
-    raise unknown_name("teacher", reference, KNOWN_TEACHERS)
+    KNOWN_TEACHERS.check(reference)
 
 
 def build_teacher(name: str, teachers_dir: Path, show: Progress = silent) -> Path:

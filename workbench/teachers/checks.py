@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.errors import RequestError, unknown_name
+from workbench.errors import RequestError
 from workbench.flow import x0_from_velocity
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.families import FAMILIES
@@ -45,8 +45,7 @@ def check_prediction(scheduler_config: Mapping[str, Any], pipeline_class: str) -
         raise RequestError(
             f"{pipeline_class} predicts {prediction} (its scheduler says so); {expected}."
         )
-    if pipeline_class not in FAMILIES:
-        raise unknown_name("pipeline class", pipeline_class, FAMILIES)
+    FAMILIES.check(pipeline_class)
 
 
 def prediction_type(scheduler_config: Mapping[str, Any]) -> str | None:

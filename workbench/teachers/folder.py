@@ -13,7 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import RequestError, unknown_name
+from workbench.errors import RequestError
 from workbench.hashing import file_sha256
 from workbench.teachers.checks import check_prediction
 from workbench.teachers.families import FAMILIES
@@ -67,10 +67,7 @@ def family_of(model_index: Path) -> Family:
     Raises:
         RequestError: damaged, or a class that is not supported; lists those that are.
     """
-    name = str(read_json(model_index).get("_class_name"))
-    if name not in FAMILIES:
-        raise unknown_name("pipeline class", name, FAMILIES)
-    return FAMILIES[name]
+    return FAMILIES[str(read_json(model_index).get("_class_name"))]
 
 
 def check_kind(folder: Path) -> Family:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.flow import get_interpolant, loss_weight
+from workbench.flow import INTERPOLANTS, loss_weight
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.family import raw_latents
 from workbench.teachers.recipe import FlowMatchingRecipe, ReconstructionRecipe
@@ -126,9 +126,9 @@ def velocity_weight(t: Tensor, recipe: FlowMatchingRecipe) -> Tensor:
     Raises:
         RequestError: unknown interpolant or target.
     """
-    path = get_interpolant(recipe.interpolant)
+    path = INTERPOLANTS[recipe.interpolant]
     wanted = loss_weight(path.coefficients(path.from_rectified(t)), recipe.target)
-    given = loss_weight(get_interpolant("rectified_flow").coefficients(t), "velocity")
+    given = loss_weight(INTERPOLANTS["rectified_flow"].coefficients(t), "velocity")
     return wanted / given
 
 

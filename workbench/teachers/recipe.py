@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from workbench.errors import unknown_name
+from workbench.errors import RequestError
 from workbench.flow import INTERPOLANTS, TARGETS
 from workbench.hashing import fingerprint
 from workbench.settings import FrozenConfig
@@ -111,19 +111,13 @@ class FlowMatchingRecipe(FrozenConfig):
         (1.0, 5.0), description="of the guidance fed to networks that take one"
     )
 
-    @field_validator("interpolant")
+    @field_validator("interpolant", "target")
     @classmethod
-    def _known_interpolant(cls, name: str) -> str:
-        if name not in INTERPOLANTS:
-            raise ValueError(str(unknown_name("interpolant", name, INTERPOLANTS)))
-        return name
-
-    @field_validator("target")
-    @classmethod
-    def _known_target(cls, name: str) -> str:
-        if name not in TARGETS:
-            raise ValueError(str(unknown_name("prediction target", name, TARGETS)))
-        return name
+    def _known(cls, name: str, info: ValidationInfo) -> str:
+        try:
+            return (INTERPOLANTS if info.field_name == "interpolant" else TARGETS).check(name)
+        except RequestError as error:
+            raise ValueError(str(error)) from None
 
 
 class BuildRecipe(FrozenConfig):

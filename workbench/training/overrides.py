@@ -122,8 +122,6 @@ def _switch_method(values: dict[str, Any], name: str) -> None:
 
     And a noise type that its students can be used with.
     """
-    if name not in METHODS:
-        raise unknown_name("method", name, METHODS)
     old, method = values["method"], METHODS[name]()
     was = METHODS[old["name"]]().model_dump(mode="json")
     new = method.model_dump(mode="json")

@@ -30,6 +30,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from workbench.bundled import experiment_files
 from workbench.errors import RequestError, unknown_name
+from workbench.lookup import Lookup
 from workbench.methods import METHODS
 from workbench.settings import FrozenConfig
 from workbench.training.overrides import as_assignments
@@ -93,10 +94,7 @@ def get_recipe(name: str) -> Recipe:
     Raises:
         RequestError: unknown (names the nearest), or a file that cannot be read.
     """
-    recipes = all_recipes()
-    if name not in recipes:
-        raise unknown_name("recipe", name, recipes)
-    return recipes[name]
+    return Lookup("recipe", all_recipes())[name]
 
 
 def get_task(name: str) -> Task:
@@ -105,10 +103,7 @@ def get_task(name: str) -> Task:
     Raises:
         RequestError: unknown (names the nearest), or a file that cannot be read.
     """
-    tasks = all_tasks()
-    if name not in tasks:
-        raise unknown_name("task", name, tasks)
-    return tasks[name]
+    return Lookup("task", all_tasks())[name]
 
 
 def all_recipes() -> dict[str, Recipe]:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from workbench.errors import RequestError, unknown_name
+from workbench.errors import RequestError
 from workbench.methods import METHODS, method_type
 from workbench.teachers.catalog import default_teacher, teacher_kind
 from workbench.training.config import RunConfig
@@ -122,8 +122,7 @@ class Foundation:
         Raises:
             RequestError: no such method.
         """
-        if method not in METHODS:
-            raise unknown_name("method", method, METHODS)
+        METHODS.check(method)
         found: dict[str, tuple[str, str]] = {}
         for layer in self.layers:
             for assignment in layer.used_by(method).assignments:

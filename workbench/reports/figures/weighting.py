@@ -59,11 +59,11 @@ def _collect(comparison: Comparison, below: float) -> pd.DataFrame:
 
 def share_below(group: Group, below: float) -> float | None:
     """The share of the group's weighted density of t below a time; None without a w(t)."""
-    from workbench.flow import TimeWeighting, get_density, get_weighting
+    from workbench.flow import WEIGHTINGS, TimeWeighting, get_density
     from workbench.flow.weighted import weighted_density
 
     low, high = json.loads(group.params["method.t_range"])
-    weighting = get_weighting(group.params[_SETTING])
+    weighting = WEIGHTINGS[group.params[_SETTING]]
     if not isinstance(weighting, TimeWeighting):
         return None
     density = get_density(group.params["method.density"], (low, high))
