@@ -123,6 +123,9 @@ class RectifiedFlow(Interpolant):
     def coefficients(self, s: Tensor) -> Coefficients:
         return Coefficients(1 - s, s, -torch.ones_like(s), torch.ones_like(s))
 
+    def interpolate(self, x0: Tensor, eps: Tensor, s: Tensor) -> Tensor:
+        return torch.lerp(x0, eps, expand_like(s, x0))
+
     def from_rectified(self, t: Tensor) -> Tensor:
         return t
 

@@ -14,13 +14,9 @@ from torch import Tensor
 
 from workbench.methods.base import Loss, Networks, Phase
 from workbench.methods.batch import Batch
-from workbench.methods.discrimination import (
-    bce,
-    check_guidance,
-    discriminating_loss,
-)
+from workbench.methods.discrimination import bce, check_guidance, discriminating_loss
 from workbench.methods.generator import GeneratorConfig
-from workbench.methods.sid import SiD, SiDSettings
+from workbench.methods.sid import SiD, SiDConfig
 from workbench.settings import FrozenConfig
 from workbench.teachers.guidance import denoise
 
@@ -39,10 +35,10 @@ class AdversarialConfig(FrozenConfig):
     )
 
 
-class SiD2aConfig(SiDSettings):
+class SiD2aConfig(SiDConfig):
     """Adversarial SiD, which continues a generator distilled without data."""
 
-    name: Literal["sid2a"] = "sid2a"
+    name: Literal["sid2a"] = "sid2a"  # type: ignore[assignment]  # another method's
     adversarial: AdversarialConfig = AdversarialConfig()
 
 

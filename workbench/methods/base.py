@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from workbench.errors import RequestError
 from workbench.methods.batch import Batch
 from workbench.methods.generator import NOISE_RULES, FewStepSampler, GeneratorConfig
+from workbench.settings import FrozenConfig
 from workbench.teachers.base import Conditioning, VelocityNetwork
 
 
@@ -109,7 +110,8 @@ class Method(ABC):
     noise_types: ClassVar[tuple[str, ...]] = tuple(NOISE_RULES)
     partial_steps: ClassVar[bool] = True
 
-    def __init__(self, generator: GeneratorConfig) -> None:
+    def __init__(self, config: FrozenConfig, generator: GeneratorConfig) -> None:
+        self.config = config
         self.sampler = FewStepSampler(generator)
 
     @abstractmethod
@@ -118,7 +120,8 @@ class Method(ABC):
 
     def guidance_scales(self) -> Mapping[str, float]:
         """Setting -> scale of classifier-free guidance; without an empty prompt each must be 1."""
-        return {}
+        scale = getattr(self.config, "cfg_scale", None)
+        return {} if scale is None else {"cfg_scale": scale}
 
     def check_no_guidance(self) -> None:
         """Refuse guidance where the teacher has no empty prompt.

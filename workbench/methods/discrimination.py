@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from workbench.flow import expand_like
+from workbench.flow import RectifiedFlow
 from workbench.methods.base import Loss, Networks
 from workbench.methods.batch import Batch
 from workbench.methods.guidance import GuidanceConfig
@@ -45,8 +45,7 @@ def check_guidance(guidance: GuidanceConfig) -> None:
 def diffuse_real(latents: Tensor, at: Diffused, batch: Batch, stream: str) -> Diffused:
     """Real latents (B, ...) at the times of the generated ones, with noise of their own."""
     eps = batch.normal(f"{stream}/real_eps")
-    x_t = torch.lerp(latents, eps, expand_like(at.t, latents))
-    return Diffused(latents, x_t, at.t, eps)
+    return Diffused(latents, RectifiedFlow().interpolate(latents, eps, at.t), at.t, eps)
 
 
 class OnBoth(NamedTuple):

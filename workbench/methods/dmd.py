@@ -23,8 +23,8 @@ FROM_STEP_20_TO_980 = (0.0735, 0.9923)
 """DMD's range of DDPM's 1000 steps, as rectified-flow times (2 % and 98 % of density "ddpm")."""
 
 
-class DMDSettings(ScoreConfig):
-    """Settings of distribution matching; times as in the paper, uniform over DDPM's steps."""
+class DMDConfig(ScoreConfig):
+    """Settings of data-free DMD; times as in the paper, uniform over DDPM's steps."""
 
     density: str = Field("ddpm", description="density of t in both losses")
     t_range: tuple[float, float] = Field(
@@ -33,11 +33,6 @@ class DMDSettings(ScoreConfig):
     weighting: WeightingName = Field(
         "sid", description="w(t) of the generator's gradient; sid: 1 / mean|x_g - f_phi|, DMD's own"
     )
-
-
-class DMDConfig(DMDSettings):
-    """Data-free distribution matching distillation."""
-
     name: Literal["dmd"] = "dmd"
 
 
@@ -69,7 +64,7 @@ def dmd_loss(
 class DMD(ScoreDistillation):
     """The generator descends the KL divergence, :func:`dmd_loss`."""
 
-    def __init__(self, config: DMDSettings, generator: GeneratorConfig) -> None:
+    def __init__(self, config: DMDConfig, generator: GeneratorConfig) -> None:
         super().__init__(config, generator)
         self.weighting = WEIGHTINGS[config.weighting]
 

@@ -17,12 +17,8 @@ from torch.nn.functional import silu
 
 from workbench.methods.base import Loss, Networks
 from workbench.methods.batch import Batch
-from workbench.methods.discrimination import (
-    bce,
-    check_guidance,
-    discriminating_loss,
-)
-from workbench.methods.dmd import DMD, DMDSettings, dmd_loss
+from workbench.methods.discrimination import bce, check_guidance, discriminating_loss
+from workbench.methods.dmd import DMD, DMDConfig, dmd_loss
 from workbench.methods.generator import GeneratorConfig
 from workbench.teachers.base import VelocityNetwork
 from workbench.teachers.guidance import denoise
@@ -30,9 +26,10 @@ from workbench.teachers.guidance import denoise
 HEAD = "discriminator"
 
 
-class DMD2Settings(DMDSettings):
-    """Settings of DMD2; weights as published for ImageNet."""
+class DMD2Config(DMDConfig):
+    """Settings of DMD2, which needs image-text pairs; weights as published for ImageNet."""
 
+    name: Literal["dmd2"] = "dmd2"  # type: ignore[assignment]  # another method's
     fake_score_updates: int = Field(
         5, ge=1, description="updates of fake score and head before each of the generator"
     )
@@ -42,12 +39,6 @@ class DMD2Settings(DMDSettings):
     gan_fake_weight: float = Field(
         1e-2, ge=0, description="of the classifier's loss beside the fake score's"
     )
-
-
-class DMD2Config(DMD2Settings):
-    """Distribution matching with real image-text pairs."""
-
-    name: Literal["dmd2"] = "dmd2"
 
 
 class Discriminator(nn.Module):
@@ -74,9 +65,9 @@ class DMD2(DMD):
     needs_pairs = True
     fake_score_roles = ("fake_score", HEAD)
     fake_score_stream = "fake_score0"
-    config: DMD2Settings
+    config: DMD2Config
 
-    def __init__(self, config: DMD2Settings, generator: GeneratorConfig) -> None:
+    def __init__(self, config: DMD2Config, generator: GeneratorConfig) -> None:
         super().__init__(config, generator)
         check_guidance(config.guidance)
 

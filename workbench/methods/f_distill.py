@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from workbench.lookup import Lookup
-from workbench.methods.dmd2 import DMD2, DMD2Settings
+from workbench.methods.dmd2 import DMD2, DMD2Config
 from workbench.methods.generator import GeneratorConfig
 
 _MAX_LOGIT = 5.0
@@ -35,10 +35,10 @@ DIVERGENCES: Lookup[Callable[[Tensor], Tensor]] = Lookup(
 which is both."""
 
 
-class FDistillConfig(DMD2Settings):
-    """f-distill, with Jensen-Shannon's divergence unless told, one of its paper's."""
+class FDistillConfig(DMD2Config):
+    """Settings of f-distill; Jensen-Shannon's divergence is one of its paper's."""
 
-    name: Literal["f_distill"] = "f_distill"
+    name: Literal["f_distill"] = "f_distill"  # type: ignore[assignment]  # another method's
     divergence: Annotated[str, AfterValidator(DIVERGENCES.check)] = Field(
         "jensen-shannon", description=f"one of {', '.join(DIVERGENCES)}"
     )

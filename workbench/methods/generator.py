@@ -13,7 +13,7 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from workbench.flow import expand_like, shift_time, x0_from_velocity
+from workbench.flow import RectifiedFlow, expand_like, shift_time, x0_from_velocity
 from workbench.lookup import Lookup
 from workbench.settings import FrozenConfig
 from workbench.teachers.base import Conditioning
@@ -103,7 +103,7 @@ class FewStepSampler:
         for step, time in enumerate(self.times[: last + 1]):
             noise = self.noise_rule(step, lambda i: draw(i) if i else first, x, x0_hat, t)
             t = x.new_full((x.shape[0],), time)  # filled where it is used: copying would wait
-            x = torch.lerp(x0_hat, noise, expand_like(t, x))
+            x = RectifiedFlow().interpolate(x0_hat, noise, t)
             with torch.set_grad_enabled(torch.is_grad_enabled() and step == last):
                 x0_hat = x0_from_velocity(x, t, network(x, t, cond))
         return x0_hat

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -15,7 +14,7 @@ from workbench.settings import FrozenConfig
 class GuidanceConfig(FrozenConfig):
     """Classifier-free guidance scales; 1 = off, 0 = unconditional.
 
-    A published choice's name (see :data:`GUIDANCE_PRESETS`) may stand wherever these settings do.
+    A published choice's name (see :func:`guidance_scales`) may stand wherever these settings do.
     """
 
     train_fake: float = Field(1.0, description="scale while the fake score is trained")
@@ -28,53 +27,31 @@ class GuidanceConfig(FrozenConfig):
         return guidance_scales(given) if isinstance(given, str) else given
 
 
-class GuidancePreset(NamedTuple):
-    """A published choice of the scales.
+_USUAL = {"long-short": 4.5, "anti-cfg": 1.0}
+"""The scale of a published choice that its plain name means; ``NAME-2.5`` is the same with 2.5."""
 
-    Attributes:
-        scales: number -> GuidanceConfig's scales.
-        number: what the plain name means; ``NAME-2.5`` is the same choice with 2.5.
-    """
-
-    scales: Callable[[float], dict[str, float]]
-    number: float | None = None
-
-
-def _scales(train_fake: float, eval_fake: float, eval_teacher: float) -> dict[str, float]:
-    return {"train_fake": train_fake, "eval_fake": eval_fake, "eval_teacher": eval_teacher}
-
-
-GUIDANCE_PRESETS: Mapping[str, GuidancePreset] = {
-    "off": GuidancePreset(lambda _: _scales(1.0, 1.0, 1.0)),
-    "long-short": GuidancePreset(lambda scale: _scales(scale, scale, scale), 4.5),
-    "zero-cfg": GuidancePreset(lambda _: _scales(0.0, 0.0, 1.0)),
-    "anti-cfg": GuidancePreset(lambda scale: _scales(-scale, -scale, 1.0), 1.0),
-}
-"""Long-short guidance (arXiv 2406.01561), Zero-CFG and Anti-CFG (arXiv 2505.12674).
-
-Long-short guides all three alike, 4.5 in the runs of arXiv 2509.25127. Zero-CFG leaves the teacher
-unguided and the fake score without prompts; Anti-CFG guides the fake score by a negative scale."""
+_NAME = re.compile(r"(.*?)(?:-(\d+(?:\.\d+)?))?", re.DOTALL)
 
 
 def guidance_scales(name: str) -> dict[str, float]:
-    """The three scales of a named choice, as ``GuidanceConfig`` has them.
+    """The three scales of a published choice, as ``GuidanceConfig`` has them.
+
+    Long-short guidance (arXiv 2406.01561) guides all three alike, by 4.5 in the runs of
+    arXiv 2509.25127. Zero-CFG (arXiv 2505.12674) leaves the teacher unguided and the fake score
+    without prompts; Anti-CFG (there too) guides the fake score by a negative scale.
 
     Raises:
-        RequestError: no such name, or no number where one follows it.
+        RequestError: no such name, or a number after one that takes none.
     """
-    for known, preset in GUIDANCE_PRESETS.items():
-        if name == known:
-            return preset.scales(preset.number or 0.0)
-        number = name.removeprefix(f"{known}-")
-        if preset.number is not None and _SCALE.fullmatch(number):
-            return preset.scales(float(number))
-    forms = [
-        form
-        for known, preset in GUIDANCE_PRESETS.items()
-        for form in ([known] if preset.number is None else [known, f"{known}-{preset.number:g}"])
-    ]
-    raise unknown_name("guidance", name, forms)
-
-
-_SCALE = re.compile(r"\d+(\.\d+)?")
-"""The number behind a preset's name."""
+    plain, number = _NAME.fullmatch(name).groups()  # type: ignore[union-attr]  # all texts match
+    scale = float(number) if number else _USUAL.get(plain, 1.0)
+    choices = {
+        "off": (1.0, 1.0, 1.0),
+        "long-short": (scale, scale, scale),
+        "zero-cfg": (0.0, 0.0, 1.0),
+        "anti-cfg": (-scale, -scale, 1.0),
+    }
+    if plain not in choices or (number and plain not in _USUAL):
+        numbered = (f"{known}-{usual:g}" for known, usual in _USUAL.items())
+        raise unknown_name("guidance", name, (*choices, *numbered))
+    return dict(zip(GuidanceConfig.model_fields, choices[plain], strict=True))

@@ -7,7 +7,7 @@ with the same grid.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -38,17 +38,14 @@ class KD(Method):
     roles = ("generator",)
     noise_types = ("ddim",)
     partial_steps = False
+    config: KDConfig
 
     def __init__(self, config: KDConfig, generator: GeneratorConfig) -> None:
-        super().__init__(generator)
-        self.config = config
+        super().__init__(config, generator)
         self.times = [*self.sampler.times, 0.0]
         self.between = [
             torch.linspace(start, end, config.substeps + 1) for start, end in pairwise(self.times)
         ]
-
-    def guidance_scales(self) -> Mapping[str, float]:
-        return {"cfg_scale": self.config.cfg_scale}
 
     def phases(self, nimg: int) -> Sequence[Phase]:
         return (Phase(("generator",), self.trajectory_phase),)

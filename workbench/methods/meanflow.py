@@ -8,14 +8,14 @@ constant, and the MeanFlow identity u = v - (t - r) du/dt holds as it stands.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from workbench.flow import LogitNormal, expand_like
+from workbench.flow import LogitNormal, RectifiedFlow, expand_like
 from workbench.methods.base import Loss, Method, Networks, Phase, rms
 from workbench.methods.batch import Batch
 from workbench.methods.generator import GeneratorConfig
@@ -67,14 +67,11 @@ class MeanFlow(Method):
     needs_prompts = False
     noise_types = ("ddim",)
     partial_steps = False
+    config: MeanFlowConfig
 
     def __init__(self, config: MeanFlowConfig, generator: GeneratorConfig) -> None:
-        super().__init__(generator)
-        self.config = config
+        super().__init__(config, generator)
         self.density = LogitNormal("meanflow", config.t_mean, config.t_std)
-
-    def guidance_scales(self) -> Mapping[str, float]:
-        return {"cfg_scale": self.config.cfg_scale}
 
     def phases(self, nimg: int) -> Sequence[Phase]:
         return (Phase(("generator",), self.average_velocity_phase),)
@@ -85,7 +82,7 @@ class MeanFlow(Method):
         t = self.density.sample_from(batch.uniform("generator/t"))
         t = t.to(real.latents.device, real.latents.dtype, non_blocking=True)
         r = next_time(t, t.new_tensor(self.sampler.times), self.config.margin)
-        x_t = torch.lerp(real.latents, batch.normal("generator/eps"), expand_like(t, real.latents))
+        x_t = RectifiedFlow().interpolate(real.latents, batch.normal("generator/eps"), t)
         generator, scale = networks.generator, self.config.cfg_scale
 
         def average(x: Tensor, t: Tensor) -> Tensor:

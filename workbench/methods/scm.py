@@ -9,7 +9,7 @@ f = cos(s) x_s - sin(s) F is the x0_hat that every student here samples with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Literal, Self
@@ -109,14 +109,11 @@ class SCM(Method):
     needs_pairs = True
     needs_prompts = False
     noise_types = ("fresh", "fixed")
+    config: SCMConfig
 
     def __init__(self, config: SCMConfig, generator: GeneratorConfig) -> None:
-        super().__init__(generator)
-        self.config = config
+        super().__init__(config, generator)
         self.density = get_density(config.density, _ANGLES)
-
-    def guidance_scales(self) -> Mapping[str, float]:
-        return {"cfg_scale": self.config.cfg_scale}
 
     def phases(self, nimg: int) -> Sequence[Phase]:
         warmup = 1000 * self.config.tangent_warmup_kimg

@@ -19,7 +19,7 @@ import torch
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
-from workbench.flow import WEIGHTINGS, Weighting, expand_like, get_density
+from workbench.flow import WEIGHTINGS, RectifiedFlow, Weighting, get_density
 from workbench.methods.base import Loss, Method, Networks, Phase, rms
 from workbench.methods.batch import Batch
 from workbench.methods.generator import GeneratorConfig
@@ -56,16 +56,11 @@ class ScoreConfig(FrozenConfig):
         return self
 
 
-class SiDSettings(ScoreConfig):
-    """Settings of SiD, with data and without."""
+class SiDConfig(ScoreConfig):
+    """Settings of data-free SiD."""
 
     sid_alpha: float = Field(1.0, description="a in the generator's loss; 1.2 for EDM in SiD")
     weighting: WeightingName = Field("1-t", description="w(t) of the generator's loss")
-
-
-class SiDConfig(SiDSettings):
-    """Data-free SiD."""
-
     name: Literal["sid"] = "sid"
 
 
@@ -122,12 +117,12 @@ class ScoreDistillation(Method):
     """
 
     roles = ("fake_score", "generator")
+    config: ScoreConfig
     fake_score_roles: ClassVar[tuple[str, ...]] = ("fake_score",)
     fake_score_stream: ClassVar[str] = "fake_score"
 
     def __init__(self, config: ScoreConfig, generator: GeneratorConfig) -> None:
-        super().__init__(generator)
-        self.config = config
+        super().__init__(config, generator)
         self.density = get_density(config.density, config.t_range)
 
     def guidance_scales(self) -> Mapping[str, float]:
@@ -189,7 +184,7 @@ class ScoreDistillation(Method):
         t = self.density.sample_from(batch.uniform(f"{stream}/t"))
         t = t.to(x_g.device, x_g.dtype, non_blocking=True)
         eps = batch.normal(f"{stream}/eps")
-        return Diffused(x_g, torch.lerp(x_g, eps, expand_like(t, x_g)), t, eps)
+        return Diffused(x_g, RectifiedFlow().interpolate(x_g, eps, t), t, eps)
 
     def both_scores(self, networks: Networks, batch: Batch, at: Diffused) -> tuple[Tensor, Tensor]:
         """x0_hat (B, ...) of teacher and fake score at x_t, each guided by its scale."""
@@ -213,9 +208,9 @@ class ScoreDistillation(Method):
 class SiD(ScoreDistillation):
     """The generator descends SiD's loss, :func:`sid_loss`."""
 
-    config: SiDSettings
+    config: SiDConfig
 
-    def __init__(self, config: SiDSettings, generator: GeneratorConfig) -> None:
+    def __init__(self, config: SiDConfig, generator: GeneratorConfig) -> None:
         super().__init__(config, generator)
         self.weighting = WEIGHTINGS[config.weighting]
 
