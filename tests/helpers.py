@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from workbench.evaluation import Evaluator, build_evaluator
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.base import Conditioning, OwnVelocity
-from workbench.training.config import EvaluationConfig
+from workbench.training.evaluation_config import EvaluationConfig
 from workbench.training.parallel import Ranks
 from workbench.workspace import Workspace
 

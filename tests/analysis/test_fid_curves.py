@@ -19,7 +19,8 @@ from workbench.plotting.curves import curve_frame, find_instabilities, mean_curv
 from workbench.runs.figures import collect_points, draw_curve, levels_of_results, read_runs
 from workbench.tracking import default_uri
 from workbench.tracking.outbox import Outbox, Point
-from workbench.training.config import EvaluationConfig, RunConfig, ScheduleConfig, TrainingConfig
+from workbench.training.config import RunConfig, ScheduleConfig, TrainingConfig
+from workbench.training.evaluation_config import EvaluationConfig
 from workbench.workspace import open_workspace
 
 SCRIPT = Path(__file__).parents[2] / "analysis" / "fid_curves.py"

@@ -11,12 +11,8 @@ from tests.populate import write_folders
 from workbench.cli.outcomes import show_outcomes
 from workbench.cli.run import _figures
 from workbench.runs.execution import RunOutcome
-from workbench.training.config import (
-    EvaluationConfig,
-    RunConfig,
-    ScheduleConfig,
-    TrainingConfig,
-)
+from workbench.training.config import RunConfig, ScheduleConfig, TrainingConfig
+from workbench.training.evaluation_config import EvaluationConfig
 from workbench.training.run_folder import RunFolder, judged_by, run_folder
 from workbench.workspace import Workspace, open_workspace
 

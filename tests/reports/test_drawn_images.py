@@ -15,7 +15,8 @@ from workbench.reports.drawn_images import Asked, draw_models, image_arrays, rea
 from workbench.students.models import Drawing, LoadedModel, LoadedStudent, load_model
 from workbench.students.sampling import sample_model
 from workbench.teachers import PipelineTeacher
-from workbench.training.config import EvaluationConfig, RunConfig
+from workbench.training.config import RunConfig
+from workbench.training.evaluation_config import EvaluationConfig
 from workbench.workspace import Workspace, open_workspace
 
 PROMPTS = ["the digit 7", "a handwritten two", "the digit 7"]

@@ -24,7 +24,8 @@ from workbench.students.sampling import sample_model
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.base import VelocityNetwork
 from workbench.tracking import default_uri
-from workbench.training.config import EvaluationConfig, RunConfig
+from workbench.training.config import RunConfig
+from workbench.training.evaluation_config import EvaluationConfig
 from workbench.training.events import Listener, Listeners
 from workbench.training.networks import DistillationInputs, Roles, build_networks, student_network
 from workbench.training.parallel import Ranks, full_state_dict

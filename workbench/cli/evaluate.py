@@ -179,7 +179,7 @@ def evaluate(
     from workbench.cli.building import ensure_with_bar
     from workbench.scoring.evaluate import EvaluateRequest, evaluate_source
     from workbench.scoring.sources import Asked
-    from workbench.training.config import MOST_SEEDS
+    from workbench.training.evaluation_config import MOST_SEEDS
     from workbench.workspace import open_workspace
 
     wanted = None if metrics is None else split_names(metrics)

@@ -19,7 +19,7 @@ from workbench.evaluation.evaluator import Evaluator
 from workbench.evaluation.networks import WeightFiles
 from workbench.evaluation.references import Reference, open_reference
 from workbench.metrics import OWN_NETWORK, metric_info
-from workbench.training.config import EvaluationConfig
+from workbench.training.evaluation_config import EvaluationConfig
 from workbench.workspace import Workspace
 
 

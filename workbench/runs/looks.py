@@ -19,7 +19,7 @@ from workbench.hashing import fingerprint
 from workbench.runs.baselines import BaselineCache
 from workbench.runs.tasks import RunTask
 from workbench.students.measure import Encodings, SampledModel, Samplers
-from workbench.training.config import EvaluationConfig
+from workbench.training.evaluation_config import EvaluationConfig
 from workbench.training.parallel import Ranks
 
 

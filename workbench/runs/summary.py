@@ -8,7 +8,7 @@ from typing import Any
 from workbench.errors import RequestError
 from workbench.metrics import DRIFT, EVAL, primary_of, score_of
 from workbench.tracking import Operation, journal_path, read_backwards
-from workbench.training.budget import total_images
+from workbench.training.events import total_images
 from workbench.training.run_folder import RunFolder
 from workbench.workspace import is_held
 

@@ -23,7 +23,7 @@ from workbench.teachers.folder import (
 )
 from workbench.teachers.json_file import read_json
 from workbench.teachers.student_pipeline import STUDENT_RECORD, is_student, student_entry
-from workbench.training.config import EvaluationConfig
+from workbench.training.evaluation_config import EvaluationConfig
 
 _AT_ONCE = 250
 _OURS = ("prompt", "num_inference_steps", "generator", "output_type")

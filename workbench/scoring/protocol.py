@@ -15,7 +15,7 @@ from workbench.evaluation import FeatureExtractors, Metric, Reference, make_metr
 from workbench.evaluation.setup import needed_weights
 from workbench.metrics import metric_info
 from workbench.scoring.sources import Source
-from workbench.training.config import EvaluationConfig
+from workbench.training.evaluation_config import EvaluationConfig
 
 if TYPE_CHECKING:
     from workbench.scoring.evaluate import EvaluateRequest

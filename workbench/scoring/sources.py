@@ -24,7 +24,7 @@ from workbench.teachers import PipelineTeacher, find_teacher, teacher_call
 from workbench.teachers.base import Conditioning
 from workbench.teachers.families import FAMILIES
 from workbench.teachers.folder import MODEL_INDEX
-from workbench.training.config import EvaluationConfig
+from workbench.training.evaluation_config import EvaluationConfig
 from workbench.training.recipes import find_foundation, run_config
 from workbench.training.run_folder import RunFolder
 from workbench.workspace import Workspace

@@ -22,7 +22,7 @@ from workbench.teachers.base import Conditioning, Distillable, VelocityNetwork
 from workbench.teachers.chunks import auto_batch_size, chunk_memory
 from workbench.teachers.guidance import describe_euler
 from workbench.teachers.stock import stock_call
-from workbench.training.config import EvaluationConfig
+from workbench.training.evaluation_config import EvaluationConfig
 from workbench.training.parallel import Ranks
 
 SampleLatents = Callable[[Conditioning | None, DrawNoise], Tensor]

@@ -36,7 +36,7 @@ from workbench.training.checkpoint import (
     load_modules,
     read_manifest,
 )
-from workbench.training.config import EvaluationConfig
+from workbench.training.evaluation_config import EvaluationConfig
 from workbench.training.networks import AVERAGE, sharded_root, student_network
 from workbench.training.parallel import choose_device
 from workbench.training.recipes import run_config

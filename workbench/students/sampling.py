@@ -9,7 +9,7 @@ import torch
 from workbench.students.measure import Samplers
 from workbench.students.models import Drawing, LoadedModel
 from workbench.teachers.student_pipeline import stock_noise
-from workbench.training.config import EvaluationConfig
+from workbench.training.evaluation_config import EvaluationConfig
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -53,6 +53,11 @@ class Progress:
     images_per_s: float
 
 
+def total_images(kimg: float, batch_size: int) -> int:
+    """Generated images of a whole run: kimg rounded up to whole batches."""
+    return math.ceil(round(kimg * 1000, 6) / batch_size) * batch_size
+
+
 @dataclass
 class StopFlag:
     """Set by a signal handler, read between iterations."""
