@@ -118,10 +118,9 @@ def test_a_damaged_shard_is_no_shard(
     store = store_at(tmp_path, images, digits_teacher)
     store.encode(store.missing())
     shard = tmp_path / f"shard-{ROWS}-000002.safetensors"
-    content = bytearray(shard.read_bytes())
-    content[-1] ^= 255
+    content = shard.read_bytes()
     shard.unlink()  # another file: this one is mapped
-    shard.write_bytes(content)
+    shard.write_bytes(content[:-1])
     store.refresh()
     assert store.missing() == [2]
     with store.locked():

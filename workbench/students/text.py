@@ -22,7 +22,7 @@ from workbench.teachers import (
 )
 from workbench.teachers.architecture import Architecture
 from workbench.teachers.pipeline import TextPrecision, load_prompt_encoder
-from workbench.teachers.sealed import SealedFolder
+from workbench.teachers.shards import ShardFolder
 from workbench.teachers.text_store import StoredPrompts, TextStore, text_identity
 from workbench.training.config import RunConfig
 from workbench.training.events import StopFlag
@@ -174,7 +174,7 @@ def _plan(store: TextStore, prompts: Sequence[str], ranks: Ranks) -> tuple[list[
 
 
 @contextmanager
-def writing(store: SealedFolder, job: TextJob, what: str) -> Iterator[None]:
+def writing(store: ShardFolder, job: TextJob, what: str) -> Iterator[None]:
     """Alone among processes of other runs; a stop is obeyed while waiting.
 
     Args:

@@ -1,6 +1,6 @@
 """Encoded images on disk: each once for each autoencoder and size, memory-mapped when read.
 
-A store holds the images of one source in sealed shards of consecutive numbers, so that ranks share
+A store holds the images of one source in shards of consecutive numbers, so that ranks share
 them out, and an interrupted encoding goes on at the first missing one.
 """
 
@@ -27,7 +27,7 @@ from workbench.hashing import fingerprint
 from workbench.teachers.folder import component_fingerprint
 from workbench.teachers.pipeline import PipelineTeacher
 from workbench.teachers.pretrain import Progress, silent
-from workbench.teachers.sealed import SealedFolder, Shards, open_sealed, write_sealed
+from workbench.teachers.shards import ShardFolder, Shards, open_shard, write_shard
 from workbench.workspace import written_aside
 
 _AUTOENCODER = ("vae",)
@@ -57,7 +57,7 @@ def latents_identity(teacher: PipelineTeacher, images: PairImages) -> str:
     return fingerprint(facts)
 
 
-class LatentStore(SealedFolder):
+class LatentStore(ShardFolder):
     """The latents of one source's images in one folder.
 
     Images that cannot be used are skipped and remembered. Reading sees the shards that were whole
@@ -82,7 +82,7 @@ class LatentStore(SealedFolder):
         self.refresh()
 
     def refresh(self) -> None:
-        opened = {number: open_sealed(self._file(number)) for number in range(self._count)}
+        opened = {number: open_shard(self._file(number)) for number in range(self._count)}
         self._whole = {number: shard for number, shard in opened.items() if shard is not None}
         self._table = Shards(list(self._whole.values()), _ROWS)
 
@@ -214,7 +214,7 @@ class LatentStore(SealedFolder):
     ) -> None:
         none = torch.zeros(0, *self.teacher.latent_shape)
         digests = b"".join(digest for _, digest in good)
-        write_sealed(
+        write_shard(
             self._file(number),
             {
                 _LATENTS: torch.cat([none, *latents]),

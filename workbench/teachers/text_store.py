@@ -1,7 +1,6 @@
 """Encoded prompts on disk: each prompt once for each text encoder, memory-mapped when read.
 
-A store is a folder of sealed safetensors shards: a shard that was cut off or damaged shows it, and
-its prompts count as not encoded.
+A store is a folder of safetensors shards; prompts of one that cannot be read count as not encoded.
 
 Encodings keep the precision of the text encoders, and no padding that the network masks. From
 shapes, in bfloat16: 100,000 prompts take 18 GB for SANA at 40 of 300 tokens a prompt (assumed;
@@ -38,7 +37,7 @@ from workbench.teachers.pipeline import (
     text_precisions,
 )
 from workbench.teachers.pretrain import Progress, silent
-from workbench.teachers.sealed import SealedFolder, Shards, open_sealed, write_sealed
+from workbench.teachers.shards import ShardFolder, Shards, open_shard, write_shard
 
 _MOST_ROWS = 4096
 _PROMPT, _CUT = "prompt_sha256", "cut"  # beside the encoder's own tensors
@@ -88,7 +87,7 @@ class StoredPrompts:
         return np.flatnonzero(np.concatenate(flagged)[self._places]).tolist()
 
 
-class TextStore(SealedFolder):
+class TextStore(ShardFolder):
     """The encodings of one text encoder in one folder.
 
     Several ranks may :meth:`encode` their shares at once; two *runs* hold :meth:`locked` in turn.
@@ -105,9 +104,9 @@ class TextStore(SealedFolder):
     def refresh(self) -> None:
         """Look again at what is on disk."""
         files = sorted(self.folder.glob("shard-*.safetensors"))
-        shards = [shard for shard in map(open_sealed, files) if shard is not None]
+        shards = [shard for shard in map(open_shard, files) if shard is not None]
         self._table = _Table(shards)
-        self._uncond = open_sealed(self._uncond_file)
+        self._uncond = open_shard(self._uncond_file)
 
     @property
     def _uncond_file(self) -> Path:
@@ -147,8 +146,8 @@ class TextStore(SealedFolder):
         """
         with quiet_libraries():
             if self._uncond is None:
-                write_sealed(self._uncond_file, _on_cpu(encoder.uncond()))
-                self._uncond = open_sealed(self._uncond_file)
+                write_shard(self._uncond_file, _on_cpu(encoder.uncond()))
+                self._uncond = open_shard(self._uncond_file)
             row_bytes = sum(tensor.nbytes for tensor in self.uncond().tensors.values())
             size = _rows_per_shard(len(prompts), self.shard_bytes // row_bytes, world)
             mine = [prompts[i : i + size] for i in range(rank * size, len(prompts), world * size)]
@@ -202,7 +201,7 @@ class TextStore(SealedFolder):
         table = torch.from_numpy(hashes.view(np.uint8).reshape(len(prompts), -1).copy())
         name = hashlib.sha256(hashes.tobytes()).hexdigest()[:16]
         tensors = {**kept, _PROMPT: table, _CUT: flags}
-        write_sealed(self.folder / f"shard-{name}.safetensors", tensors)
+        write_shard(self.folder / f"shard-{name}.safetensors", tensors)
 
     def _check_room(self, prompts: int, kept: Mapping[str, Tensor], rows: int) -> None:
         """Judged by the first prompts: how much is kept of each depends on its length."""

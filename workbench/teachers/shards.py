@@ -1,15 +1,10 @@
-"""Safetensors files that say whether they are whole.
-
-Beside each lies its seal (size, time, SHA-256), written last: a file without a fitting seal was cut
-off or damaged.
-"""
+"""Safetensors files that appear whole or not at all, and folders of them that are read as one."""
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +15,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from workbench.errors import WorkbenchError
-from workbench.hashing import file_sha256
-from workbench.workspace import PARTIAL, write_json, written_aside
+from workbench.workspace import PARTIAL, written_aside
 
 
-def seal_of(file: Path) -> Path:
-    """Where a file's seal lies."""
-    return file.with_suffix(".json")
-
-
-def write_sealed(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write aside, rename, seal: whatever stops this leaves no file that counts.
+def write_shard(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write aside, flush, rename: whatever stops this leaves no file of that name.
 
     Raises:
         WorkbenchError: it cannot be written.
@@ -38,42 +27,22 @@ def write_sealed(file: Path, tensors: Mapping[str, Tensor]) -> None:
     try:
         with written_aside(file) as partial:
             save_file(dict(tensors), partial)
-            digest = file_sha256(partial)
-        _seal(file, digest)
     except (OSError, SafetensorError) as error:
         raise WorkbenchError(f"Cannot write {file}: {error}.") from error
 
 
-def _seal(file: Path, digest: str) -> None:
-    state = file.stat()
-    write_json(
-        seal_of(file), {"bytes": state.st_size, "mtime_ns": state.st_mtime_ns, "sha256": digest}
-    )
-
-
-def open_sealed(file: Path) -> dict[str, Tensor] | None:
-    """The memory-mapped tensors of a whole file, None for any other.
-
-    The content is read and hashed only if the file was touched since it was sealed.
-    """
+def open_shard(file: Path) -> dict[str, Tensor] | None:
+    """The memory-mapped tensors of a file; None if it is not there or its length is wrong."""
     try:
-        seal, state = json.loads(seal_of(file).read_text(encoding="utf-8")), file.stat()
-        if seal["bytes"] != state.st_size:
-            return None
-        if seal["mtime_ns"] != state.st_mtime_ns:
-            if file_sha256(file) != seal["sha256"]:
-                return None
-            with suppress(OSError):  # a place that can only be read is hashed every time
-                _seal(file, seal["sha256"])
         with safe_open(file, framework="pt") as stored:
             names = stored.keys()
             return {name: stored.get_tensor(name) for name in names}
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+    except (OSError, SafetensorError):
         return None
 
 
-class SealedFolder(ABC):
-    """A folder of sealed shards, which several processes read and one run at a time writes.
+class ShardFolder(ABC):
+    """A folder of shards, which several processes read and one run at a time writes.
 
     Reading sees the shards that were whole when it was opened or last refreshed.
     """
@@ -103,13 +72,12 @@ class SealedFolder(ABC):
             lock.release()
 
     def sweep(self) -> int:
-        """Delete what is damaged or was cut off; returns how many shards. Only while locked."""
+        """Delete damaged and unfinished files, while locked; returns how many were damaged."""
         for partial in self.folder.glob(f".*{PARTIAL}"):
             partial.unlink()
-        damaged = [file for file in self.folder.glob("*.safetensors") if open_sealed(file) is None]
+        damaged = [file for file in self.folder.glob("*.safetensors") if open_shard(file) is None]
         for file in damaged:
             file.unlink()
-            seal_of(file).unlink(missing_ok=True)
         return len(damaged)
 
 
