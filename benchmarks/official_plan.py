@@ -164,7 +164,7 @@ class OfficialPlan:
 
     def diffused(self, x_g: Tensor, draws: Draws, role: str) -> tuple[Tensor, Tensor, Tensor]:
         """x_t and eps (B, ...), t (B,)."""
-        t = self.density.sample_from(draws.uniform(f"{role}/t", len(x_g))).to(x_g)
+        t = self.density.quantile(draws.uniform(f"{role}/t", len(x_g))).to(x_g)
         eps = draws.normal(f"{role}/eps", x_g)
         return (1 - _wide(t, x_g)) * x_g + _wide(t, x_g) * eps, eps, t
 

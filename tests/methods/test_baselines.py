@@ -75,7 +75,7 @@ def test_dmd_minimises_the_kl_divergence() -> None:
     for step in range(200):
         at = 64 * step
         x_g = mean + noise.normal("z", at, 64, (1,))
-        t = density.sample_from(noise.uniform("t", at, 64)).float()
+        t = density.quantile(noise.uniform("t", at, 64)).float()
         x_t = torch.lerp(x_g.detach(), noise.normal("eps", at, 64, (1,)), t[:, None])
         phi, psi = (x0_hat(x_t, t[:, None], m) for m in (-1.0, mean.item()))
         adam.zero_grad()
@@ -281,7 +281,7 @@ def test_meanflow_s_target(networks: Networks, batch: Batch) -> None:
     """v - (t - r) du/dt with du/dt by differences along the teacher's velocity."""
     ours = method("meanflow", "ddim", weight_power=0.0)
     real = batch.real("generator")
-    t = ours.density.sample_from(batch.uniform("generator/t")).to(real.latents)
+    t = ours.density.quantile(batch.uniform("generator/t")).to(real.latents)
     x_t = torch.lerp(real.latents, batch.normal("generator/eps"), t.view(-1, 1, 1))
     u = lambda x, t: networks.generator(x, t, real.cond)  # noqa: E731
     with torch.no_grad():

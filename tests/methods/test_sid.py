@@ -113,7 +113,7 @@ def test_phases_against_an_independent_computation(scales, evaluations: int) -> 
         return x0
 
     def diffused(stream: str, x_g: np.ndarray):
-        t = method.density.sample_from(b.uniform(f"{stream}/t")).numpy()
+        t = method.density.quantile(b.uniform(f"{stream}/t")).numpy()
         eps = b.normal(f"{stream}/eps").numpy()
         return (1 - t[:, None]) * x_g + t[:, None] * eps, t, eps
 

@@ -29,7 +29,7 @@ from workbench.training.checkpoint import load_modules
 from workbench.training.config import AdamConfig, LoraConfig, RunConfig, TrainingConfig
 from workbench.training.events import StopFlag
 from workbench.training.launch import launch
-from workbench.training.lora import AdapterNetwork, merged, merged_network, save_adapter
+from workbench.training.lora import AdapterNetwork, merged_network, save_adapter
 from workbench.training.networks import DistillationInputs, Roles, build_networks, student_network
 from workbench.training.parallel import Ranks, init_distributed, local_tensors
 from workbench.training.trainer import Trainer
@@ -282,7 +282,7 @@ def test_merged_and_saved_students_are_the_student(
     expected = trained(*inputs)
     full = merged_network(trained)
     torch.testing.assert_close(full(*inputs), expected, atol=1e-5, rtol=0)
-    assert merged(trained).state_dict().keys() == family_teacher.network.module.state_dict().keys()
+    assert full.module.state_dict().keys() == family_teacher.network.module.state_dict().keys()
     assert type(full) is type(family_teacher.network)
     assert torch.equal(trained(*inputs), expected)
 

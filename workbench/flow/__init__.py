@@ -10,18 +10,16 @@ from workbench.flow.densities import (
     register_density,
 )
 from workbench.flow.interpolants import (
-    EDM,
     INTERPOLANTS,
     Coefficients,
     Interpolant,
     RectifiedFlow,
     TrigFlow,
-    VariancePreserving,
     expand_like,
 )
 from workbench.flow.noise import NoiseSource
 from workbench.flow.shift import shift_time
-from workbench.flow.solvers import Velocity, euler, uniform_times
+from workbench.flow.solvers import euler, uniform_times
 from workbench.flow.targets import (
     TARGETS,
     convert,
@@ -41,7 +39,6 @@ from workbench.flow.weightings import (
 
 __all__ = [
     "DENSITIES",
-    "EDM",
     "INTERPOLANTS",
     "TARGETS",
     "WEIGHTINGS",
@@ -54,8 +51,6 @@ __all__ = [
     "TimeDensity",
     "TimeWeighting",
     "TrigFlow",
-    "VariancePreserving",
-    "Velocity",
     "Weighting",
     "convert",
     "euler",

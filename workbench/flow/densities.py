@@ -53,7 +53,10 @@ class TimeDensity(ABC):
         return torch.where(inside, self._cdf(interior), beyond)
 
     def quantile(self, u: Tensor) -> Tensor:
-        """The inverse of :meth:`cdf`; 0 and 1 give the ends of the support."""
+        """The inverse of :meth:`cdf`; 0 and 1 give the ends of the support.
+
+        At uniform numbers u it is inverse-transform sampling.
+        """
         low, high = self.support
         u = u.double()
         t = self._quantile(u.clamp(2.0**-64, 1 - 2.0**-53))
@@ -61,14 +64,10 @@ class TimeDensity(ABC):
         t = t.clamp(low, high)
         return torch.where(u <= 0, low, torch.where(u >= 1, high, t))
 
-    def sample_from(self, u: Tensor) -> Tensor:
-        """Times of uniform numbers u in (0, 1): inverse-transform sampling."""
-        return self.quantile(u)
-
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n independent times, float64 (n,)."""
         u = torch.rand(n, dtype=torch.float64, generator=generator)
-        return self.sample_from(u.clamp(min=2.0**-54))  # torch.rand may return 0, never 1
+        return self.quantile(u.clamp(min=2.0**-54))  # torch.rand may return 0, never 1
 
     def truncated(self, low: float, high: float) -> TimeDensity:
         """This density restricted to [low, high] and renormalized.

@@ -91,7 +91,7 @@ class WeightedDensity:
         chance = torch.Generator().manual_seed(seed)
         v = torch.rand(n, dtype=torch.float64, generator=chance).clamp(min=2.0**-54)
         v = (torch.arange(n) + v) / n
-        t = self.kept.sample_from(v**4)
+        t = self.kept.quantile(v**4)
         weights = 4 * v**3 * _weigh(self.weighting, t)
         return t.numpy(), (weights / weights.sum()).numpy()
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from workbench.lookup import Lookup
 from workbench.methods.adversarial import AdversarialSiD, SiD2aConfig
 from workbench.methods.base import Loss, Method, Networks, Phase
-from workbench.methods.batch import Batch, Pairs, PairSource
+from workbench.methods.batch import Batch, Pairs
 from workbench.methods.dmd import DMD, DMDConfig, dmd_loss
 from workbench.methods.dmd2 import DMD2, DMD2Config
 from workbench.methods.f_distill import DIVERGENCES, FDistill, FDistillConfig
@@ -42,23 +42,16 @@ __all__ = [
     "METHODS",
     "NOISE_RULES",
     "Batch",
-    "DMD2Config",
-    "DMDConfig",
     "DrawNoise",
-    "FDistillConfig",
     "FewStepSampler",
     "GeneratorConfig",
     "GuidanceConfig",
-    "KDConfig",
     "Loss",
-    "MeanFlowConfig",
     "Method",
     "MethodConfig",
     "Networks",
-    "PairSource",
     "Pairs",
     "Phase",
-    "SCMConfig",
     "SiD",
     "SiD2aConfig",
     "SiDConfig",

@@ -79,7 +79,7 @@ class MeanFlow(Method):
     def average_velocity_phase(self, networks: Networks, batch: Batch) -> Loss:
         """weight ||u - sg(v - (t - r) du/dt)||^2 summed over the latent, mean over the batch."""
         real = batch.real("generator")
-        t = self.density.sample_from(batch.uniform("generator/t"))
+        t = self.density.quantile(batch.uniform("generator/t"))
         t = t.to(real.latents.device, real.latents.dtype, non_blocking=True)
         r = next_time(t, t.new_tensor(self.sampler.times), self.config.margin)
         x_t = RectifiedFlow().interpolate(real.latents, batch.normal("generator/eps"), t)

@@ -126,7 +126,7 @@ class SCM(Method):
     def consistency_phase(self, networks: Networks, batch: Batch, ramp: float) -> Loss:
         """e^w(s) mean||F - sg(F) - g||^2 - w(s), mean over the batch."""
         real = batch.real("generator")
-        t = self.density.sample_from(batch.uniform("generator/t"))
+        t = self.density.quantile(batch.uniform("generator/t"))
         t = t.to(real.latents.device, real.latents.dtype, non_blocking=True)
         s = TrigFlow().from_rectified(t)
         x_s = TrigFlow().interpolate(real.latents, batch.normal("generator/eps"), s)

@@ -181,7 +181,7 @@ class ScoreDistillation(Method):
 
     def diffuse(self, x_g: Tensor, batch: Batch, stream: str) -> Diffused:
         """Samples at times from the density, with fresh noise."""
-        t = self.density.sample_from(batch.uniform(f"{stream}/t"))
+        t = self.density.quantile(batch.uniform(f"{stream}/t"))
         t = t.to(x_g.device, x_g.dtype, non_blocking=True)
         eps = batch.normal(f"{stream}/eps")
         return Diffused(x_g, RectifiedFlow().interpolate(x_g, eps, t), t, eps)

@@ -99,43 +99,31 @@ class Listener:
         return False
 
 
+def _to_each(event: str) -> Any:
+    """A method of :class:`Listeners` that passes one event on to all."""
+
+    def pass_on(self: Listeners, *told: Any) -> None:
+        for member in self.members:
+            getattr(member, event)(*told)
+
+    return pass_on
+
+
 class Listeners(Listener):
-    """Several listeners as one."""
+    """Several listeners as one; each hears every event, in their order."""
 
     def __init__(self, *members: Listener) -> None:
         self.members = members
 
-    def on_start(self, progress: Progress) -> None:
-        for member in self.members:
-            member.on_start(progress)
-
-    def on_iteration(self, progress: Progress) -> None:
-        for member in self.members:
-            member.on_iteration(progress)
-
-    def on_metrics(self, nimg: int, values: Mapping[str, float]) -> None:
-        for member in self.members:
-            member.on_metrics(nimg, values)
-
-    def on_evaluation(self, what: str, done: int, total: int) -> None:
-        for member in self.members:
-            member.on_evaluation(what, done, total)
-
-    def on_checkpoint(self, nimg: int, path: Path) -> None:
-        for member in self.members:
-            member.on_checkpoint(nimg, path)
-
-    def on_warning(self, nimg: int, message: str) -> None:
-        for member in self.members:
-            member.on_warning(nimg, message)
-
-    def on_note(self, message: str) -> None:
-        for member in self.members:
-            member.on_note(message)
-
-    def on_events(self, events: Sequence[RunEvent]) -> None:
-        for member in self.members:
-            member.on_events(events)
+    on_start = _to_each("on_start")
+    on_iteration = _to_each("on_iteration")
+    on_metrics = _to_each("on_metrics")
+    on_evaluation = _to_each("on_evaluation")
+    on_checkpoint = _to_each("on_checkpoint")
+    on_warning = _to_each("on_warning")
+    on_note = _to_each("on_note")
+    on_events = _to_each("on_events")
+    on_end = _to_each("on_end")
 
     def wants_end(self) -> bool:
         return any(member.wants_end() for member in self.members)

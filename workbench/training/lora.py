@@ -255,11 +255,6 @@ def merged_network(network: VelocityNetwork) -> VelocityNetwork:
     return full
 
 
-def merged(network: VelocityNetwork) -> nn.Module:
-    """The plain module (a diffusers transformer, say) of the same velocity, for export."""
-    return merged_network(network).module
-
-
 def save_adapter(network: VelocityNetwork, folder: Path, pipeline_type: Any) -> None:
     """Write the adapter so that ``pipe.load_lora_weights(folder)`` takes it, rank and alpha too.
 
