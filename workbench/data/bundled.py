@@ -26,10 +26,10 @@ WORDINGS = (
     "{word} written by hand",
     "number {word} in white ink",
 )
-"""How one asks for a digit; each occurs with all ten."""
+"""Wordings of a prompt; each is used with all ten digits."""
 
 _OTHER_WORDS = frozenset(re.findall(r"[a-z]+", " ".join(WORDINGS).replace("{word}", "")))
-"""What a prompt may say beside the digit: "two dogs" asks for none."""
+"""Words that a prompt may hold besides the digit: "two dogs" is refused."""
 
 _LARGEST_PIXEL = 16.0
 

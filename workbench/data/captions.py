@@ -1,4 +1,4 @@
-"""Captions that people bring along, as they are: lines, and tables by the name of the image file.
+"""Files of captions, read without changes: lines, and tables by the name of the image file.
 
 Own code, because ``datasets`` changes texts and loses places: its text reader keeps a byte order
 mark and ends lines at a lone CR, its CSV reader takes the caption "NA" for none, its JSON reader
@@ -197,7 +197,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def checked_text(where: str, value: Any) -> str:
-    """A value that has to be text; nothing (None) is the empty one.
+    """A value that must be text; None counts as empty text.
 
     Raises:
         RequestError: another kind of value, or text that UTF-8 cannot hold; names the place.

@@ -16,7 +16,7 @@ from workbench.errors import RequestError, unknown_name
 
 HUB = "hf:"
 IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "png")
-"""Looked for in this order where no column is named."""
+"""Default names of the image column, in this order."""
 
 _SAVED_DATASET = ("state.json", "dataset_dict.json")  # written by save_to_disk
 
@@ -47,7 +47,7 @@ class DatasetAddress:
 
 
 def open_dataset(address: DatasetAddress) -> Any:
-    """The asked-for split; "train", or the only one, unless named.
+    """A dataset's split; "train", or the only one, by default.
 
     Call it, and read from the dataset, within :func:`dataset_errors`.
 
@@ -81,7 +81,7 @@ def open_dataset(address: DatasetAddress) -> Any:
 
 @contextmanager
 def dataset_errors(name: str) -> Iterator[None]:
-    """What the datasets library raises, as one line; no bars of its own."""
+    """Turns errors of the datasets library into one line, and hides its progress bars."""
     import datasets
     from huggingface_hub import get_token
 

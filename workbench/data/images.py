@@ -1,4 +1,4 @@
-"""Images wherever they lie: by number, squared, and with the hash of what they were made from."""
+"""Images by number, cropped to squares, with the hash of their source."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 DECODING = 2
-"""Counted up whenever an image file gives other pixels than before."""
+"""Increased whenever an image file decodes to other pixels than before."""
 
 
 class BadImageError(Exception):
-    """An image that cannot be learnt from; says what is wrong with it."""
+    """An image that cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class PairImages(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """Where an image lies, for people."""
+        """Where an image is stored, for people."""
 
     @abstractmethod
     def load(self, index: int, size: int) -> LoadedImage:
@@ -137,7 +137,7 @@ def _pixels(data: LabeledImages, size: int) -> Tensor:
 def decode_square(content: bytes, size: int) -> Tensor:
     """An image file's middle square, float32 (3, size, size) in [0, 1], turned as its EXIF says.
 
-    Grey of 16 bits is scaled to 8; what is transparent is laid on white.
+    16-bit gray is scaled to 8 bits; transparent pixels are composited on white.
 
     Raises:
         BadImageError: undecodable, or smaller than ``size``.
@@ -172,7 +172,7 @@ def _in_rgb(picture: Image.Image) -> Image.Image:
 
 
 def file_state(file: Path, name: str) -> tuple[str, int, int]:
-    """What tells a file from an earlier one of its name: (name, bytes, time of the last change)."""
+    """The state that identifies a file's version: (name, bytes, modification time)."""
     state = file.stat()
     return name, state.st_size, state.st_mtime_ns
 

@@ -1,4 +1,4 @@
-"""Which image goes with which caption, and what has no counterpart: counted, and why."""
+"""Pairs of images and captions, and those that lack a counterpart."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NEAREST_AMONG = 2000
 
 @dataclass(frozen=True)
 class Skipped:
-    """What is not learnt from: where it lies, and why."""
+    """A skipped pair: where it is and why it is skipped."""
 
     where: str
     reason: str
@@ -90,7 +90,7 @@ def _first(names: Sequence[str]) -> str:
 
 
 def _nearest_cause(bare: Sequence[str], orphans: Sequence[str]) -> str:
-    """What would bring the first image and caption without a counterpart together."""
+    """The likeliest reason why the first image and caption do not match."""
     if not bare or not orphans:
         return ""
     for words, alike in _CAUSES:

@@ -25,7 +25,7 @@ from workbench.errors import RequestError, unknown_name
 from workbench.settings import FrozenConfig
 
 Row = tuple[str, Any]
-"""(where it stands, for errors; its value)."""
+"""(its place, for errors; its value)."""
 
 
 class PromptsConfig(FrozenConfig):

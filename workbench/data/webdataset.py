@@ -116,7 +116,7 @@ def _samples(shard: Path) -> Mapping[str, Mapping[str, tarfile.TarInfo]]:
 
 
 def _check_end(shard: Path, offset: int) -> None:
-    """Refuse a shard whose members end elsewhere than at the end's mark: tarfile passes over that.
+    """Refuse a shard that does not end with tar's end mark, which tarfile ignores.
 
     Args:
         offset: where no further member was found, in bytes.

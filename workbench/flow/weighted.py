@@ -1,4 +1,4 @@
-"""What a weighting makes of a density of t: w(t) p(t), normalized (arXiv 2509.25127, figure 2)."""
+"""Weighted densities of t: w(t) p(t), normalized (arXiv 2509.25127, figure 2)."""
 
 from __future__ import annotations
 

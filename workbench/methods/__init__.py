@@ -35,7 +35,7 @@ MethodConfig = (
     | MeanFlowConfig
     | KDConfig
 )
-"""The settings of any method, told apart by ``name``."""
+"""The settings of any method; ``name`` says which."""
 
 __all__ = [
     "DIVERGENCES",
@@ -87,6 +87,6 @@ def method_type(config: MethodConfig) -> type[Method]:
 
 
 def make_method(config: MethodConfig, generator: GeneratorConfig) -> Method:
-    """The same, bound to the student's sampler."""
+    """The method that a configuration describes, with the student's sampler."""
     method: Method = _TYPES[type(config)](config, generator)
     return method

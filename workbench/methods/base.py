@@ -44,7 +44,7 @@ class Networks:
 
 @dataclass(frozen=True)
 class Loss:
-    """A scalar to minimise (mean over the micro-batch) and what to log beside it."""
+    """A scalar to minimize (mean over the micro-batch) and the metrics to log."""
 
     value: Tensor
     metrics: Mapping[str, Tensor]
@@ -55,8 +55,8 @@ class Phase:
     """One optimizer step of an iteration: the roles and heads it trains, on one loss.
 
     Attributes:
-        draw: which draw of prompts it works on. Phases of one iteration that repeat a role take
-            another draw each; those of one draw get the same batches, one after the other.
+        draw: which draw of prompts it works on. Phases of one iteration that repeat a role use
+            different draws; phases of the same draw get the same batches.
         frozen: trained roles and heads that the loss's gradient only passes through, on its way to
             their inputs. The loss runs all others without gradient.
     """
@@ -68,12 +68,12 @@ class Phase:
 
     @property
     def name(self) -> str:
-        """The role it is told by."""
+        """Its first role."""
         return self.roles[0]
 
     @property
     def label(self) -> str:
-        """What tells it from the other phases of an iteration."""
+        """A name that is unique among the phases of an iteration."""
         return f"{self.name} (draw {self.draw})" if self.draw else self.name
 
 
@@ -97,8 +97,8 @@ class Method(ABC):
         roles: copies of the teacher that are trained.
         heads: modules of its own that are trained, by name.
         needs_pairs: whether its losses ask the batch for image-text pairs.
-        needs_prompts: whether they ask it for the run's prompts; else only the pairs' own.
-        noise_types: of the sampler that its student can be used with, the usual one first.
+        needs_prompts: whether they use the run's prompts; else only those of the pairs.
+        noise_types: those of the sampler that its students work with, the default first.
         partial_steps: whether the student's x0_hat is a sample after each of its K steps. A student
             of a trajectory is one only at its end.
     """

@@ -1,4 +1,4 @@
-"""Which samples a loss or a sampler works on, and the random numbers that belong to them."""
+"""The samples that a loss works on, and their random numbers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Batch:
     kept: dict[str, Tensor] = field(default_factory=dict)
 
     def real(self, stream: str) -> Pairs:
-        """As many image-text pairs as the batch has samples.
+        """Image-text pairs, as many as the batch has samples.
 
         Raises:
             ValueError: the run has none; its configuration should have been refused.

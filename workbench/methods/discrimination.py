@@ -1,4 +1,4 @@
-"""What telling real from generated samples takes, for any method with a fake score."""
+"""Discriminating real from generated samples, for any method with a fake score."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def bce(logits: Tensor, elements: int, *, real: bool) -> Tensor:
 
 
 def check_guidance(guidance: GuidanceConfig) -> None:
-    """Whether a discriminator on the fake score sees what it learnt on.
+    """Check that a discriminator on the fake score is used as it is trained.
 
     Raises:
-        ValueError: it learns with prompts and is asked without them, or the other way round.
+        ValueError: it is trained with prompts and used without them, or the other way round.
     """
     if (guidance.train_fake == 0) != (guidance.eval_fake == 0):
         raise ValueError(
@@ -64,10 +64,10 @@ def fake_score_on_both(
     real_cond: Conditioning | None,
     cfg_scale: float,
 ) -> OnBoth:
-    """One batched call without guidance; with guidance the real ones, which need none, go apart.
+    """One batched call without guidance; with guidance, real samples get an unguided call.
 
-    Without prompts (scale 0) both go without: else the prompt alone would tell them apart. Features
-    have the shape (B, tokens, width).
+    At scale 0 both are evaluated without prompts: otherwise the prompt alone would give them away.
+    Features have the shape (B, tokens, width).
     """
     network, uncond = networks.fake_score, networks.uncond
     if cfg_scale != 1.0:

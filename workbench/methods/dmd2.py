@@ -59,7 +59,7 @@ def _discriminator(network: VelocityNetwork) -> nn.Module:
 
 
 class DMD2(DMD):
-    """Fake score and head take several steps, each on new samples; then the generator takes one."""
+    """Several updates of fake score and head, each on new samples, then one of the generator."""
 
     heads = MappingProxyType({HEAD: _discriminator})
     needs_pairs = True

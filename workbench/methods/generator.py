@@ -56,7 +56,7 @@ def step_times(steps: int, flow_shift: float = 1.0) -> Tensor:
 
 
 class GeneratorConfig(FrozenConfig):
-    """The student's sampler: what it is trained with is what it is used with."""
+    """The student's sampler, the same in training and in use."""
 
     steps: int = Field(4, ge=1, le=1000, description="K, the number of generator steps")
     noise: Annotated[str, AfterValidator(NOISE_RULES.check)] = Field(

@@ -32,7 +32,7 @@ WeightingName = Annotated[str, AfterValidator(WEIGHTINGS.check)]
 
 
 class ScoreConfig(FrozenConfig):
-    """Settings of every score distillation: where the two scores meet the samples."""
+    """Settings that every score distillation shares."""
 
     density: str = Field("sid", description="density of t in both losses")
     t_range: tuple[float, float] = Field((0.0, 1.0), description="truncation of the density of t")
@@ -194,10 +194,10 @@ class ScoreDistillation(Method):
         return phi.x0_hat, psi.x0_hat
 
     def score_metrics(self, x_g: Tensor, f_phi: Tensor, f_psi: Tensor) -> dict[str, Tensor]:
-        """What is logged of the two scores, from x_g and both x0_hat (B, ...).
+        """Metrics of the two scores, from x_g and both x0_hat (B, ...).
 
-        Without the drag where the fake score is used otherwise than it is trained, or without
-        prompts: its optimum there is not the posterior mean of x_g.
+        ``score_drag`` is left out if the fake score is used with another guidance than it is
+        trained with, or without prompts: its optimum is not the posterior mean of x_g then.
         """
         guidance, metrics = self.config.guidance, {"train/score_gap": score_gap(f_phi, f_psi)}
         if guidance.train_fake == guidance.eval_fake != 0:
@@ -239,9 +239,9 @@ def score_drag(x_g: Tensor, f_phi: Tensor, f_psi: Tensor) -> Tensor:
     """How far the fake score is from its own optimum, along the gap; a scalar to log.
 
     Mean over the batch of <f_psi - x_g, g> / sqrt(size of x_g) with g the unit vector along
-    f_phi - f_psi (B, ...). The optimum f* is the posterior mean of x_g, whose error no function of
-    x_t foretells, so there it is 0. Where f_psi = f* + l (f_phi - f*), still the part l of the way
-    back at the teacher, it is l / (1 - l) times :func:`score_gap`.
+    f_phi - f_psi (B, ...). The optimum f* is the posterior mean of x_g, whose error is orthogonal
+    to every function of x_t, so there it is 0. If f_psi = f* + l (f_phi - f*), with the part l of
+    the way from the teacher still ahead, it is l / (1 - l) times :func:`score_gap`.
     """
     gap, error = (f_phi - f_psi).detach().flatten(1), (f_psi - x_g).detach().flatten(1)
     length = gap.square().sum(1).sqrt().clamp_min(torch.finfo(gap.dtype).tiny)

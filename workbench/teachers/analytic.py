@@ -25,7 +25,7 @@ from workbench.teachers.pretrain import Progress, PromptedLatents, pretrain, sil
 from workbench.teachers.recipe import BuildRecipe, FlowMatchingRecipe
 
 MIXTURE_FILE = "mixture.json"
-"""What tells a folder of an analytic teacher."""
+"""The file that marks a folder as an analytic teacher."""
 _START, _WEIGHTS = "start", "start/model.safetensors"
 
 
@@ -56,7 +56,7 @@ class MixtureRecipe(BuildRecipe):
 
     @property
     def truth(self) -> dict[str, Any]:
-        """What of the recipe the truth depends on, as plain values."""
+        """The part of the recipe that the truth depends on, as plain values."""
         return self.model_dump(mode="json", exclude=_OF_THE_START)
 
     @property
@@ -132,7 +132,7 @@ def mixture_recipe(values: Mapping[str, Any]) -> MixtureRecipe:
 
 
 def _exact(value: float) -> float:
-    """Without last bits, in which machines differ: they are part of the teacher's name."""
+    """Rounded, because the last bits differ between machines and would enter the teacher's name."""
     return round(value, 12)
 
 

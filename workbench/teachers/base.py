@@ -1,4 +1,4 @@
-"""What can be distilled: a velocity, a latent shape and, for prompts, their encoding."""
+"""What can be distilled: teachers, velocity networks and encoded prompts."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class VelocityNetwork(nn.Module, ABC):
         self.module = module
         self.distilled_guidance = distilled_guidance
         self.compute_dtype: torch.dtype | None = None
-        """That of mixed precision; None where weights are used as they are stored."""
+        """The type of mixed precision; None if weights are used as they are stored."""
         self.evaluations = 0
         self.backward_evaluations = 0
 
@@ -282,7 +282,7 @@ class Distillable(Protocol):
         ...
 
     def release_network(self) -> None:
-        """Free the network's memory, once others hold what they need of it."""
+        """Free the network's memory once its weights are no longer needed."""
         ...
 
 

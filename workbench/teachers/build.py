@@ -27,7 +27,7 @@ def recipe_folder(name: str, recipe: TinyRecipe | MixtureRecipe, teachers_dir: P
 
 
 def is_built(folder: Path) -> bool:
-    """Folders appear whole, by a rename, so one that exists is complete."""
+    """Whether a teacher is built: folders appear by a rename, so one that exists is complete."""
     return (folder / MODEL_INDEX).is_file() or is_analytic(folder)
 
 
@@ -38,7 +38,7 @@ def build_from_recipe(
     show: Progress = silent,
     data: LabeledImages | None = None,
 ) -> Path:
-    """The folder of the teacher, built now unless it is there; safe against a second process.
+    """The folder of the teacher, built if it is missing; safe against a second process.
 
     Args:
         data: what a pipeline learns from; a mixture needs none.

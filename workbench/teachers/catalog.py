@@ -151,10 +151,10 @@ KNOWN_TEACHERS = Lookup("teacher", {spec.name: spec for spec in _known_teachers(
 
 @dataclass(frozen=True)
 class TeacherKind:
-    """What is known of a teacher without loading it; None where it is not.
+    """What is known of a teacher without loading it; None for what is unknown.
 
     Attributes:
-        name: in the catalogue, also of a teacher that was asked for by its hub id.
+        name: in the catalog, also if the teacher was asked for by its hub id.
         pipeline: the diffusers class; None of an analytic teacher.
         parameters: of its transformer.
     """
@@ -195,7 +195,7 @@ def load_teacher(
     call: Mapping[str, Any] | None = None,
     text: bool = True,
 ) -> PipelineTeacher:
-    """A teacher by name, folder or hub id, in float32 unless told; embedded ones are built first.
+    """A teacher by name, folder or hub id, in float32 by default; embedded ones are built first.
 
     Args:
         call: arguments of the stock call, over the teacher's own.
@@ -213,7 +213,7 @@ def load_teacher(
 
 
 def teacher_call(reference: str, call: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
-    """What a name of the catalogue, and then the caller, ask of the stock call."""
+    """Arguments of the stock call: those of the catalog, overridden by the caller's."""
     spec = KNOWN_TEACHERS.get(reference)
     return {**(spec.call if spec else {}), **(call or {})}
 
@@ -235,7 +235,7 @@ def find_teacher(reference: str, teachers_dir: Path, show: Progress = silent) ->
 
 
 def check_teacher(reference: str) -> None:
-    """Refuse what can be no teacher, without building or downloading anything.
+    """Refuse what cannot be a teacher, without building or downloading anything.
 
     Raises:
         RequestError: neither a known name nor a folder nor a hub id, or an exported student.

@@ -1,4 +1,4 @@
-"""What cannot be a teacher, said before time is spent on it: each check names what is expected."""
+"""Checks that refuse what cannot be a teacher before time is spent on it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MANY_STEPS = 8
 
 
 def check_prediction(scheduler_config: Mapping[str, Any], pipeline_class: str) -> None:
-    """Refuse a pipeline whose network predicts something else than a flow's velocity.
+    """Refuse a pipeline whose network does not predict a flow's velocity.
 
     Args:
         scheduler_config: the content of its scheduler_config.json.
@@ -49,7 +49,7 @@ def check_prediction(scheduler_config: Mapping[str, Any], pipeline_class: str) -
 
 
 def prediction_type(scheduler_config: Mapping[str, Any]) -> str | None:
-    """What a diffusers scheduler expects of its network; None if that cannot be told.
+    """What a diffusers scheduler expects its network to predict; None if unknown.
 
     It is the configured ``prediction_type`` or the class's default. Schedulers of flow matching
     have no such setting: theirs is "flow_prediction".

@@ -1,4 +1,4 @@
-"""How many samples a device has room for at once: sampled together, and decoded together.
+"""Batch sizes that fit a device's memory, for sampling and for decoding.
 
 Neither number changes a sample but in its last bits: noise is addressed by sample, and no layer
 looks across a batch. Both are powers of two (or 250), and of an eighth of the device's whole
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 
 LARGEST = 250
-"""Samples of a chunk that is chosen here; more at once is no faster."""
+"""The largest batch that is chosen automatically; more is no faster."""
 
 _SHARE = 8  # of all memory: networks, moments and the caching allocator have the rest
 _FREE_SHARE = 2  # of what is free: kernels' own space, and fragments

@@ -1,4 +1,4 @@
-"""What a family of diffusers pipelines must say about itself to be a teacher."""
+"""The adapter of a family of diffusers pipelines, which makes its pipelines teachers."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Family(ABC):
         return arguments
 
     def largest_resolution(self, pipeline: Any) -> int | None:
-        """Pixels up to which the transformer knows positions; None: there is no such limit."""
+        """The largest image size whose positions the transformer knows; None if unlimited."""
         return None
 
     def native_resolution(self, pipeline: Any) -> int:
@@ -190,7 +190,7 @@ class Family(ABC):
         noise: Tensor,
         arguments: CallArguments,
     ) -> dict[str, Any]:
-        """What of the stock call's arguments gives it encodings and noise instead of prompts.
+        """Arguments that give the stock call encodings and noise instead of prompts.
 
         Args:
             cond: B rows.

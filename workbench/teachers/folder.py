@@ -34,7 +34,7 @@ _BLOB = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class TeacherNotes:
-    """What a pipeline's own files cannot say, kept beside them in teacher.json.
+    """What a pipeline's own files do not hold, kept beside them in teacher.json.
 
     Attributes:
         call: arguments of the stock pipeline's call with which it behaves as the teacher does.
@@ -93,7 +93,7 @@ def check_kind(folder: Path) -> Family:
 
 
 def check_folder(folder: Path) -> Family:
-    """The family of a pipeline folder whose every component is present and whole.
+    """The family of a pipeline folder, after checking that every component is complete.
 
     Weights must be safetensors, because other formats can run code when they are read; only
     classes of diffusers and transformers are accepted, for the same reason.

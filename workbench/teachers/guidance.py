@@ -1,4 +1,4 @@
-"""A denoiser's answer, with classifier-free guidance in one place, and a teacher's samples."""
+"""Denoising with classifier-free guidance, and a teacher's samples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workbench.teachers.base import Conditioning, VelocityNetwork
 
 @dataclass(frozen=True)
 class Denoised:
-    """What a network says of x_t (B, ...) at times t (B,).
+    """A network's estimate at x_t (B, ...) and times t (B,).
 
     Attributes:
         velocity: eps - x_0 (B, ...), float32.
@@ -30,11 +30,11 @@ class Denoised:
 
     @property
     def x0_hat(self) -> Tensor:
-        """E[x_0 | x_t] as the network has it, x_t - t v (B, ...)."""
+        """The network's estimate of E[x_0 | x_t], which is x_t - t v (B, ...)."""
         return x0_from_velocity(self.x_t, self.t, self.velocity)
 
     def tokens(self) -> Tensor:
-        """The features, which were asked for."""
+        """The features; ``denoise`` must have been called with ``with_features``."""
         assert self.features is not None, "denoise was called without with_features"
         return self.features
 

@@ -72,7 +72,7 @@ def revision_of(folder: Path) -> str | None:
 
 
 def cached_snapshot(hub_id: str, revision: str | None = None) -> Path | None:
-    """The cache's snapshot, if its pipeline index is there; other files may be missing."""
+    """The cached snapshot, if it has a pipeline index; other files may be missing."""
     from huggingface_hub import try_to_load_from_cache
 
     repository, wanted = split_revision(hub_id, revision)
@@ -115,7 +115,7 @@ def has_token() -> bool:
 
 @contextmanager
 def readable_errors(repository: str, revision: str | None) -> Iterator[None]:
-    """The client's errors as one line that says the way out and never the token."""
+    """Turns the client's errors into one line that says what to do and never shows the token."""
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,

@@ -45,7 +45,7 @@ ResultT = TypeVar("ResultT")
 
 
 def latents_identity(teacher: PipelineTeacher, images: PairImages) -> str:
-    """Short hash of all that decides the latents of a source's images."""
+    """Short hash of everything that decides the latents of a source's images."""
     vae = teacher.pipeline.vae
     facts = {
         "images": images.identity,
@@ -125,7 +125,7 @@ class LatentStore(ShardFolder):
         return [(int(row), str(reason)) for part in stored for row, reason in part]
 
     def judge(self, bad: Sequence[_Bad]) -> None:
-        """Stop if too many images cannot be used; their list is in the store's folder then.
+        """Stop if too many images cannot be used, and list them in the store's folder.
 
         Raises:
             RequestError: above 1 % of all images.
@@ -199,7 +199,7 @@ class LatentStore(ShardFolder):
         return bad
 
     def _load(self, row: int) -> LoadedImage | str:
-        """An image, or why there is none."""
+        """An image, or why it cannot be used."""
         try:
             return self.images.load(row, self.teacher.resolution)
         except BadImageError as error:
@@ -238,7 +238,7 @@ class LatentStore(ShardFolder):
 
 
 def write_skipped(folder: Path, skipped: Iterable[Skipped]) -> Path:
-    """The list of what is left out: one a line, its place, a tab, the reason."""
+    """Write the list of skipped images, one per line: place, tab, reason."""
     file = folder / SKIPPED_FILE
     lines = (f"{item.where}\t{item.reason}\n" for item in skipped)
     with written_aside(file) as partial:
@@ -249,7 +249,7 @@ def write_skipped(folder: Path, skipped: Iterable[Skipped]) -> Path:
 def ahead(
     function: Callable[[ItemT], ResultT], items: Iterable[ItemT], depth: int
 ) -> Iterator[ResultT]:
-    """Results in the items' order, at most ``depth`` of them computed before they are asked for."""
+    """Results in the order of the items, computed by threads at most ``depth`` items ahead."""
     waiting: deque[Future[ResultT]] = deque()
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         try:

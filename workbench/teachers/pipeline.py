@@ -1,4 +1,4 @@
-"""A diffusers pipeline as a teacher: its text encoders, which also work alone, and the whole."""
+"""A diffusers pipeline as a teacher, and its text encoders alone."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def load_prompt_encoder(
 
 
 def encoding_call(folder: Path, call: CallArguments | None = None) -> CallArguments:
-    """What of the arguments of a teacher's call decides its encodings."""
+    """The arguments of a teacher's call that decide its encodings."""
     family = family_of(folder / MODEL_INDEX)
     stored = {**family.stock_arguments(), **TeacherNotes.load(folder).call, **(call or {})}
     return {name: stored[name] for name in family.encoding_arguments}
@@ -299,7 +299,7 @@ def open_pipeline(
 
 
 def free_memory() -> None:
-    """Give back what nothing refers to any more, on the GPU too."""
+    """Free unreferenced memory, on the GPU too."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

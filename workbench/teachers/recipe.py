@@ -1,4 +1,4 @@
-"""Everything that decides an embedded teacher, as data: its hash names the folder it is kept in."""
+"""Recipes of embedded teachers: everything that decides one; their hash names its folder."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class SD3TransformerRecipe(FrozenConfig):
 
     heads: int = Field(4, ge=1, description="of 16 channels each")
     layers: int = Field(3, ge=1)
-    qk_norm: bool = Field(False, description="SD3.5 normalises queries and keys")
+    qk_norm: bool = Field(False, description="SD3.5 normalizes queries and keys")
     dual_attention_layers: tuple[int, ...] = Field((), description="SD3.5-Medium's first layers")
 
 

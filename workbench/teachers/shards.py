@@ -1,4 +1,4 @@
-"""Safetensors files that appear whole or not at all, and folders of them that are read as one."""
+"""Safetensors files that appear complete or not at all, and folders of them read as one table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from workbench.workspace import PARTIAL, written_aside
 
 
 def write_shard(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write aside, flush, rename: whatever stops this leaves no file of that name.
+    """Write a temporary file, flush and rename it, so that an interruption leaves no file.
 
     Raises:
         WorkbenchError: it cannot be written.
@@ -32,7 +32,7 @@ def write_shard(file: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def open_shard(file: Path) -> dict[str, Tensor] | None:
-    """The memory-mapped tensors of a file; None if it is not there or its length is wrong."""
+    """The memory-mapped tensors of a file; None if it is missing or cut off."""
     try:
         with safe_open(file, framework="pt") as stored:
             names = stored.keys()
@@ -99,7 +99,7 @@ class Shards:
     def holding(
         self, rows: NDArray[np.int64]
     ) -> Iterator[tuple[Mapping[str, Tensor], Tensor, Tensor]]:
-        """Each shard that has some of these rows, their places among them, their rows in it."""
+        """Shards that hold some of these rows, each with the places and the rows inside it."""
         owners = np.searchsorted(self._starts, rows, side="right") - 1
         for owner in np.unique(owners):
             places = np.flatnonzero(owners == owner)
@@ -107,7 +107,7 @@ class Shards:
             yield self.shards[owner], torch.from_numpy(places), torch.from_numpy(inside)
 
     def gather(self, names: Sequence[str], rows: NDArray[np.int64]) -> dict[str, Tensor]:
-        """Copies of the asked-for rows alone, joined in the order asked for."""
+        """Copies of some rows, in the order asked for."""
         example = self.shards[0]
         out = {name: example[name].new_empty(len(rows), *example[name].shape[1:]) for name in names}
         for shard, places, inside in self.holding(rows):

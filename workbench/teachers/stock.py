@@ -33,7 +33,7 @@ _GIVEN_HERE = (
     "timesteps",
     "num_images_per_prompt",
 )
-"""Arguments whose names begin so say what is said here: a teacher's call must leave them alone."""
+"""Prefixes of arguments that are set here, which a teacher's call must not set."""
 
 _RunModule = Callable[..., tuple[Tensor, ...]]
 """A transformer's call: (its input (B, ...), the other arguments by name) -> its outputs."""
@@ -100,7 +100,7 @@ class StockCall:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that decides samples besides weights, encodings and noise, as plain JSON."""
+        """Everything that decides samples besides weights, encodings and noise, as plain JSON."""
         family, scheduler = self.teacher.family, self.teacher.pipeline.scheduler
         settings = {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
         defaults = family.stock_arguments()
@@ -163,7 +163,8 @@ def stock_call(
 
 
 def _tried_out(teacher: PipelineTeacher, arguments: CallArguments) -> tuple[int, bool]:
-    """A sample's evaluations, and whether the scheduler draws noise, of a network that answers 0.
+    """Try the call with a network that returns 0: its evaluations per sample, and whether the
+    scheduler draws noise.
 
     Raises:
         RequestError: as :func:`_run`; what diffusers refuses is raised as it is.
@@ -179,7 +180,7 @@ def _tried_out(teacher: PipelineTeacher, arguments: CallArguments) -> tuple[int,
 
 
 class _StandIn(nn.Module):
-    """What a pipeline takes for its transformer. Counts evaluations, one a sample."""
+    """Replaces a pipeline's transformer; counts one evaluation per sample."""
 
     def __init__(
         self, run: _RunModule, config: Any, dtype: torch.dtype, device: torch.device
@@ -193,7 +194,7 @@ class _StandIn(nn.Module):
         return self.run(hidden_states, **arguments)
 
     def cache_context(self, name: str) -> AbstractContextManager[None]:
-        """Of caches between steps, which no network here has."""
+        """Contexts of caches between steps, which no network here has."""
         return nullcontext()
 
 
@@ -221,7 +222,7 @@ def _run(
     noise: Tensor,
     generators: Sequence[torch.Generator] | None,
 ) -> Tensor:
-    """The call itself, on a pipeline of its own: the teacher's stays as it is.
+    """Run the call on a copy of the pipeline; the teacher's is not modified.
 
     Raises:
         RequestError: guidance without an unconditional encoding, or noise of no one sample.
@@ -274,7 +275,7 @@ def _call_arguments(teacher: PipelineTeacher, steps: int, guidance: float) -> Ca
 
 
 def _cfg_scale(family: Family, arguments: CallArguments) -> float:
-    """Of the call's classifier-free guidance, which is on above 1."""
+    """The scale of the call's classifier-free guidance, which is active above 1."""
     scale: float = 1.0 if family.cfg_argument is None else arguments[family.cfg_argument]
     return scale
 
@@ -299,7 +300,7 @@ def _check_guidance(teacher: PipelineTeacher, guidance: float) -> None:
 
 
 def _check_told(teacher: PipelineTeacher) -> None:
-    """Refuse a teacher whose call says what is said here."""
+    """Refuse a teacher whose call sets arguments that are set here."""
     defaults = teacher.family.stock_arguments()
     for name, value in teacher.call_arguments.items():
         if name.startswith(_GIVEN_HERE) and value and value != defaults.get(name):
@@ -310,7 +311,7 @@ def _check_told(teacher: PipelineTeacher) -> None:
 
 
 def _shift(settings: Any) -> list[str]:
-    """A scheduler's flow shift, in words; nothing where it has none."""
+    """A scheduler's flow shift as text; empty if it has none."""
     if settings.get("use_dynamic_shifting"):
         return ["dynamic shift"]
     shift = settings.get("flow_shift" if settings.get("use_flow_sigmas") else "shift")
@@ -318,7 +319,7 @@ def _shift(settings: Any) -> list[str]:
 
 
 def _guidances(teacher: PipelineTeacher, arguments: CallArguments) -> list[str]:
-    """A call's guidance of every kind, in words."""
+    """All guidance of a call as text."""
     parts = []
     if teacher.network.distilled_guidance is not None:
         parts.append(f"embedded guidance {arguments['guidance_scale']:g}")

@@ -36,13 +36,13 @@ def is_student(folder: Path) -> bool:
 
 
 def student_entry(folder: Path) -> Mapping[str, Any]:
-    """What a student's model_index.json says of its defaults; empty where it says nothing."""
+    """A student's defaults in its model_index.json; empty for other folders."""
     index = folder / MODEL_INDEX
     return (read_json(index).get(STUDENT_ENTRY) or {}) if index.is_file() else {}
 
 
 def _says_student(folder: Path) -> str | None:
-    """The name of the file that says that a folder is a student."""
+    """The name of the file that marks a folder as a student; None for other folders."""
     if (folder / STUDENT_RECORD).is_file():
         return STUDENT_RECORD
     return MODEL_INDEX if student_entry(folder) else None
@@ -172,7 +172,7 @@ def plain_loading(family: Family) -> tuple[str, str]:
 
 
 def plain_pipeline_source(family: Family) -> str:
-    """What the module of a family's students says."""
+    """The source of the module for a family's students."""
     source = Path(__file__).with_name("plain_pipeline.py").read_text(encoding="utf-8")
     return source.replace("SanaPipeline", family.student_class)
 

@@ -49,7 +49,7 @@ _STARTS, _WIDTH = "token_starts", "token_width"
 
 
 def text_identity(folder: Path, call: CallArguments | None = None) -> str:
-    """Short hash of all that decides a teacher's encodings, known before anything is loaded.
+    """Short hash of everything that decides a teacher's encodings, known before loading anything.
 
     These are the files of tokenizers and text encoders, the precision that each is loaded in and
     the arguments of the encoding, not the transformer: teachers that share their encoders share
@@ -69,7 +69,7 @@ def text_identity(folder: Path, call: CallArguments | None = None) -> str:
 
 
 class StoredPrompts:
-    """The encodings of N prompts, in order; ``select`` copies the rows it is asked for alone."""
+    """The encodings of N prompts, in order; ``select`` copies only the rows asked for."""
 
     def __init__(self, table: _Table, places: NDArray[np.int64]) -> None:
         self._table, self._places = table, places
@@ -102,7 +102,7 @@ class TextStore(ShardFolder):
         self.refresh()
 
     def refresh(self) -> None:
-        """Look again at what is on disk."""
+        """Read again what is on disk."""
         files = sorted(self.folder.glob("shard-*.safetensors"))
         shards = [shard for shard in map(open_shard, files) if shard is not None]
         self._table = _Table(shards)
@@ -204,7 +204,7 @@ class TextStore(ShardFolder):
         write_shard(self.folder / f"shard-{name}.safetensors", tensors)
 
     def _check_room(self, prompts: int, kept: Mapping[str, Tensor], rows: int) -> None:
-        """Judged by the first prompts: how much is kept of each depends on its length."""
+        """Estimate the size from the first prompts: how much is kept depends on their length."""
         each = sum(tensor.nbytes for tensor in kept.values()) / rows
         free = shutil.disk_usage(self.folder).free
         if prompts * each > free:
@@ -216,7 +216,7 @@ class TextStore(ShardFolder):
 
 
 class _Table:
-    """Whole shards as one table, looked up by the hash of the prompt."""
+    """All shards as one table, looked up by the hash of the prompt."""
 
     def __init__(self, shards: Sequence[Mapping[str, Tensor]]) -> None:
         self._rows, self.shards = Shards(shards, _PROMPT), shards
@@ -226,14 +226,14 @@ class _Table:
         self._sorted = hashes[self._order]
 
     def find(self, hashes: NDArray[np.bytes_]) -> NDArray[np.int64]:
-        """Row of each hash, -1 where there is none."""
+        """The row of each hash, -1 if there is none."""
         if not len(self._sorted):
             return np.full(len(hashes), -1, np.int64)
         near = np.minimum(np.searchsorted(self._sorted, hashes), len(self._sorted) - 1)
         return np.where(self._sorted[near] == hashes, self._order[near], -1)
 
     def gather(self, rows: NDArray[np.int64]) -> Conditioning:
-        """Rows of all shards, joined in the order asked for."""
+        """Rows of all shards, in the order asked for."""
         names = [name for name in self.shards[0] if name not in (_PROMPT, _CUT)]
         return Conditioning(gather_padded(self._rows, names, rows))
 
@@ -262,7 +262,7 @@ def _batches(prompts: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _rows_per_shard(prompts: int, fitting: int, world: int) -> int:
-    """Whole batches, at most as many as fit a shard, and the same number of shards a rank."""
+    """Prompts per shard: whole batches that fit a shard, and equally many shards for each rank."""
     most = min(_MOST_ROWS, max(ENCODE_BATCH, fitting))
     shards = max(1, -(-prompts // most))
     shards = -(-shards // world) * world

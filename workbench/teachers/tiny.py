@@ -36,7 +36,7 @@ def tiny_pipeline(recipe: TinyRecipe, prompts: Sequence[str]) -> Any:
 
 
 def tiny_arguments(recipe: TinyRecipe) -> dict[str, Any]:
-    """What the stock pipeline's call must be told to behave as the tiny teacher does."""
+    """Arguments with which the stock pipeline's call behaves as the tiny teacher does."""
     size = {"height": recipe.image_size, "width": recipe.image_size}
     match recipe:
         case SanaRecipe() | SprintRecipe():

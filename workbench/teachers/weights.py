@@ -25,7 +25,7 @@ class Weights(Protocol):
     """A module's weights by the names of its ``state_dict``."""
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of the whole tensor."""
+        """The shape of the whole tensor."""
         ...
 
     def read(self, name: str, rows: slice | None) -> Tensor:
@@ -34,7 +34,7 @@ class Weights(Protocol):
 
 
 class ModuleWeights:
-    """Those of a module in memory."""
+    """The weights of a module in memory."""
 
     def __init__(self, module: nn.Module) -> None:
         self._state = module.state_dict()
@@ -48,7 +48,7 @@ class ModuleWeights:
 
 
 class WeightFiles:
-    """Those in the safetensors files of a saved component: a rank reads the rows that it keeps.
+    """Weights in the safetensors files of a saved component; a rank reads only its own rows.
 
     Raises:
         RequestError: there are no such files.
@@ -91,7 +91,7 @@ class WeightFiles:
 
 
 def sharing_memory(module: NetworkT) -> NetworkT:
-    """A copy of the structure over the same memory: its flags and hooks leave the other's alone."""
+    """A copy of the structure that shares memory but has its own flags and hooks."""
     same: dict[int, Any] = {
         id(value): nn.Parameter(value.detach(), requires_grad=False)
         for value in module.parameters()
@@ -134,9 +134,9 @@ def without_weights(
 
 
 def give_memory(root: nn.Module, device: torch.device) -> None:
-    """Parameters without memory get some on a device, not yet filled; buffers move there.
+    """Allocate uninitialized parameters on a device and move buffers there.
 
-    They stay the same tensors: of those that several networks share, one copy is on the device.
+    Buffers stay the same tensors, so that those which several networks share exist once.
     """
     buffers = [(part, name, b) for part in root.modules() for name, b in part._buffers.items()]
     root.to_empty(device=device)
@@ -174,7 +174,7 @@ def stored(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def rows_of(tensor: Tensor) -> slice:
-    """The rows of the whole tensor that this rank's shard is, as FSDP2 cuts them: by ``chunk``."""
+    """The rows of the whole tensor in this rank's shard, as FSDP2 splits them (``chunk``)."""
     if isinstance(tensor, DTensor):
         for dimension, placement in enumerate(tensor.placements):
             if placement.is_shard(0):

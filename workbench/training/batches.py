@@ -1,4 +1,4 @@
-"""A run's batches: which samples each rank works on, and their prompts, gathered ahead of time."""
+"""A run's batches: which samples each rank works on, and their prompts, prefetched on a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run does between its iterations: one concern a class, in the order of their list."""
+"""What a run does between its iterations: one class for each concern, called in order."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Called after every iteration, on every rank; does nothing unless it overrides something."""
+    """Called after every iteration, on every rank; the methods do nothing by default."""
 
     def on_step(self, trainer: Trainer) -> None:
         """The iteration is over."""
 
     def on_step_end(self, trainer: Trainer) -> None:
-        """Every callback has had its :meth:`on_step`, and the listener knows; may end the run."""
+        """Called after every callback's :meth:`on_step` and the listener; may end the run."""
 
 
 class Logging(Callback):
-    """Means of what the updates report, over ``schedule.log_kimg``; losses that blow up."""
+    """Logs the mean of every metric over ``schedule.log_kimg``, and notices losses that blow up."""
 
     def on_step(self, trainer: Trainer) -> None:
         if not trainer.due(trainer.config.schedule.log_kimg):
@@ -63,10 +63,10 @@ class Evaluation(Callback):
         self.improved = self.just_done and self.evaluate(trainer)
 
     def evaluate(self, trainer: Trainer, watched: bool = True) -> bool:
-        """Score now; whether it is the best so far.
+        """Score now; returns whether the score is the best so far.
 
         Args:
-            watched: whether a bad score is trouble that a roll-back may answer.
+            watched: whether a bad score may cause a roll-back.
         """
         if self._score is None:
             return False
@@ -96,7 +96,7 @@ class Evaluation(Callback):
         return improved
 
     def take_back(self, trainer: Trainer) -> None:
-        """Forget that the last evaluation was the best: its weights are given up."""
+        """Forget that the last evaluation was the best, because its weights are discarded."""
         if self.improved:
             trainer.state.best, trainer.state.best_nimg = self._best_before
         self.improved = False
@@ -107,8 +107,8 @@ def _improves(metric: str, score: float, best: float | None) -> bool:
     return math.isfinite(info.badness(score)) and (best is None or info.better(score, best))
 
 
-class Stability(Callback):
-    """Events of what went wrong and, where settings say so, a return to a good checkpoint.
+class Rollback(Callback):
+    """Records what went wrong and, if the settings allow it, returns to a good checkpoint.
 
     Attributes:
         rolled_back: whether the last iteration ended with one.
@@ -128,13 +128,13 @@ class Stability(Callback):
             trainer.evaluation.improved = trainer.evaluation.evaluate(trainer, watched=False)
 
     def can_roll_back(self, trainer: Trainer) -> bool:
-        """Whether settings allow it and there is a checkpoint to go to."""
+        """Whether the settings allow a roll-back and there is a checkpoint to return to."""
         settings, stability = trainer.config.training.stability, trainer.state.stability
         left = settings.rollback and stability.rollbacks < settings.max_rollbacks
         return left and stability.good is not None
 
     def _roll_back(self, trainer: Trainer) -> bool:
-        """Weights, moments and average as they were; images counted go on, rates shrink."""
+        """Restore weights, moments and average; the image count continues and rates shrink."""
         state, settings = trainer.state, trainer.config.training.stability
         path = trainer.checkpoints.newest(state.nimg, state.stability.good)
         if path is None:
@@ -159,7 +159,7 @@ class Stability(Callback):
 
 
 class Pruning(Callback):
-    """An early end, where the listener wants one after an evaluation."""
+    """Ends a run early if the listener asks for it after an evaluation."""
 
     wanted = False
 
@@ -173,13 +173,13 @@ class Pruning(Callback):
 
 
 class Checkpoints(Callback):
-    """What a resume needs, every ``schedule.checkpoint_kimg`` and where something has happened.
+    """Writes what a resume needs, every ``schedule.checkpoint_kimg`` and after a roll-back.
 
-    Last, so that a resume has nothing to make up for.
+    Called last, so that a resume repeats nothing.
     """
 
     def on_step(self, trainer: Trainer) -> None:
-        must = trainer.stability.rolled_back or trainer.pruning.wanted or trainer.finished
+        must = trainer.rollback.rolled_back or trainer.pruning.wanted or trainer.finished
         whole = must or trainer.due(trainer.config.schedule.checkpoint_kimg)
         best = trainer.evaluation.improved
         if whole or best:
@@ -189,7 +189,7 @@ class Checkpoints(Callback):
     def write(
         self, trainer: Trainer, must: bool = False, whole: bool = True, best: bool = False
     ) -> None:
-        """Begin to write one now; one that ``must`` be written is there on return.
+        """Begin to write a checkpoint; one that ``must`` be written exists on return.
 
         Args:
             whole: all that a resume needs.

@@ -91,7 +91,7 @@ def save_checkpoint(
     progress: Mapping[str, Any],
     group: Group | None = None,
 ) -> Path:
-    """Write the checkpoint of ``progress["nimg"]``; it appears whole or not at all.
+    """Write the checkpoint of ``progress["nimg"]``; the folder appears complete or not at all.
 
     Args:
         state: as :meth:`Stateful.state` makes it; nobody may change its tensors meanwhile.
@@ -170,7 +170,7 @@ def latest_checkpoint(
     """The newest whole checkpoint; each newer one that is damaged is reported to ``warn``.
 
     Args:
-        last: none of more images than this.
+        last: ignore checkpoints of more images than this.
     """
     paths = sorted(folder.glob("nimg-*"), reverse=True)
     if last is not None:
@@ -202,13 +202,13 @@ def damage(path: Path) -> str | None:
 
 
 def average_at(folder: Path, nimg: int) -> Path | None:
-    """What holds the averaged generator of just so many images, if it is there and whole."""
+    """The folder with the averaged generator at exactly ``nimg`` images, if it is complete."""
     places = (average_path(folder, nimg), checkpoint_path(folder, nimg))
     return next((path for path in places if path.is_dir() and damage(path) is None), None)
 
 
 def kept_averages(folder: Path) -> list[int]:
-    """The images of every averaged generator that is kept whole."""
+    """The image counts of all averaged generators that are complete."""
     paths = (*folder.glob("nimg-*"), *folder.glob(f"{BEST}/nimg-*"))
     return sorted({int(path.name.removeprefix("nimg-")) for path in paths if damage(path) is None})
 
@@ -248,9 +248,9 @@ def _write_manifest(partial: Path, progress: Mapping[str, Any]) -> None:
 
 
 def _ignore_one_process() -> None:
-    """torch warns at every checkpoint of one process, even where that was asked for.
+    """Silence torch's warning at every checkpoint of a single process, which is intended here.
 
-    For good: a filter for a while would be taken back under another thread's feet.
+    Permanently: a temporary filter would be undone while another thread relies on it.
     """
     warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 

@@ -1,8 +1,7 @@
-"""One run's checkpoints: written while training goes on, pruned, found again; alike on all ranks.
+"""One run's checkpoints: written in the background, pruned and found again, on all ranks alike.
 
-What is to be written is copied to the CPU; that alone holds training up, and takes as much memory
-there as this rank's part of a checkpoint, for good. One write is in flight at
-most. Where checkpoints are looked for, it is waited for first.
+Training waits only while tensors are copied to the CPU, where the copy keeps as much memory as this
+rank's part of a checkpoint. At most one write is in flight; looking for checkpoints waits for it.
 """
 
 from __future__ import annotations
@@ -61,9 +60,9 @@ class CheckpointFolder:
 
     Args:
         path: None keeps nothing.
-        identity: of recipe, teacher and prompts; checkpoints of another are refused.
-        keep: the last so many stay.
-        keep_good: so does the one that a roll-back would go to.
+        identity: identifies recipe, teacher and prompts; checkpoints of another are refused.
+        keep: how many of the newest checkpoints stay.
+        keep_good: whether the one that a roll-back would return to stays too.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class CheckpointFolder:
         self._thread = ThreadPoolExecutor(1, "checkpoint")
 
     def newest(self, nimg: int, last: int | None = None) -> Path | None:
-        """The newest whole one, of ``last`` images at most; damaged ones are warned of."""
+        """The newest complete checkpoint of at most ``last`` images; warns of damaged ones."""
         self.finish()
         found: Path | None = None
         if self.path is not None and self.ranks.is_main:
@@ -92,7 +91,7 @@ class CheckpointFolder:
         return self.ranks.broadcast(found)
 
     def average_at(self, wanted: int) -> Path | None:
-        """What holds the average of just so many images, if it is there; on every rank."""
+        """The folder with the average at exactly ``wanted`` images, if it exists; on every rank."""
         self.finish()
         found: Path | None = None
         if self.path is not None and self.ranks.is_main:
@@ -100,7 +99,7 @@ class CheckpointFolder:
         return self.ranks.broadcast(found)
 
     def restore(self, found: Path, stateful: Stateful) -> TrainingState:
-        """Everything as a checkpoint has it; returns its state.
+        """Restore everything from a checkpoint; returns its training state.
 
         Raises:
             RequestError: it was made by another recipe or from another teacher.
@@ -117,7 +116,7 @@ class CheckpointFolder:
         return state
 
     def tell_sizes(self, nimg: int, stateful: Stateful) -> None:
-        """Say what the checkpoints will take, and warn if there is no room for them."""
+        """Report how much space checkpoints will take, and warn if there is not enough."""
         if self.path is None or not self.ranks.is_main:
             return
         state = stateful.state()
@@ -146,9 +145,9 @@ class CheckpointFolder:
         whole: bool = True,
         best: bool = False,
     ) -> None:
-        """Begin to write; returns once ``state`` and the tensors may change again.
+        """Begin to write a checkpoint; returns once ``state`` and the tensors may change again.
 
-        A failure is a warning, now or later, unless it ``must`` be written: then it is waited for.
+        A failure is a warning, now or later, unless the checkpoint ``must`` be written.
 
         Args:
             whole: a checkpoint to go on from.
@@ -185,12 +184,12 @@ class CheckpointFolder:
             self._warn(state.nimg, problem)
 
     def settle(self) -> None:
-        """Tell of the write in flight if it has ended."""
+        """Report the write in flight if it has ended."""
         if self._flight is not None and self._flight.done.done():
             self.finish()
 
     def finish(self) -> None:
-        """Wait for the write in flight, if there is one, and tell of it."""
+        """Wait for the write in flight, if there is one, and report it."""
         if self._flight is None:
             return
         nimg, problem = self._flight.nimg, self._land()
@@ -198,7 +197,7 @@ class CheckpointFolder:
             self._warn(nimg, problem)
 
     def _land(self) -> str:
-        """Wait; what went wrong in this rank's part, or nothing."""
+        """Wait for the write; returns what went wrong on this rank, or an empty text."""
         flight, self._flight = self._flight, None
         assert flight is not None
         assert self.path is not None
@@ -217,13 +216,13 @@ class CheckpointFolder:
         self.listener.on_warning(nimg, f"{problem.rstrip('.')}. Training goes on.")
 
     def _agreed(self, problem: str) -> str:
-        """The first rank's problem that has one."""
+        """The first problem of any rank, on every rank."""
         return next((text for text in self.ranks.gather(problem) if text), "")
 
     def _staged(
         self, path: Path, state: Mapping[str, Any], whole: bool, best: bool, copied: bool
     ) -> tuple[str, dict[str, Any]]:
-        """What stands against writing, on every rank, and the tensors, copied to the CPU."""
+        """What prevents writing, the same on every rank, and the tensors, copied to the CPU."""
         needed = whole * _size(state) + best * _size(_average(state))
         problem, staged = "", dict[str, Any]()
         if self.ranks.is_main and needed > (free := _free(path)):
@@ -254,9 +253,9 @@ class CheckpointFolder:
         best: bool,
         good: int | None,
     ) -> str:
-        """In the thread; what could not be tidied up, in words.
+        """Runs in the thread; returns what could not be deleted, as text.
 
-        The best first: no checkpoint names a best that is not there.
+        The best average is written first, so that no checkpoint refers to a missing one.
         """
         if best:
             save_checkpoint(path / BEST, _average(state), progress, group)
@@ -287,12 +286,12 @@ def _average(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _size(state: Mapping[str, Any]) -> int:
-    """Bytes of all tensors, over all ranks."""
+    """Bytes of all tensors, summed over all ranks."""
     tensors = [leaf for leaf in tree_leaves(dict(state)) if isinstance(leaf, Tensor)]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _free(folder: Path) -> int:
-    """Bytes that are free where a folder is, or will be."""
+    """Free bytes on the disk of a folder, which need not exist yet."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(existing).free

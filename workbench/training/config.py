@@ -1,4 +1,4 @@
-"""The complete, frozen description of a run. What is not in here does not change its result."""
+"""The complete, frozen description of a run: nothing else changes its result."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ class RunConfig(FrozenConfig):
         return self
 
     def _refuse_sources(self, method: type[Method]) -> None:
-        """Data that the method has no use for, or that it lacks.
+        """Refuse data that the method does not use, or the lack of data that it needs.
 
         Raises:
             ValueError: says which.
@@ -213,7 +213,7 @@ class RunConfig(FrozenConfig):
 
     @property
     def teacher_call(self) -> dict[str, Any]:
-        """What the settings ask of the teacher's stock call, over its own arguments."""
+        """Arguments of the teacher's stock call that the settings override."""
         size, guidance = self.resolution, self.teacher_guidance
         wanted = {"height": size, "width": size, "guidance_scale": guidance}
         return {name: value for name, value in wanted.items() if value is not None}
@@ -225,9 +225,9 @@ class RunConfig(FrozenConfig):
 
     @property
     def student_steps(self) -> tuple[int, ...]:
-        """The step counts at which the student is measured, K and its halves unless set.
+        """The step counts at which the student is measured: K and its halves by default.
 
-        K alone for a method whose student is a sample only at its end.
+        Only K for a method whose student makes samples only after all its steps.
         """
         if self.evaluation.student_steps is not None:
             return self.evaluation.student_steps
@@ -237,19 +237,19 @@ class RunConfig(FrozenConfig):
         return tuple(halves)
 
     def fingerprint(self) -> str:
-        """Eight hex digits of the content: equal exactly for equal settings.
+        """Eight hex digits, equal exactly for equal settings.
 
-        Settings that format 1 did not have count where they differ from what their absence meant
-        there, so that a new setting leaves every earlier run what it was.
+        A setting that format 1 lacked counts only if it differs from what its absence meant, so
+        that a new setting leaves the fingerprints of earlier runs unchanged.
         """
         return fingerprint(formats.as_format_1(self.model_dump(mode="json")), digits=8)
 
     def variant_fingerprint(self) -> str:
-        """Eight hex digits of everything but the seed: equal for repetitions of one variant."""
+        """The fingerprint without the seed: equal for repetitions of one variant."""
         return self.model_copy(update={"seed": 0}).fingerprint()
 
     def recipe_fingerprint(self) -> str:
-        """Eight hex digits of what decides the weights at a given number of images."""
+        """The fingerprint of what decides the weights at a given number of images."""
         kept = formats.as_format_1(self.model_dump(mode="json"))
         training = {k: v for k, v in kept["training"].items() if k not in _NOT_WEIGHTS}
         return fingerprint(
@@ -266,7 +266,7 @@ class RunConfig(FrozenConfig):
         )
 
     def _decides_rollbacks(self) -> dict[str, Any]:
-        """Where trouble changes the weights: what trouble is, and when it is looked for."""
+        """With roll-backs, these settings decide the weights too."""
         if not self.training.stability.rollback:
             return {}
         schedule, evaluation = self.schedule, self.evaluation
@@ -278,7 +278,7 @@ class RunConfig(FrozenConfig):
         }
 
     def _judged_by(self) -> list[Any]:
-        """By what the best moment is told, where that is not what it was in format 1."""
+        """What selects the best checkpoint, where it differs from format 1."""
         kept = formats.as_format_1(self.model_dump(mode="json"))["evaluation"]
         return [{key: kept[key] for key in ("reference", "metrics", "primary") if key in kept}] * (
             not {"reference", "metrics", "primary"}.isdisjoint(kept)
@@ -307,10 +307,10 @@ def trained_names(method: MethodConfig) -> tuple[str, ...]:
 
 
 def _optimizers(method: MethodConfig, given: Mapping[str, AdamConfig]) -> Mapping[str, AdamConfig]:
-    """One optimizer for everything that a method trains: what is not given is the default's.
+    """One optimizer for everything that a method trains, with default settings if not given.
 
     Raises:
-        ValueError: settings for what it does not train.
+        ValueError: settings for a role that the method does not train.
     """
     names = trained_names(method)
     foreign = [role for role, adam in given.items() if role not in names and adam != AdamConfig()]

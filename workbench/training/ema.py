@@ -31,14 +31,14 @@ def halflife_at(nimg: int, halflife_nimg: float, rampup: float | None) -> float:
 
 @torch.no_grad()
 def copy_weights(target: nn.Module, source: nn.Module) -> None:
-    """Each rank its shards, whatever the target held: NaN, where its memory is new."""
+    """Copy each rank's shards, whatever the target held (new memory may hold NaN)."""
     held, given = local_tensors(target.parameters()), local_tensors(source.parameters())
     torch._foreach_copy_(held, given)
 
 
 @torch.no_grad()
 def update_ema(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """average <- decay average + (1 - decay) network, each rank its shards, in one call."""
+    """average <- decay average + (1 - decay) network, on each rank's shards, in one call."""
     means, values = local_tensors(average.parameters()), local_tensors(network.parameters())
     torch._foreach_lerp_(means, values, 1 - decay)
     for kept, buffer in zip(average.buffers(), network.buffers(), strict=True):

@@ -121,10 +121,10 @@ class EvaluationConfig(FrozenConfig):
         return self
 
     def at_seed(self, seed: int) -> EvaluationConfig:
-        """The same on another noise."""
+        """The same settings with another evaluation seed."""
         return self.model_copy(update={"seed": seed})
 
     @property
     def primary_metric(self) -> str | None:
-        """What tells the best moment of a run; None where nothing is measured."""
+        """The metric that selects a run's best weights; None if nothing is measured."""
         return self.primary or next(iter(self.metrics), None)

@@ -1,4 +1,4 @@
-"""What a run tells the world while it trains. The base listener hears and does nothing."""
+"""What a run reports while it trains, and the listeners that receive it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Self
 
 
 class EventKind(StrEnum):
-    """What may befall a run."""
+    """Kinds of events in a run."""
 
     FID_JUMP = "fid_jump"
     LOSS_BLOW_UP = "loss_blow_up"
@@ -22,12 +22,12 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True)
 class RunEvent:
-    """Something that befell a run at ``nimg`` images.
+    """Something that happened in a run at ``nimg`` images.
 
     Attributes:
         message: one line for a person.
-        value: what was measured: the FID, the loss, a growth, or how many there have been; None
-            where that is no finite number.
+        value: the measured FID, loss or ratio, or the number of such events; None if it is not
+            finite.
     """
 
     kind: EventKind
@@ -46,7 +46,7 @@ class RunEvent:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands; ``nimg`` counts generated images."""
+    """The progress of a run; ``nimg`` counts generated images."""
 
     nimg: int
     total_nimg: int
@@ -75,27 +75,27 @@ class Listener:
     def on_metrics(self, nimg: int, values: Mapping[str, float]) -> None: ...
 
     def on_evaluation(self, what: str, done: int, total: int) -> None:
-        """So many samples of what is evaluated are drawn and seen; ``done == total`` is the last.
+        """``done`` of ``total`` samples of an evaluation are drawn and scored.
 
-        Also called outside the training loop, for the table at its end.
+        Also called after training, for the final table.
         """
 
     def on_checkpoint(self, nimg: int, path: Path) -> None:
-        """It is there; training has gone on meanwhile."""
+        """A checkpoint has been written; training has continued meanwhile."""
 
     def on_warning(self, nimg: int, message: str) -> None: ...
 
     def on_note(self, message: str) -> None:
-        """Good to know once, and no trouble."""
+        """Information that is worth reporting once and is no warning."""
 
     def on_events(self, events: Sequence[RunEvent]) -> None:
-        """The last one has just happened; those before it are the run's so far."""
+        """All events of the run so far; the last one has just happened."""
 
     def on_end(self) -> None:
         """The run ends, however it does."""
 
     def wants_end(self) -> bool:
-        """Asked after each evaluation: whether the run is not worth finishing."""
+        """Asked after each evaluation: whether the run should end early."""
         return False
 
 
@@ -110,7 +110,7 @@ def _to_each(event: str) -> Any:
 
 
 class Listeners(Listener):
-    """Several listeners as one; each hears every event, in their order."""
+    """Several listeners as one: every event is passed to each, in order."""
 
     def __init__(self, *members: Listener) -> None:
         self.members = members

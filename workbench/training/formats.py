@@ -1,4 +1,4 @@
-"""Configurations of earlier formats: what they meant by what they did not say.
+"""Configurations of earlier formats: what the absence of a key meant.
 
 ``earlier_formats.json`` holds, for each earlier format, the keys that it did not have and what
 their absence meant, in all runs or in those of a kind of teacher or of a method; format 1 had no
@@ -26,9 +26,9 @@ _WHOLE = {"teacher", "prompts", "method", "generator", "training", "schedule", "
 
 
 def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a configuration by today's names, with what an earlier format left unsaid.
+    """A configuration with today's keys: renamed ones, and those that an earlier format lacked.
 
-    Such files were always written whole: what holds some settings alone is none of them.
+    Only complete configurations are upgraded: earlier formats always wrote every group.
     """
     changed = copy.deepcopy(dict(values))
     written = changed.get("format", 1)
@@ -53,7 +53,7 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_format_1(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The plain values of a configuration without what format 1 meant by saying nothing."""
+    """A configuration's plain values without those that format 1 implied by absence."""
     kept = copy.deepcopy(dict(values))
     del kept["format"]
     for (*groups, leaf), meaning in _absences(values):

@@ -1,4 +1,4 @@
-"""Calling a function on several ranks: own ones, or those that started with this command."""
+"""Calls a function on several ranks: new processes, or those that torchrun or srun started."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def launch(function: Callable[..., ResultT], nproc: int, *arguments: Any) -> Res
 def _reporting(
     function: Callable[..., ResultT], reports: Path, arguments: tuple[Any, ...]
 ) -> ResultT:
-    """A rank's whole life: errors meant for people are written down for the parent."""
+    """What each rank runs: errors meant for people are written to a file for the parent."""
     # Out of the terminal's process group: Ctrl-C would reach the ranks twice, from the terminal
     # and from the launcher, and the second one means "now".
     os.setsid()
@@ -104,7 +104,7 @@ def _reporting(
 
 
 def _cause(error: Exception, reports: Path) -> WorkbenchError:
-    """What the first rank to fail said, else which rank died of what."""
+    """The error that the first failed rank reported, else which rank died and how."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     for file in sorted(reports.iterdir()):

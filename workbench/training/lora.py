@@ -81,7 +81,7 @@ class AdapterBase(nn.Module):
 
     @contextmanager
     def active(self, name: str | None) -> Iterator[None]:
-        """One adapter on, or none, until the block ends."""
+        """Activate one adapter, or none, until the block ends."""
         before = self._on[:]
         self._on[:] = [] if name is None else [name]
         try:
@@ -91,7 +91,7 @@ class AdapterBase(nn.Module):
 
     @contextmanager
     def acting_as(self, network: AdapterNetwork) -> Iterator[None]:
-        """With the adapter of one role on, fed its guidance."""
+        """Activate one role's adapter and feed its guidance."""
         self.network.distilled_guidance = network.distilled_guidance
         with self.active(network.adapter_name):
             yield
@@ -161,7 +161,7 @@ class AdapterBase(nn.Module):
 
 
 class AdapterNetwork(VelocityNetwork):
-    """A role: an :class:`AdapterBase` with one adapter on, or none.
+    """A role's network: an :class:`AdapterBase` with one adapter active, or none.
 
     Parameters and state are the adapter's alone; without one, the parameters are the base's.
 
@@ -313,7 +313,7 @@ def _ends_with(name: str, suffix: str) -> bool:
 
 
 def _role_name(name: str) -> str:
-    """What a layer is called in every block: its name after the last block number."""
+    """A layer's name within its block: the part after the last block number."""
     parts = name.split(".")
     numbers = [i for i, part in enumerate(parts[:-1]) if part.isdigit()]
     return ".".join(parts[numbers[-1] + 1 :]) if numbers else name

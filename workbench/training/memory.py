@@ -36,9 +36,9 @@ _META = torch.device("meta")
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes a rank at the worst moment of a step, by what takes them.
+    """Peak bytes per rank during a step, by what takes them.
 
-    ``activations`` are all that an update takes beside its gradients: gathered weights too.
+    ``activations`` is all that an update needs besides gradients, gathered weights included.
     """
 
     parts: Mapping[str, int]
@@ -51,10 +51,10 @@ class Estimate:
 def estimate_memory(
     architecture: Architecture, config: RunConfig, ranks: int = 1, held: int = 0
 ) -> Estimate:
-    """The worst moment of a run.
+    """The peak memory of a run.
 
-    Blocks of one kind cost the same, each. So every kind is counted with three of its blocks, then
-    with a fourth, and the difference stands for all the others.
+    All blocks of one kind cost the same, so every kind is counted with three of its blocks, then
+    with a fourth; the difference is the cost of each further block.
 
     Args:
         ranks: devices that share the weights; the micro-batch is each one's own.
@@ -73,7 +73,7 @@ def estimate_memory(
 def least_memory(
     architecture: Architecture, config: RunConfig, ranks: int = 1, held: int = 0
 ) -> int:
-    """The same without gradients and activations; quick to tell."""
+    """The same without gradients and activations, which is fast."""
     return held + sum(_roles(architecture, config, ranks).values())
 
 
@@ -85,7 +85,7 @@ def checkpoint_bytes(architecture: Architecture, config: RunConfig) -> tuple[int
 
 
 def _roles(architecture: Architecture, config: RunConfig, ranks: int) -> dict[str, int]:
-    """What is there all the time, in bytes a rank."""
+    """What stays in memory all the time, in bytes per rank."""
 
     def counted(blocks: Mapping[str, int]) -> dict[str, int]:
         with fake_ranks(ranks):
@@ -97,7 +97,7 @@ def _roles(architecture: Architecture, config: RunConfig, ranks: int) -> dict[st
 def _of_all_blocks(
     architecture: Architecture, counted: Callable[[Mapping[str, int]], dict[str, int]], few: int
 ) -> dict[str, int]:
-    """The parts of the whole network, from so few blocks of a kind and then of one more."""
+    """The parts of the whole network, extrapolated from ``few`` blocks of a kind and one more."""
     kinds = Counter(_kind(block) for block in architecture.network().blocks())
     blocks = {kind: min(count, few) for kind, count in kinds.items()}
     base = counted(blocks)
@@ -118,7 +118,7 @@ def _kind(block: nn.Module) -> str:
 def _step(
     architecture: Architecture, config: RunConfig, ranks: int, blocks: Mapping[str, int]
 ) -> dict[str, int]:
-    """The parts of a step's peak in a network with so many blocks of each kind."""
+    """The parts of a step's peak in a network with ``blocks`` of each kind."""
     with fake_ranks(ranks):
         trainer = _trainer(architecture, config, ranks, blocks)
         with FakeTensorMode(allow_non_fake_inputs=True):
@@ -137,7 +137,7 @@ def _trainer(
     ranks: int,
     blocks: Mapping[str, int],
 ) -> _FakeTrainer:
-    """The run's trainer on the meta device, of a batch of at most two micro-batches a rank."""
+    """The run's trainer on the meta device, with at most two micro-batches per rank."""
     network = architecture.network()
     _keep_blocks(network, blocks)
     local = Ranks(0, ranks, _META).local_batch_size(config.training.batch_size)
@@ -167,7 +167,7 @@ def _trainer(
 
 
 class _FakeTrainer(Trainer):
-    """The real one: it only reads no numbers, which fake tensors have not."""
+    """The real trainer, but it never reads values, which fake tensors do not have."""
 
     live: LiveBytes
 
@@ -191,14 +191,14 @@ class _FakeTrainer(Trainer):
         self.ranks = self.batches.ranks = Ranks(0, self.ranks.world, _CPU)
 
     def _roots(self) -> list[nn.Module]:
-        """What holds all weights, each once."""
+        """The modules that hold all weights, each once."""
         networks = self.networks
         every = (networks.teacher, *networks.trained.values(), self.average)
         roots = [*map(sharded_root, every), *networks.heads.values()]
         return list({id(root): root for root in roots}.values())
 
     def everything(self) -> list[Tensor]:
-        """All that is there between steps."""
+        """All tensors that exist between steps."""
         weights = [v for root in self._roots() for v in (*root.parameters(), *root.buffers())]
         return local_tensors([*weights, *self.moments()])
 
@@ -220,7 +220,7 @@ class _FakeTrainer(Trainer):
 
 
 class _NothingAhead(ThreadPoolExecutor):
-    """Reads no batch that is never trained on: a mode of fake tensors is of one thread."""
+    """Prefetches nothing: a fake tensor mode is active in one thread only."""
 
     def submit(self, *_: Any, **__: Any) -> Any:
         return Future()
@@ -238,7 +238,7 @@ def _keep_blocks(network: VelocityNetwork, counts: Mapping[str, int]) -> None:
 
 
 def _kept(trainer: _FakeTrainer) -> dict[str, int]:
-    """What is there all the time, in bytes a rank."""
+    """What stays in memory all the time, in bytes per rank."""
     networks = trainer.networks
     trained = (*networks.trained.values(), *networks.heads.values())
     return {
@@ -251,7 +251,7 @@ def _kept(trainer: _FakeTrainer) -> dict[str, int]:
 
 
 class _AnyPrompts:
-    """Prompts of the right shapes: their values are not looked at."""
+    """Prompts of the right shapes; their values are never read."""
 
     def __init__(self, architecture: Architecture) -> None:
         self.architecture = architecture
@@ -264,7 +264,7 @@ class _AnyPrompts:
 
 
 class _AnyPairs(_AnyPrompts):
-    """Pairs likewise."""
+    """Pairs of the right shapes."""
 
     def select(self, index: Tensor) -> Any:
         latents = torch.empty(len(index), *self.architecture.latent_shape)

@@ -132,7 +132,7 @@ def student_network(source: VelocityNetwork, config: RunConfig) -> VelocityNetwo
 
 @dataclass(frozen=True)
 class _Builder:
-    """Makes the networks of a run, each laid out as the run's settings say."""
+    """Makes the networks of a run as its settings say."""
 
     student: DistillationInputs
     config: RunConfig
@@ -149,14 +149,14 @@ class _Builder:
         return self.student.weights
 
     def in_place(self, source: VelocityNetwork) -> bool:
-        """Whether a frozen network can use the source's own memory as it is."""
+        """Whether a frozen network can share the source's memory."""
         if self.sharding.mesh is not None or on_meta(source):
             return False
         first = next(source.parameters(), None)
         return first is None or (first.device == self.device and first.dtype == torch.float32)
 
     def frozen(self, source: VelocityNetwork) -> VelocityNetwork:
-        """A network that is never trained: over the source's own memory where that will do."""
+        """A network that is never trained; it shares the source's memory if possible."""
         if self.in_place(source):
             return self._prepared(sharing_memory(source), trainable=False)
         return self.copy(source, dtype=self.sharding.compute, trainable=False)
@@ -164,7 +164,7 @@ class _Builder:
     def copy(
         self, source: VelocityNetwork, *, dtype: torch.dtype = torch.float32, trainable: bool
     ) -> VelocityNetwork:
-        """A network of its own with the source's weights."""
+        """A new network with the source's weights."""
         network = self._prepared(without_weights(source, dtype, self.buffers), trainable=trainable)
         parallelize(network, network.blocks(), self.sharding)
         give_memory(network, self.device)
@@ -231,7 +231,7 @@ def _adapters(builder: _Builder, names: Sequence[str]) -> Roles:
 
 
 def sharded_root(network: nn.Module) -> nn.Module:
-    """What is sharded of a network: itself, or the base that its adapter shares with others."""
+    """The module that is sharded: the network, or the base that its adapter shares with others."""
     return network.base if isinstance(network, AdapterNetwork) else network
 
 
@@ -256,7 +256,7 @@ def _load_adapter(network: AdapterNetwork, start: VelocityNetwork) -> None:
 
 
 def _guided(generator: VelocityNetwork, config: RunConfig) -> VelocityNetwork:
-    """The same generator, fed the run's own guidance where the network takes one as an input."""
+    """The same generator, fed the run's guidance if the network takes guidance as an input."""
     if generator.distilled_guidance is not None:
         generator.distilled_guidance = config.generator.distilled_guidance
     return generator

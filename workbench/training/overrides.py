@@ -1,4 +1,4 @@
-"""A run's configuration changed by dotted assignments, as command lines and files write them."""
+"""Changes a run's configuration by dotted assignments, as command lines and files write them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _with_used_prompts(config: RunConfig) -> RunConfig:
 
 
 def method_after(config: RunConfig, assignments: Sequence[str]) -> str:
-    """The name of the method that a run has once it is changed, as it was asked for.
+    """The name of the method after the assignments are applied.
 
     Raises:
         RequestError: an assignment without "=".
@@ -84,10 +84,9 @@ def method_after(config: RunConfig, assignments: Sequence[str]) -> str:
 
 
 def concerns(method: str, assignment: str) -> bool:
-    """Whether a method has the setting of a dotted assignment: False if only other methods do.
+    """Whether a dotted assignment applies to a method: not if only other methods have it.
 
-    A setting that none has concerns all, and all settings concern a method that does not exist:
-    :func:`with_overrides` tells what is wrong.
+    True for unknown settings and unknown methods: :func:`with_overrides` reports those.
     """
     if method not in METHODS:
         return True
@@ -118,9 +117,9 @@ def _pair(assignment: str) -> tuple[str, Any]:
 
 
 def _switch_method(values: dict[str, Any], name: str) -> None:
-    """Another method's settings: its defaults, but what both have and the old one had changed.
+    """Switch to another method's defaults, keeping changed settings that both methods have.
 
-    And a noise type that its students can be used with.
+    Also chooses a noise type that the method's students can be used with.
     """
     old, method = values["method"], METHODS[name]()
     was = METHODS[old["name"]]().model_dump(mode="json")
@@ -137,7 +136,7 @@ def _switch_method(values: dict[str, Any], name: str) -> None:
 
 
 def _check_owner(values: Mapping[str, Any], key: str) -> None:
-    """A setting of another method is no unknown name."""
+    """Refuse a setting of another method with an error that names its owner."""
     field, name = key.removeprefix("method.").split(".")[0], values["method"]["name"]
     if not key.startswith("method.") or field in METHODS[name].model_fields:
         return
@@ -184,7 +183,7 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def setting_types(key: str) -> frozenset[type]:
-    """The types of a setting's values, of any method's settings; empty if there is none.
+    """The types that a setting takes, in any method; empty if there is no such setting.
 
     Example:
         ``setting_types("training.micro_batch_size")`` is int and NoneType.
@@ -193,7 +192,7 @@ def setting_types(key: str) -> frozenset[type]:
 
 
 def takes_whole_numbers(key: str) -> bool:
-    """Whether a setting takes integers, and no other number."""
+    """Whether a setting takes integers but no other numbers."""
     types = setting_types(key)
     return int in types and float not in types
 

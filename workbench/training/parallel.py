@@ -155,10 +155,9 @@ class Sharding:
 
 @contextmanager
 def fake_ranks(world: int) -> Iterator[None]:
-    """As rank 0 of a world in which nobody answers and nothing is sent, to see what a rank holds.
+    """Act as rank 0 of ``world`` ranks without communication, to see what a rank holds.
 
-    A process group of this process alone is closed: networks that are sharded in it
-    send nothing, and the next run opens another.
+    An existing process group of this process alone is closed; the next run opens another.
 
     Raises:
         RuntimeError: this process is one of several ranks, whose group it would close.
@@ -208,7 +207,7 @@ def parallelize(root: nn.Module, blocks: Iterable[nn.Module], sharding: Sharding
 
 
 def _plainly_strided(block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Tensors laid out alike whenever a block is called on them.
+    """Inputs with the same strides at every call of a block.
 
     Sharding hands a block's inputs on with other strides in its forward pass than when it is
     recomputed. For a batch of one a product with a frozen weight depends on them, and gradient
@@ -233,9 +232,9 @@ def local_tensors(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 
 def cpu_group(ranks: Ranks, timeout: timedelta) -> Group | None:
-    """All ranks once more, over the CPU, for a thread of its own: collectives of two would mix.
+    """A second group of all ranks, over the CPU, for a background thread; None for one process.
 
-    Every rank calls it at the same moment. One process alone needs none.
+    Every rank must call it at the same time.
     """
     if ranks.world == 1:
         return None
@@ -258,9 +257,9 @@ def squared_norm(parameters: Iterable[nn.Parameter], device: torch.device) -> Te
 
 
 def choose_device() -> torch.device:
-    """CUDA where there is one, else the CPU. There float32 matrices are multiplied in TF32.
+    """CUDA if available, with TF32 for float32 matrix products; else the CPU.
 
-    Whoever computes asks here first, so a run and what scores it later have the same numerics.
+    Runs and later scoring both call this, so that they have the same numerics.
     """
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")

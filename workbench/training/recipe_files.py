@@ -1,4 +1,4 @@
-"""Recipes and tasks as files: settings in groups, each with who says so.
+"""Recipes and tasks as files: groups of settings, each with its source.
 
 Both are TOML, in ``experiments/recipes`` and ``experiments/tasks`` or in folders of those names
 below one that ``WORKBENCH_EXPERIMENTS`` names::
@@ -37,11 +37,11 @@ from workbench.training.overrides import as_assignments
 
 
 class Settings(FrozenConfig, extra="allow"):
-    """Settings of one source, beside these fields as dotted keys, as TOML nests them.
+    """Settings of one source: the extra keys, nested as TOML nests dotted keys.
 
     Attributes:
-        source: who says so, in words.
-        methods: whose runs have them; () for all.
+        source: where the settings come from, for people.
+        methods: the methods that use them; () for all.
     """
 
     source: str = Field(min_length=1)
@@ -61,7 +61,7 @@ class Settings(FrozenConfig, extra="allow"):
 
 
 class Task(FrozenConfig):
-    """What is learnt and what judges it."""
+    """What a run learns and what scores it."""
 
     name: str
     description: str
@@ -72,7 +72,7 @@ class Recipe(FrozenConfig):
     """How teachers are distilled.
 
     Attributes:
-        teachers: whose runs use it unless told.
+        teachers: those that use it by default.
         pipeline: the diffusers class that it is for; None for any.
         card_gib: memory of the one GPU that it was made to fit; None for a full recipe.
         settings: with those of the recipes that it extends in front.

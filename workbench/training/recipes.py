@@ -54,7 +54,7 @@ GENERAL = "sid-dit"
 """The published settings that hold for every teacher; of teachers without a recipe of their own."""
 
 SELECTORS = ("teacher", "recipe", "task")
-"""Assignments that choose what is laid under the others; only the first is a setting of a run."""
+"""Assignments that choose the layers below; only the first is a setting of a run."""
 
 
 _SOURCES = ("prompts", "data", "evaluation.prompts")
@@ -63,12 +63,13 @@ _SOURCES = ("prompts", "data", "evaluation.prompts")
 
 @dataclass(frozen=True)
 class Layer:
-    """Settings of one origin, in words.
+    """Settings of one origin.
 
     Attributes:
-        optional: what the run's method has no use for is left out instead of refused.
-        task: the settings count for runs of this task alone; None for all.
-        methods: whose runs have them; () for all.
+        origin: where they come from, for people.
+        optional: settings that the run's method does not have are left out instead of refused.
+        task: the settings apply to runs of this task only; None for all.
+        methods: the methods that use them; () for all.
     """
 
     origin: str
@@ -78,7 +79,7 @@ class Layer:
     methods: tuple[str, ...] = ()
 
     def used_by(self, method: str) -> Layer:
-        """The layer as a run of that method has it."""
+        """The layer with the settings that apply to a method."""
         kept = self.assignments
         if self.methods and method not in self.methods:
             kept = ()
@@ -89,7 +90,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Foundation:
-    """What lies under a run's own settings: its teacher's recipe and its task.
+    """The settings below a run's own: its teacher's recipe and its task.
 
     Attributes:
         own: whether the recipe was made for this teacher, or asked for.
@@ -117,7 +118,7 @@ class Foundation:
         )
 
     def settings(self, method: str) -> dict[str, tuple[str, str]]:
-        """Dotted key -> (value as text, who named it last), as runs of that method have them.
+        """Dotted key -> (value as text, its last origin), for runs of that method.
 
         Raises:
             RequestError: no such method.
@@ -142,7 +143,7 @@ class Resolved:
 
     @property
     def origins(self) -> dict[str, str]:
-        """Dotted key -> who named it last; :data:`BUILT_IN` where nobody did."""
+        """Dotted key -> the origin that set it last; :data:`BUILT_IN` for defaults."""
         named = [
             (assignment.partition("=")[0].strip(), layer.origin)
             for layer in self.layers
@@ -173,9 +174,9 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
 
 
 def check_known(resolved: Resolved) -> None:
-    """Refuse a run of which nobody has said what it learns from or what judges it.
+    """Refuse a run without prompts to learn from or metrics to score it by.
 
-    That is of a teacher without a recipe: what holds for every teacher says neither.
+    Only runs of a teacher without a recipe can lack them: the general recipe sets neither.
 
     Raises:
         RequestError: one line that asks for it, and names the nearest recipe of its family.
@@ -206,7 +207,7 @@ def check_known(resolved: Resolved) -> None:
 
 
 def run_config(*assignments: str) -> RunConfig:
-    """The configuration of a run on its teacher's recipe, with a person's assignments.
+    """The configuration of a run: its teacher's recipe with assignments on top.
 
     Example:
         ``run_config("teacher=sana-0.6b-512", "training.kimg=100")``
@@ -235,16 +236,16 @@ def find_foundation(
 
 
 def recipe_for(teacher: str) -> Recipe:
-    """The recipe that a teacher's runs use unless told: its own, else the general one."""
+    """The default recipe of a teacher: its own, else the general one."""
     name = teacher_kind(teacher).name or teacher
     found = (recipe for recipe in all_recipes().values() if name in recipe.teachers)
     return next(found, None) or get_recipe(GENERAL)
 
 
 def nearest_recipe(teacher: str) -> Recipe | None:
-    """The recipe for the nearest known teacher of the same family; None where that is not known.
+    """The recipe of the teacher nearest in size of the same family; None if the family is unknown.
 
-    Its own before others as near; recipes for one GPU are nobody's nearest.
+    The teacher's own recipe wins a tie; recipes for one GPU are not considered.
     """
     kind = teacher_kind(teacher)
 
@@ -276,7 +277,7 @@ def _check_family(recipe: Recipe, teacher: str) -> None:
 
 
 def _selected(layers: Iterable[Layer]) -> dict[str, str]:
-    """The last word of the layers on teacher, recipe and task."""
+    """The last assignments of teacher, recipe and task in the layers."""
     chosen = {}
     for layer in layers:
         for assignment in layer.assignments:
@@ -294,7 +295,7 @@ def _without_selectors(layer: Layer) -> Layer:
 
 
 def _of_its_sources(layer: Layer, above: Sequence[Layer]) -> Layer:
-    """The layer without what it says of a source that a layer above replaces: its column, say."""
+    """The layer without options (a column, say) of a source that a layer above replaces."""
     keys = {text.partition("=")[0].strip() for other in above for text in other.assignments}
     replaced = tuple(f"{group}." for group in _SOURCES if f"{group}.source" in keys)
     kept = [text for text in layer.assignments if not text.strip().startswith(replaced)]

@@ -19,7 +19,7 @@ _TEACHER = "teacher.json"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run keeps its configuration, checkpoints, journal, results and pictures.
+    """A run's folder: configuration, checkpoints, journal, results and figures.
 
     The name holds experiment, variant, seed and the configuration's fingerprint, so that equal
     settings are the same run, which resumes, and other settings are another run.
@@ -87,7 +87,7 @@ class RunFolder:
         return str(content["revision"])
 
     def archive(self) -> Path | None:
-        """Rename an existing run so that its place is free; returns where it went."""
+        """Rename an existing run to free its name; returns the new path."""
         if not self.path.exists():
             return None
         number = 1
@@ -98,7 +98,7 @@ class RunFolder:
 
 
 def judged_by(results: Mapping[str, Any]) -> str | None:
-    """The primary metric of a finished run by its results; None where nothing judged it."""
+    """The primary metric in a finished run's results; None if the run had none."""
     earlier = results.get("headline", "fid")  # what results called it before, and held before that
     name: str | None = results.get("primary_metric", earlier)
     return name

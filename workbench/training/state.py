@@ -1,4 +1,4 @@
-"""Everything of a run that is not a tensor."""
+"""A run's training state besides its tensors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TrainingState:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Self:
-        """The state that a checkpoint recorded; what an older one did not know is as at first."""
+        """The state that a checkpoint recorded; values that older ones lack get their defaults."""
         known = {key: record[key] for key in cls.__dataclass_fields__ if key in record}
         return cls(**{**known, "stability": Stability(**record.get("stability", {}))})
 
@@ -73,7 +73,7 @@ class Clock:
         return seconds
 
     def add(self, seconds: float) -> None:
-        """Time of iterations that was spent outside of them, waiting for a GPU."""
+        """Add time that was spent outside iterations, waiting for the GPU."""
         self.seconds += seconds
         self.images_per_s = self.images / max(self.seconds, 1e-9)
 

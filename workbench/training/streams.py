@@ -1,4 +1,4 @@
-"""Which prompt, and which image-text pair, each sample gets: shuffled passes, by address."""
+"""Which prompt and image-text pair each sample gets: shuffled epochs, addressed by sample."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class PairDataset(Protocol):
 
 
 class EpochShuffle:
-    """Endless passes over ``length`` rows, each in a fresh random order; addressed by place.
+    """Endless epochs over ``length`` rows, each in a new random order.
 
-    The position in the data is a sample's index, so that a resume continues it.
+    The position is the sample's index, so that a resume continues where the run stopped.
     """
 
     def __init__(self, length: int, noise: NoiseSource) -> None:
@@ -43,7 +43,7 @@ class EpochShuffle:
         self._orders: dict[str, dict[int, Tensor]] = {}
 
     def _order(self, stream: str, epoch: int) -> Tensor:
-        """A stream's order; this one and its neighbors are kept, as batches go over their edge."""
+        """An epoch's order; neighboring ones stay cached, as batches cross their boundary."""
         kept = self._orders.get(stream, {})
         if epoch not in kept:
             near = {each: order for each, order in kept.items() if abs(each - epoch) == 1}
@@ -62,7 +62,7 @@ class EpochShuffle:
 
 
 class PromptStream:
-    """Prompts for generated samples; each draw is an order of its own."""
+    """Prompts for generated samples; each draw has its own order."""
 
     def __init__(self, encoded: PromptDataset, noise: NoiseSource) -> None:
         self.encoded = encoded
@@ -77,7 +77,7 @@ class PromptStream:
 
 
 class PairStream:
-    """Image-text pairs for the losses that ask for them; each stream is an order of its own."""
+    """Image-text pairs for losses that use data; each stream has its own order."""
 
     def __init__(self, pairs: PairDataset, noise: NoiseSource) -> None:
         self.pairs = pairs

@@ -26,7 +26,7 @@ from workbench.training.callbacks import (
     Evaluation,
     Logging,
     Pruning,
-    Stability,
+    Rollback,
 )
 from workbench.training.checkpoint import CheckpointError, Stateful, load_modules
 from workbench.training.checkpoint_folder import CheckpointFolder
@@ -57,10 +57,10 @@ class NonFiniteError(WorkbenchError):
 
 
 class Update:
-    """What came of a phase's update: means over the whole batch by name, read when asked for.
+    """The result of a phase's update: means over the global batch, read from the device later.
 
     Args:
-        names: of the values.
+        names: names of the values.
         values: on the device; the last one is how many ranks want to stop.
     """
 
@@ -142,11 +142,11 @@ class Trainer:
         self._stopping = False
         self._evaluations = (0, 0)  # forward and backward, of this process's training
         self.evaluation = Evaluation(evaluate)
-        self.stability, self.pruning, self._checkpoint = Stability(), Pruning(), Checkpoints()
+        self.rollback, self.pruning, self._checkpoint = Rollback(), Pruning(), Checkpoints()
         self.callbacks: Sequence[Callback] = (
             Logging(),
             self.evaluation,
-            self.stability,
+            self.rollback,
             self.pruning,
             self._checkpoint,
         )
@@ -304,7 +304,7 @@ class Trainer:
         if row < self.config.training.max_nonfinite:
             return
         often = f"{row} updates of {phase} in a row were not finite"
-        if not self.stability.can_roll_back(self):
+        if not self.rollback.can_roll_back(self):
             raise NonFiniteError(
                 f"{often} at {nimg / 1000:g} kimg ({bad}). Weights and checkpoints hold no such "
                 "update. Try a smaller training.optimizers.*.lr."

@@ -1,4 +1,4 @@
-"""The processes that torchrun or srun started for one command: rank 0 is it, the others help."""
+"""Processes that torchrun or srun started for one command: rank 0 runs it, the others help."""
 
 from __future__ import annotations
 
@@ -80,16 +80,16 @@ def run_in_world(command: Callable[[], object], tell: Tell) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Between runs: rank 0 must live to tell the others of the end."""
+    """Between runs: rank 0 must stay alive to tell the others that the command ends."""
     raise KeyboardInterrupt
 
 
 def rank_variables(environment: Mapping[str, str]) -> dict[str, str] | None:
-    """torch's variables of a rank, as torchrun sets them; None for a process on its own.
+    """torch's environment variables of a rank, as torchrun sets them; None for a single process.
 
-    Of Slurm's only the step's count: a batch script without srun is one process, whatever number
-    of tasks its allocation is for, and so is an interactive shell. A torchrun inside a step has
-    the last word.
+    Slurm's are used only inside a step of several tasks: a batch script without srun is one
+    process whatever its allocation, and so is an interactive shell. A torchrun inside a step takes
+    precedence.
     """
     if "WORLD_SIZE" in environment:
         several = int(environment["WORLD_SIZE"]) > 1 and all(name in environment for name in _TORCH)
@@ -123,11 +123,11 @@ def first_host(hosts: str) -> str:
 
 
 class World:
-    """This process among those that started with it; they meet at a store.
+    """This process and those that started with it, which communicate through a store.
 
     Attributes:
-        is_lost: a rank has failed and left others where they cannot be reached, so that no more
-            can be called.
+        is_lost: a rank has failed while others cannot be reached, so that no further call is
+            possible.
     """
 
     def __init__(self, store: Store, rank: int, size: int) -> None:
@@ -216,7 +216,7 @@ class World:
             time.sleep(0.05)
 
     def _take_part(self, what: Callable[[], Any], keep: Callable[[Any], None]) -> Failure | None:
-        """One call's part of this rank; the first failure of any rank."""
+        """This rank's part of one call; returns the first failure of any rank."""
         import torch.distributed as dist
         from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
@@ -242,7 +242,7 @@ class World:
         return failure
 
     def _report(self, error: BaseException) -> None:
-        """Only the first: its peers lose their connection to it."""
+        """Report a failure if it is the first: the other ranks fail because they lose this one."""
         failure = Failure.of(error, self.rank)
         text = failure.as_text()
         kept = self.store.compare_set(f"failure/{self._calls}", "", text)
@@ -256,7 +256,7 @@ class World:
         return Failure.from_text(self.store.get(name).decode())
 
     def _wait_for_all(self) -> None:
-        """Until every rank has come back from a call, or one has failed and others are stuck."""
+        """Wait until every rank has returned, or one has failed and others are stuck."""
         self.store.set(f"back/{self._calls}/{self.rank}", "")
         # Rank 0 draws and uploads while the others wait for it.
         deadline = time.monotonic() + _SECONDS_BEHIND if self.rank == 0 else float("inf")
@@ -285,7 +285,7 @@ _KINDS = {
         PrunedRunError,
     )
 }
-"""Errors that a caller tells apart, also when they come from another rank."""
+"""Errors that callers distinguish, also when they come from another rank."""
 
 _CPU_ALLOCATOR = "DefaultCPUAllocator"  # torch raises a plain RuntimeError there
 
