@@ -14,10 +14,11 @@ from scipy.stats import kstest
 
 from tests.analysis.conftest import script_of
 from workbench.errors import RequestError
-from workbench.flow import LogitNormal, TimeWeighting, densities, weightings
-from workbench.flow.weighted import weighted_density
+from workbench.flow import DENSITIES, WEIGHTINGS, LogitNormal, TimeWeighting
+from workbench.flow.densities import Histogram
 from workbench.plotting import use_style
 from workbench.reports.figures import schedule_density as script
+from workbench.reports.weighted_density import weighted_density
 
 COLUMNS = ("sid", "trigflow", "sana", "ddpm", "edm_train", "edm_sid")
 ROWS = ("1", "1/t", "1-t", "(1-t)^2", "(1-t)/t", "(1-t)^2/t^2")
@@ -31,11 +32,11 @@ def cells() -> dict[tuple[str, str], object]:
 @pytest.fixture
 def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test registers is forgotten afterwards."""
-    kept = dict(densities._registered), dict(weightings._registered)
+    kept = dict(DENSITIES), dict(WEIGHTINGS)
     yield
-    for registry, before in zip((densities, weightings), kept, strict=True):
-        registry._registered.clear()
-        registry._registered.update(before)
+    for registry, before in zip((DENSITIES, WEIGHTINGS), kept, strict=True):
+        registry.clear()
+        registry.update(before)
 
 
 def test_the_papers_cells_in_its_order(cells):
@@ -123,7 +124,7 @@ def test_only_what_has_no_integral_is_cut_and_says_so(cells):
 
 
 def test_integrals_are_told_from_none_at_both_ends():
-    flat = densities.Histogram("flat", torch.linspace(0, 1, 5), torch.ones(4))
+    flat = Histogram("flat", torch.linspace(0, 1, 5), torch.ones(4))
 
     def made(of_t):
         return weighted_density(flat, TimeWeighting("w", of_t))

@@ -19,16 +19,13 @@ from workbench.registry import get_experiment
 from workbench.teachers.architecture import Architecture
 from workbench.teachers.catalog import KNOWN_TEACHERS
 from workbench.teachers.hub_catalog import HUB_TEACHERS, HubTeacher, find_hub_teacher
+from workbench.training.recipe_files import Recipe, all_recipes, all_tasks, get_recipe
 from workbench.training.recipes import (
     GENERAL,
     SET,
     Layer,
-    Recipe,
     Resolved,
-    all_recipes,
-    all_tasks,
     find_foundation,
-    get_recipe,
     nearest_recipe,
     recipe_for,
     resolve,

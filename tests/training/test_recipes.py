@@ -10,15 +10,13 @@ from workbench.errors import RequestError
 from workbench.methods import METHODS
 from workbench.training.config import RunConfig
 from workbench.training.overrides import with_overrides
+from workbench.training.recipe_files import all_recipes, get_recipe, get_task
 from workbench.training.recipes import (
     BUILT_IN,
     SET,
     Layer,
     Resolved,
-    all_recipes,
     find_foundation,
-    get_recipe,
-    get_task,
     recipe_for,
     resolve,
     run_config,

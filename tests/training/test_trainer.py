@@ -326,7 +326,7 @@ def test_inference_loads_only_the_average(tmp_path: Path) -> None:
 
 def test_batch_must_divide_by_ranks() -> None:
     with pytest.raises(RequestError, match="not divisible by 3 ranks"):
-        Ranks(0, 3, torch.device("cpu")).share(16)
+        Ranks(0, 3, torch.device("cpu")).local_batch_size(16)
 
 
 def test_adam_is_as_published() -> None:

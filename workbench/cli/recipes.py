@@ -18,7 +18,7 @@ app = typer.Typer(
 @app.command("list", epilog="Example:  workbench recipes list")
 def list_(json_output: JsonOption = False) -> None:
     """Every recipe: whose it is, its task, and the one GPU that it was made to fit."""
-    from workbench.training.recipes import all_recipes
+    from workbench.training.recipe_files import all_recipes
 
     recipes = all_recipes().values()
     if json_output:
@@ -49,7 +49,8 @@ def show(
 
     What is not listed is built in, or the experiment's.
     """
-    from workbench.training.recipes import Foundation, get_recipe, get_task
+    from workbench.training.recipe_files import get_recipe, get_task
+    from workbench.training.recipes import Foundation
 
     recipe = get_recipe(name)
     task = get_task(recipe.task) if recipe.task else None

@@ -29,7 +29,8 @@ from workbench.studies import SearchSpace, StudySettings
 from workbench.studies.space_text import read_table
 from workbench.training.config import RunConfig
 from workbench.training.overrides import flattened
-from workbench.training.recipes import get_task, run_config
+from workbench.training.recipe_files import get_task
+from workbench.training.recipes import run_config
 
 
 @dataclass(frozen=True)

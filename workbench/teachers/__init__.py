@@ -6,13 +6,11 @@ from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.base import (
     Conditioning,
     OwnVelocity,
-    Teacher,
     VelocityNetwork,
 )
 from workbench.teachers.build import build_from_recipe, recipe_folder
 from workbench.teachers.catalog import (
     KNOWN_TEACHERS,
-    TeacherSpec,
     build_teacher,
     built_folder,
     find_teacher,
@@ -21,7 +19,6 @@ from workbench.teachers.catalog import (
     teacher_overview,
 )
 from workbench.teachers.families import FAMILIES
-from workbench.teachers.family import Family
 from workbench.teachers.guidance import denoise, sample_teacher
 from workbench.teachers.pipeline import PipelineTeacher, load_pipeline_teacher
 from workbench.teachers.pretrain import Progress
@@ -33,12 +30,9 @@ __all__ = [
     "FAMILIES",
     "KNOWN_TEACHERS",
     "Conditioning",
-    "Family",
     "OwnVelocity",
     "PipelineTeacher",
     "Progress",
-    "Teacher",
-    "TeacherSpec",
     "TinyRecipe",
     "VelocityNetwork",
     "build_from_recipe",

@@ -23,30 +23,9 @@ from workbench.training.recipe_files import (
     Recipe,
     Task,
     all_recipes,
-    all_tasks,
     get_recipe,
     get_task,
 )
-
-__all__ = [
-    "BUILT_IN",
-    "GENERAL",
-    "SET",
-    "Foundation",
-    "Layer",
-    "Recipe",
-    "Resolved",
-    "Task",
-    "all_recipes",
-    "all_tasks",
-    "find_foundation",
-    "get_recipe",
-    "get_task",
-    "nearest_recipe",
-    "recipe_for",
-    "resolve",
-    "run_config",
-]
 
 BUILT_IN, SET = "built-in", "--set"
 

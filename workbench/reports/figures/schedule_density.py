@@ -14,7 +14,6 @@ import numpy as np
 from workbench.bundled import load_module
 from workbench.errors import RequestError, WorkbenchError
 from workbench.flow import DENSITIES, WEIGHTINGS, TimeWeighting
-from workbench.flow.weighted import LEFT_OUT, Array, WeightedDensity, weighted_density
 from workbench.plotting import (
     COLUMN_WIDTH,
     NEUTRAL,
@@ -26,6 +25,7 @@ from workbench.plotting import (
     points,
 )
 from workbench.plotting.curves import records
+from workbench.reports.weighted_density import LEFT_OUT, Array, WeightedDensity, weighted_density
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -60,7 +60,7 @@ def _collect(comparison: Comparison, below: float) -> pd.DataFrame:
 def share_below(group: Group, below: float) -> float | None:
     """The share of the group's weighted density of t below a time; None without a w(t)."""
     from workbench.flow import WEIGHTINGS, TimeWeighting, get_density
-    from workbench.flow.weighted import weighted_density
+    from workbench.reports.weighted_density import weighted_density
 
     low, high = json.loads(group.params["method.t_range"])
     weighting = WEIGHTINGS[group.params[_SETTING]]
