@@ -208,6 +208,17 @@ def test_who_gives_a_lease_up_must_hold_it(trials_of: MakeTrials) -> None:
     assert trials.counts() == {TrialStatus.RUNNING: 1}
 
 
+def test_a_study_is_removed_when_nobody_works_on_it(trials_of: MakeTrials) -> None:
+    trials = trials_of(settings=SLOW)
+    trials.extend(1)
+    trials.storage.rdb.set_trial_user_attr(begin(trials).trial_id, WORKER, "far:1")
+    with pytest.raises(RequestError, match="Trial 0 of small is being run by far:1"):
+        trials_of().remove()
+    silence(trials, Lease(trials.all()[0]._trial_id, 0), 100.0)
+    trials_of().remove()
+    assert study_names(trials.storage) == []
+
+
 def test_after_a_silence_of_the_database_everyone_may_speak_first(trials_of: MakeTrials) -> None:
     alive, peer = trials_of(settings=SLOW), trials_of(settings=SLOW)
     alive.extend(1)

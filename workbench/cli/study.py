@@ -1,4 +1,4 @@
-"""workbench study run and worker; the commands that look at a study are in study_results."""
+"""workbench study run and worker; the other commands are in study_results and study_trials."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli import study_results
+from workbench.cli import study_results, study_trials
 from workbench.cli.common import (
     JsonOption,
     RecipeOption,
@@ -292,3 +292,4 @@ def _parent(trials: StudyTrials, uri: str, place: Workspace) -> StudyRun:
 
 
 study_results.register(app)
+study_trials.register(app)

@@ -85,6 +85,10 @@ class StudyRun:
 
         self._speak(add, create=False)
 
+    def remove(self) -> None:
+        """Delete the run as MLflow does: it can be restored."""
+        self._speak(lambda: self._client.delete_run(self.run_id), create=False)
+
     def _speak(self, action: Callable[[], None], *, create: bool = True) -> None:
         """Do something in the store, in one process at a time; whatever it raises ends here."""
         storage = self.trials.storage

@@ -85,7 +85,7 @@ def give_up(
         found = system.filter_by(key=HOLDER).one_or_none()
         beats = session.query(models.TrialHeartbeatModel).filter_by(trial_id=trial_id)
         later = heard is not None and any(beat.heartbeat > heard for beat in beats)
-        if later or (None if found is None else json.loads(found.value_json)) != holder:
+        if later or (None if found is None else json.loads(str(found.value_json))) != holder:
             session.rollback()
             return False
         _set(session, models.TrialUserAttributeModel, trial_id, attributes)

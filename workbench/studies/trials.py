@@ -7,6 +7,7 @@ itself, the trial waits again with its point and its reports, and the next worke
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections import Counter
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import InterruptedRunError
+from workbench.errors import InterruptedRunError, RequestError
 from workbench.studies.space import Point
 from workbench.studies.spec import StudySettings, StudySpec
 from workbench.studies.storage import StudyStorage
@@ -195,6 +196,32 @@ class StudyTrials:
             state = TrialState.FAIL if lost else TrialState.WAITING
             told = {} if lost else {ATTEMPTS: int(trial.user_attrs.get(ATTEMPTS, 1)) + 1}
             give_up(rdb, trial_id, state, trial.system_attrs.get(HOLDER), told, heard=at)
+
+    def check_idle(self) -> None:
+        """That nobody works on the study.
+
+        Raises:
+            RequestError: a worker gave a sign of life within its own grace.
+        """
+        signs = last_heartbeats(self.storage.rdb, self._study_id)
+        for trial in self.all():
+            _, silence_s = signs.get(trial._trial_id, (None, math.inf))
+            if silence_s <= grace_of(trial, self.spec.settings):
+                worker = trial.user_attrs.get(WORKER, "a worker")
+                raise RequestError(
+                    f"Trial {number_of(trial)} of {self.spec.name} is being run by {worker}, which "
+                    f"gave a sign of life {silence_s:.0f} s ago: stop it first."
+                )
+
+    def remove(self) -> None:
+        """Delete the study and its trials from the storage.
+
+        Raises:
+            RequestError: as :meth:`check_idle`.
+        """
+        with self.storage.lock(self._lock):
+            self.check_idle()
+            self.storage.rdb.delete_study(self._study_id)
 
     def finish(
         self, lease: Lease, values: Sequence[float] | None, *, error: str | None = None
