@@ -14,7 +14,34 @@ if TYPE_CHECKING:
     from workbench.studies import SearchSpace, StudySpec
 
 SEARCH = "What to search"
+HOW = "How to run it"
 
+TrialsOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="How many trials the whole study has; those it has already count. A crash of its "
+        "database may add one a worker.",
+    ),
+]
+WorkersOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="How many workers to start; others may join from anywhere.",
+        rich_help_panel=HOW,
+    ),
+]
+NameOption = Annotated[
+    str | None, typer.Option(help="Name of the study (default: the experiment's).")
+]
+VariantOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Variant whose settings the trials start from (default: the first).",
+        rich_help_panel=SEARCH,
+    ),
+]
 SpaceOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -40,7 +67,51 @@ PrunerOption = Annotated[
 ]
 TrialSeedsOption = Annotated[
     str | None,
-    typer.Option(metavar="0,1,2", help="One run each a trial, averaged.", rich_help_panel=SEARCH),
+    typer.Option(
+        "--seeds",
+        "--seed",
+        metavar="0,1,2",
+        help="Random seeds: a trial is one run for each, and its score their mean.",
+        rich_help_panel=SEARCH,
+    ),
+]
+SamplerSeedOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="Random seed of the sampler.", rich_help_panel=SEARCH),
+]
+NewVersionOption = Annotated[
+    bool,
+    typer.Option(
+        "--new-version",
+        help="Start anew beside the study of this name.",
+        rich_help_panel=SEARCH,
+    ),
+]
+NprocOption = Annotated[
+    int, typer.Option(min=1, help="Processes to shard a run over.", rich_help_panel=HOW)
+]
+LauncherOption = Annotated[
+    str,
+    typer.Option(
+        metavar="local|slurm",
+        help="Where workers run: on this machine, or each as a Slurm job.",
+        rich_help_panel=HOW,
+    ),
+]
+SlurmOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE", help="A setting of the Slurm jobs; repeatable.", rich_help_panel=HOW
+    ),
+]
+SharedSqliteOption = Annotated[
+    bool,
+    typer.Option(
+        "--shared-sqlite",
+        help="Let Slurm jobs share an SQLite storage: its file system is shared by all nodes, and "
+        "its locks hold on every one.",
+        rich_help_panel=HOW,
+    ),
 ]
 
 

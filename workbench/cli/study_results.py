@@ -66,7 +66,7 @@ def status(
     trials = open_trials(study, storage, open_workspace(workspace))
     now = study_view(trials)
     if watch:
-        display = StudyDisplay()
+        display = StudyDisplay(trials)
         try:
             while now.ended < now.total:
                 display.show(now)
