@@ -119,7 +119,7 @@ def test_from_a_first_trial_to_a_promoted_variant(
     assert "add --yes" in searched("study", "rm", "searched", code=2).stderr
     gone = searched("study", "rm", "searched", "--yes").stderr
     assert "searched.v1 in sqlite" in gone
-    assert "2 trials. The 2 runs of it in this workspace stay" in gone
+    assert "2 trials. Their runs stay, as study-searched/...: 2 in this workspace." in gone
     assert "Unknown study" in searched("study", "status", "searched", code=2).stderr
     assert [run.tags["kind"] for run in list_runs(uri, "study-searched")] == ["run", "run"]
     assert open_store(uri).get_run(parent.run_id).info.lifecycle_stage == "deleted"

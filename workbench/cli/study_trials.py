@@ -136,8 +136,8 @@ def rm(
     opened.check_idle()
     here = [run for run in all_runs(place) if run.path.parent.name == spec.run_experiment]
     say(
-        f"{exact_name(spec)} in {opened.storage.shown}: {len(found)} trials. The {len(here)} runs "
-        f"of it in this workspace stay, as {spec.run_experiment}/..., and so do those elsewhere."
+        f"{exact_name(spec.name)} in {opened.storage.shown}: {len(found)} trials. Their runs stay, "
+        f"as {spec.run_experiment}/...: {len(here)} in this workspace."
     )
     if not yes:
         if not sys.stdin.isatty():

@@ -86,7 +86,7 @@ def worker_jobs(
             workspace,
             tracking_uri,
             nproc,
-            study=exact_name(trials.spec),
+            study=exact_name(trials.spec.name),
             storage=trials.storage.url,
             index=index,
         )
