@@ -52,6 +52,16 @@ class Job:
         """What the process printed."""
         return self._file(".log")
 
+    @property
+    def last_words(self) -> str:
+        """The last line of the log: what a failed job said."""
+        try:
+            lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return "it left no log"
+        said = [line for line in lines if line.strip()]
+        return said[-1].removeprefix("Error: ") if said else "it printed nothing"
+
     def command(self) -> list[str]:
         """The command line; it reads :attr:`config_file`, which :meth:`write` writes."""
         return [

@@ -61,16 +61,6 @@ class WorkerJob(Job):
         write_json(self._log_folder / "study.json", {"study": self.study})
 
     @property
-    def last_words(self) -> str:
-        """The last line of the log."""
-        try:
-            lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            return "it left no log"
-        said = [line for line in lines if line.strip()]
-        return said[-1].removeprefix("Error: ") if said else "it printed nothing"
-
-    @property
     def _log_folder(self) -> Path:
         return self.workspace.root / "jobs" / f"study-{self.study}"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.errors import PrunedRunError, RequestError, SettingsError
 from workbench.runs.execution import RunRequest, check_request, execute
-from workbench.studies.listener import TrialAddress, open_listener
+from workbench.studies.listener import TrialAddress, TrialListener
 from workbench.studies.objectives import student_scores
 from workbench.studies.samplers import calm_optuna, make_sampler, trial_seed
 from workbench.studies.space import Point, at_point, suggest
@@ -134,7 +134,7 @@ class TrialRunner:
         request = replace(
             self.request,
             config=config,
-            make_listener=partial(open_listener, address),
+            make_listener=partial(TrialListener, address),
             tags={**self.tags, "study": self.spec.name, "trial": str(lease.number)},
         )
         outcome = execute(request)

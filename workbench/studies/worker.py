@@ -23,7 +23,7 @@ from workbench.errors import (
 )
 from workbench.runs.execution import RunRequest
 from workbench.runs.signals import stop_on_signals
-from workbench.studies.heartbeat import Heartbeat
+from workbench.studies.heartbeat import heartbeat
 from workbench.studies.listener import PROGRESS
 from workbench.studies.parent import StudyRun
 from workbench.studies.space import as_text
@@ -138,7 +138,7 @@ class _Worker:
         def beat() -> None:
             self.storage.rdb.record_heartbeat(lease.trial_id)
 
-        with Heartbeat(self.storage, self.spec.settings.heartbeat_s, beat):
+        with heartbeat(self.storage, self.spec.settings.heartbeat_s, beat):
             try:
                 self._attempt(lease, stop)
             except UpdateFinishedTrialError:
