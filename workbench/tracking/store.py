@@ -113,6 +113,25 @@ def summary(error: BaseException, uri: str) -> str:
     return scrub(lines[0], uri)[:300]
 
 
+@contextmanager
+def asking(uri: str) -> Iterator[None]:
+    """Turns whatever the store's libraries raise into one clear line.
+
+    Raises:
+        RequestError: the store takes the question for wrong.
+        WorkbenchError: it does not answer.
+    """
+    try:
+        yield
+    except WorkbenchError:
+        raise
+    except Exception as error:
+        invalid = getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
+        raise (RequestError if invalid else WorkbenchError)(
+            f"MLflow at {redact(uri)}: {summary(error, uri)}"
+        ) from error
+
+
 def sqlite_path(uri: str) -> Path | None:
     """The file behind an SQLite address; none for other stores and for a store in memory."""
     if not uri.startswith(SQLITE):
