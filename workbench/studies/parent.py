@@ -198,7 +198,7 @@ class StudyRun:
         # In the order of their ends; one that was told before stays where it was.
         new = sorted(set(ended) - set(told), key=lambda number: _ended_at(ended[number]))
         order = [number for number in told if number in ended] + new
-        points = _history([ended[number] for number in order], self.spec)
+        points = history([ended[number] for number in order], self.spec)
         metrics = [
             Metric(key, value, _ended_at(ended[number]), step)
             for step, (number, values) in enumerate(zip(order, points, strict=True), 1)
@@ -304,8 +304,11 @@ def describe(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
     return "\n".join(lines)
 
 
-def _history(ended: Sequence[FrozenTrial], spec: StudySpec) -> Iterator[dict[str, float]]:
-    """Metrics after each trial: its scores, each objective's best, and counts."""
+def history(ended: Sequence[FrozenTrial], spec: StudySpec) -> Iterator[dict[str, float]]:
+    """Metrics after each ended trial: its scores, each objective's best, and counts, by state.
+
+    Keys are ``trial/NAME``, ``best/NAME`` and ``trials/STATE``.
+    """
     best: dict[str, tuple[float, float]] = {}  # as told, and as measured
     counts: dict[str, float] = {}
     for trial in ended:
