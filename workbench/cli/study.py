@@ -33,7 +33,6 @@ from workbench.cli.study_request import (
     SharedSqliteOption,
     SlurmOption,
     SpaceOption,
-    StudyRequest,
     TrialSeedsOption,
     TrialsOption,
     VariantOption,
@@ -56,7 +55,7 @@ app = typer.Typer(name="study", no_args_is_help=True, help="Search settings with
 
 @app.command(epilog="Example:  workbench study run quickstart --trials 40 --workers 2")
 def run(
-    experiment: Annotated[str, typer.Argument(help="Whose settings are searched.")],
+    experiment: Annotated[str, typer.Argument(help="Experiment whose settings are searched.")],
     trials: TrialsOption = 40,
     workers: WorkersOption = 1,
     name: NameOption = None,
@@ -100,9 +99,7 @@ def run(
     }
     place = open_workspace(workspace)
     assignments = with_selectors(set_, teacher, recipe)
-    spec = make_spec(
-        StudyRequest(name or experiment, experiment, variant, assignments, space or [], changes)
-    )
+    spec = make_spec(name, experiment, variant, assignments, space or [], changes)
     how = WorkerOptions(
         place,
         tracking_uri or default_uri(place.root),
@@ -125,7 +122,7 @@ def run(
 
 @app.command(epilog="Example:  workbench study worker quickstart --storage postgresql://host/db")
 def worker(
-    study: Annotated[str, typer.Argument(help="A study that `study run` has begun.")],
+    study: Annotated[str, typer.Argument(help="Study that `study run` has begun.")],
     nproc: NprocOption = 1,
     storage: StorageOption = None,
     workspace: WorkspaceOption = None,

@@ -29,13 +29,17 @@ StorageOption = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
-        help="Of studies: postgresql://... for many machines (default: SQLite in the workspace).",
+        help="Where studies are kept: postgresql://... for many machines (default: SQLite in the "
+        "workspace).",
         envvar="WORKBENCH_STUDY_STORAGE",
         show_default=False,
         rich_help_panel=PLACES,
     ),
 ]
-StudyArgument = Annotated[str, typer.Argument(help="Study by name: its newest version.")]
+StudyArgument = Annotated[
+    str,
+    typer.Argument(help="Name of the study; its newest version counts, unless NAME.vN names one."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -53,7 +57,7 @@ def register(app: typer.Typer) -> None:
 
 def status(
     study: StudyArgument,
-    watch: Annotated[bool, typer.Option("--watch", help="Until the study ends.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the study until it ends.")] = False,
     storage: StorageOption = None,
     workspace: WorkspaceOption = None,
     json_output: JsonOption = False,
@@ -132,7 +136,8 @@ def importance(
 def plot(
     study: StudyArgument,
     out: Annotated[
-        Path | None, typer.Option(help="Folder (default: the workspace's, by study).")
+        Path | None,
+        typer.Option(help="Folder of the figures (default: the study's in the workspace)."),
     ] = None,
     storage: StorageOption = None,
     workspace: WorkspaceOption = None,
@@ -161,8 +166,10 @@ def plot(
 
 
 def dashboard(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="To listen on.")] = 8081,
-    host: Annotated[str, typer.Option(help="Loopback by default.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8081,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; by default this machine alone reaches it.")
+    ] = "127.0.0.1",
     storage: StorageOption = None,
     workspace: WorkspaceOption = None,
 ) -> None:

@@ -154,7 +154,11 @@ def enqueue(
     study: StudyArgument,
     set_: Annotated[
         list[str],
-        typer.Option("--set", metavar="KEY=VALUE", help="Of the study's space; repeatable."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A setting of the study's space and its value; repeatable.",
+        ),
     ],
     storage: StorageOption = None,
     workspace: WorkspaceOption = None,
@@ -175,11 +179,11 @@ def enqueue(
 
 def promote(
     study: StudyArgument,
-    trial: Annotated[int, typer.Option(min=0, help="A complete one, by number.")],
+    trial: Annotated[int, typer.Option(min=0, help="Number of a complete trial.")],
     variant: Annotated[str, typer.Option(help="Name of the new variant.")],
     folder: Annotated[
         Path | None,
-        typer.Option(help="Of experiment files (default: the last one that is searched)."),
+        typer.Option(help="Folder of experiment files (default: the last one that is searched)."),
     ] = None,
     storage: StorageOption = None,
     workspace: WorkspaceOption = None,
