@@ -131,7 +131,7 @@ def main() -> None:
     from workbench.cli.main import run_cli
     from workbench.studies import trial
 
-    trial.open_listener = partial(Witness, file=Path(sys.argv.pop(1)))
+    trial.TrialListener = partial(Witness, file=Path(sys.argv.pop(1)))
     run_cli()
 
 

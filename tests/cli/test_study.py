@@ -18,6 +18,7 @@ from tests.drill import BRIEF
 from tests.services import free_port
 from workbench.teachers.catalog import default_teacher
 from workbench.tracking import default_uri, list_runs
+from workbench.tracking.store import open_store
 from workbench.training.recipes import recipe_for
 
 EXPERIMENT = """
@@ -92,6 +93,20 @@ def test_from_a_first_trial_to_a_promoted_variant(
     assert (parent.status, len(runs)) == ("FINISHED", 3)
     assert parent.metrics["best/fid"] == best["values"]["fid"]
 
+    listed = searched.json("study", "trials", "searched", "--sort", "fid")
+    assert [trial["values"]["fid"] for trial in listed] == sorted(status["history"])
+    assert all(trial["duration"] > 0 and len(trial["runs"]) == 1 for trial in listed)
+    alone = ("--state", "complete", "--limit", "1", "--format", "csv")
+    names, values = searched("study", "trials", "searched", *alone).stdout.splitlines()
+    row = dict(zip(names.split(","), values.split(","), strict=True))
+    assert (row["trial"], row["state"]) == ("0", "complete")
+    assert float(row["fid"]) == status["history"][0]
+    assert (
+        "0 trials of searched" in searched("study", "trials", "searched", "--state", "lost").stdout
+    )
+    wrong = searched("study", "trials", "searched", "--sort", "fidd", code=2).stderr
+    assert "Unknown column of trials 'fidd'. Did you mean 'fid'?" in wrong
+
     told = searched.json(
         *("study", "promote", "searched", "--trial", str(best["number"]), "--variant", "tuned")
     )
@@ -100,6 +115,15 @@ def test_from_a_first_trial_to_a_promoted_variant(
     assert plan["method"]["sid_alpha"] == pytest.approx(best["params"]["method.sid_alpha"])
     assert plan["teacher"] == str(searched.teacher)
     assert plan["evaluation"]["student_steps"] is None  # the base's, not the trial's own
+
+    assert "add --yes" in searched("study", "rm", "searched", code=2).stderr
+    gone = searched("study", "rm", "searched", "--yes").stderr
+    assert "searched.v1 in sqlite" in gone
+    assert "2 trials. Their runs stay, as study-searched/...: 2 in this workspace." in gone
+    assert "Unknown study" in searched("study", "status", "searched", code=2).stderr
+    assert [run.tags["kind"] for run in list_runs(uri, "study-searched")] == ["run", "run"]
+    assert open_store(uri).get_run(parent.run_id).info.lifecycle_stage == "deleted"
+    assert len(list(searched.workspace.glob("runs/study-searched/*/results.json"))) == 2
 
 
 def test_a_space_of_ones_own_and_any_metric(searched: InsideWorkbench) -> None:
@@ -235,7 +259,18 @@ def test_a_study_that_is_not_there_or_searches_otherwise(searched: InsideWorkben
 
 @pytest.mark.parametrize(
     "command",
-    ["worker", "status", "best", "importance", "plot", "dashboard", "enqueue", "promote"],
+    [
+        "worker",
+        "status",
+        "best",
+        "importance",
+        "plot",
+        "dashboard",
+        "trials",
+        "enqueue",
+        "promote",
+        "rm",
+    ],
 )
 def test_help_explains_with_an_example(workbench: InsideWorkbench, command: str) -> None:
     assert f"Example:  workbench study {command} " in workbench("study", command, "--help").stdout

@@ -130,6 +130,7 @@ def test_a_full_disk_fails_no_trial(
     [
         CheckpointError("Cannot restore checkpoint nimg-16: it is torn"),
         FileNotFoundError(errno.ENOENT, "No such file", "/weights/torn.pt"),
+        OSError("a torn answer, of no file"),
     ],
 )
 def test_what_no_worker_can_read_fails_its_trial_in_the_end(
@@ -147,6 +148,7 @@ def test_what_no_worker_can_read_fails_its_trial_in_the_end(
     trials = trials_of(base, PACE.with_changes({"retries": 1}))
     trials.extend(2)
     monkeypatch.setattr("workbench.studies.trial.execute", unreadable)
+    monkeypatch.chdir(request_of.workspace.root)
     with pytest.raises(type(problem), match="torn"):
         run_all(trials, request_of)
     assert trials.counts() == {TrialStatus.WAITING: 2}

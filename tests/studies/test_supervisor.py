@@ -17,6 +17,7 @@ from workbench.training.events import StopFlag
 @dataclass
 class Process:
     child: subprocess.Popen[bytes]
+    outlives: bool = False
 
     def poll(self) -> int | None:
         return self.child.poll()

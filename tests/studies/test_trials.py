@@ -6,25 +6,26 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from optuna.storages._rdb.models import TrialHeartbeatModel
-from optuna.trial import Trial
+from optuna.trial import Trial, TrialState
 from sqlalchemy import create_engine, text
 
 from tests.services import Postgres, free_port
 from tests.studies.conftest import PACE, SPACE, MakeTrials
 from workbench.errors import RequestError, WorkbenchError
 from workbench.studies import Integer, StudySettings
-from workbench.studies.heartbeat import last_heartbeats, remove_heartbeat
 from workbench.studies.listener import PROGRESS, TrialAddress, TrialListener
 from workbench.studies.overview import study_view
 from workbench.studies.space import suggest
 from workbench.studies.storage import StudyStorage, UnreachableError, default_storage
 from workbench.studies.study import create_or_continue, load_spec, open_study, study_names
+from workbench.studies.tables import HOLDER, claim, give_up, last_heartbeats
 from workbench.studies.trials import (
     ATTEMPTS,
     ERROR,
@@ -155,19 +156,67 @@ def test_a_dead_workers_trial_goes_on_where_it_was(trials_of: MakeTrials) -> Non
     assert [t.values for t in dead.all()] == [[1.0]]
 
 
-def test_of_all_who_find_a_dead_worker_one_acts(trials_of: MakeTrials) -> None:
+@pytest.mark.parametrize("where", ["file", "database"])
+def test_without_any_lock_a_trial_has_one_holder(
+    where: str,
+    trials_of: MakeTrials,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PostgreSQL forgets its locks when it crashes: a claim is atomic without one."""
+    url = default_storage(tmp_path)
+    if where == "database":
+        url = request.getfixturevalue("postgres").create_database("no_locks")
+    peers = [trials_of(url=url) for _ in range(2)]
+    monkeypatch.setattr(StudyStorage, "lock", lambda self, name: nullcontext())
+    for _ in range(20):
+        peers[0].enqueue({})
+    won: list[tuple[StudyTrials, Lease]] = []
+    together = threading.Barrier(2, timeout=60)
+
+    def work(trials: StudyTrials) -> None:
+        for _ in range(10):
+            together.wait()
+            lease = trials.storage.patiently(trials.lease)
+            assert lease is not None
+            won.append((trials, lease))
+            together.wait()
+            assert trials.finish(lease, (1.0,))
+
+    at_once([lambda trials=trials: work(trials) for trials in peers])
+    assert sorted(lease.number for _, lease in won) == list(range(20))
+    assert peers[0].counts() == {TrialStatus.COMPLETE: 20}
+
+
+def test_who_gives_a_lease_up_must_hold_it(trials_of: MakeTrials) -> None:
     trials = trials_of()
     trials.extend(1)
     lease = begin(trials)
-    rdb, study = trials.storage.rdb, trials._study_id
-    at, _ = last_heartbeats(rdb, study)[lease.trial_id]
-    assert remove_heartbeat(rdb, lease.trial_id, at - timedelta(seconds=5)) is False
-    assert remove_heartbeat(rdb, lease.trial_id, at) is True
-    assert remove_heartbeat(rdb, lease.trial_id, at) is False
-    # The one that acted died before its next step: somebody else finds the trial later.
-    assert recover(trials_of()) == {TrialStatus.RUNNING: 1}
-    silence(trials, lease, 10.0)
-    assert recover(trials_of()) == {TrialStatus.WAITING: 1}
+    rdb, ours = trials.storage.rdb, trials.all()[0].system_attrs[HOLDER]
+    at, _ = last_heartbeats(rdb, trials._study_id)[lease.trial_id]
+    waiting, id_ = TrialState.WAITING, lease.trial_id
+    assert not claim(rdb, id_, {HOLDER: "peer"})
+    assert not give_up(rdb, id_, waiting, "peer", {})
+    assert not give_up(rdb, id_, waiting, ours, {}, heard=at - timedelta(seconds=5))
+    assert trials.counts() == {TrialStatus.RUNNING: 1}
+    assert give_up(rdb, id_, waiting, ours, {ATTEMPTS: 2}, heard=at)
+    assert not give_up(rdb, id_, waiting, ours, {ATTEMPTS: 3}, heard=at)
+    assert attempts_at(trials.all()[0]) == 2
+    assert claim(rdb, id_, {HOLDER: "peer"})
+    assert not give_up(rdb, id_, waiting, ours, {})
+    assert trials.counts() == {TrialStatus.RUNNING: 1}
+
+
+def test_a_study_is_removed_when_nobody_works_on_it(trials_of: MakeTrials) -> None:
+    trials = trials_of(settings=SLOW)
+    trials.extend(1)
+    trials.storage.rdb.set_trial_user_attr(begin(trials).trial_id, WORKER, "far:1")
+    with pytest.raises(RequestError, match="Trial 0 of small is being run by far:1"):
+        trials_of().remove()
+    silence(trials, Lease(trials.all()[0]._trial_id, 0), 100.0)
+    trials_of().remove()
+    assert study_names(trials.storage) == []
 
 
 def test_after_a_silence_of_the_database_everyone_may_speak_first(trials_of: MakeTrials) -> None:
@@ -326,7 +375,8 @@ def test_silence_is_the_databases_own_whatever_its_time_zone(
     silence(trials, lease, 50.0)
     ((at, seconds),) = last_heartbeats(trials.storage.rdb, trials._study_id).values()
     assert 50.0 <= seconds < 60.0
-    assert remove_heartbeat(trials.storage.rdb, lease.trial_id, at)
+    holder = trials.all()[0].system_attrs[HOLDER]
+    assert give_up(trials.storage.rdb, lease.trial_id, TrialState.WAITING, holder, {}, heard=at)
 
 
 def test_a_study_of_the_version_before_opens_shows_and_goes_on(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from workbench.errors import InterruptedRunError
 from workbench.runs.execution import RunRequest
 from workbench.studies import Choice
 from workbench.studies.overview import study_view
-from workbench.studies.parent import StudyRun
+from workbench.studies.parent import StudyRun, move_studies
 from workbench.studies.trial import RUNS, TrialRunner
 from workbench.studies.trials import (
     ERROR,
@@ -32,7 +32,7 @@ from workbench.studies.trials import (
     status_of,
 )
 from workbench.studies.worker import work
-from workbench.tracking import load_record
+from workbench.tracking import default_artifact_root, default_uri, load_record
 from workbench.training.config import RunConfig
 from workbench.training.overrides import with_overrides
 from workbench.training.run_folder import find_run, run_folder
@@ -296,9 +296,23 @@ def test_an_unreachable_tracker_fails_no_trial_and_its_runs_find_their_parent(
     for folder in request_of.workspace.runs.glob("study-small/*/"):
         assert load_record(folder) is not None
         sync(folder, to=request_of.tracking_uri)
+    root = default_artifact_root(request_of.workspace.root)
+    move_studies(trials.storage.url, {"study-small", "other"}, request_of.tracking_uri, root)
+    parent, children = mlflow_runs(request_of)
+    assert [run.data.tags["mlflow.parentRunId"] for run in children] == [parent.info.run_id]
+    assert (parent.info.status, parent.data.tags["trials.complete"]) == ("FINISHED", "1")
     trials.extend(2)
     run_all(trials, request_of)
     parent, children = mlflow_runs(request_of)
     assert len(children) == 2
     assert {run.data.tags.get("mlflow.parentRunId") for run in children} == {parent.info.run_id}
     assert parent.data.tags["trials.complete"] == "2"
+
+    # Moved to another store, where their parent has another number.
+    there = default_uri(request_of.workspace.root / "there")
+    for folder in request_of.workspace.runs.glob("study-small/*/"):
+        sync(folder, to=there)
+    move_studies(trials.storage.url, {"study-small"}, there, root)
+    moved, children = mlflow_runs(replace(request_of, tracking_uri=there))
+    assert moved.info.run_id != parent.info.run_id
+    assert [run.data.tags["mlflow.parentRunId"] for run in children] == [moved.info.run_id] * 2

@@ -26,6 +26,7 @@ import tracking_victim
 import workbench.tracking.mlflow_tracker as tracker_module
 from workbench.errors import RequestError, WorkbenchError
 from workbench.tracking import (
+    DeletedRunError,
     InputData,
     MlflowTracker,
     RunIdentity,
@@ -45,7 +46,7 @@ from workbench.tracking import (
     sync,
 )
 from workbench.tracking.outbox import Outbox
-from workbench.tracking.record import save_record
+from workbench.tracking.record import RunRecord, save_record
 
 IDENTITY = RunIdentity("digits", "sid-0", {"training.batch_size": "128"}, {"method": "sid"})
 
@@ -328,20 +329,37 @@ def test_an_artifact_store_out_of_reach_does_not_hold_back_the_curves(
     assert len(stored().files("images")) == 2
 
 
-def test_a_deleted_run_comes_back_and_a_lost_store_is_filled_again(
+def test_a_deleted_run_stays_deleted_and_a_lost_store_is_filled_again(
     track: Callable[..., MlflowTracker],
     stored: Callable[..., Any],
     workspace: Path,
     fresh_store: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     tracker = track()
     tracker.log_metrics({"loss": 1.0}, 0)
     tracker.finish("KILLED")
-    stored().client.delete_run(stored().run_id)
+    client, run_id = stored().client, stored().run_id
+    client.delete_run(run_id)
     tracker = track()
     tracker.log_metrics({"loss": 2.0}, 1)
-    tracker.finish("KILLED")
-    assert stored().run.info.lifecycle_stage == "active"
+    assert tracker.finish("KILLED") > 0
+    restore = f"stays so: nothing is sent. `mlflow runs restore --run-id {run_id}` takes that back."
+    assert restore in caplog.text
+    with pytest.raises(DeletedRunError, match="was deleted in MLflow at sqlite:"):
+        sync(workspace / "run")
+    assert client.get_run(run_id).info.lifecycle_stage == "deleted"
+    client.restore_run(run_id)
+    assert sync(workspace / "run") == 0
+    assert stored().points("loss") == [(0, 1.0), (1, 2.0)]
+
+    tracker = track()
+    assert tracker.flush(30.0)
+    client.delete_run(run_id)  # while it goes on
+    tracker.log_metrics({"loss": 3.0}, 2)
+    assert tracker.finish("KILLED") > 0
+    assert caplog.text.count(restore) == 3  # two attempts, and a sync
+    client.restore_run(run_id)
 
     other = workspace / "other"
     other.mkdir()
@@ -351,7 +369,7 @@ def test_a_deleted_run_comes_back_and_a_lost_store_is_filled_again(
     moved = stored(uri=default_uri(other))
     assert before is not None
     assert moved.run_id != before.run_id
-    assert moved.points("loss") == [(0, 1.0), (1, 2.0)]
+    assert moved.points("loss") == [(0, 1.0), (1, 2.0), (2, 3.0)]
     assert moved.run.data.params == {"training.batch_size": "128"}
     assert moved.run.info.status == "KILLED"
 
@@ -656,3 +674,18 @@ def test_a_lost_run_id_finds_the_same_run(
     track().finish("FINISHED")
     assert stored().run_id == record.run_id
     assert len(stored().client.search_runs([stored().run.info.experiment_id])) == 1
+
+
+def test_a_token_that_was_saved_in_clear_is_taken_out_when_it_is_read(workspace: Path) -> None:
+    """As versions did that knew of passwords alone."""
+    save_record(
+        workspace / "run",
+        RunRecord("e", "n", "key", 1, "https://host", None, run_id="abc", rows=7),
+    )
+    (file,) = (workspace / "run").glob("tracking/mlflow.json")
+    file.write_text(file.read_text().replace("https://host", "https://hunter2@host"))
+    record = load_record(workspace / "run")
+    assert record is not None
+    assert (record.tracking_uri, record.run_id, record.rows) == ("https://***@host", "abc", 7)
+    assert "hunter2" not in file.read_text()
+    assert load_record(workspace / "run") == record

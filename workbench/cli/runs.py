@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +17,9 @@ from workbench.cli.common import (
     print_table,
     say,
 )
+
+if TYPE_CHECKING:
+    from workbench.workspace import Workspace
 
 app = typer.Typer(
     name="runs",
@@ -83,6 +87,7 @@ def sync(
     """
     from workbench.errors import AlreadyRunningError, WorkbenchError
     from workbench.registry import plan_folders
+    from workbench.tracking import DeletedRunError
     from workbench.tracking import sync as deliver
     from workbench.training.run_folder import all_runs
     from workbench.workspace import open_workspace
@@ -99,10 +104,14 @@ def sync(
             failed |= left > 0
         except AlreadyRunningError as error:  # its own process delivers, but moves nothing
             failed, problem = failed or to is not None, str(error)
+        except DeletedRunError as error:  # as a person wants it
+            problem = str(error)
         except (WorkbenchError, OSError) as error:  # the others are delivered all the same
             failed, problem = True, str(error)
         rows.append({"run": f"{path.parent.name}/{path.name}", "store": _store(path)})
         rows[-1] |= {"undelivered": left, "problem": problem}
+    if to is not None:
+        _move_studies(place, to)
     if json_output:
         print_json(rows)
     else:
@@ -112,6 +121,18 @@ def sync(
         )
     if failed:
         raise WorkbenchError("The tracking store did not take everything; try again later.")
+
+
+def _move_studies(place: Workspace, to: str) -> None:
+    """Let the studies whose runs were moved have their own runs there too."""
+    experiments = {path.name for path in place.runs.glob("study-*")}
+    if experiments:
+        from workbench.studies.parent import move_studies
+        from workbench.studies.storage import ENVIRONMENT_VARIABLE, default_storage
+        from workbench.tracking import default_artifact_root
+
+        storage = os.environ.get(ENVIRONMENT_VARIABLE) or default_storage(place.root)
+        move_studies(storage, experiments, to, default_artifact_root(place.root))
 
 
 RunArgument = Annotated[

@@ -1,13 +1,13 @@
-"""workbench study run and worker; the commands that look at a study are in study_results."""
+"""workbench study run and worker; the other commands are in study_results and study_trials."""
 
 from __future__ import annotations
 
-import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli import study_results
+from workbench.cli import study_results, study_trials
 from workbench.cli.common import (
     JsonOption,
     RecipeOption,
@@ -20,60 +20,46 @@ from workbench.cli.common import (
     say,
     with_selectors,
 )
+from workbench.cli.launch import find_launcher
 from workbench.cli.study_request import (
-    SEARCH,
+    LauncherOption,
+    NameOption,
+    NewVersionOption,
+    NprocOption,
     ObjectiveOption,
     PrunerOption,
     SamplerOption,
+    SamplerSeedOption,
+    SharedSqliteOption,
+    SlurmOption,
     SpaceOption,
-    StudyRequest,
     TrialSeedsOption,
+    TrialsOption,
+    VariantOption,
+    WorkersOption,
     make_spec,
 )
 from workbench.cli.study_results import StorageOption, print_trials
 from workbench.errors import RequestError, WorkbenchError
 
 if TYPE_CHECKING:
+    from workbench.launching.jobs import Launcher
     from workbench.studies import StudySpec
     from workbench.studies.overview import StudyView
-    from workbench.studies.parent import StudyRun
     from workbench.studies.supervisor import WorkerJob
     from workbench.studies.trials import StudyTrials
     from workbench.workspace import Workspace
 
 app = typer.Typer(name="study", no_args_is_help=True, help="Search settings with Optuna.")
 
-LOOK_SECONDS = 2.0
-"""Between two looks at all trials, which would else cost the database more than the workers do."""
-
-HOW = "How to run it"
-
-NprocOption = Annotated[
-    int, typer.Option(min=1, help="Processes to shard a run over.", rich_help_panel=HOW)
-]
-
 
 @app.command(epilog="Example:  workbench study run quickstart --trials 40 --workers 2")
 def run(
-    experiment: Annotated[str, typer.Argument(help="Whose settings are searched.")],
-    trials: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Of the whole study; those it has count. A crash of its database may add one a "
-            "worker.",
-        ),
-    ] = 40,
-    workers: Annotated[
-        int, typer.Option(min=1, help="Processes here; others may join.", rich_help_panel=HOW)
-    ] = 1,
-    name: Annotated[
-        str | None, typer.Option(help="Of the study (default: the experiment's).")
-    ] = None,
-    variant: Annotated[
-        str | None,
-        typer.Option(help="To start from (default: the first).", rich_help_panel=SEARCH),
-    ] = None,
+    experiment: Annotated[str, typer.Argument(help="Experiment whose settings are searched.")],
+    trials: TrialsOption = 40,
+    workers: WorkersOption = 1,
+    name: NameOption = None,
+    variant: VariantOption = None,
     set_: SetOption = None,
     teacher: TeacherOption = None,
     recipe: RecipeOption = None,
@@ -82,18 +68,12 @@ def run(
     sampler: SamplerOption = None,
     pruner: PrunerOption = None,
     seeds: TrialSeedsOption = None,
-    sampler_seed: Annotated[
-        int | None, typer.Option(min=0, help="Of the sampler.", rich_help_panel=SEARCH)
-    ] = None,
-    new_version: Annotated[
-        bool,
-        typer.Option(
-            "--new-version",
-            help="Start anew beside the study of this name.",
-            rich_help_panel=SEARCH,
-        ),
-    ] = False,
+    sampler_seed: SamplerSeedOption = None,
+    new_version: NewVersionOption = False,
     nproc: NprocOption = 1,
+    launcher: LauncherOption = "local",
+    slurm: SlurmOption = None,
+    shared_sqlite: SharedSqliteOption = False,
     storage: StorageOption = None,
     workspace: WorkspaceOption = None,
     tracking_uri: TrackingOption = None,
@@ -108,7 +88,6 @@ def run(
     further conditions follow as "... and KEY=A|B".
     """
     from workbench.tracking import default_uri
-    from workbench.training.world import current_world
     from workbench.workspace import open_workspace
 
     changes = {
@@ -120,17 +99,17 @@ def run(
     }
     place = open_workspace(workspace)
     assignments = with_selectors(set_, teacher, recipe)
-    asked = StudyRequest(name or experiment, experiment, variant, assignments, space or [], changes)
-    spec = make_spec(asked)
-    if current_world() is not None:
-        raise RequestError(
-            "`study run` starts workers of its own; under torchrun or srun use `study worker`."
-        )
-    _check_processes(spec, nproc)
-    opened = _prepare(spec, storage, place, new_version, trials)
-    uri = tracking_uri or default_uri(place.root)
-    jobs = _jobs(opened, place, uri, workers, nproc)
-    view = _supervise(opened, jobs, _parent(opened, uri, place))
+    spec = make_spec(name, experiment, variant, assignments, space or [], changes)
+    how = WorkerOptions(
+        place,
+        tracking_uri or default_uri(place.root),
+        study_results.address(storage, place),
+        workers,
+        nproc,
+        find_launcher(launcher, slurm or []),
+    )
+    _check(spec, how, shared_sqlite)
+    view = _supervise(_prepare(spec, how, new_version, trials), how)
     if json_output:
         print_json(view.as_dict())
     else:
@@ -143,7 +122,7 @@ def run(
 
 @app.command(epilog="Example:  workbench study worker quickstart --storage postgresql://host/db")
 def worker(
-    study: Annotated[str, typer.Argument(help="A study that `study run` has begun.")],
+    study: Annotated[str, typer.Argument(help="Study that `study run` has begun.")],
     nproc: NprocOption = 1,
     storage: StorageOption = None,
     workspace: WorkspaceOption = None,
@@ -174,20 +153,54 @@ def worker(
         typer.echo(f"No trial of {study} is left; this worker brought {ended} to an end.")
 
 
-def _check_processes(spec: StudySpec, nproc: int) -> None:
-    """Refuse a space whose extremes no run could share among its processes."""
+@dataclass(frozen=True)
+class WorkerOptions:
+    """Where a study's workers run, and where they keep things.
+
+    Attributes:
+        storage: of the study; may hold a password.
+        launcher: where their processes start; None for this machine.
+    """
+
+    place: Workspace
+    tracking_uri: str
+    storage: str
+    workers: int
+    nproc: int
+    launcher: Launcher | None
+
+
+def _check(spec: StudySpec, how: WorkerOptions, shared_sqlite: bool) -> None:
+    """Refuse what no worker could run, before there is a study.
+
+    Raises:
+        RequestError: called by torchrun or srun, SQLite for a cluster, a point of the space whose
+            batch does not divide by the processes, or a launcher that this machine does not have.
+    """
+    from workbench.launching.jobs import Job
     from workbench.runs.execution import check_request
     from workbench.studies.check import corners
     from workbench.studies.space import at_point
+    from workbench.tracking.store import SQLITE
+    from workbench.training.world import current_world
 
-    check_request(spec.base, nproc)
-    for point in corners(spec.space):
-        check_request(at_point(spec.base, point), nproc)
+    if current_world() is not None:
+        raise RequestError(
+            "`study run` starts workers of its own; under torchrun or srun use `study worker`."
+        )
+    if how.launcher is not None and how.storage.startswith(SQLITE) and not shared_sqlite:
+        raise RequestError(
+            "Workers on a cluster need a storage that every node reaches: --storage "
+            "postgresql://USER@HOST/DATABASE. SQLite takes a file system that all nodes share and "
+            "whose locks hold; where that is so, add --shared-sqlite."
+        )
+    for config in (spec.base, *(at_point(spec.base, point) for point in corners(spec.space))):
+        check_request(config, how.nproc)
+        if how.launcher is not None:
+            how.launcher.check(Job(config, how.place, how.tracking_uri, how.nproc))
 
 
-def _prepare(
-    spec: StudySpec, storage: str | None, place: Workspace, new_version: bool, trials: int
-) -> StudyTrials:
+def _prepare(spec: StudySpec, how: WorkerOptions, new_version: bool, trials: int) -> StudyTrials:
     """The study with its budget, and what all workers need built once, before they start."""
     from workbench.cli.building import find_with_bar
     from workbench.runs.execution import check_sources, prepare_run
@@ -196,11 +209,11 @@ def _prepare(
     from workbench.studies.study import create_or_continue
     from workbench.studies.trials import StudyTrials
 
-    check_sources([spec.base], place)  # before there is a study that searches with them
-    opened = StudyStorage(study_results.address(storage, place))
+    check_sources([spec.base], how.place)  # before there is a study that searches with them
+    opened = StudyStorage(how.storage)
     spec = create_or_continue(opened, spec, new_version=new_version)
-    find_with_bar(spec.base.teacher, place.teachers)
-    prepare_run(spec.base, place)
+    find_with_bar(spec.base.teacher, how.place.teachers)
+    prepare_run(spec.base, how.place)
     known = StudyTrials(opened, spec)
     added, ended = known.extend(trials), study_view(known).ended
     if ended or not added:
@@ -208,59 +221,26 @@ def _prepare(
     return known
 
 
-def _jobs(
-    trials: StudyTrials, place: Workspace, uri: str, workers: int, nproc: int
-) -> list[WorkerJob]:
-    from workbench.studies.overview import study_view
-    from workbench.studies.study import exact_name
-    from workbench.studies.supervisor import WorkerJob
-
-    open_ = study_view(trials)
-    # No more of them than trials that are left: each takes seconds to begin.
-    count = min(workers, open_.total - open_.ended)
-    return [
-        WorkerJob(
-            trials.spec.base,
-            place,
-            uri,
-            nproc,
-            study=exact_name(trials.spec),
-            storage=trials.storage.url,
-            index=index,
-        )
-        for index in range(1, count + 1)
-    ]
-
-
-def _supervise(trials: StudyTrials, jobs: list[WorkerJob], parent: StudyRun) -> StudyView:
+def _supervise(trials: StudyTrials, how: WorkerOptions) -> StudyView:
     """Start the workers and follow them to the end; the study as it stands then."""
     from workbench.cli.study_live import StudyDisplay
     from workbench.launching.jobs import LocalLauncher
     from workbench.runs.signals import stop_on_signals
     from workbench.studies.overview import study_view
-    from workbench.studies.supervisor import supervise
+    from workbench.studies.parent import StudyRun
+    from workbench.studies.supervisor import supervise, worker_jobs
+    from workbench.tracking import default_artifact_root
 
-    display = StudyDisplay()
+    jobs = worker_jobs(trials, how.place, how.tracking_uri, how.nproc, how.workers)
+    parent = StudyRun(trials, how.tracking_uri, default_artifact_root(how.place.root))
+    parent.begin()
+    display = StudyDisplay(trials)
     for job in jobs:
         display.say(f"worker {job.index}: log in {job.log}")
-
-    seen = 0.0
-
-    def look() -> None:
-        nonlocal seen
-        if time.monotonic() - seen < LOOK_SECONDS:
-            return
-        seen = time.monotonic()
-        try:
-            display.show(study_view(trials))
-        except Exception as error:  # a table must not end a study; workers wait for the database
-            if not trials.storage.is_trouble(error):
-                raise
-
+    launcher = how.launcher or LocalLauncher(max(1, len(jobs)))
     try:
-        with stop_on_signals() as stop:
-            launcher = LocalLauncher(max(1, len(jobs)))
-            codes = supervise(jobs, launcher, stop, look, display.say)
+        with stop_on_signals(hangup=how.launcher is None) as stop:
+            codes = supervise(jobs, launcher, stop, display.look, display.say)
     finally:
         display.stop()
         parent.end()
@@ -282,13 +262,5 @@ def _check_codes(jobs: list[WorkerJob], codes: dict[int, int]) -> None:
     raise WorkbenchError(f"Worker {bad[0].index} ended with code {code}: {said}")
 
 
-def _parent(trials: StudyTrials, uri: str, place: Workspace) -> StudyRun:
-    from workbench.studies.parent import StudyRun
-    from workbench.tracking import default_artifact_root
-
-    parent = StudyRun(trials, uri, default_artifact_root(place.root))
-    parent.begin()
-    return parent
-
-
 study_results.register(app)
+study_trials.register(app)

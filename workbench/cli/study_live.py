@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
@@ -14,20 +15,42 @@ from workbench.cli.common import duration
 
 if TYPE_CHECKING:
     from workbench.studies.overview import StudyView, TrialView
+    from workbench.studies.trials import StudyTrials
+
+LOOK_SECONDS = 2.0
+"""Between two looks at all trials, which would else cost the database more than the workers do."""
 
 _WIDTH = 24
 
 
 class StudyDisplay:
-    """Shows a study's views on stderr."""
+    """Shows a study on stderr while it runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, trials: StudyTrials) -> None:
+        self.trials = trials
         self.console = Console(stderr=True, soft_wrap=True)
         self.live = Live(console=self.console, refresh_per_second=4, transient=True)
         self.on_terminal = sys.stderr.isatty()
         self._told: int | None = None
+        self._looked = -LOOK_SECONDS
         if self.on_terminal:
             self.live.start()
+
+    def look(self) -> None:
+        """Show the study as it stands, if the last look was a while ago and the database answers.
+
+        A table must not end a study: workers wait for the database too.
+        """
+        from workbench.studies.overview import study_view
+
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        try:
+            self.show(study_view(self.trials))
+        except Exception as error:
+            if not self.trials.storage.is_trouble(error):
+                raise
 
     def show(self, view: StudyView) -> None:
         """The study now; off a terminal only what ended since the last time."""

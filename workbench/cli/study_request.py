@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,7 +13,34 @@ if TYPE_CHECKING:
     from workbench.studies import SearchSpace, StudySpec
 
 SEARCH = "What to search"
+HOW = "How to run it"
 
+TrialsOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="How many trials the whole study has; those it has already count. A crash of its "
+        "database may add one a worker.",
+    ),
+]
+WorkersOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="How many workers to start; others may join from anywhere.",
+        rich_help_panel=HOW,
+    ),
+]
+NameOption = Annotated[
+    str | None, typer.Option(help="Name of the study (default: the experiment's).")
+]
+VariantOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Variant whose settings the trials start from (default: the first).",
+        rich_help_panel=SEARCH,
+    ),
+]
 SpaceOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -33,38 +59,83 @@ ObjectiveOption = Annotated[
     ),
 ]
 SamplerOption = Annotated[
-    str | None, typer.Option(help="tpe, gp, cmaes, nsgaii or random.", rich_help_panel=SEARCH)
+    str | None,
+    typer.Option(
+        help="How points are drawn: tpe, gp, cmaes, nsgaii or random.", rich_help_panel=SEARCH
+    ),
 ]
 PrunerOption = Annotated[
-    str | None, typer.Option(help="hyperband, median, wilcoxon or none.", rich_help_panel=SEARCH)
+    str | None,
+    typer.Option(
+        help="What ends bad trials early: hyperband, median, wilcoxon or none.",
+        rich_help_panel=SEARCH,
+    ),
 ]
 TrialSeedsOption = Annotated[
     str | None,
-    typer.Option(metavar="0,1,2", help="One run each a trial, averaged.", rich_help_panel=SEARCH),
+    typer.Option(
+        "--seeds",
+        "--seed",
+        metavar="0,1,2",
+        help="Random seeds: a trial is one run for each, and its score their mean.",
+        rich_help_panel=SEARCH,
+    ),
+]
+SamplerSeedOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="Random seed of the sampler.", rich_help_panel=SEARCH),
+]
+NewVersionOption = Annotated[
+    bool,
+    typer.Option(
+        "--new-version",
+        help="Start anew beside the study of this name.",
+        rich_help_panel=SEARCH,
+    ),
+]
+NprocOption = Annotated[
+    int, typer.Option(min=1, help="How many processes share each run.", rich_help_panel=HOW)
+]
+LauncherOption = Annotated[
+    Literal["local", "slurm"],
+    typer.Option(
+        help="Where workers run: on this machine, or each as a Slurm job.",
+        rich_help_panel=HOW,
+    ),
+]
+SlurmOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE", help="A setting of the Slurm jobs; repeatable.", rich_help_panel=HOW
+    ),
+]
+SharedSqliteOption = Annotated[
+    bool,
+    typer.Option(
+        "--shared-sqlite",
+        help="Let Slurm jobs share an SQLite storage: its file system is shared by all nodes, and "
+        "its locks hold on every one.",
+        rich_help_panel=HOW,
+    ),
 ]
 
 
-@dataclass(frozen=True)
-class StudyRequest:
-    """A study as it is asked for.
+def make_spec(
+    name: str | None,
+    experiment: str,
+    variant: str | None,
+    assignments: Sequence[str],
+    space_options: Sequence[str],
+    settings: Mapping[str, Any],
+) -> StudySpec:
+    """What an experiment declares, with a person's changes; checked.
 
-    Attributes:
+    Args:
+        name: of the study; None for the experiment's.
         variant: to start from; None for the first.
-        assignments: the person's changes of the base.
-        space: ``--space`` options; none for the experiment's own.
+        assignments: changes of the base.
+        space_options: ``--space`` options; none for the experiment's own space.
         settings: of the study; None where the experiment's count.
-    """
-
-    name: str
-    experiment: str
-    variant: str | None
-    assignments: Sequence[str]
-    space: Sequence[str]
-    settings: Mapping[str, Any]
-
-
-def make_spec(asked: StudyRequest) -> StudySpec:
-    """What the experiment declares, with the person's changes; checked.
 
     Raises:
         RequestError: a teacher that is not there or has no recipe, nothing to search, a setting
@@ -76,22 +147,22 @@ def make_spec(asked: StudyRequest) -> StudySpec:
     from workbench.teachers.catalog import check_teacher
     from workbench.training.recipes import check_known
 
-    experiment = get_experiment(asked.experiment)
-    settings = (experiment.study or StudySettings()).with_changes(
-        {key: value for key, value in asked.settings.items() if value is not None}
+    declared = get_experiment(experiment)
+    chosen = (declared.study or StudySettings()).with_changes(
+        {key: value for key, value in settings.items() if value is not None}
     )
-    resolved = experiment.resolve(asked.variant, asked.assignments)
+    resolved = declared.resolve(variant, assignments)
     check_teacher(resolved.config.teacher)  # first: a misspelt one has no recipe, and no metrics
     check_known(resolved)
-    space = read_options(asked.space) if asked.space else experiment.space_on(resolved)
+    space = read_options(space_options) if space_options else declared.space_on(resolved)
     if not space:
         raise RequestError(
-            f"Experiment {asked.experiment!r} declares no search space. Say what to search by "
+            f"Experiment {experiment!r} declares no search space. Say what to search by "
             "--space generator.steps=1..8, or in the experiment's file: "
             '[space] "generator.steps" = { low = 1, high = 8 }.'
         )
-    _check_free(space, asked.assignments)
-    spec = StudySpec(asked.name, asked.experiment, resolved.config, space, settings)
+    _check_free(space, assignments)
+    spec = StudySpec(name or experiment, experiment, resolved.config, space, chosen)
     spec.check()
     return spec
 

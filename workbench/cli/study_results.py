@@ -1,11 +1,9 @@
-"""workbench study status, best, importance, plot, dashboard, enqueue and promote."""
+"""workbench study status, best, importance, plot and dashboard: how a study stands."""
 
 from __future__ import annotations
 
-import os
-import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,8 +21,6 @@ from workbench.cli.common import (
 from workbench.errors import RequestError
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
     from workbench.studies.overview import StudyView, TrialView
     from workbench.studies.trials import StudyTrials
     from workbench.workspace import Workspace
@@ -33,32 +29,35 @@ StorageOption = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
-        help="Of studies: postgresql://... for many machines (default: SQLite in the workspace).",
+        help="Where studies are kept: postgresql://... for many machines (default: SQLite in the "
+        "workspace).",
         envvar="WORKBENCH_STUDY_STORAGE",
         show_default=False,
         rich_help_panel=PLACES,
     ),
 ]
-StudyArgument = Annotated[str, typer.Argument(help="Study by name: its newest version.")]
+StudyArgument = Annotated[
+    str,
+    typer.Argument(help="Name of the study; its newest version counts, unless NAME.vN names one."),
+]
 
 
 def register(app: typer.Typer) -> None:
-    app.command(epilog="Example:  workbench study status quickstart --watch")(status)
-    app.command(epilog="Example:  workbench study best quickstart --json")(best)
-    app.command(epilog="Example:  workbench study importance quickstart")(importance)
-    app.command(epilog="Example:  workbench study plot quickstart --out figures/")(plot)
-    app.command(epilog="Example:  workbench study dashboard --port 8081")(dashboard)
-    app.command(epilog="Example:  workbench study enqueue quickstart --set method.sid_alpha=1.2")(
-        enqueue
-    )
-    app.command(epilog="Example:  workbench study promote quickstart --trial 12 --variant tuned")(
-        promote
-    )
+    """Add this module's commands."""
+    examples: dict[str, Callable[..., None]] = {
+        "status quickstart --watch": status,
+        "best quickstart --json": best,
+        "importance quickstart": importance,
+        "plot quickstart --out figures/": plot,
+        "dashboard --port 8081": dashboard,
+    }
+    for example, command in examples.items():
+        app.command(epilog=f"Example:  workbench study {example}")(command)
 
 
 def status(
     study: StudyArgument,
-    watch: Annotated[bool, typer.Option("--watch", help="Until the study ends.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the study until it ends.")] = False,
     storage: StorageOption = None,
     workspace: WorkspaceOption = None,
     json_output: JsonOption = False,
@@ -68,10 +67,10 @@ def status(
     from workbench.studies.overview import study_view
     from workbench.workspace import open_workspace
 
-    trials = _open(study, storage, open_workspace(workspace))
+    trials = open_trials(study, storage, open_workspace(workspace))
     now = study_view(trials)
     if watch:
-        display = StudyDisplay()
+        display = StudyDisplay(trials)
         try:
             while now.ended < now.total:
                 display.show(now)
@@ -99,7 +98,7 @@ def best(
     from workbench.studies.overview import study_view
     from workbench.workspace import open_workspace
 
-    trials = _open(study, storage, open_workspace(workspace))
+    trials = open_trials(study, storage, open_workspace(workspace))
     now = study_view(trials)
     if not now.best:
         raise RequestError(f"No trial of {now.name} is complete yet.")
@@ -120,7 +119,7 @@ def importance(
     from workbench.studies.figures import importance_frame
     from workbench.workspace import open_workspace
 
-    trials = _open(study, storage, open_workspace(workspace))
+    trials = open_trials(study, storage, open_workspace(workspace))
     found = {}
     for place, objective in enumerate(trials.spec.objectives):
         frame = importance_frame(trials, place)
@@ -137,7 +136,8 @@ def importance(
 def plot(
     study: StudyArgument,
     out: Annotated[
-        Path | None, typer.Option(help="Folder (default: the workspace's, by study).")
+        Path | None,
+        typer.Option(help="Folder of the figures (default: the study's in the workspace)."),
     ] = None,
     storage: StorageOption = None,
     workspace: WorkspaceOption = None,
@@ -151,7 +151,7 @@ def plot(
     from workbench.workspace import open_workspace
 
     place = open_workspace(workspace)
-    trials = _open(study, storage, place)
+    trials = open_trials(study, storage, place)
     folder = out or place.root / "studies" / trials.spec.name
     files = draw_study(trials, folder)
     uri = tracking_uri or default_uri(place.root)
@@ -166,8 +166,10 @@ def plot(
 
 
 def dashboard(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="To listen on.")] = 8081,
-    host: Annotated[str, typer.Option(help="Loopback by default.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8081,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; by default this machine alone reaches it.")
+    ] = "127.0.0.1",
     storage: StorageOption = None,
     workspace: WorkspaceOption = None,
 ) -> None:
@@ -192,74 +194,6 @@ def dashboard(
     run_server(opened.rdb, host=host, port=port)
 
 
-def enqueue(
-    study: StudyArgument,
-    set_: Annotated[
-        list[str],
-        typer.Option("--set", metavar="KEY=VALUE", help="Of the study's space; repeatable."),
-    ],
-    storage: StorageOption = None,
-    workspace: WorkspaceOption = None,
-    json_output: JsonOption = False,
-) -> None:
-    """Queue a point to try next; what it leaves open the sampler draws."""
-    from workbench.studies.check import read_point
-    from workbench.workspace import open_workspace
-
-    trials = _open(study, storage, open_workspace(workspace))
-    point = read_point(trials.spec.space, trials.spec.base, set_)
-    number = trials.enqueue(point)
-    if json_output:
-        print_json({"study": trials.spec.name, "trial": number, "point": dict(point)})
-    else:
-        typer.echo(f"Trial {number} of {trials.spec.name} will try {', '.join(set_)}.")
-
-
-def promote(
-    study: StudyArgument,
-    trial: Annotated[int, typer.Option(min=0, help="A complete one, by number.")],
-    variant: Annotated[str, typer.Option(help="Name of the new variant.")],
-    folder: Annotated[
-        Path | None,
-        typer.Option(help="Of experiment files (default: the last one that is searched)."),
-    ] = None,
-    storage: StorageOption = None,
-    workspace: WorkspaceOption = None,
-    json_output: JsonOption = False,
-) -> None:
-    """Write a trial's settings as a variant of its experiment, ready for `workbench run`."""
-    from workbench.bundled import experiment_folders
-    from workbench.registry import write_variant
-    from workbench.studies.space import at_point
-    from workbench.workspace import open_workspace
-
-    trials = _open(study, storage, open_workspace(workspace))
-    spec, chosen = trials.spec, _complete(trials, trial)
-    config = at_point(spec.base, chosen.params)
-    scores = spec.scores(chosen)
-    values = ", ".join(f"{o.title} {scores[o.name]:.6g}" for o in spec.objectives)
-    seeds = ", ".join(str(seed) for seed in spec.settings.seeds)
-    told = f"study {spec.name}, trial {trial}: {values} (seeds {seeds})"
-    searched = experiment_folders()
-    place = folder or searched[-1]
-    file = write_variant(place, spec.experiment, variant, config, told)
-    if json_output:
-        print_json({"file": str(file), "experiment": spec.experiment, "variant": variant})
-    else:
-        run = f"workbench run {spec.experiment} --variant {variant} --seeds 0,1,2"
-        typer.echo(f"{file}\n{_searching(place, searched)}{run}")
-
-
-def _searching(place: Path, searched: Sequence[Path]) -> str:
-    """What makes a command find experiment files in a folder that is not searched yet."""
-    from workbench.bundled import EXPERIMENTS_VARIABLE
-
-    if place.resolve() in [folder.resolve() for folder in searched]:
-        return ""
-    own = [str(folder.resolve()) for folder in (*searched[1:], place)]
-    return f"{EXPERIMENTS_VARIABLE}={shlex.quote(os.pathsep.join(own))} "
-
-
 def address(storage: str | None, place: Workspace) -> str:
     """The storage's URL."""
     from workbench.studies.storage import default_storage
@@ -274,7 +208,7 @@ def print_trials(view: StudyView, trials: Sequence[TrialView]) -> None:
     if not trials:
         return
     keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
-    rows = [[key, *(_shown(trial.params.get(key, "-")) for trial in trials)] for key in keys]
+    rows = [[key, *(shown(trial.params.get(key, "-")) for trial in trials)] for key in keys]
     names = list(view.objectives)
     scores = [
         [get_objective(name).title, *(f"{trial.values[name]:.4g}" for trial in trials)]
@@ -288,26 +222,19 @@ def print_trials(view: StudyView, trials: Sequence[TrialView]) -> None:
     )
 
 
-def _open(study: str, storage: str | None, place: Workspace) -> StudyTrials:
+def open_trials(study: str, storage: str | None, place: Workspace) -> StudyTrials:
+    """A study's trials.
+
+    Raises:
+        RequestError: no such study.
+        WorkbenchError: the storage does not answer.
+    """
     from workbench.studies.study import open_study
     from workbench.studies.trials import StudyTrials
 
     return StudyTrials(*open_study(address(storage, place), study))
 
 
-def _complete(trials: StudyTrials, number: int) -> FrozenTrial:
-    from workbench.studies.trials import TrialStatus, number_of, status_of
-
-    found = {number_of(trial): trial for trial in trials.all()}
-    complete = [n for n, t in found.items() if status_of(t) is TrialStatus.COMPLETE]
-    if number not in complete:
-        state = status_of(found[number]) if number in found else "not there"
-        listed = ", ".join(map(str, complete)) or "none"
-        raise RequestError(
-            f"Trial {number} of {trials.spec.name} is {state}; complete are: {listed}."
-        )
-    return found[number]
-
-
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value of a setting, or a score."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -7,9 +7,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from workbench.errors import WorkbenchError
 from workbench.training.config import RunConfig
@@ -39,6 +39,11 @@ class Job:
         return run_folder(self.workspace, self.config)
 
     @property
+    def name(self) -> str:
+        """As a queue shows it."""
+        return self.folder.path.name
+
+    @property
     def config_file(self) -> Path:
         return self._file(".json")
 
@@ -46,6 +51,16 @@ class Job:
     def log(self) -> Path:
         """What the process printed."""
         return self._file(".log")
+
+    @property
+    def last_words(self) -> str:
+        """The last line of the log: what a failed job said."""
+        try:
+            lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return "it left no log"
+        said = [line for line in lines if line.strip()]
+        return said[-1].removeprefix("Error: ") if said else "it printed nothing"
 
     def command(self) -> list[str]:
         """The command line; it reads :attr:`config_file`, which :meth:`write` writes."""
@@ -59,6 +74,10 @@ class Job:
     def environment(self) -> dict[str, str]:
         """What the process needs beside this one's environment."""
         return {"MLFLOW_TRACKING_URI": self.tracking_uri}
+
+    def without_secrets(self) -> Self:
+        """The job as it may be written to disk: :meth:`environment` holds what is missing."""
+        return replace(self, tracking_uri="")
 
     def write(self) -> None:
         """Save the configuration where :meth:`command` looks for it."""

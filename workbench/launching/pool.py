@@ -39,14 +39,7 @@ class JobView:
     @property
     def problem(self) -> str:
         """Why it was not started, or the last line of its log: what a failed one said."""
-        if self.obstacle:
-            return self.obstacle
-        try:
-            lines = self.job.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            return "it left no log"
-        said = [line for line in lines if line.strip()]
-        return said[-1].removeprefix("Error: ") if said else "it printed nothing"
+        return self.obstacle or self.job.last_words
 
 
 class Watcher:

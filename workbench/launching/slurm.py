@@ -73,7 +73,7 @@ class SlurmSettings(FrozenConfig):
         """As submitit's SlurmExecutor takes them."""
         gpus = job.nproc if self.gpus_per_node is None else self.gpus_per_node
         wanted = {
-            "job_name": job.folder.path.name,
+            "job_name": job.name,
             "time": self.time,
             "partition": self.partition,
             "account": self.account,
@@ -158,7 +158,7 @@ class SlurmLauncher:
         folder = job.log.parent / "slurm"
         executor = submitit.SlurmExecutor(folder, max_num_timeout=self.settings.max_timeouts)
         executor.update_parameters(**self.settings.parameters(job))
-        submitted_as = folder / f"{job.folder.path.name}.job"
+        submitted_as = folder / f"{job.name}.job"
         if (earlier := self._still_there(submitted_as)) is not None:
             if job.fresh:
                 raise RequestError(
@@ -180,7 +180,9 @@ class SlurmLauncher:
                 return str(executor.submit(task).job_id)
         except FailedJobError as error:
             reason = " ".join(str(error).split())
-            raise RequestError(f"sbatch refused {job.folder.name}: {reason}") from error
+            raise RequestError(
+                f"sbatch refused {job.log.parent.name}/{job.name}: {reason}"
+            ) from error
 
     def _still_there(self, submitted_as: Path) -> str | None:
         """The job that was submitted for a run before, unless it has ended."""

@@ -27,8 +27,8 @@ _HOLD_SECONDS = 600
 class SlurmTask:
     """One node's part of a run: what submitit calls there.
 
-    It is written to disk, so its job holds no tracking address, which may hold a password; that
-    one is in the environment of the batch job, where Slurm keeps it.
+    It is written to disk, so its job holds no addresses, which may hold passwords; those are in the
+    environment of the batch job, where Slurm keeps it.
 
     Attributes:
         needs: environment variables that must have arrived.
@@ -45,7 +45,7 @@ class SlurmTask:
     @classmethod
     def of(cls, job: Job, signal_delay: int) -> SlurmTask:
         # The rest of the delay is for re-queueing.
-        return cls(replace(job, tracking_uri=""), tuple(job.environment()), signal_delay * 0.75)
+        return cls(job.without_secrets(), tuple(job.environment()), signal_delay * 0.75)
 
     def __call__(self) -> None:
         """Run the command to its end; the task ends with its exit code."""

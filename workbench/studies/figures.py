@@ -1,6 +1,8 @@
 """A study's figures: history, importance, slices, and the Pareto front of several objectives.
 
-Each has its numbers (``*_frame``) apart from its drawing, and is saved with them.
+Each has its numbers (``*_frame``) apart from its drawing, and is saved with them. Optuna's own
+plots show what it was told instead of what was measured, count records instead of trials, and
+change the style of every later figure of the process.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from workbench.plotting import (
 )
 from workbench.studies.objectives import Objective
 from workbench.studies.overview import complete_trials
-from workbench.studies.parent import best_trials
+from workbench.studies.parent import best_trials, history
 from workbench.studies.samplers import calm_optuna
 from workbench.studies.space import Choice, as_text
 from workbench.studies.spec import StudySpec
@@ -56,8 +58,8 @@ def draw_study(trials: StudyTrials, folder: Path) -> list[Path]:
     with paper_style():
         for place, objective in enumerate(spec.objectives):
             tail = "" if place == 0 else f"_{objective.name}"
-            history = history_frame(spec, found, place)
-            drawn[f"history{tail}"] = history, plot_history(spec, history, place)
+            numbers = history_frame(spec, found, place)
+            drawn[f"history{tail}"] = numbers, plot_history(spec, numbers, place)
             if len(frame) >= FEWEST_TRIALS:
                 weights = importance_frame(trials, place)
                 drawn[f"importance{tail}"] = weights, plot_importance(weights)
@@ -96,13 +98,13 @@ def history_frame(spec: StudySpec, trials: Sequence[FrozenTrial], place: int) ->
     """One objective over complete trials. Columns: done (1, 2, ...), trial, value, best."""
     import pandas as pd
 
-    objective, best = spec.objectives[place], None
-    rows: list[dict[str, float]] = []
-    for done, trial in enumerate(complete_trials(trials), 1):
-        if best is None or objective.better(trial.values[place], best.values[place]):
-            best = trial
-        value, least = (objective.score(t, place) for t in (trial, best))
-        rows.append({"done": done, "trial": number_of(trial), "value": value, "best": least})
+    name, complete = spec.objectives[place].name, complete_trials(trials)
+    rows = [
+        (done, number_of(trial), after[f"trial/{name}"], after[f"best/{name}"])
+        for done, (trial, after) in enumerate(
+            zip(complete, history(complete, spec), strict=True), 1
+        )
+    ]
     return pd.DataFrame(rows, columns=["done", "trial", "value", "best"])
 
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from workbench.studies.heartbeat import Heartbeat
+from workbench.studies.heartbeat import heartbeat
 from workbench.studies.samplers import calm_optuna
 from workbench.studies.spec import StudySpec
 from workbench.studies.storage import StudyStorage
@@ -54,13 +54,11 @@ class TrialAddress:
         return scored and not self.spec.prunes_over_seeds and self.place == 0
 
 
-def open_listener(address: TrialAddress) -> TrialListener:
-    """The listener of a trial's run; what is in the way of the database never stops the run."""
-    return TrialListener(address)
-
-
 class TrialListener(Listener):
-    """Reports to a study, and asks it whether the trial is worth finishing."""
+    """Reports to a study, and asks it whether the trial is worth finishing.
+
+    What is in the way of the database never stops the run.
+    """
 
     def __init__(self, address: TrialAddress) -> None:
         self.address = address
@@ -74,7 +72,7 @@ class TrialListener(Listener):
     def on_start(self, progress: Progress) -> None:
         self.progress = progress
         interval = self.address.spec.settings.heartbeat_s
-        self._open.enter_context(Heartbeat(self.storage, interval, self._write_progress))
+        self._open.enter_context(heartbeat(self.storage, interval, self._write_progress))
 
     def on_iteration(self, progress: Progress) -> None:
         self.progress = progress

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from workbench.errors import unknown_name
 from workbench.studies.listener import PROGRESS
 from workbench.studies.parent import best_trials
 from workbench.studies.space import Value
@@ -37,6 +39,7 @@ class TrialView:
 
     Attributes:
         values: by objective, as measured; empty until it is complete.
+        duration: seconds from its last beginning to its end, or to now while it runs.
         curve: the reports by which it is judged, in order, as Optuna was told them.
         silent: seconds since its worker last wrote how far it is; None if it never did.
         error: why it failed; of a waiting one, why the last worker could not run it.
@@ -55,6 +58,7 @@ class TrialView:
     silent: float | None
     error: str | None
     runs: tuple[str, ...]
+    duration: float | None
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,44 @@ def study_view(trials: StudyTrials) -> StudyView:
     )
 
 
+def trial_views(trials: StudyTrials) -> list[TrialView]:
+    """Every trial that has begun or was enqueued, by number."""
+    now = time.time()
+    return [trial_view(trials.spec, trial, now) for trial in trials.all()]
+
+
+def sorted_trials(spec: StudySpec, views: Sequence[TrialView], column: str) -> list[TrialView]:
+    """Trials by a column: of an objective the best first; those without a value last.
+
+    Args:
+        column: number, state, duration, an objective or a key of the space.
+
+    Raises:
+        RequestError: no such column (names the nearest).
+    """
+    objectives = {objective.name: objective for objective in spec.objectives}
+    if column in objectives:
+        told = objectives[column].told
+        sign = 1.0 if objectives[column].direction == "minimize" else -1.0
+        keys = {v.number: sign * told(v.values[column]) for v in views if column in v.values}
+        return sorted(views, key=lambda view: keys.get(view.number, math.inf))
+    if column in ("number", "state", "duration"):
+        found: Mapping[int, Any] = {view.number: getattr(view, column) for view in views}
+    elif column in spec.space:
+        found = {view.number: view.params.get(column) for view in views}
+    else:
+        known = ("number", "state", "duration", *objectives, *spec.space)
+        raise unknown_name("column of trials", column, known)
+    return sorted(views, key=lambda view: _order(found[view.number]))
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    """Numbers, then texts, then nothing: a choice may hold several kinds."""
+    if value is None:
+        return 2, 0.0, ""
+    return (0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value))
+
+
 def complete_trials(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The complete ones, in the order of their ends."""
     complete = [trial for trial in trials if status_of(trial) is TrialStatus.COMPLETE]
@@ -161,7 +203,16 @@ def trial_view(spec: StudySpec, trial: FrozenTrial, now: float) -> TrialView:
         silent=silent,
         error=error,
         runs=tuple(attributes.get(RUNS, ())),
+        duration=_duration(trial, status, now),
     )
+
+
+def _duration(trial: FrozenTrial, status: TrialStatus, now: float) -> float | None:
+    if trial.duration is not None:
+        return trial.duration.total_seconds()
+    if status is not TrialStatus.RUNNING or trial.datetime_start is None:
+        return None
+    return now - trial.datetime_start.timestamp()
 
 
 def _left(

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.runs.state import OUTCOME, RunState
 from workbench.runs.tracking import RUN_KIND
-from workbench.studies.spec import StudySpec
+from workbench.studies.spec import StudySpec, run_experiment
+from workbench.studies.storage import StudyStorage
+from workbench.studies.study import exact_name, load_spec, study_names
 from workbench.studies.trials import OPEN, StudyTrials, TrialStatus, count, number_of, status_of
 from workbench.tracking import KIND, environment_tags, redact
 from workbench.tracking.store import get_or_create_experiment, open_store, summary
@@ -85,6 +87,10 @@ class StudyRun:
 
         self._speak(add, create=False)
 
+    def remove(self) -> None:
+        """Delete the run as MLflow does: it can be restored."""
+        self._speak(lambda: self._client.delete_run(self.run_id), create=False)
+
     def _speak(self, action: Callable[[], None], *, create: bool = True) -> None:
         """Do something in the store, in one process at a time; whatever it raises ends here."""
         storage = self.trials.storage
@@ -100,7 +106,6 @@ class StudyRun:
                     return
                 if self.run_id is None:
                     self.run_id = self._create()
-                    self._adopt()
                 action()
         except Exception as error:
             storage.is_trouble(error)
@@ -116,6 +121,7 @@ class StudyRun:
         self._client.set_tag(self.run_id, OUTCOME, RunState.RUNNING)
 
     def _end(self) -> None:
+        self._adopt()
         self._tell()
         trials, waiting = self.trials.all(), self.trials.counts()[TrialStatus.WAITING]
         states = {status_of(trial) for trial in trials}
@@ -162,10 +168,24 @@ class StudyRun:
         return str(created.info.run_id)
 
     def _adopt(self) -> None:
-        """Trials that began while the store did not answer have no parent yet."""
+        """Trials whose run has no parent here: this store did not answer, or they came to it later.
+
+        The children of a study that was removed keep their own.
+        """
+        from mlflow.exceptions import MlflowException
+
         ours = f"tags.study = '{self.spec.name}' and tags.{KIND} = '{RUN_KIND}'"
+        known = {str(self.run_id): True}
         for run in self._children(ours):
-            if PARENT_TAG not in run.data.tags:
+            parent = run.data.tags.get(PARENT_TAG)
+            if parent is not None and parent not in known:
+                try:
+                    known[parent] = bool(self._client.get_run(parent))
+                except MlflowException as error:
+                    if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                        raise
+                    known[parent] = False
+            if parent is None or not known[parent]:
                 self._client.set_tag(run.info.run_id, PARENT_TAG, self.run_id)
 
     def _tell(self) -> None:
@@ -178,7 +198,7 @@ class StudyRun:
         # In the order of their ends; one that was told before stays where it was.
         new = sorted(set(ended) - set(told), key=lambda number: _ended_at(ended[number]))
         order = [number for number in told if number in ended] + new
-        points = _history([ended[number] for number in order], self.spec)
+        points = history([ended[number] for number in order], self.spec)
         metrics = [
             Metric(key, value, _ended_at(ended[number]), step)
             for step, (number, values) in enumerate(zip(order, points, strict=True), 1)
@@ -211,6 +231,25 @@ class StudyRun:
     def _children(self, wanted: str) -> list[Any]:
         experiment = self._client.get_run(self.run_id).info.experiment_id
         return list(self._client.search_runs([experiment], wanted, max_results=_MOST_RUNS))
+
+
+def move_studies(url: str, experiments: Collection[str], tracking_uri: str, root: Path) -> None:
+    """Let studies speak in the store to which runs of theirs were moved.
+
+    Args:
+        url: of the studies' storage.
+        experiments: under which the moved runs are tracked; those of no study are left out.
+        root: where a store in a database keeps an experiment's files.
+
+    Raises:
+        WorkbenchError: the storage does not answer.
+    """
+    storage = StudyStorage(url)
+    for name in study_names(storage):
+        if run_experiment(name) in experiments:
+            StudyRun(
+                StudyTrials(storage, load_spec(storage, exact_name(name))), tracking_uri, root
+            ).end()
 
 
 def best_trials(spec: StudySpec, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
@@ -265,8 +304,11 @@ def describe(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
     return "\n".join(lines)
 
 
-def _history(ended: Sequence[FrozenTrial], spec: StudySpec) -> Iterator[dict[str, float]]:
-    """Metrics after each trial: its scores, each objective's best, and counts."""
+def history(ended: Sequence[FrozenTrial], spec: StudySpec) -> Iterator[dict[str, float]]:
+    """Metrics after each ended trial: its scores, each objective's best, and counts, by state.
+
+    Keys are ``trial/NAME``, ``best/NAME`` and ``trials/STATE``.
+    """
     best: dict[str, tuple[float, float]] = {}  # as told, and as measured
     counts: dict[str, float] = {}
     for trial in ended:

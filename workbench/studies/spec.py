@@ -164,7 +164,7 @@ class StudySpec:
     @property
     def run_experiment(self) -> str:
         """The experiment under which trials are kept and tracked."""
-        return f"study-{self.name}"
+        return run_experiment(self.name)
 
     @property
     def _evaluates_early(self) -> bool:
@@ -239,6 +239,11 @@ class StudySpec:
             "space": list(space_to_json(self.space).items()),
             "settings": self.settings.model_dump(mode="json"),
         }
+
+
+def run_experiment(study: str) -> str:
+    """The experiment under which a study's trials are kept and tracked."""
+    return f"study-{study}"
 
 
 def spec_from_json(values: Mapping[str, Any]) -> StudySpec:

@@ -74,9 +74,9 @@ def load_spec(storage: StudyStorage, name: str) -> StudySpec:
         return _read_spec(_load(storage, name))
 
 
-def exact_name(spec: StudySpec) -> str:
+def exact_name(name: str) -> str:
     """A reference that means this version, whatever newer ones there will be."""
-    return spec.name if VERSION.fullmatch(spec.name) else f"{spec.name}.v1"
+    return name if VERSION.fullmatch(name) else f"{name}.v1"
 
 
 def load_study(storage: StudyStorage, spec: StudySpec) -> Study:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.errors import PrunedRunError, RequestError, SettingsError
 from workbench.runs.execution import RunRequest, check_request, execute
-from workbench.studies.listener import TrialAddress, open_listener
+from workbench.studies.listener import TrialAddress, TrialListener
 from workbench.studies.objectives import student_scores
 from workbench.studies.samplers import calm_optuna, make_sampler, trial_seed
 from workbench.studies.space import Point, at_point, suggest
@@ -18,6 +18,7 @@ from workbench.studies.spec import StudySpec
 from workbench.studies.storage import StudyStorage
 from workbench.studies.trials import Lease
 from workbench.training.config import RunConfig
+from workbench.training.events import StopFlag
 from workbench.training.run_folder import run_folder
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class TrialRunner:
             }
         )
 
-    def run(self, trial: Trial, point: Point, lease: Lease) -> TrialScores:
+    def run(self, trial: Trial, point: Point, lease: Lease, stop: StopFlag) -> TrialScores:
         """The trial's scores, once its runs are done.
 
         Raises:
@@ -106,7 +107,7 @@ class TrialRunner:
         for place, seed in enumerate(seeds):
             scores.append(self._run_once(self.config(point, lease, seed), lease, place))
             if self.spec.prunes_over_seeds:
-                worse = self._is_worse(trial, lease, place, scores[-1])
+                worse = self._is_worse(trial, lease, place, scores[-1], stop)
                 if worse and place + 1 < len(seeds):
                     raise PrunedRunError(f"Worse than the best trial after {place + 1} seeds.")
         known = [name for name in scores[0] if all(name in score for score in scores)]
@@ -133,14 +134,14 @@ class TrialRunner:
         request = replace(
             self.request,
             config=config,
-            make_listener=partial(open_listener, address),
+            make_listener=partial(TrialListener, address),
             tags={**self.tags, "study": self.spec.name, "trial": str(lease.number)},
         )
         outcome = execute(request)
         return student_scores(outcome.results, config.generator.steps, self.spec.objectives)
 
     def _is_worse(
-        self, trial: Trial, lease: Lease, place: int, scores: Mapping[str, float]
+        self, trial: Trial, lease: Lease, place: int, scores: Mapping[str, float], stop: StopFlag
     ) -> bool:
         """Wilcoxon's question: does the trial lose to the best one, seed by seed?"""
         (objective,) = self.spec.objectives
@@ -152,4 +153,4 @@ class TrialRunner:
             with calm_optuna():
                 return trial.should_prune()
 
-        return self.storage.patiently(ask)
+        return self.storage.patiently(ask, stop)

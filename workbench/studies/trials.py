@@ -7,6 +7,7 @@ itself, the trial waits again with its point and its reports, and the next worke
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections import Counter
@@ -16,12 +17,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import InterruptedRunError
-from workbench.studies.heartbeat import last_heartbeats, remove_heartbeat
+from workbench.errors import InterruptedRunError, RequestError
 from workbench.studies.space import Point
 from workbench.studies.spec import StudySettings, StudySpec
 from workbench.studies.storage import StudyStorage
 from workbench.studies.study import load_study
+from workbench.studies.tables import HOLDER, claim, give_up, last_heartbeats
 from workbench.training.events import StopFlag
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ ATTEMPTS = "attempts"
 """How many workers took a trial up and did not give it back; absent for one."""
 
 _BUDGET = "trials"  # the study's user attribute: how many trials it is to have
-_LEASE, _PACE = "workbench:by", "workbench:pace"  # a trial's: whose it is, and their pace
+_PACE = "workbench:pace"  # a trial's system attribute: its worker's pace
 _FIXED = "fixed_params"  # Optuna's own name in a trial's system attributes
 # Optuna's own names too: until a trial kept its record, a new one took up that of a dead worker.
 _FIRST_RECORD, _EARLIER_RECORDS = "failed_trial", "retry_history"
@@ -147,7 +148,7 @@ class StudyTrials:
         Args:
             avoid: trials that are left to others.
         """
-        # The lock is what makes leasing atomic on SQLite, which does not know FOR UPDATE.
+        # Claiming is atomic by itself; the lock saves collisions and trials beyond the budget.
         with self.storage.lock(self._lock):
             trials = self.all()
             for trial in trials:
@@ -168,23 +169,16 @@ class StudyTrials:
         Args:
             refusal: who could not run it, and why; it then waits behind all others.
         """
-        from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
-        rdb = self.storage.rdb
-        if not self._is_ours(rdb.get_trial(lease.trial_id)):
-            return  # released by a call whose answer was lost; a peer may have it by now
-        with suppress(UpdateFinishedTrialError):
-            if refusal is not None:
-                rdb.set_trial_user_attr(lease.trial_id, REFUSAL, dict(refusal))
-            rdb.set_trial_state_values(lease.trial_id, TrialState.WAITING)
+        refused = {} if refusal is None else {REFUSAL: dict(refusal)}
+        give_up(self.storage.rdb, lease.trial_id, TrialState.WAITING, self._holder, refused)
 
     def recover(self) -> None:
         """Let the trials of dead workers wait again, and end those that were lost too often.
 
         After a silence of the database everyone gets the time to show that they live.
         """
-        from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
         rdb = self.storage.rdb
@@ -192,20 +186,42 @@ class StudyTrials:
         signs = last_heartbeats(rdb, self._study_id)
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             trial_id = self._lease_of(trial).trial_id
-            if trial_id not in signs:  # its worker, or who took it away, died before the next step
+            if trial_id not in signs:  # who created it died before the next step
                 rdb.record_heartbeat(trial_id)
                 continue
             at, silence_s = signs[trial_id]
-            dead = min(silence_s, heard_s) > grace_of(trial, self.spec.settings)
-            if not dead or not remove_heartbeat(rdb, trial_id, at):
+            if min(silence_s, heard_s) <= grace_of(trial, self.spec.settings):
                 continue
-            with suppress(UpdateFinishedTrialError):
-                if attempts_at(trial) > self.spec.settings.retries:
-                    rdb.set_trial_state_values(trial_id, TrialState.FAIL)
-                    continue
-                attempts = int(trial.user_attrs.get(ATTEMPTS, 1)) + 1
-                rdb.set_trial_user_attr(trial_id, ATTEMPTS, attempts)
-                rdb.set_trial_state_values(trial_id, TrialState.WAITING)
+            lost = attempts_at(trial) > self.spec.settings.retries
+            state = TrialState.FAIL if lost else TrialState.WAITING
+            told = {} if lost else {ATTEMPTS: int(trial.user_attrs.get(ATTEMPTS, 1)) + 1}
+            give_up(rdb, trial_id, state, trial.system_attrs.get(HOLDER), told, heard=at)
+
+    def check_idle(self) -> None:
+        """That nobody works on the study.
+
+        Raises:
+            RequestError: a worker gave a sign of life within its own grace.
+        """
+        signs = last_heartbeats(self.storage.rdb, self._study_id)
+        for trial in self.all():
+            _, silence_s = signs.get(trial._trial_id, (None, math.inf))
+            if silence_s <= grace_of(trial, self.spec.settings):
+                worker = trial.user_attrs.get(WORKER, "a worker")
+                raise RequestError(
+                    f"Trial {number_of(trial)} of {self.spec.name} is being run by {worker}, which "
+                    f"gave a sign of life {silence_s:.0f} s ago: stop it first."
+                )
+
+    def remove(self) -> None:
+        """Delete the study and its trials from the storage.
+
+        Raises:
+            RequestError: as :meth:`check_idle`.
+        """
+        with self.storage.lock(self._lock):
+            self.check_idle()
+            self.storage.rdb.delete_study(self._study_id)
 
     def finish(
         self, lease: Lease, values: Sequence[float] | None, *, error: str | None = None
@@ -228,7 +244,7 @@ class StudyTrials:
                     self.storage.rdb.set_trial_user_attr(lease.trial_id, ERROR, error)
                 self.study.tell(trial.number, values, state, skip_if_finished=True)
             trial = self.storage.rdb.get_trial(lease.trial_id)
-        return trial.state is state and trial.system_attrs.get(_LEASE) == self._holder
+        return trial.state is state and trial.system_attrs.get(HOLDER) == self._holder
 
     def wait(self, stop: StopFlag) -> None:
         """A moment until looking again.
@@ -243,20 +259,9 @@ class StudyTrials:
             time.sleep(0.1)
 
     def _first(self, trials: Iterable[FrozenTrial]) -> Lease | None:
-        from optuna.exceptions import UpdateFinishedTrialError
-        from optuna.trial import TrialState
-
-        rdb = self.storage.rdb
-        for trial in trials:
-            lease = self._lease_of(trial)
-            with suppress(UpdateFinishedTrialError):
-                # First the pace and a sign of life: whoever finds it running judges by them.
-                for key, value in self._terms().items():
-                    rdb.set_trial_system_attr(lease.trial_id, key, value)
-                rdb.record_heartbeat(lease.trial_id)
-                if rdb.set_trial_state_values(lease.trial_id, TrialState.RUNNING):
-                    return lease
-        return None
+        leases = (self._lease_of(trial) for trial in trials)
+        claimed = (e for e in leases if claim(self.storage.rdb, e.trial_id, self._terms()))
+        return next(claimed, None)
 
     def _create(self) -> Lease:
         from optuna.trial import TrialState, create_trial
@@ -270,10 +275,10 @@ class StudyTrials:
     def _terms(self) -> dict[str, Any]:
         settings = self.spec.settings
         pace = {"heartbeat_s": settings.heartbeat_s, "grace_s": settings.grace_s}
-        return {_LEASE: self._holder, _PACE: pace}
+        return {HOLDER: self._holder, _PACE: pace}
 
     def _is_ours(self, trial: FrozenTrial) -> bool:
-        return trial.state.name == "RUNNING" and trial.system_attrs.get(_LEASE) == self._holder
+        return trial.state.name == "RUNNING" and trial.system_attrs.get(HOLDER) == self._holder
 
     def _lease_of(self, trial: FrozenTrial) -> Lease:
         return Lease(trial._trial_id, number_of(trial))

@@ -23,7 +23,7 @@ from workbench.errors import (
 )
 from workbench.runs.execution import RunRequest
 from workbench.runs.signals import stop_on_signals
-from workbench.studies.heartbeat import Heartbeat
+from workbench.studies.heartbeat import heartbeat
 from workbench.studies.listener import PROGRESS
 from workbench.studies.parent import StudyRun
 from workbench.studies.space import as_text
@@ -138,7 +138,7 @@ class _Worker:
         def beat() -> None:
             self.storage.rdb.record_heartbeat(lease.trial_id)
 
-        with Heartbeat(self.storage, self.spec.settings.heartbeat_s, beat):
+        with heartbeat(self.storage, self.spec.settings.heartbeat_s, beat):
             try:
                 self._attempt(lease, stop)
             except UpdateFinishedTrialError:
@@ -168,9 +168,9 @@ class _Worker:
         """Whether the error is this machine's alone: its settings, its disk, our own workspace."""
         if not isinstance(error, OSError):
             return isinstance(error, ELSEWHERE)
-        file = Path(str(error.filename)).resolve()
-        ours = self.request.workspace.root.resolve()
-        return error.errno in _MACHINE_ERRORS or file.is_relative_to(ours)
+        ours, file = self.request.workspace.root.resolve(), error.filename
+        is_ours = isinstance(file, str) and Path(file).resolve().is_relative_to(ours)
+        return error.errno in _MACHINE_ERRORS or is_ours
 
     def _attempt(self, lease: Lease, stop: StopFlag) -> None:
         """Draw, run and tell; what is the trial's own fault ends here."""
@@ -192,7 +192,7 @@ class _Worker:
         self.say(f"trial {lease.number}: {shown}")
         began = time.monotonic()
         try:
-            scores = runner.run(trial, point, lease)
+            scores = runner.run(trial, point, lease, stop)
         except PrunedRunError as pruned:
             self._finish(lease, stop, Outcome(f"pruned. {pruned}"))
             return

@@ -48,6 +48,7 @@ from workbench.tracking.ui import (
     server_command,
     server_environment,
 )
+from workbench.tracking.uploader import DeletedRunError
 from workbench.tracking.views import publish_comparison
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "SEEN_ALIVE",
     "STUDENT_SAMPLES",
     "Curve",
+    "DeletedRunError",
     "InputData",
     "MlflowTracker",
     "Operation",

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import WorkbenchError
 from workbench.tracking.base import RunIdentity
-from workbench.tracking.store import get_or_create_experiment, open_store, redact, summary
+from workbench.tracking.store import asking, get_or_create_experiment, open_store
 
 
 def read_artifact(tracking_uri: str, run_id: str, path: str) -> str:
@@ -87,10 +86,6 @@ def describe_experiment(tracking_uri: str, experiment_id: str, markdown: str) ->
 
 @contextmanager
 def asked_client(tracking_uri: str) -> Iterator[Any]:
-    try:
+    """An MLflow client whose troubles are one clear line."""
+    with asking(tracking_uri):
         yield open_store(tracking_uri)
-    except WorkbenchError:
-        raise
-    except Exception as error:
-        text = summary(error, tracking_uri)
-        raise WorkbenchError(f"MLflow at {redact(tracking_uri)}: {text}") from error

@@ -181,7 +181,7 @@ class MlflowTracker(Tracker):
             with self._progress:
                 self._answered, self._complete = asked, complete
                 self._progress.notify_all()
-            if stopping and complete:
+            if stopping and (complete or self._delivery.deleted):
                 return
             failures = 0 if complete else failures + 1
             pause = min(self._settings.interval * 2 ** min(failures, 8), _LONGEST_PAUSE)
@@ -201,10 +201,13 @@ def sync(run_dir: Path, tracking_uri: str | None = None, *, to: str | None = Non
     Raises:
         RequestError: the folder holds no tracked run, or its address cannot be used.
         AlreadyRunningError: the run is going on in another process.
+        DeletedRunError: a person deleted the run there.
     """
     with _ended_run(run_dir, tracking_uri, to) as (spool, delivery):
         spool.journal.close()
         delivery.attempt()
+        if delivery.deleted is not None:
+            raise delivery.deleted
         return delivery.remaining()
 
 

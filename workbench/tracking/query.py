@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import RequestError, WorkbenchError, unknown_name
+from workbench.errors import unknown_name
 from workbench.tracking.base import SYSTEM
 from workbench.tracking.rows import RunRow, parse_conditions
 from workbench.tracking.store import (
     SERVER_SCHEMES,
+    asking,
     check_uri,
     ensure_store,
     open_store,
-    redact,
     sqlite_path,
-    summary,
 )
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def list_runs(
         if experiment is not None:
             raise unknown_name("experiment", experiment, [])
         return []
-    with _asking(tracking_uri), _reader(tracking_uri) as reader:
+    with asking(tracking_uri), _reader(tracking_uri) as reader:
         names = reader.experiments()
         if experiment is not None and experiment not in names.values():
             raise unknown_name("experiment", experiment, names.values())
@@ -69,7 +68,7 @@ def metric_history(
 
     if _absent(tracking_uri):
         raise unknown_name("run", run_id, [])
-    with _asking(tracking_uri):
+    with asking(tracking_uri):
         store = open_store(tracking_uri)
         known = set(_get_run(store, tracking_uri, run_id).data.metrics)
         for key in keys or ():
@@ -93,7 +92,7 @@ def check_store(tracking_uri: str, artifact_root: Path | None = None) -> None:
         WorkbenchError: it does not answer; says what is in the way.
     """
     check_uri(tracking_uri)
-    with _asking(tracking_uri):
+    with asking(tracking_uri):
         ensure_store(tracking_uri, artifact_root)
         with _reader(tracking_uri, patience=1) as reader:
             reader.experiments()
@@ -110,21 +109,6 @@ def _reader(
     from workbench.tracking.database import database_reader
 
     return database_reader(tracking_uri)
-
-
-@contextmanager
-def _asking(tracking_uri: str) -> Iterator[None]:
-    """Turns whatever the store's libraries raise into one clear line."""
-    try:
-        yield
-    except WorkbenchError:
-        raise
-    except Exception as error:
-        text = summary(error, tracking_uri)
-        invalid = getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
-        raise (RequestError if invalid else WorkbenchError)(
-            f"MLflow at {redact(tracking_uri)}: {text}"
-        ) from error
 
 
 def _absent(tracking_uri: str) -> bool:

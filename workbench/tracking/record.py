@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,17 +65,25 @@ class RunRecord:
 def load_record(run_dir: Path) -> RunRecord | None:
     """The record of a tracked run; none when the folder has none.
 
+    Earlier versions saved addresses with a token in clear: that is taken out of the file.
+
     Raises:
         RequestError: it is damaged.
     """
     path = _record_path(run_dir)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return RunRecord(**{**_old_cursor(run_dir, values), **values})
+        record = RunRecord(**{**_old_cursor(run_dir, values), **values})
+        shown = redact(record.tracking_uri)
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
         raise RequestError(f"{path} is damaged ({error}); delete it to track anew.") from error
+    if shown != record.tracking_uri:
+        record = replace(record, tracking_uri=shown)
+        with suppress(OSError):  # a reader may be somebody else, who may not write here
+            save_record(run_dir, record)
+    return record
 
 
 def save_record(run_dir: Path, record: RunRecord) -> None:

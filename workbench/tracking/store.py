@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ SERVER_SCHEMES = ("http", "https")
 DATABASE_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql")
 
 _LOCK_SECONDS = 180
+_IMPORT = threading.Lock()
 _PASSWORD = re.compile(r"(?<=://)(?P<user>[^:/@]*):(?P<secret>.*)@", re.DOTALL)
 _TOKEN = re.compile(r"(?:(?<=http://)|(?<=https://))(?P<secret>[^:/?#@]+):?@")
 """A server's user without a password is a token; a database's is a name."""
@@ -113,6 +115,25 @@ def summary(error: BaseException, uri: str) -> str:
     return scrub(lines[0], uri)[:300]
 
 
+@contextmanager
+def asking(uri: str) -> Iterator[None]:
+    """Turns whatever the store's libraries raise into one clear line.
+
+    Raises:
+        RequestError: the store takes the question for wrong.
+        WorkbenchError: it does not answer.
+    """
+    try:
+        yield
+    except WorkbenchError:
+        raise
+    except Exception as error:
+        invalid = getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
+        raise (RequestError if invalid else WorkbenchError)(
+            f"MLflow at {redact(uri)}: {summary(error, uri)}"
+        ) from error
+
+
 def sqlite_path(uri: str) -> Path | None:
     """The file behind an SQLite address; none for other stores and for a store in memory."""
     if not uri.startswith(SQLITE):
@@ -139,6 +160,17 @@ def prepare_environment() -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
+def import_mlflow() -> None:
+    """Import MLflow, in one thread at a time.
+
+    A run's sampler of system metrics and its uploader begin at once: each would find the package
+    half imported by the other, and end.
+    """
+    prepare_environment()
+    with _IMPORT:
+        import mlflow  # noqa: F401
+
+
 def open_store(uri: str, artifact_root: Path | None = None) -> Any:
     """An ``MlflowClient`` for the address; a database that is fresh or old is brought up first.
 
@@ -147,7 +179,7 @@ def open_store(uri: str, artifact_root: Path | None = None) -> Any:
         WorkbenchError: a database made by a newer MLflow, or one that never becomes free.
     """
     check_uri(uri)
-    prepare_environment()
+    import_mlflow()
     ensure_store(uri, artifact_root)
     from mlflow import MlflowClient
 
@@ -167,7 +199,7 @@ def ensure_store(uri: str, artifact_root: Path | None = None) -> None:
     check_uri(uri)
     if uri.startswith(SERVER_SCHEMES):
         return
-    prepare_environment()
+    import_mlflow()
     for chatty in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     with _creation_lock(uri):

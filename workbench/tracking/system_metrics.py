@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from workbench.tracking.base import SYSTEM
+from workbench.tracking.store import import_mlflow
 
 LOG = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class SystemSampler:
 
 
 def _probes() -> list[Any]:
+    import_mlflow()
     from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
     from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
     from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from workbench.errors import WorkbenchError
 from workbench.tracking.journal import Operation, read_operations, whole_lines_end
 from workbench.tracking.outbox import FILE_KINDS, journal_path, tracking_dir
 from workbench.tracking.record import RunRecord, save_record
@@ -29,8 +30,15 @@ _TEXTS_PER_BATCH = 100
 _RUN_KEY = "workbench.run_key"
 
 
+class DeletedRunError(WorkbenchError):
+    """A person deleted the run in MLflow."""
+
+
 class Uploader:
-    """Sends what the record does not call delivered yet. Used by one thread at a time."""
+    """Sends what the record does not call delivered yet. Used by one thread at a time.
+
+    ``deleted`` says that the last attempt found the run deleted by a person, which it stays.
+    """
 
     def __init__(self, run_dir: Path, record: RunRecord) -> None:
         self._run_dir = run_dir
@@ -41,6 +49,7 @@ class Uploader:
         self._record = record
         self._client: Any = None
         self._down: set[str] = set()
+        self.deleted: DeletedRunError | None = None
 
     def attempt(self) -> bool:
         """Sends all it can; true when nothing is left. A store in trouble is warned of once."""
@@ -60,9 +69,11 @@ class Uploader:
         try:
             work()
         except Exception as error:
+            self.deleted = error if isinstance(error, DeletedRunError) else None
             if part not in self._down:
-                text = summary(error, self._uri)
-                LOG.warning("MLflow at %s: %s (kept, sent later).", redact(self._uri), text)
+                text = f"{summary(error, self._uri)} (kept, sent later)."
+                said = self.deleted or f"MLflow at {redact(self._uri)}: {text}"
+                LOG.warning("%s", said)
             self._down.add(part)
             if _code(error) == "RESOURCE_DOES_NOT_EXIST":
                 self._client = None
@@ -98,8 +109,16 @@ class Uploader:
                 return None
             raise
         if run.info.lifecycle_stage == "deleted":
-            client.restore_run(run_id)
+            raise self._is_deleted()
         return run_id
+
+    def _is_deleted(self) -> DeletedRunError:
+        record = self._record
+        return DeletedRunError(
+            f"{record.experiment}/{record.name} was deleted in MLflow at {redact(self._uri)} and "
+            f"stays so: nothing is sent. `mlflow runs restore --run-id {record.run_id}` takes that "
+            "back."
+        )
 
     def _create(self, client: Any) -> str:
         record = self._record
@@ -136,16 +155,19 @@ class Uploader:
         try:
             send(chunk)
         except Exception as error:
-            if _code(error) not in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST") or self._deleted():
+            if _code(error) not in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
                 raise
+            self._check_there()
             if len(chunk) > 1:
                 for operation in chunk:
                     self._send_or_skip([operation], send)
                 return
             LOG.warning("MLflow refuses %s: %s", dict(chunk[0].body), summary(error, self._uri))
 
-    def _deleted(self) -> bool:
-        return str(self._client.get_run(self._record.run_id).info.lifecycle_stage) == "deleted"
+    def _check_there(self) -> None:
+        run = self._client.get_run(self._record.run_id)
+        if run.info.lifecycle_stage == "deleted":
+            raise self._is_deleted()
 
     def _send_rows(self, chunk: Sequence[Operation]) -> None:
         from mlflow.entities import Metric, Param, RunTag
