@@ -152,22 +152,16 @@ def worker(
 ) -> None:
     """Work on a study from this machine, until no trial is left."""
     from workbench.cli.building import find_with_bar
-    from workbench.runs.execution import RunRequest
+    from workbench.runs.spec import RunSpec
     from workbench.studies.worker import work
     from workbench.tracking import default_uri
     from workbench.training.config import RunConfig
     from workbench.workspace import open_workspace
 
     place = open_workspace(workspace)
-    request = RunRequest(
-        RunConfig(),
-        place,
-        tracking_uri or default_uri(place.root),
-        nproc,
-        find_teacher=find_with_bar,
-        say=say,
-    )
-    ended = work(study_results.address(storage, place), study, request, say)
+    request = RunSpec(RunConfig(), place, tracking_uri or default_uri(place.root), nproc)
+    url = study_results.address(storage, place)
+    ended = work(url, study, request, find_teacher=find_with_bar, say=say)
     if json_output:
         print_json({"study": study, "ended": ended})
     else:
@@ -259,7 +253,7 @@ def _supervise(trials: StudyTrials, jobs: list[WorkerJob], parent: StudyRun) -> 
 
     try:
         with stop_on_signals() as stop:
-            launcher = LocalLauncher(max(1, len(jobs)))
+            launcher = LocalLauncher(max(1, len(jobs)), display.say)
             codes = supervise(jobs, launcher, stop, look, display.say)
     finally:
         display.stop()

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from workbench.errors import InterruptedRunError, WorkbenchError
-from workbench.launching.jobs import Handle, Job, Launcher, LostJobsError
+from workbench.launching.jobs import Handle, Launcher, LostJobsError
 from workbench.launching.progress import RunProgress
+from workbench.runs.spec import RunSpec
 from workbench.runs.start_variant import starts_at
 from workbench.runs.state import RunState
 from workbench.training.events import StopFlag
@@ -24,7 +25,7 @@ class JobView:
     ``obstacle`` says why it could not be started; ``handle`` is of a job that was and goes on.
     """
 
-    job: Job
+    spec: RunSpec
     state: RunState = RunState.PENDING
     code: int | None = None
     started: float | None = None
@@ -34,7 +35,7 @@ class JobView:
     progress: RunProgress = field(init=False)
 
     def __post_init__(self) -> None:
-        self.progress = RunProgress(self.job.folder.path, self.job.config.total_nimg)
+        self.progress = RunProgress(self.spec.folder.path, self.spec.config.total_nimg)
 
     @property
     def problem(self) -> str:
@@ -42,7 +43,7 @@ class JobView:
         if self.obstacle:
             return self.obstacle
         try:
-            lines = self.job.log.read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = self.spec.log.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             return "it left no log"
         said = [line for line in lines if line.strip()]
@@ -63,13 +64,13 @@ class Watcher:
 
 
 def run_jobs(
-    jobs: Sequence[Job],
+    specs: Sequence[RunSpec],
     launcher: Launcher,
     parallel: int,
     watcher: Watcher,
     stop: StopFlag,
     interval: float = 0.5,
-    is_left: Callable[[Job], bool] = lambda job: False,
+    is_left: Callable[[RunSpec], bool] = lambda spec: False,
 ) -> list[JobView]:
     """Run all jobs, at most ``parallel`` at once, in order; a failed one does not stop the others.
 
@@ -89,11 +90,11 @@ def run_jobs(
         LostJobsError: nobody can say any more how the jobs are; they go on.
         WorkbenchError: some could not be asked to stop.
     """
-    views = [JobView(job) for job in jobs]
+    views = [JobView(spec) for spec in specs]
     asked = False
     try:
         while True:
-            _collect(views, watcher)
+            _collect(views, watcher, asked)
             if stop.requested and not asked:
                 asked = True
                 _stop_all(views)
@@ -122,7 +123,7 @@ def _fill(
     parallel: int,
     watcher: Watcher,
     stop: StopFlag,
-    is_left: Callable[[Job], bool],
+    is_left: Callable[[RunSpec], bool],
 ) -> None:
     """Start what there is room for; a job that is left to others leaves ``views``."""
     for view in list(views):
@@ -131,7 +132,7 @@ def _fill(
             return
         if view.state is not RunState.PENDING or not _is_free(view, views, watcher):
             continue
-        if is_left(view.job):
+        if is_left(view.spec):
             views.remove(view)
         else:
             _start(view, launcher)
@@ -140,11 +141,11 @@ def _fill(
 
 def _start(view: JobView, launcher: Launcher) -> None:
     """Start a job; what the launcher refuses is that job's failure."""
-    if not view.job.fresh:
+    if not view.spec.fresh:
         view.progress.refresh()
     view.resumed_at = view.progress.nimg
     try:
-        view.handle = launcher.start(view.job)
+        view.handle = launcher.start(view.spec)
     except LostJobsError:
         raise
     except (WorkbenchError, OSError) as error:
@@ -156,17 +157,18 @@ def _start(view: JobView, launcher: Launcher) -> None:
 def _is_free(view: JobView, views: Sequence[JobView], watcher: Watcher) -> bool:
     """Whether nothing is in a job's way; one whose start has failed fails."""
     for other in views:
-        if other.state is RunState.FINISHED or not starts_at(view.job.config, other.job.config):
+        if other.state is RunState.FINISHED or not starts_at(view.spec.config, other.spec.config):
             continue
         if other.state is RunState.FAILED:
             view.state = RunState.FAILED
-            view.obstacle = f"it starts at variant {other.job.config.variant}, which failed"
+            view.obstacle = f"it starts at variant {other.spec.config.variant}, which failed"
             watcher.on_change(view)
         return False
     return True
 
 
-def _collect(views: Iterable[JobView], watcher: Watcher) -> None:
+def _collect(views: Iterable[JobView], watcher: Watcher, asked: bool) -> None:
+    """Take note of what has ended; ``asked``: all were asked to stop, which is no failure."""
     for view in views:
         if view.handle is None:
             continue
@@ -175,8 +177,9 @@ def _collect(views: Iterable[JobView], watcher: Watcher) -> None:
         if view.code is None:
             continue
         view.handle = None
-        done = view.job.folder.results_file.exists()
-        view.state = RunState.FINISHED if view.code == 0 and done else RunState.FAILED
+        done = view.spec.folder.results_file.exists()
+        failed = RunState.INTERRUPTED if asked else RunState.FAILED
+        view.state = RunState.FINISHED if view.code == 0 and done else failed
         view.progress.refresh()
         watcher.on_change(view)
 

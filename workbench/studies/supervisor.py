@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.errors import InterruptedRunError
-from workbench.launching.jobs import Handle, Job, Launcher
+from workbench.launching.jobs import Handle, Launcher
+from workbench.runs.spec import RunSpec
 from workbench.studies.storage import ENVIRONMENT_VARIABLE
 from workbench.training.events import StopFlag
 from workbench.workspace import write_json
@@ -20,7 +21,7 @@ _LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkerJob(Job):
+class WorkerJob(RunSpec):
     """One worker of a study on this machine; ``config`` is the study's base.
 
     ``storage`` may hold a password: like ``tracking_uri`` it travels in the environment.
