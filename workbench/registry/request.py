@@ -73,7 +73,9 @@ def request_runs(
         RequestError: an unknown name, a wrong setting, runs that cannot be run here
             (:func:`check_runs`), or a registered plan that these runs contradict.
     """
-    plan, chosen = None, None if seeds is None else tuple(seeds)
+    plan, chosen = None, None if seeds is None else tuple(dict.fromkeys(seeds))
+    if chosen is not None and (not chosen or min(chosen) < 0 or max(chosen) >= 2**63):
+        raise RequestError(f"Seeds are whole numbers from 0 to 2^63 - 1 (got {list(chosen)}).")
     if experiment.endswith(".json"):
         if variants or new_version:
             raise RequestError("--variant and --new-version need an experiment's name.")
