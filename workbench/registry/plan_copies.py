@@ -20,12 +20,6 @@ class Registered:
     run_id: str | None = None
 
 
-def says_all(found: Registered, plan: Plan, seeds: Sequence[int]) -> bool:
-    """Whether a copy has a plan's every word and setting, and the seeds."""
-    same = found.plan.content_hash == plan.content_hash
-    return same and set(seeds) <= set(found.seeds)
-
-
 def continued(
     mine: Registered | None,
     theirs: Registered | None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from workbench.errors import RequestError, unknown_name
 from workbench.launching.jobs import Launcher
@@ -82,10 +81,10 @@ def request_runs(
         configs, origins = _saved(Path(experiment), changes, chosen)
     else:
         plan, names, origins = _variants(experiment, variants, changes, say)
-        ask: dict[str, Any] = {"new_version": new_version, "ask_store": False}
         if chosen is None:
             # What is in the way of the store is told once, when the plan is registered.
-            chosen = check_plan(plan, (), workspace, tracking_uri, **ask).seeds or (0,)
+            known = check_plan(plan, (), workspace, tracking_uri, new_version=new_version)
+            chosen = known.seeds or (0,)
             if chosen != (0,):
                 told = ", ".join(map(str, chosen))
                 say(f"Seeds {told}, as registered; --seeds takes others.")
@@ -95,7 +94,8 @@ def request_runs(
     if plan is not None and chosen is not None:
         settle = check_plan if dry_run else register
         whole = set(names) == set(plan.variants)
-        settle(plan, chosen if whole else (), workspace, tracking_uri, **ask, say=say)
+        planned = chosen if whole else ()
+        settle(plan, planned, workspace, tracking_uri, new_version=new_version, say=say)
     return RequestedRuns(plan, specs, origins, missing)
 
 
