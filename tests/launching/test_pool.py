@@ -139,16 +139,18 @@ def test_what_runs_here_does_not_outlive_a_command_that_breaks_down(
 def test_a_person_stops_all_also_beside_one_that_cannot_be_told(
     jobs: list[RunSpec], caplog: pytest.LogCaptureFixture
 ) -> None:
-    asking = StopFlag()
+    asking, log = StopFlag(), Log()
 
     def ask() -> None:
         asking.requested = len(launcher.started) == 2
 
     launcher = Launcher(on_start=ask)
     with pytest.raises(InterruptedRunError, match="0 of 4 runs done"):
-        run_jobs(jobs, launcher, 4, Log(), asking, interval=0.0)
+        run_jobs(jobs, launcher, 4, log, asking, interval=0.0)
     # Not one more is submitted after the signal, though there was room.
     assert (launcher.started, launcher.stopped) == ([0, 1], [0, 1])
+    ended = [change for change in log.changes if change[1] is not RunState.RUNNING]
+    assert ended == [(0, RunState.INTERRUPTED), (1, RunState.INTERRUPTED)]  # not failed
 
     def insist() -> None:
         if len(launcher.started) == 3:
