@@ -16,8 +16,8 @@ if TYPE_CHECKING:
         write_variant,
     )
     from workbench.registry.plan import Plan, differences, make_plan
-    from workbench.registry.plan_copies import Registered
     from workbench.registry.plan_store import (
+        Registered,
         attach_to_plan,
         check_plan,
         load_plan,
@@ -53,5 +53,5 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     __all__,
-    ("rows", "experiment", "plan", "plan_copies", "plan_store", "files", "request"),
+    ("rows", "experiment", "plan", "plan_store", "files", "request"),
 )

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import RequestError, WorkbenchError, unknown_name
-from workbench.registry.plan import Plan, read_plan
-from workbench.registry.plan_copies import Registered, continued
+from workbench.registry.plan import Plan, differences, read_plan
 from workbench.registry.plan_text import description, plan_tags
 from workbench.registry.rows import PLAN_KIND, PlanRow, as_options, plan_rows
 from workbench.tracking import (
@@ -37,7 +37,17 @@ from workbench.tracking import (
 from workbench.workspace import Workspace, exclusive, write_json
 
 _FILE = "plan.json"
+_SHOWN_DIFFERENCES = 6
 _DELIVERY = UploaderSettings(interval=0.2, finish_timeout=30.0, system_interval=0.0)
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A plan as it stands registered, with the seeds it is to be run with."""
+
+    plan: Plan
+    seeds: tuple[int, ...]
+    run_id: str | None = None
 
 
 def register(
@@ -94,9 +104,46 @@ def _wanted(
     mine = _local(workspace, plan.experiment, plan.key)
     known = [plan] if mine is None else [plan, mine.plan]
     theirs = _stored(tracking_uri, known, say)
-    wanted = continued(mine, theirs, plan, seeds, new_version)
+    wanted = _continued([found for found in (theirs, mine) if found], plan, seeds, new_version)
     plan_tags(wanted.plan, wanted.seeds)  # refuses a plan that is too large
     return wanted, wanted == mine == theirs
+
+
+def _continued(
+    standing: Sequence[Registered], plan: Plan, seeds: Sequence[int], new_version: bool
+) -> Registered:
+    """What stands once a plan joins those that stand: the store's, the workspace's copy, or both.
+
+    Raises:
+        RequestError: a name would have two settings; with ``new_version`` the next version begins
+            instead, which continues none of them.
+    """
+    if not standing:
+        return Registered(plan, tuple(seeds))
+    version = max(found.plan.version for found in standing)
+    standing = [found for found in standing if found.plan.version == version]
+    plans = [*(found.plan for found in standing), plan]
+    hashes: dict[str, set[str]] = {}
+    for one in plans:
+        for name, hash_ in one.hashes.items():
+            hashes.setdefault(name, set()).add(hash_)
+    odd = {name for name, found in hashes.items() if len(found) > 1}
+    if not odd:
+        variants = {name: config for one in plans for name, config in one.variants.items()}
+        joined = plan.model_copy(update={"version": version, "variants": variants})
+        known = {seed for found in standing for seed in found.seeds}
+        return Registered(joined, tuple(sorted({*known, *seeds})), standing[0].run_id)
+    if new_version:
+        return Registered(plan.model_copy(update={"version": version + 1}), tuple(seeds))
+    told = (line for old, new in pairwise(plans) for line in differences(old, new))
+    lines = [line for line in dict.fromkeys(told) if line.partition(":")[0] in odd]
+    more = len(lines) - _SHOWN_DIFFERENCES
+    raise RequestError(
+        f"{plan.experiment} is registered as version {version} with other settings under the "
+        f"same name: {'; '.join(lines[:_SHOWN_DIFFERENCES])}"
+        f"{f'; and {more} more' if more > 0 else ''}. Give the variant another name, or continue "
+        "with --new-version (the old runs stay, and are told apart)."
+    )
 
 
 def plan_folders(workspace: Workspace) -> list[Path]:
