@@ -45,10 +45,11 @@ class JobsWatcher(Watcher):
         if view.state is RunState.FINISHED:
             score = view.progress.last_score
             self._line(f"[{self.ended}] done {name} in {took}{score and ', ' + score}")
+        elif view.state is RunState.INTERRUPTED:
+            self._line(f"[{self.ended}] stopped {name} after {took}; the same command continues it")
         else:
-            word = "stopped" if view.state is RunState.INTERRUPTED else "FAILED"
             after = "" if view.started is None else f" after {took}"
-            self._line(f"[{self.ended}] {word} {name}{after}: {view.problem}")
+            self._line(f"[{self.ended}] FAILED {name}{after}: {view.problem}")
 
     def on_look(self, views: Sequence[JobView]) -> None:
         if self.on_terminal:
