@@ -140,7 +140,7 @@ class _Process:
 def _visible_gpus() -> list[str]:
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
-        return [name for name in chosen.split(",") if name]
+        return [name for name in chosen.split(",") if name not in ("", "-1")]  # -1 hides all
     import torch
 
     return [str(index) for index in range(torch.cuda.device_count())]
