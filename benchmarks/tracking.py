@@ -111,7 +111,8 @@ def silence() -> None:
 
 def one_run(arm: str, folder: Path, kimg: float) -> dict[str, Any]:
     """The run, in this process: its seconds, and those of tracking if it is tracked."""
-    from workbench.runs.execution import RunRequest, execute
+    from workbench.runs.execution import execute
+    from workbench.runs.spec import RunSpec
     from workbench.tracking import default_uri
     from workbench.training.recipes import run_config
     from workbench.workspace import open_workspace
@@ -121,7 +122,7 @@ def one_run(arm: str, folder: Path, kimg: float) -> dict[str, Any]:
     settings = [f"training.kimg={kimg}", "experiment=tracking_cost"]
     config = run_config(*settings)
     began, used = time.perf_counter(), time.process_time()
-    done = execute(RunRequest(config, place, default_uri(place.root), fresh=True))
+    done = execute(RunSpec(config, place, default_uri(place.root), fresh=True))
     return {
         "wall": time.perf_counter() - began,
         "processor": time.process_time() - used,

@@ -24,6 +24,7 @@ ROOMS = [
     ("studies",),
     ("registry",),
     ("reports",),
+    ("api",),
     ("cli",),
     ("__main__",),
 ]

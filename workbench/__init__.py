@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from workbench.api import evaluate, run
+    from workbench.reports.api import compare, load_run, scores
+    from workbench.teachers.base import Conditioning
+    from workbench.training.config import RunConfig
+    from workbench.training.distill import distill
 
 __version__ = "0.1.0"
 
@@ -17,12 +24,24 @@ _LAZY = {
     "RunConfig": "workbench.training.config",
     "compare": "workbench.reports.api",
     "distill": "workbench.training.distill",
+    "evaluate": "workbench.api",
     "load_run": "workbench.reports.api",
+    "run": "workbench.api",
     "scores": "workbench.reports.api",
 }
 """Public names by home; imported on first use, so that the command line starts quickly."""
 
-__all__ = ["Conditioning", "RunConfig", "__version__", "compare", "distill", "load_run", "scores"]
+__all__ = [
+    "Conditioning",
+    "RunConfig",
+    "__version__",
+    "compare",
+    "distill",
+    "evaluate",
+    "load_run",
+    "run",
+    "scores",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from tests.populate import write_folders
+from workbench.cli.follow_up import follow_up
 from workbench.cli.outcomes import show_outcomes
 from workbench.cli.run import _figures
 from workbench.runs.execution import RunOutcome
+from workbench.tracking import default_uri
 from workbench.training.config import RunConfig, ScheduleConfig, TrainingConfig
 from workbench.training.evaluation_config import EvaluationConfig
 from workbench.training.run_folder import RunFolder, judged_by, run_folder
@@ -94,3 +96,30 @@ def test_runs_that_share_a_distance_are_drawn_together(
         return
     assert [Path(file).name for file in files] == ["e.png", "e.svg", "e.csv", "e_teacher.csv"]
     assert all(Path(file).is_file() for file in files)
+
+
+def test_commands_to_go_on_with_name_the_store_unless_they_find_it_by_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Workspace(tmp_path / "my work")
+    own, other = default_uri(place.root), "postgresql://ada:secret@host/mlflow"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    bare = f"workbench ui --experiment q --workspace '{place.root}'"
+    named = f"{bare} --tracking-uri 'postgresql://ada:***@host/mlflow'"
+    assert follow_up(place, own, "ui", "--experiment", "q").endswith(bare)
+    assert follow_up(place, other, "ui", "--experiment", "q").endswith(named)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
+    assert follow_up(place, other, "ui", "--experiment", "q").endswith(bare)
+    assert "--tracking-uri" in follow_up(place, own, "ui")
+
+
+def test_the_end_of_a_run_opens_the_store_that_it_was_tracked_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    row = {"model": "teacher", "steps": 4, "nfe": 4, "ms_per_image": 1.0, "fid": 0.5}
+    folder = RunFolder(tmp_path / "runs" / "q" / "default-seed0")
+    outcome = RunOutcome(folder, {"run": "q/default-seed0", "table": [row]}, trained=True)
+    show_outcomes([outcome], [], Workspace(tmp_path), "http://host:5000")
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if "in the browser" in x]
+    assert line.endswith(f" --workspace {tmp_path} --tracking-uri http://host:5000")

@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 
-import workbench.cli.launch as launching
-import workbench.cli.run as running
 from tests.cli.conftest import InsideWorkbench
+from workbench.launching import runs as launching
+from workbench.launching.runs import Launched
+from workbench.runs.spec import RunSpec
+from workbench.tracking import RunRow
+
+FINISHED = RunRow("1", "r", "e", "1", "FINISHED", 0, None, {}, {}, {})
 
 
 @pytest.fixture
@@ -21,12 +25,11 @@ def begun(
     def call(*arguments: str) -> list[tuple[str, int]]:
         found: list[tuple[str, int]] = []
 
-        def launch(jobs: list[Any], *_: Any) -> tuple[list[Any], int]:
-            found.extend((job.config.variant, job.config.seed) for job in jobs)
-            return [], len(jobs)
+        def launch(specs: list[RunSpec], *_: Any, **__: Any) -> Launched:
+            found.extend((spec.config.variant, spec.config.seed) for spec in specs)
+            return Launched(left=[(spec, FINISHED) for spec in specs])
 
-        monkeypatch.setattr(launching, "launch_jobs", launch)
-        monkeypatch.setattr(running, "_report", lambda *_, **__: None)
+        monkeypatch.setattr(launching, "launch_runs", launch)
         prepared("run", *arguments)
         return found
 

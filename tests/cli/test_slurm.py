@@ -21,9 +21,9 @@ from tests.cli.conftest import ONLY_RUNS, InsideWorkbench, Workbench
 from tests.cli.test_run import KEYS, final_weights, points_in_mlflow
 from tests.cli.test_torchrun import SHORT
 from workbench.errors import RequestError
-from workbench.launching.jobs import Job
 from workbench.launching.slurm import SlurmLauncher, SlurmSettings, slurm_settings
 from workbench.launching.slurm_task import SlurmTask, exit_file_of
+from workbench.runs.spec import RunSpec
 from workbench.tracking import default_uri, list_runs
 from workbench.training.config import RunConfig, load_config
 from workbench.workspace import open_workspace
@@ -43,7 +43,7 @@ def signal_all(task: psutil.Process, number: signal.Signals) -> None:
         process.send_signal(number)
 
 
-def submit(job: Job, monkeypatch: pytest.MonkeyPatch) -> submitit.LocalJob[None]:
+def submit(job: RunSpec, monkeypatch: pytest.MonkeyPatch) -> submitit.LocalJob[None]:
     """To submitit's local executor, which starts, re-queues and starts again like Slurm."""
     job.write()
     for name, value in job.environment().items():
@@ -72,7 +72,7 @@ def test_preemption_changes_nothing(
     """
     config = load_config(finished.only_run() / "config.json")
     place = open_workspace(prepared.workspace)
-    job = Job(config, place, default_uri(place.root), fresh=True)
+    job = RunSpec(config, place, default_uri(place.root), fresh=True)
     submitted = submit(job, monkeypatch)
     reached = prepared.nimg_reached(320)
     while not reached():
@@ -101,7 +101,7 @@ def test_preemption_changes_nothing(
 TASK = """
 import sys
 from pathlib import Path
-from workbench.launching.jobs import Job
+from workbench.runs.spec import RunSpec
 from workbench.launching.slurm_task import SlurmTask
 from workbench.training.config import RunConfig
 from workbench.workspace import Workspace
@@ -113,7 +113,7 @@ print("ready, fresh:", sys.argv[1], flush=True)
 time.sleep(60)
 '''
 
-class Sleeper(Job):
+class Sleeper(RunSpec):
     def command(self):
         return [sys.executable, "-c", COMMAND, str(self.fresh)]
 
@@ -176,13 +176,13 @@ def test_a_person_stops_it_and_slurm_has_the_last_word(tmp_path: Path) -> None:
 NODE = """
 import sys
 from pathlib import Path
-from workbench.launching.jobs import Job
+from workbench.runs.spec import RunSpec
 from workbench.launching.slurm_task import SlurmTask
 from workbench.training.config import load_config
 from workbench.workspace import open_workspace
 
 config, place = load_config(Path(sys.argv[1])), open_workspace(Path(sys.argv[2]))
-SlurmTask.of(Job(config, place, ""), 80)()
+SlurmTask.of(RunSpec(config, place, ""), 80)()
 """
 
 
@@ -209,7 +209,7 @@ def test_two_nodes_are_two_ranks_and_save_themselves_together(
     plan = prepared(*prepared.quick("--dry-run", "--json", settings=SHORT)).stdout
     file = tmp_path / "config.json"
     file.write_text(json.dumps({k: v for k, v in json.loads(plan).items() if k != "origins"}))
-    job = Job(load_config(file), open_workspace(prepared.workspace), "")
+    job = RunSpec(load_config(file), open_workspace(prepared.workspace), "")
     job.write()
     tasks = two_nodes(file, prepared)
     reached = prepared.nimg_reached(160)
@@ -239,7 +239,7 @@ def test_sbatch_is_asked_for_what_was_said(tmp_path: Path) -> None:
         ["partition=gpu", "time=90", "nodes=2", "cpus-per-task=8", "extra.constraint=a100"]
     )
     secret = "postgresql://me:secret@host/db"
-    job = Job(RunConfig(), open_workspace(tmp_path / "workspace"), secret, nproc=4)
+    job = RunSpec(RunConfig(), open_workspace(tmp_path / "workspace"), secret, nproc=4)
     text = _make_sbatch_string("COMMAND", tmp_path, **settings.parameters(job))
     for flag in (
         *("partition=gpu", "time=90", "nodes=2", "cpus-per-task=8", "constraint=a100", "requeue"),
@@ -276,6 +276,6 @@ def test_wrong_options_are_one_line(assignment: str, said: str) -> None:
 
 def test_without_slurm_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    job = Job(RunConfig(), open_workspace(tmp_path / "workspace"), "")
+    job = RunSpec(RunConfig(), open_workspace(tmp_path / "workspace"), "")
     with pytest.raises(RequestError, match="No srun on this machine"):
         SlurmLauncher(SlurmSettings()).start(job)

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import InterruptedRunError, RequestError, WorkbenchError
-from workbench.launching.jobs import Job, LostJobsError
+from workbench.launching.jobs import LostJobsError
 from workbench.launching.pool import JobView, Watcher, run_jobs
 from workbench.launching.slurm import SlurmHandle, _Queue
 from workbench.runs.signals import stop_on_signals
+from workbench.runs.spec import RunSpec
 from workbench.runs.state import RunState
 from workbench.training.config import RunConfig
 from workbench.training.events import StopFlag
@@ -42,9 +43,9 @@ class Launcher:
         self.stopped: list[int] = []
         self.looks = 0
 
-    def check(self, job: Job) -> None: ...
+    def check(self, job: RunSpec) -> None: ...
 
-    def start(self, job: Job) -> Handle:
+    def start(self, job: RunSpec) -> Handle:
         if self.refused is not None and job.config.seed == self.refused[0]:
             raise self.refused[1]
         self.started.append(job.config.seed)
@@ -53,7 +54,7 @@ class Launcher:
 
 
 class Handle:
-    def __init__(self, launcher: Launcher, job: Job) -> None:
+    def __init__(self, launcher: Launcher, job: RunSpec) -> None:
         self.outlives = launcher.outlives
         self.launcher, self.job, self.looks = launcher, job, 0
 
@@ -86,22 +87,22 @@ class Log(Watcher):
         self.changes: list[tuple[int, RunState]] = []
 
     def on_change(self, view: JobView) -> None:
-        self.changes.append((view.job.config.seed, view.state))
+        self.changes.append((view.spec.config.seed, view.state))
 
 
 @pytest.fixture
-def jobs(tmp_path: Path) -> list[Job]:
-    return [Job(RunConfig(seed=seed), Workspace(tmp_path), "") for seed in range(4)]
+def jobs(tmp_path: Path) -> list[RunSpec]:
+    return [RunSpec(RunConfig(seed=seed), Workspace(tmp_path), "") for seed in range(4)]
 
 
 @pytest.mark.parametrize(
     "refusal",
     [RequestError("sbatch refused x: QOSMaxSubmitJobPerUser"), OSError(28, "No space left")],
 )
-def test_a_refused_submission_fails_alone(jobs: list[Job], refusal: Exception) -> None:
+def test_a_refused_submission_fails_alone(jobs: list[RunSpec], refusal: Exception) -> None:
     launcher, log = Launcher((2, refusal)), Log()
     views = run_jobs(jobs, launcher, 4, log, StopFlag(), interval=0.0)
-    failed = {view.job.config.seed: view.problem for view in views if view.state != "finished"}
+    failed = {view.spec.config.seed: view.problem for view in views if view.state != "finished"}
     assert failed == {2: str(refusal)}
     assert (launcher.started, launcher.stopped) == ([0, 1, 3], [])
     assert (2, RunState.FAILED) in log.changes
@@ -109,7 +110,7 @@ def test_a_refused_submission_fails_alone(jobs: list[Job], refusal: Exception) -
 
 @pytest.mark.parametrize("refused", [None, (3, LostJobsError("squeue has not answered"))])
 def test_jobs_that_are_lost_sight_of_go_on(
-    jobs: list[Job], refused: tuple[int, Exception] | None
+    jobs: list[RunSpec], refused: tuple[int, Exception] | None
 ) -> None:
     launcher = Launcher(refused, lost_at=None if refused else 6)
     with pytest.raises(LostJobsError):
@@ -120,7 +121,7 @@ def test_jobs_that_are_lost_sight_of_go_on(
 
 @pytest.mark.parametrize("outlives", [True, False])
 def test_what_runs_here_does_not_outlive_a_command_that_breaks_down(
-    jobs: list[Job], outlives: bool
+    jobs: list[RunSpec], outlives: bool
 ) -> None:
     """A closed pipe behind the live table, for example; a cluster's jobs go on."""
 
@@ -136,18 +137,20 @@ def test_what_runs_here_does_not_outlive_a_command_that_breaks_down(
 
 
 def test_a_person_stops_all_also_beside_one_that_cannot_be_told(
-    jobs: list[Job], caplog: pytest.LogCaptureFixture
+    jobs: list[RunSpec], caplog: pytest.LogCaptureFixture
 ) -> None:
-    asking = StopFlag()
+    asking, log = StopFlag(), Log()
 
     def ask() -> None:
         asking.requested = len(launcher.started) == 2
 
     launcher = Launcher(on_start=ask)
     with pytest.raises(InterruptedRunError, match="0 of 4 runs done"):
-        run_jobs(jobs, launcher, 4, Log(), asking, interval=0.0)
+        run_jobs(jobs, launcher, 4, log, asking, interval=0.0)
     # Not one more is submitted after the signal, though there was room.
     assert (launcher.started, launcher.stopped) == ([0, 1], [0, 1])
+    ended = [change for change in log.changes if change[1] is not RunState.RUNNING]
+    assert ended == [(0, RunState.INTERRUPTED), (1, RunState.INTERRUPTED)]  # not failed
 
     def insist() -> None:
         if len(launcher.started) == 3:
@@ -160,17 +163,17 @@ def test_a_person_stops_all_also_beside_one_that_cannot_be_told(
     assert launcher.stopped == [1]
 
 
-def test_what_others_do_is_asked_just_before_each_start(jobs: list[Job]) -> None:
+def test_what_others_do_is_asked_just_before_each_start(jobs: list[RunSpec]) -> None:
     """Two people with one command: whatever one has begun meanwhile is left to that one."""
     launcher = Launcher()
     asked: list[tuple[int, int]] = []
 
-    def is_left(job: Job) -> bool:
+    def is_left(job: RunSpec) -> bool:
         asked.append((job.config.seed, launcher.looks))
         return job.config.seed in (1, 3)
 
     views = run_jobs(jobs, launcher, 1, Log(), StopFlag(), interval=0.0, is_left=is_left)
-    assert [(view.job.config.seed, view.state) for view in views] == [
+    assert [(view.spec.config.seed, view.state) for view in views] == [
         (0, RunState.FINISHED),
         (2, RunState.FINISHED),
     ]

@@ -18,6 +18,7 @@ from workbench.registry import (
     register,
 )
 from workbench.registry.plan_text import description
+from workbench.registry.rows import PLAN_TAG
 from workbench.registry.status import plan_status, spread
 from workbench.runs.state import RunState
 from workbench.tracking import (
@@ -191,9 +192,30 @@ def test_a_plan_edited_by_hand_is_noticed(place: Workspace) -> None:
     with pytest.raises(RequestError, match=r"changed by hand \(its text"):
         registered(place, experiment(), 0)
     file.write_text(text)
-    MlflowClient(uri).set_tag(done.run_id, "plan.hypothesis", "The high one.")
+    (row,) = list_runs(uri, "asked")
+    tag = row.tags[PLAN_TAG].replace("The low one.", "The high one.")
+    MlflowClient(uri).set_tag(done.run_id, PLAN_TAG, tag)
     with pytest.raises(RequestError, match="its tags do not match"):
         plan_rows(list_runs(uri, "asked"))
+
+
+def test_a_plan_of_an_earlier_version_is_read_and_continued(place: Workspace) -> None:
+    """It has a tag for each of its facts."""
+    from mlflow import MlflowClient
+
+    uri, client = default_uri(place.root), MlflowClient(default_uri(place.root))
+    done = registered(place, experiment(), 0)
+    (row,) = plan_rows(list_runs(uri, "asked"))
+    told = json.loads(list_runs(uri, "asked")[0].tags[PLAN_TAG])
+    client.delete_tag(done.run_id, PLAN_TAG)
+    for name, value in told.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        client.set_tag(done.run_id, f"plan.{name}", text)
+    assert plan_rows(list_runs(uri, "asked")) == [row]
+    assert registered(place, experiment(), 0) == done
+    assert registered(place, experiment(), 1).run_id == done.run_id
+    (grown,) = plan_rows(list_runs(uri, "asked"))
+    assert (grown.seeds, grown.hashes) == ((0, 1), row.hashes)
 
 
 def test_a_file_joins_the_plan(place: Workspace, tmp_path: Path) -> None:

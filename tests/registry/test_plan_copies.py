@@ -30,7 +30,7 @@ def elsewhere(tmp_path: Path, fresh_store: Path) -> str:
 def daily(place: Workspace, uri: str | None = None, seed: int = 0, **more: Any) -> Any:
     """As `workbench run` registers."""
     uri = uri or default_uri(place.root)
-    return register(make_plan(experiment()), [seed], place, uri, ask_store=False, **more)
+    return register(make_plan(experiment()), [seed], place, uri, **more)
 
 
 def versions(uri: str) -> list[int]:

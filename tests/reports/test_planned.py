@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -115,7 +116,8 @@ def test_a_plan_that_was_changed_by_hand_is_noted(place: Workspace, tmp_path: Pa
     shutil.copytree(place.root, copy.root)
     uri = default_uri(copy.root)
     runs = list_runs(uri, "alpha", where="tags.kind = 'plan'")
-    open_store(uri).set_tag(runs[0].run_id, "plan.question", "What?")
+    told = json.loads(runs[0].tags["plan"]) | {"question": "What?"}
+    open_store(uri).set_tag(runs[0].run_id, "plan", json.dumps(told))
     found = ask(copy, "alpha/high")
     assert len(found.groups) == 2
     assert any("changed by hand" in note for note in found.notes)
@@ -147,7 +149,7 @@ def test_a_changed_plan_has_a_report_of_its_own(place: Workspace, tmp_path: Path
     assert shown == {"6.4"}
     assert "plan v1 with training.kimg=6.4" in page
     assert "<code>workbench report alpha --set training.kimg=6.4</code>" in page
-    plans = {row.name: row.run_id for row in list_runs(uri, "alpha") if "plan.key" in row.tags}
+    plans = {row.name: row.run_id for row in list_runs(uri, "alpha") if "plan" in row.tags}
     kept = read_artifact(
         uri, plans["plan v1 with training.kimg=6.4"], f"report/{request.file_name}"
     )

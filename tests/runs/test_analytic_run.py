@@ -20,8 +20,9 @@ from workbench.errors import RequestError
 from workbench.flow.noise import NoiseSource
 from workbench.registry import get_experiment, make_plan
 from workbench.reports.figures import analytic
-from workbench.runs.execution import RunOutcome, RunRequest, execute
+from workbench.runs.execution import RunOutcome, execute
 from workbench.runs.mixture_task import SAMPLES_FILE, MixtureTask
+from workbench.runs.spec import RunSpec
 from workbench.students.models import load_model
 from workbench.students.text import TextJob
 from workbench.teachers.analytic import ANALYTIC, MixtureRecipe, build_mixture
@@ -77,7 +78,7 @@ def run(workspace: Workspace) -> Run:
         folder = small_teacher(workspace, teacher)
         config = run_config(*SMALL[1:], f"teacher={teacher}", *overrides)
         uri = default_uri(workspace.root)
-        return execute(RunRequest(config, workspace, uri, find_teacher=lambda *_: folder))
+        return execute(RunSpec(config, workspace, uri), find_teacher=lambda *_: folder)
 
     return go
 
@@ -114,14 +115,11 @@ def test_a_picture_that_cannot_be_drawn_loses_nothing(workspace: Workspace) -> N
     config = run_config(*SMALL[1:], f"teacher={RING}", "experiment=undrawn")
     run = run_folder(workspace, config)
     (run.figures / "samples.png").mkdir(parents=True)
-    request = RunRequest(
-        config,
-        workspace,
-        default_uri(workspace.root),
+    outcome = execute(
+        RunSpec(config, workspace, default_uri(workspace.root)),
         make_listener=partial(Warnings, said),
         find_teacher=lambda *_: folder,
     )
-    outcome = execute(request)
     assert [message[:52] for message in said] == [
         "No grid of the run's end: RequestError: Cannot write"
     ]

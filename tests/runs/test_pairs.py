@@ -17,8 +17,9 @@ from tests.helpers import without_padding
 from workbench.data.bundled import load_digits_images, prompt_label
 from workbench.data.pairs import PairsConfig, read_pairs
 from workbench.errors import InterruptedRunError, RequestError
-from workbench.runs.execution import RunRequest, execute
+from workbench.runs.execution import execute
 from workbench.runs.pairs import EncodedPairs, encode_pairs
+from workbench.runs.spec import RunSpec
 from workbench.students.text import TextJob
 from workbench.teachers import PipelineTeacher
 from workbench.teachers.text_store import TextStore
@@ -122,7 +123,7 @@ def request_of(tmp_path: Path, evaluation_cache: Path, digits_teacher_dir: Path)
     place = open_workspace(tmp_path / "workspace")
     shutil.copytree(evaluation_cache, place.cache)
 
-    def make(*data: str) -> RunRequest:
+    def make(*data: str) -> RunSpec:
         settings = [
             *BRIEF,
             "method.name=sid2a",
@@ -132,7 +133,7 @@ def request_of(tmp_path: Path, evaluation_cache: Path, digits_teacher_dir: Path)
         ]
         which = (f"teacher={digits_teacher_dir}", "recipe=digits")
         config = run_config(*which, *settings)
-        return RunRequest(config, place, default_uri(place.root))
+        return RunSpec(config, place, default_uri(place.root))
 
     return make
 

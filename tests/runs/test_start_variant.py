@@ -9,10 +9,10 @@ import pytest
 
 from tests.drill import BRIEF
 from workbench.errors import RequestError, WorkbenchError
-from workbench.launching.jobs import Job
 from workbench.launching.pool import Watcher, run_jobs
 from workbench.registry import Experiment, get_experiment, make_plan
-from workbench.runs.execution import RunRequest, execute
+from workbench.runs.execution import execute
+from workbench.runs.spec import RunSpec
 from workbench.runs.start_variant import StartVariant, settle_starts, starts_at, with_starts
 from workbench.runs.state import RunState
 from workbench.tracking import default_uri
@@ -69,13 +69,13 @@ class Launcher:
         self.failing = failing
         self.log: list[str] = []
 
-    def start(self, job: Job) -> Handle:
+    def start(self, job: RunSpec) -> Handle:
         self.log.append(f"{job.config.variant}{job.config.seed}")
         return Handle(self, job)
 
 
 class Handle:
-    def __init__(self, launcher: Launcher, job: Job) -> None:
+    def __init__(self, launcher: Launcher, job: RunSpec) -> None:
         self.launcher, self.job, self.looks = launcher, job, 0
 
     def poll(self) -> int | None:
@@ -93,10 +93,10 @@ class Handle:
     def stop(self) -> None: ...
 
 
-def jobs(root: Path) -> list[Job]:
+def jobs(root: Path) -> list[RunSpec]:
     plan = make_plan(experiment(base=None, more="base", other=None, most="more"))
     return [
-        Job(plan.config(name, seed), Workspace(root), "")
+        RunSpec(plan.config(name, seed), Workspace(root), "")
         for seed in (0, 1)
         for name in plan.variants
     ]
@@ -116,7 +116,7 @@ def test_side_by_side_a_variant_waits_for_its_start(tmp_path: Path) -> None:
 def test_what_starts_at_a_failed_run_fails_with_it(tmp_path: Path) -> None:
     launcher = Launcher(failing="base")
     views = run_jobs(jobs(tmp_path), launcher, 1, Watcher(), StopFlag(), interval=0.0)
-    states = {view.job.config.variant: view.state for view in views}
+    states = {view.spec.config.variant: view.state for view in views}
     assert states == {
         "base": RunState.FAILED,
         "more": RunState.FAILED,
@@ -136,7 +136,7 @@ def test_a_run_starts_at_the_weights_of_its_variant(
         experiment(base=None, more="base"), [f"teacher={digits_teacher_dir}", "recipe=digits"]
     )
     requests = {
-        name: RunRequest(plan.config(name, 3), place, default_uri(place.root))
+        name: RunSpec(plan.config(name, 3), place, default_uri(place.root))
         for name in plan.variants
     }
     with pytest.raises(WorkbenchError, match="'base', seed 3, which is not finished") as error:
@@ -148,7 +148,7 @@ def test_a_run_starts_at_the_weights_of_its_variant(
     assert more.results["start"]["source"] == f"{base.folder.name} at 0.032 kimg"
     unbound = requests["more"].config.model_copy(update={"start": "variant:base"})
     with pytest.raises(RequestError, match="name a run instead"):
-        execute(RunRequest(unbound, place, default_uri(place.root)))
+        execute(RunSpec(unbound, place, default_uri(place.root)))
 
 
 def test_data_aided_variants_have_one_start_and_one_budget() -> None:

@@ -14,7 +14,8 @@ from torch import Tensor
 from workbench.evaluation import Evaluator, MeanMetric
 from workbench.evaluation.extractors import FeatureExtractor
 from workbench.methods import GeneratorConfig, make_method
-from workbench.runs.execution import RunOutcome, RunRequest, execute
+from workbench.runs.execution import RunOutcome, execute
+from workbench.runs.spec import RunSpec
 from workbench.scoring.sources import Asked, open_source
 from workbench.students import measure as measuring
 from workbench.students.export import ExportRequest, export_student
@@ -169,10 +170,8 @@ def finished(
     )
     config = config.model_copy(update={"teacher": str(digits_teacher_dir)})
     uri = default_uri(workspace.root)
-    request = RunRequest(
-        config, workspace, uri, make_listener=Hearing, find_teacher=lambda *_: digits_teacher_dir
-    )
-    return lambda: execute(request)
+    spec = RunSpec(config, workspace, uri)
+    return lambda: execute(spec, make_listener=Hearing, find_teacher=lambda *_: digits_teacher_dir)
 
 
 def test_a_run_tells_how_far_its_evaluations_are_and_leaves_no_scratch(

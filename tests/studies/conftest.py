@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.drill import brief_config
-from workbench.runs.execution import RunRequest
+from workbench.runs.spec import RunSpec
 from workbench.studies import Choice, Real, SearchSpace, StudySettings, StudySpec
 from workbench.studies.storage import StudyStorage, default_storage
 from workbench.studies.study import create_or_continue
@@ -43,9 +43,9 @@ def base(digits_teacher_dir: Path) -> RunConfig:
 
 
 @pytest.fixture
-def request_of(workspace: Workspace, base: RunConfig) -> RunRequest:
+def request_of(workspace: Workspace, base: RunConfig) -> RunSpec:
     """How trials are run here."""
-    return RunRequest(base, workspace, default_uri(workspace.root))
+    return RunSpec(base, workspace, default_uri(workspace.root))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from tests.studies.conftest import PACE, MakeTrials
 from workbench.errors import RequestError
 from workbench.metrics import METRICS, Goal
 from workbench.registry import get_experiment
-from workbench.runs.execution import RunRequest
+from workbench.runs.spec import RunSpec
 from workbench.studies import Choice, StudySettings, StudySpec
 from workbench.studies.figures import history_frame, trials_frame
 from workbench.studies.listener import TrialAddress, TrialListener
@@ -219,7 +219,7 @@ def test_a_run_reports_the_objective_as_it_is_told(
 
 
 def test_a_study_that_maximizes_finds_the_highest(
-    trials_of: MakeTrials, base: RunConfig, request_of: RunRequest
+    trials_of: MakeTrials, base: RunConfig, request_of: RunSpec
 ) -> None:
     """Real runs, of learning rates with which the students end apart."""
     lr = "training.optimizers.generator.lr"

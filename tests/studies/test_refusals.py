@@ -12,7 +12,7 @@ import pytest
 
 from tests.studies.conftest import PACE, MakeTrials
 from workbench.errors import MachineError, RequestError
-from workbench.runs.execution import RunRequest
+from workbench.runs.spec import RunSpec
 from workbench.studies import Choice
 from workbench.studies.overview import study_view
 from workbench.studies.trials import (
@@ -29,17 +29,17 @@ from workbench.training.config import RunConfig
 from workbench.training.overrides import with_overrides
 
 
-def run_all(trials: StudyTrials, request: RunRequest) -> list[str]:
+def run_all(trials: StudyTrials, request: RunSpec, **how: Any) -> list[str]:
     """Work on the study in this process; what the worker said."""
     said: list[str] = []
-    work(trials.storage.url, trials.spec.name, request, said.append)
+    work(trials.storage.url, trials.spec.name, request, say=said.append, **how)
     return said
 
 
-def ends_at(trials: StudyTrials, request: RunRequest, number: int, message: str) -> None:
+def ends_at(trials: StudyTrials, request: RunSpec, number: int, message: str, **how: Any) -> None:
     """Asserts that a worker ends with one line, at a trial that then waits as it was."""
     with pytest.raises(RequestError, match=message) as caught:
-        run_all(trials, request)
+        run_all(trials, request, **how)
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith(f"Trial {number} waits for a worker that can run it.")
     found = trials.all()[number]
@@ -51,7 +51,7 @@ def ends_at(trials: StudyTrials, request: RunRequest, number: int, message: str)
 
 
 def test_a_machine_without_the_teacher_leaves_the_study_to_others(
-    trials_of: MakeTrials, base: RunConfig, request_of: RunRequest
+    trials_of: MakeTrials, base: RunConfig, request_of: RunSpec
 ) -> None:
     def nowhere(name: str, folder: Path) -> Path:
         raise RequestError(f"The teacher {name!r} is no folder.")
@@ -60,11 +60,11 @@ def test_a_machine_without_the_teacher_leaves_the_study_to_others(
         with_overrides(base, ["training.kimg=0.016"]), PACE.with_changes({"retries": 0})
     )
     trials.extend(2)
-    bare = replace(request_of, find_teacher=nowhere)
-    ends_at(trials, bare, 0, "is no folder")
+    ends_at(trials, request_of, 0, "is no folder", find_teacher=nowhere)
     before = trials.all()[0]
-    ends_at(trials, bare, 1, "is no folder")  # each trial waits behind those that nobody refused
-    ends_at(trials, bare, 0, "is no folder")
+    # Each trial waits behind those that nobody refused.
+    ends_at(trials, request_of, 1, "is no folder", find_teacher=nowhere)
+    ends_at(trials, request_of, 0, "is no folder", find_teacher=nowhere)
     trials.extend(3)
     run_all(trials, request_of)
     assert trials.counts() == {TrialStatus.COMPLETE: 3}
@@ -76,7 +76,7 @@ def test_a_machine_without_the_teacher_leaves_the_study_to_others(
 
 
 def test_a_worker_with_too_many_processes_leaves_the_batch_to_others(
-    trials_of: MakeTrials, base: RunConfig, request_of: RunRequest
+    trials_of: MakeTrials, base: RunConfig, request_of: RunSpec
 ) -> None:
     trials = trials_of(base)
     trials.extend(1)
@@ -84,7 +84,7 @@ def test_a_worker_with_too_many_processes_leaves_the_batch_to_others(
 
 
 def test_a_workspace_that_cannot_be_written_fails_no_trial(
-    trials_of: MakeTrials, base: RunConfig, request_of: RunRequest
+    trials_of: MakeTrials, base: RunConfig, request_of: RunSpec
 ) -> None:
     trials = trials_of(
         with_overrides(base, ["training.kimg=0.016"]), PACE.with_changes({"retries": 1})
@@ -112,10 +112,10 @@ def test_a_full_disk_fails_no_trial(
     problem: Exception,
     trials_of: MakeTrials,
     base: RunConfig,
-    request_of: RunRequest,
+    request_of: RunSpec,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def full(request: RunRequest) -> Any:
+    def full(spec: RunSpec, **_: object) -> Any:
         raise problem
 
     trials = trials_of(base, PACE.with_changes({"retries": 0}))
@@ -137,12 +137,12 @@ def test_what_no_worker_can_read_fails_its_trial_in_the_end(
     problem: Exception,
     trials_of: MakeTrials,
     base: RunConfig,
-    request_of: RunRequest,
+    request_of: RunSpec,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each worker that meets it ends and releases it; after the retries the next one goes on."""
 
-    def unreadable(request: RunRequest) -> Any:
+    def unreadable(spec: RunSpec, **_: object) -> Any:
         raise problem
 
     trials = trials_of(base, PACE.with_changes({"retries": 1}))
@@ -160,7 +160,7 @@ def test_what_no_worker_can_read_fails_its_trial_in_the_end(
 
 @pytest.mark.parametrize("nproc", [1, 2])
 def test_what_the_settings_make_impossible_fails_its_trial_alone(
-    nproc: int, trials_of: MakeTrials, base: RunConfig, request_of: RunRequest
+    nproc: int, trials_of: MakeTrials, base: RunConfig, request_of: RunSpec
 ) -> None:
     """Only the loaded teacher shows that it has no such layer; no other machine's teacher has."""
     targets = "training.lora.targets"

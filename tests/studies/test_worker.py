@@ -18,7 +18,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from tests.studies.conftest import PACE, MakeTrials
 from workbench.errors import InterruptedRunError
-from workbench.runs.execution import RunRequest
+from workbench.runs.spec import RunSpec
 from workbench.studies import Choice
 from workbench.studies.overview import study_view
 from workbench.studies.parent import StudyRun, move_studies
@@ -38,7 +38,7 @@ from workbench.training.overrides import with_overrides
 from workbench.training.run_folder import find_run, run_folder
 
 
-def mlflow_runs(request: RunRequest, name: str = "small") -> tuple[Any, list[Any]]:
+def mlflow_runs(request: RunSpec, name: str = "small") -> tuple[Any, list[Any]]:
     """The study's own run, and its trials' runs, as MLflow's client has them."""
     from mlflow import MlflowClient
 
@@ -51,15 +51,15 @@ def mlflow_runs(request: RunRequest, name: str = "small") -> tuple[Any, list[Any
     return parent, sorted(children, key=lambda run: (run.data.tags["trial"], run.data.tags["seed"]))
 
 
-def run_all(trials: StudyTrials, request: RunRequest) -> list[str]:
+def run_all(trials: StudyTrials, request: RunSpec) -> list[str]:
     """Work on the study in this process; what the worker said."""
     said: list[str] = []
-    work(trials.storage.url, trials.spec.name, request, said.append)
+    work(trials.storage.url, trials.spec.name, request, say=said.append)
     return said
 
 
 def test_a_trial_is_the_mean_of_its_seeds_runs(
-    trials_of: MakeTrials, base: RunConfig, request_of: RunRequest
+    trials_of: MakeTrials, base: RunConfig, request_of: RunSpec
 ) -> None:
     settings = PACE.with_changes({"seeds": (0, 1), "objectives": ("fid", "alignment")})
     trials = trials_of(base, settings)
@@ -93,7 +93,7 @@ def test_a_trial_is_the_mean_of_its_seeds_runs(
 
 
 def test_what_is_a_trials_own_fault_fails_it_alone(
-    trials_of: MakeTrials, base: RunConfig, request_of: RunRequest
+    trials_of: MakeTrials, base: RunConfig, request_of: RunSpec
 ) -> None:
     """Weights that are not finite, adapters larger than any memory; and then a good one."""
     lr, rank = "training.optimizers.generator.lr", "training.lora.rank"
@@ -122,7 +122,7 @@ def test_what_is_a_trials_own_fault_fails_it_alone(
 def test_a_point_that_cannot_be_drawn_fails_its_trial_alone(
     trials_of: MakeTrials,
     base: RunConfig,
-    request_of: RunRequest,
+    request_of: RunSpec,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A sampler's arithmetic broke down; without this each worker in turn would end at it."""
@@ -144,7 +144,7 @@ def test_a_point_that_cannot_be_drawn_fails_its_trial_alone(
 
 @pytest.mark.parametrize("nproc", [1, 2])
 def test_a_bad_trial_is_pruned_at_its_first_evaluation(
-    nproc: int, trials_of: MakeTrials, base: RunConfig, request_of: RunRequest
+    nproc: int, trials_of: MakeTrials, base: RunConfig, request_of: RunSpec
 ) -> None:
     """Also where its run has processes of its own, one of which asks the study."""
     trials = trials_of(base, PACE.with_changes({"pruner": "median"}))
@@ -174,7 +174,7 @@ def test_a_bad_trial_is_pruned_at_its_first_evaluation(
 
 
 def test_wilcoxon_stops_between_seeds(
-    trials_of: MakeTrials, base: RunConfig, request_of: RunRequest
+    trials_of: MakeTrials, base: RunConfig, request_of: RunSpec
 ) -> None:
     settings = PACE.with_changes({"pruner": "wilcoxon", "seeds": (0, 1, 2, 3, 4)})
     trials = trials_of(with_overrides(base, ["training.kimg=0.016"]), settings)
@@ -199,7 +199,7 @@ def test_wilcoxon_stops_between_seeds(
 
 
 def test_a_signal_gives_the_trial_back_and_it_resumes(
-    trials_of: MakeTrials, base: RunConfig, request_of: RunRequest
+    trials_of: MakeTrials, base: RunConfig, request_of: RunSpec
 ) -> None:
     changes = ["training.kimg=0.64", "schedule.evaluate_kimg=0.16"]
     trials = trials_of(with_overrides(base, changes))
@@ -233,7 +233,7 @@ def test_a_signal_gives_the_trial_back_and_it_resumes(
 
 
 def test_a_run_that_is_still_going_on_is_waited_for(
-    trials_of: MakeTrials, base: RunConfig, request_of: RunRequest
+    trials_of: MakeTrials, base: RunConfig, request_of: RunSpec
 ) -> None:
     """As when a peer thought dead only had no connection: its run is not disturbed."""
     trials = trials_of(with_overrides(base, ["training.kimg=0.016"]))
@@ -253,13 +253,13 @@ def test_a_run_that_is_still_going_on_is_waited_for(
             if line.startswith("trial 1: FID"):  # which the busy one does not keep waiting
                 lock.release()
 
-        work(trials.storage.url, trials.spec.name, request_of, hear)
+        work(trials.storage.url, trials.spec.name, request_of, say=hear)
     assert "Trial 0 is still being run by another process. It waits." in said
     assert trials.counts() == {TrialStatus.COMPLETE: 2}
 
 
 def test_every_store_has_its_own_run_of_the_study(
-    trials_of: MakeTrials, base: RunConfig, request_of: RunRequest, tmp_path: Path
+    trials_of: MakeTrials, base: RunConfig, request_of: RunSpec, tmp_path: Path
 ) -> None:
     from mlflow import MlflowClient
 
@@ -285,7 +285,7 @@ def test_every_store_has_its_own_run_of_the_study(
 
 
 def test_an_unreachable_tracker_fails_no_trial_and_its_runs_find_their_parent(
-    trials_of: MakeTrials, base: RunConfig, request_of: RunRequest
+    trials_of: MakeTrials, base: RunConfig, request_of: RunSpec
 ) -> None:
     from workbench.tracking import sync
 

@@ -20,7 +20,6 @@ from workbench.cli.common import (
     say,
     with_selectors,
 )
-from workbench.cli.launch import find_launcher
 from workbench.cli.study_request import (
     LauncherOption,
     NameOption,
@@ -87,6 +86,7 @@ def run(
     ones have certain values says so: "method.sid_alpha=0.8..1.4 if method.name=sid|sid2a", and
     further conditions follow as "... and KEY=A|B".
     """
+    from workbench.launching.runs import find_launcher
     from workbench.tracking import default_uri
     from workbench.workspace import open_workspace
 
@@ -131,22 +131,16 @@ def worker(
 ) -> None:
     """Work on a study from this machine, until no trial is left."""
     from workbench.cli.building import find_with_bar
-    from workbench.runs.execution import RunRequest
+    from workbench.runs.spec import RunSpec
     from workbench.studies.worker import work
     from workbench.tracking import default_uri
     from workbench.training.config import RunConfig
     from workbench.workspace import open_workspace
 
     place = open_workspace(workspace)
-    request = RunRequest(
-        RunConfig(),
-        place,
-        tracking_uri or default_uri(place.root),
-        nproc,
-        find_teacher=find_with_bar,
-        say=say,
-    )
-    ended = work(study_results.address(storage, place), study, request, say)
+    request = RunSpec(RunConfig(), place, tracking_uri or default_uri(place.root), nproc)
+    url = study_results.address(storage, place)
+    ended = work(url, study, request, find_teacher=find_with_bar, say=say)
     if json_output:
         print_json({"study": study, "ended": ended})
     else:
@@ -177,8 +171,8 @@ def _check(spec: StudySpec, how: WorkerOptions, shared_sqlite: bool) -> None:
         RequestError: called by torchrun or srun, SQLite for a cluster, a point of the space whose
             batch does not divide by the processes, or a launcher that this machine does not have.
     """
-    from workbench.launching.jobs import Job
     from workbench.runs.execution import check_request
+    from workbench.runs.spec import RunSpec
     from workbench.studies.check import corners
     from workbench.studies.space import at_point
     from workbench.tracking.store import SQLITE
@@ -197,7 +191,7 @@ def _check(spec: StudySpec, how: WorkerOptions, shared_sqlite: bool) -> None:
     for config in (spec.base, *(at_point(spec.base, point) for point in corners(spec.space))):
         check_request(config, how.nproc)
         if how.launcher is not None:
-            how.launcher.check(Job(config, how.place, how.tracking_uri, how.nproc))
+            how.launcher.check(RunSpec(config, how.place, how.tracking_uri, how.nproc))
 
 
 def _prepare(spec: StudySpec, how: WorkerOptions, new_version: bool, trials: int) -> StudyTrials:
@@ -237,7 +231,7 @@ def _supervise(trials: StudyTrials, how: WorkerOptions) -> StudyView:
     display = StudyDisplay(trials)
     for job in jobs:
         display.say(f"worker {job.index}: log in {job.log}")
-    launcher = how.launcher or LocalLauncher(max(1, len(jobs)))
+    launcher = how.launcher or LocalLauncher(max(1, len(jobs)), display.say)
     try:
         with stop_on_signals(hangup=how.launcher is None) as stop:
             codes = supervise(jobs, launcher, stop, display.look, display.say)

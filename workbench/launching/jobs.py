@@ -1,91 +1,19 @@
-"""Runs as processes of their own: what to start, and how to follow what was started."""
+"""Runs as processes of their own, and how to follow what was started."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Protocol, Self
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
-from workbench.errors import WorkbenchError
-from workbench.training.config import RunConfig
-from workbench.training.run_folder import RunFolder, run_folder
-from workbench.workspace import Workspace, write_json
+from workbench.errors import RequestError, WorkbenchError
+from workbench.runs.spec import RunSpec
 
 
 class LostJobsError(WorkbenchError):
     """The place where jobs run does not answer. They go on; nobody can say how they are."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run as a command of its own process: what to run, and where.
-
-    ``tracking_uri`` may hold a password: it travels in the environment, never in a command line.
-    """
-
-    config: RunConfig
-    workspace: Workspace
-    tracking_uri: str
-    nproc: int = 1
-    fresh: bool = False
-
-    @property
-    def folder(self) -> RunFolder:
-        return run_folder(self.workspace, self.config)
-
-    @property
-    def name(self) -> str:
-        """As a queue shows it."""
-        return self.folder.path.name
-
-    @property
-    def config_file(self) -> Path:
-        return self._file(".json")
-
-    @property
-    def log(self) -> Path:
-        """What the process printed."""
-        return self._file(".log")
-
-    @property
-    def last_words(self) -> str:
-        """The last line of the log: what a failed job said."""
-        try:
-            lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            return "it left no log"
-        said = [line for line in lines if line.strip()]
-        return said[-1].removeprefix("Error: ") if said else "it printed nothing"
-
-    def command(self) -> list[str]:
-        """The command line; it reads :attr:`config_file`, which :meth:`write` writes."""
-        return [
-            *(sys.executable, "-m", "workbench", "run", str(self.config_file)),
-            *("--workspace", str(self.workspace.root)),
-            *(["--nproc", str(self.nproc)] if self.nproc > 1 else []),
-            *(["--fresh"] if self.fresh else []),
-        ]
-
-    def environment(self) -> dict[str, str]:
-        """What the process needs beside this one's environment."""
-        return {"MLFLOW_TRACKING_URI": self.tracking_uri}
-
-    def without_secrets(self) -> Self:
-        """The job as it may be written to disk: :meth:`environment` holds what is missing."""
-        return replace(self, tracking_uri="")
-
-    def write(self) -> None:
-        """Save the configuration where :meth:`command` looks for it."""
-        write_json(self.config_file, self.config.model_dump(mode="json"))
-
-    def _file(self, suffix: str) -> Path:
-        folder = self.folder.path
-        return self.workspace.root / "jobs" / folder.parent.name / f"{folder.name}{suffix}"
 
 
 class Handle(Protocol):
@@ -109,11 +37,11 @@ class Handle(Protocol):
 class Launcher(Protocol):
     """A place where jobs run."""
 
-    def check(self, job: Job) -> None:
+    def check(self, spec: RunSpec) -> None:
         """Refuse, by a RequestError, what could never start here; writes nothing."""
         ...
 
-    def start(self, job: Job) -> Handle:
+    def start(self, spec: RunSpec) -> Handle:
         """Start a job; a WorkbenchError or an OSError is that job's alone.
 
         Raises:
@@ -127,27 +55,41 @@ class LocalLauncher:
 
     Args:
         parallel: how many jobs may run at once.
+        say: hears where they share GPUs.
     """
 
-    def __init__(self, parallel: int) -> None:
-        self.parallel = parallel
+    def __init__(self, parallel: int, say: Callable[[str], None] = lambda text: None) -> None:
+        self.parallel, self.say = parallel, say
         self._held: dict[int, _Process] = {}
+        self._shared = False
 
-    def check(self, job: Job) -> None:
-        """Nothing is asked of this machine."""
+    def check(self, spec: RunSpec) -> None:
+        """Refuse more processes than GPUs, of which each needs one to itself.
 
-    def start(self, job: Job) -> Handle:
+        Raises:
+            RequestError: fewer GPUs are visible; says how many.
+        """
+        count = len(_visible_gpus())
+        if 0 < count < spec.nproc:
+            raise RequestError(
+                f"--nproc {spec.nproc} needs {spec.nproc} GPUs, one a process, and {count} can be "
+                "seen here."
+            )
+
+    def start(self, spec: RunSpec) -> Handle:
         """Start a process in a free place.
 
         Raises:
+            RequestError: as :meth:`check`.
             RuntimeError: ``parallel`` jobs are running already.
         """
+        self.check(spec)
         busy = {slot for slot, process in self._held.items() if process.poll() is None}
         free = sorted(set(range(self.parallel)) - busy)
         if not free:
             raise RuntimeError(f"{self.parallel} jobs are running already")
-        environment = {**os.environ, **job.environment(), **self._share(free[0], job.nproc)}
-        self._held[free[0]] = process = _Process(job, environment)
+        environment = {**os.environ, **spec.environment(), **self._share(free[0], spec.nproc)}
+        self._held[free[0]] = process = _Process(spec, environment)
         return process
 
     def _share(self, slot: int, nproc: int) -> dict[str, str]:
@@ -155,10 +97,18 @@ class LocalLauncher:
         share: dict[str, str] = {}
         if self.parallel > 1 and "OMP_NUM_THREADS" not in os.environ:
             share["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self.parallel // nproc))
-        devices = _visible_gpus()
-        if devices:
-            first = slot * nproc % len(devices)
-            share["CUDA_VISIBLE_DEVICES"] = ",".join((devices * 2)[first : first + nproc])
+        gpus = _visible_gpus()
+        if gpus:
+            groups = len(gpus) // nproc  # whole ones only: no process has a GPU of another's ranks
+            if self.parallel > groups and not self._shared:
+                self._shared = True
+                self.say(
+                    f"Up to {self.parallel} processes of {nproc} GPU{'s' * (nproc > 1)} each share "
+                    f"{len(gpus)}: they share memory and time too. {groups} at once have GPUs of "
+                    "their own."
+                )
+            first = slot % groups * nproc
+            share["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[first : first + nproc])
         return share
 
 
@@ -167,11 +117,11 @@ class _Process:
 
     outlives = False
 
-    def __init__(self, job: Job, environment: Mapping[str, str]) -> None:
-        job.write()
-        with job.log.open("ab") as log:
+    def __init__(self, spec: RunSpec, environment: Mapping[str, str]) -> None:
+        spec.write()
+        with spec.log.open("ab") as log:
             self._process = subprocess.Popen(
-                job.command(),
+                spec.command(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -190,7 +140,7 @@ class _Process:
 def _visible_gpus() -> list[str]:
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
-        return [name for name in chosen.split(",") if name]
+        return [name for name in chosen.split(",") if name not in ("", "-1")]  # -1 hides all
     import torch
 
     return [str(index) for index in range(torch.cuda.device_count())]

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from workbench.errors import InterruptedRunError, WorkbenchError
-from workbench.launching.jobs import Handle, Job, Launcher, LostJobsError
+from workbench.launching.jobs import Handle, Launcher, LostJobsError
 from workbench.launching.progress import RunProgress
+from workbench.runs.spec import RunSpec
 from workbench.runs.start_variant import starts_at
 from workbench.runs.state import RunState
 from workbench.training.events import StopFlag
@@ -24,7 +25,7 @@ class JobView:
     ``obstacle`` says why it could not be started; ``handle`` is of a job that was and goes on.
     """
 
-    job: Job
+    spec: RunSpec
     state: RunState = RunState.PENDING
     code: int | None = None
     started: float | None = None
@@ -34,12 +35,12 @@ class JobView:
     progress: RunProgress = field(init=False)
 
     def __post_init__(self) -> None:
-        self.progress = RunProgress(self.job.folder.path, self.job.config.total_nimg)
+        self.progress = RunProgress(self.spec.folder.path, self.spec.config.total_nimg)
 
     @property
     def problem(self) -> str:
         """Why it was not started, or the last line of its log: what a failed one said."""
-        return self.obstacle or self.job.last_words
+        return self.obstacle or self.spec.last_words
 
 
 class Watcher:
@@ -56,13 +57,13 @@ class Watcher:
 
 
 def run_jobs(
-    jobs: Sequence[Job],
+    specs: Sequence[RunSpec],
     launcher: Launcher,
     parallel: int,
     watcher: Watcher,
     stop: StopFlag,
     interval: float = 0.5,
-    is_left: Callable[[Job], bool] = lambda job: False,
+    is_left: Callable[[RunSpec], bool] = lambda spec: False,
 ) -> list[JobView]:
     """Run all jobs, at most ``parallel`` at once, in order; a failed one does not stop the others.
 
@@ -82,11 +83,11 @@ def run_jobs(
         LostJobsError: nobody can say any more how the jobs are; they go on.
         WorkbenchError: some could not be asked to stop.
     """
-    views = [JobView(job) for job in jobs]
+    views = [JobView(spec) for spec in specs]
     asked = False
     try:
         while True:
-            _collect(views, watcher)
+            _collect(views, watcher, asked)
             if stop.requested and not asked:
                 asked = True
                 _stop_all(views)
@@ -115,7 +116,7 @@ def _fill(
     parallel: int,
     watcher: Watcher,
     stop: StopFlag,
-    is_left: Callable[[Job], bool],
+    is_left: Callable[[RunSpec], bool],
 ) -> None:
     """Start what there is room for; a job that is left to others leaves ``views``."""
     for view in list(views):
@@ -124,7 +125,7 @@ def _fill(
             return
         if view.state is not RunState.PENDING or not _is_free(view, views, watcher):
             continue
-        if is_left(view.job):
+        if is_left(view.spec):
             views.remove(view)
         else:
             _start(view, launcher)
@@ -133,11 +134,11 @@ def _fill(
 
 def _start(view: JobView, launcher: Launcher) -> None:
     """Start a job; what the launcher refuses is that job's failure."""
-    if not view.job.fresh:
+    if not view.spec.fresh:
         view.progress.refresh()
     view.resumed_at = view.progress.nimg
     try:
-        view.handle = launcher.start(view.job)
+        view.handle = launcher.start(view.spec)
     except LostJobsError:
         raise
     except (WorkbenchError, OSError) as error:
@@ -149,17 +150,18 @@ def _start(view: JobView, launcher: Launcher) -> None:
 def _is_free(view: JobView, views: Sequence[JobView], watcher: Watcher) -> bool:
     """Whether nothing is in a job's way; one whose start has failed fails."""
     for other in views:
-        if other.state is RunState.FINISHED or not starts_at(view.job.config, other.job.config):
+        if other.state is RunState.FINISHED or not starts_at(view.spec.config, other.spec.config):
             continue
         if other.state is RunState.FAILED:
             view.state = RunState.FAILED
-            view.obstacle = f"it starts at variant {other.job.config.variant}, which failed"
+            view.obstacle = f"it starts at variant {other.spec.config.variant}, which failed"
             watcher.on_change(view)
         return False
     return True
 
 
-def _collect(views: Iterable[JobView], watcher: Watcher) -> None:
+def _collect(views: Iterable[JobView], watcher: Watcher, asked: bool) -> None:
+    """Take note of what has ended; ``asked``: all were asked to stop, which is no failure."""
     for view in views:
         if view.handle is None:
             continue
@@ -168,8 +170,9 @@ def _collect(views: Iterable[JobView], watcher: Watcher) -> None:
         if view.code is None:
             continue
         view.handle = None
-        done = view.job.folder.results_file.exists()
-        view.state = RunState.FINISHED if view.code == 0 and done else RunState.FAILED
+        done = view.spec.folder.results_file.exists()
+        failed = RunState.INTERRUPTED if asked else RunState.FAILED
+        view.state = RunState.FINISHED if view.code == 0 and done else failed
         view.progress.refresh()
         watcher.on_change(view)
 

@@ -19,8 +19,9 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, field_validator
 
 from workbench.errors import RequestError, WorkbenchError, unknown_name
-from workbench.launching.jobs import Handle, Job, LostJobsError
+from workbench.launching.jobs import Handle, LostJobsError
 from workbench.launching.slurm_task import SlurmTask, exit_file_of, import_submitit
+from workbench.runs.spec import RunSpec
 from workbench.settings import FrozenConfig
 
 _EXTRA = "extra."
@@ -69,11 +70,11 @@ class SlurmSettings(FrozenConfig):
                 raise ValueError(f"{name} is no extra option: leave out {_EXTRA!r}")
         return values
 
-    def parameters(self, job: Job) -> dict[str, Any]:
+    def parameters(self, spec: RunSpec) -> dict[str, Any]:
         """As submitit's SlurmExecutor takes them."""
-        gpus = job.nproc if self.gpus_per_node is None else self.gpus_per_node
+        gpus = spec.nproc if self.gpus_per_node is None else self.gpus_per_node
         wanted = {
-            "job_name": job.name,
+            "job_name": spec.name,
             "time": self.time,
             "partition": self.partition,
             "account": self.account,
@@ -132,7 +133,7 @@ class SlurmLauncher:
         self.settings = settings
         self._queue = _Queue(refresh)
 
-    def check(self, job: Job) -> None:
+    def check(self, spec: RunSpec) -> None:
         """Refuse what no submission would mend; writes nothing.
 
         Raises:
@@ -144,44 +145,44 @@ class SlurmLauncher:
         import_submitit()
         if shutil.which("srun") is None:  # what submitit's executor asks, too
             raise RequestError("No srun on this machine: --launcher slurm needs Slurm.")
-        check_request(job.config, job.nproc * self.settings.nodes)
+        check_request(spec.config, spec.nproc * self.settings.nodes)
 
-    def start(self, job: Job) -> Handle:
+    def start(self, spec: RunSpec) -> Handle:
         """Submit a run, or follow the job that an earlier call submitted and that is still there.
 
         Raises:
             RequestError: as :meth:`check`, sbatch refuses, or a job to start afresh is still there.
             LostJobsError: squeue has not answered for ten minutes.
         """
-        self.check(job)
+        self.check(spec)
         submitit = import_submitit()
-        folder = job.log.parent / "slurm"
+        folder = spec.log.parent / "slurm"
         executor = submitit.SlurmExecutor(folder, max_num_timeout=self.settings.max_timeouts)
-        executor.update_parameters(**self.settings.parameters(job))
-        submitted_as = folder / f"{job.name}.job"
+        executor.update_parameters(**self.settings.parameters(spec))
+        submitted_as = folder / f"{spec.name}.job"
         if (earlier := self._still_there(submitted_as)) is not None:
-            if job.fresh:
+            if spec.fresh:
                 raise RequestError(
-                    f"Slurm job {earlier} of run {job.folder.name} is still there: end it with "
+                    f"Slurm job {earlier} of run {spec.folder.name} is still there: end it with "
                     f"scancel --signal=USR1 {earlier} before --fresh."
                 )
             return SlurmHandle(self._queue, earlier, exit_file_of(folder, earlier))
-        job_id = self._submit(executor, job)
+        job_id = self._submit(executor, spec)
         submitted_as.write_text(job_id, encoding="utf-8")
         return SlurmHandle(self._queue, job_id, exit_file_of(folder, job_id))
 
-    def _submit(self, executor: Any, job: Job) -> str:
+    def _submit(self, executor: Any, spec: RunSpec) -> str:
         from submitit.core.utils import FailedJobError
 
-        job.write()
-        task = SlurmTask.of(job, self.settings.signal_delay)
+        spec.write()
+        task = SlurmTask.of(spec, self.settings.signal_delay)
         try:
-            with _environment(job):
+            with _environment(spec):
                 return str(executor.submit(task).job_id)
         except FailedJobError as error:
             reason = " ".join(str(error).split())
             raise RequestError(
-                f"sbatch refused {job.log.parent.name}/{job.name}: {reason}"
+                f"sbatch refused {spec.log.parent.name}/{spec.name}: {reason}"
             ) from error
 
     def _still_there(self, submitted_as: Path) -> str | None:
@@ -300,7 +301,7 @@ class _Queue:
 
 
 @contextmanager
-def _environment(job: Job) -> Iterator[None]:
+def _environment(spec: RunSpec) -> Iterator[None]:
     """This process's environment as the job shall have it: with what the job needs, and without
     the marks of a job that we may be inside of."""
     before = dict(os.environ)
@@ -308,7 +309,7 @@ def _environment(job: Job) -> Iterator[None]:
     for name in inside:
         if name.startswith(("SLURM_", "SRUN_", "SUBMITIT_")) and name != "SLURM_CONF":
             del os.environ[name]
-    os.environ.update(job.environment())
+    os.environ.update(spec.environment())
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import RequestError
-from workbench.launching.jobs import Job
+from workbench.runs.spec import RunSpec
 from workbench.training.world import job_port
 
 if TYPE_CHECKING:
@@ -27,15 +27,15 @@ _HOLD_SECONDS = 600
 class SlurmTask:
     """One node's part of a run: what submitit calls there.
 
-    It is written to disk, so its job holds no addresses, which may hold passwords; those are in the
-    environment of the batch job, where Slurm keeps it.
+    It is written to disk, so its spec holds no addresses, which may hold passwords; those are in
+    the environment of the batch job, where Slurm keeps it.
 
     Attributes:
         needs: environment variables that must have arrived.
         patience: seconds that the run has for its checkpoint.
     """
 
-    job: Job
+    spec: RunSpec
     needs: tuple[str, ...]
     patience: float
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
@@ -43,9 +43,9 @@ class SlurmTask:
     _by_slurm: bool = field(default=False, init=False, repr=False)
 
     @classmethod
-    def of(cls, job: Job, signal_delay: int) -> SlurmTask:
+    def of(cls, spec: RunSpec, signal_delay: int) -> SlurmTask:
         # The rest of the delay is for re-queueing.
-        return cls(job.without_secrets(), tuple(job.environment()), signal_delay * 0.75)
+        return cls(spec.without_secrets(), tuple(spec.environment()), signal_delay * 0.75)
 
     def __call__(self) -> None:
         """Run the command to its end; the task ends with its exit code."""
@@ -56,7 +56,7 @@ class SlurmTask:
         # run can use the time until then; it is told once more, which changes nothing.
         signal.signal(signal.SIGTERM, self._terminated)
         signal.signal(signal.SIGUSR1, self._stopped)
-        log = place.log(self.job.log)
+        log = place.log(self.spec.log)
         with log.open("ab") as stream:
             code = self._run(place, stream.fileno())
         deadline = time.monotonic() + _HOLD_SECONDS
@@ -79,7 +79,7 @@ class SlurmTask:
             if not _has_ended(process.pid):
                 process.kill()  # as Slurm would soon; the next start needs the run's lock
         # What was set aside once must not be set aside again.
-        later = SlurmTask(replace(self.job, fresh=False), self.needs, self.patience)
+        later = SlurmTask(replace(self.spec, fresh=False), self.needs, self.patience)
         return DelayedSubmission(later)
 
     def _run(self, place: _Place, log: int) -> int:
@@ -88,9 +88,9 @@ class SlurmTask:
             text = f"Error: {', '.join(missing)} did not reach the job: sbatch must export it.\n"
             os.write(log, text.encode())
             return RequestError.exit_code
-        fresh = self.job.fresh and not place.requeued
+        fresh = self.spec.fresh and not place.requeued
         self._process = process = subprocess.Popen(
-            place.command(replace(self.job, fresh=fresh)),
+            place.command(replace(self.spec, fresh=fresh)),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -147,13 +147,13 @@ class _Place:
             requeued=int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0,
         )
 
-    def command(self, job: Job) -> list[str]:
+    def command(self, spec: RunSpec) -> list[str]:
         """The run's command; on several nodes torchrun calls it, in this node's processes."""
         if self.nodes == 1:
-            return job.command()
-        python, *command = replace(job, nproc=1).command()  # torchrun's parser stumbles on --nproc
+            return spec.command()
+        python, *command = replace(spec, nproc=1).command()  # torchrun's parser stumbles on --nproc
         return [
-            *(python, "-m", "torch.distributed.run", "--nproc-per-node", str(job.nproc)),
+            *(python, "-m", "torch.distributed.run", "--nproc-per-node", str(spec.nproc)),
             *("--nnodes", str(self.nodes), "--node-rank", str(self.rank)),
             *("--master-addr", self.first_node, "--master-port", str(self.port)),
             *command,

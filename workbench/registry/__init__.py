@@ -16,14 +16,15 @@ if TYPE_CHECKING:
         write_variant,
     )
     from workbench.registry.plan import Plan, differences, make_plan
-    from workbench.registry.plan_copies import Registered
     from workbench.registry.plan_store import (
+        Registered,
         attach_to_plan,
         check_plan,
         load_plan,
         plan_folders,
         register,
     )
+    from workbench.registry.request import RequestedRuns, request_runs
     from workbench.registry.rows import PLAN_KIND, PlanRow, plan_rows
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "PlanRow",
     "Problem",
     "Registered",
+    "RequestedRuns",
     "attach_to_plan",
     "check_plan",
     "differences",
@@ -44,9 +46,12 @@ __all__ = [
     "plan_folders",
     "plan_rows",
     "register",
+    "request_runs",
     "write_variant",
 ]
 
 __getattr__ = lazy_names(
-    __name__, __all__, ("rows", "experiment", "plan", "plan_copies", "plan_store", "files")
+    __name__,
+    __all__,
+    ("rows", "experiment", "plan", "plan_store", "files", "request"),
 )

@@ -10,14 +10,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from workbench.errors import RequestError
-from workbench.registry.alike import check_apart
 from workbench.registry.experiment import Experiment
-from workbench.registry.rows import plan_hash, plan_key, plan_title, read_changes
+from workbench.registry.rows import as_options, plan_hash, plan_key, plan_title, read_changes
 from workbench.runs.start_variant import settle_starts
 from workbench.settings import FrozenConfig
 from workbench.training.config import RunConfig, validated
 from workbench.training.overrides import concerns, method_after
 from workbench.training.recipes import Resolved
+
+_SHOWN_VARIANTS = 3
 
 
 class Plan(FrozenConfig):
@@ -186,3 +187,66 @@ def differences(old: Plan, new: Plan) -> Iterator[str]:
     for text in ("question", "hypothesis"):
         if getattr(old, text) != getattr(new, text):
             yield f"{text}: {getattr(old, text)!r} -> {getattr(new, text)!r}"
+
+
+def check_apart(
+    experiment: str,
+    before: Mapping[str, RunConfig],
+    after: Mapping[str, RunConfig],
+    changes: Sequence[str],
+) -> None:
+    """Refuse changes of an experiment's variants that make different ones equal.
+
+    Raises:
+        RequestError: names the changes and the variants, and says what to run instead.
+    """
+    equal: dict[str, list[str]] = {}
+    for name, config in after.items():
+        equal.setdefault(_content(config), []).append(name)
+    for names in equal.values():
+        if len({_content(before[name]) for name in names}) > 1:
+            flat = {name: before[name].flat() for name in names}
+            lost = _differing(flat)
+            made = [text for text in changes if _decides(text, lost)] or list(changes)
+            new = after[names[0]].flat()
+            same = [n for n in names if all(flat[n].get(key) == new.get(key) for key in lost)]
+            others = [text for text in changes if text not in made]
+            instead = _instead(experiment, names[0], made, others, same)
+            more = len(names) - _SHOWN_VARIANTS
+            shown = ", ".join(names[:_SHOWN_VARIANTS]) + (f" and {more} more" if more > 0 else "")
+            raise RequestError(
+                f"{as_options(made)} makes variants of {experiment} equal, whose difference is its "
+                f"question: {shown}. {instead}"
+            )
+
+
+def _content(config: RunConfig) -> str:
+    """Of everything but the names and the seed."""
+    return config.model_copy(update={"experiment": "", "variant": ""}).variant_fingerprint()
+
+
+def _differing(flat: Mapping[str, Mapping[str, str]]) -> set[str]:
+    """The settings in which variants differ, their names aside."""
+    keys = {key for values in flat.values() for key in values} - {"variant"}
+    return {key for key in keys if len({values.get(key) for values in flat.values()}) > 1}
+
+
+def _decides(change: str, keys: set[str]) -> bool:
+    """Whether a change sets one of these settings, or a group that one is in."""
+    own = change.partition("=")[0].strip()
+    return any(key == own or key.startswith(f"{own}.") for key in keys)
+
+
+def _instead(
+    experiment: str,
+    variant: str,
+    made: Sequence[str],
+    others: Sequence[str],
+    same: Sequence[str],
+) -> str:
+    """What to run for the one variant that is left."""
+    if same:
+        command = f"workbench run {experiment} --variant {same[0]} {as_options(others)}".strip()
+        return f"Variant {same[0]} has that setting already: `{command}`."
+    options = as_options([*made, *others])
+    return f"For a single run with it: `workbench run {experiment} --variant {variant} {options}`."

@@ -1,7 +1,7 @@
 """Plans in the tracking store: a run of its own in the experiment, beside the runs it announces.
 
 The workspace keeps a copy and delivers it like a run's journal, so that a store out of reach delays
-a plan but loses none, and the daily `workbench run` asks nobody when nothing is new.
+a plan but loses none.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import RequestError, WorkbenchError, unknown_name
-from workbench.registry.plan import Plan, read_plan
-from workbench.registry.plan_copies import Registered, continued, says_all
+from workbench.registry.plan import Plan, differences, read_plan
 from workbench.registry.plan_text import description, plan_tags
 from workbench.registry.rows import PLAN_KIND, PlanRow, as_options, plan_rows
 from workbench.tracking import (
@@ -27,7 +27,6 @@ from workbench.tracking import (
     UploaderSettings,
     add_artifact,
     default_artifact_root,
-    default_uri,
     describe_experiment,
     list_runs,
     load_record,
@@ -38,7 +37,17 @@ from workbench.tracking import (
 from workbench.workspace import Workspace, exclusive, write_json
 
 _FILE = "plan.json"
+_SHOWN_DIFFERENCES = 6
 _DELIVERY = UploaderSettings(interval=0.2, finish_timeout=30.0, system_interval=0.0)
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A plan as it stands registered, with the seeds it is to be run with."""
+
+    plan: Plan
+    seeds: tuple[int, ...]
+    run_id: str | None = None
 
 
 def register(
@@ -48,7 +57,6 @@ def register(
     tracking_uri: str,
     *,
     new_version: bool = False,
-    ask_store: bool = True,
     say: Callable[[str], None] = lambda text: None,
 ) -> Registered:
     """Write the plan down, or find that it stands already; returns it as it stands.
@@ -57,17 +65,13 @@ def register(
     some are refused, or with ``new_version`` begin the next version.
 
     Args:
-        ask_store: False trusts the workspace's copy where its own store holds that very plan and
-            the copy says all of this; a store that others write to is asked all the same.
         say: hears that the store is out of reach; the plan is then delivered later.
 
     Raises:
         RequestError: a variant's settings changed, or the registered plan was changed by hand.
     """
     with exclusive(workspace.root / "plans" / ".lock", "Registering a plan", wait=120):
-        wanted, stands = _wanted(
-            plan, seeds, _Place(workspace, tracking_uri, ask_store, say), new_version
-        )
+        wanted, stands = _wanted(plan, seeds, workspace, tracking_uri, new_version, say)
         return wanted if stands else _write(wanted, workspace, tracking_uri, say)
 
 
@@ -78,7 +82,6 @@ def check_plan(
     tracking_uri: str,
     *,
     new_version: bool = False,
-    ask_store: bool = True,
     say: Callable[[str], None] = lambda text: None,
 ) -> Registered:
     """The plan as :func:`register` would leave it; refuses what that refuses, and writes nothing.
@@ -86,31 +89,61 @@ def check_plan(
     Raises:
         RequestError: as :func:`register`.
     """
-    place = _Place(workspace, tracking_uri, ask_store, say)
-    return _wanted(plan, seeds, place, new_version)[0]
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where plans are looked up; see :func:`register`."""
-
-    workspace: Workspace
-    tracking_uri: str
-    ask_store: bool
-    say: Callable[[str], None]
+    return _wanted(plan, seeds, workspace, tracking_uri, new_version, say)[0]
 
 
 def _wanted(
-    plan: Plan, seeds: Sequence[int], place: _Place, new_version: bool
+    plan: Plan,
+    seeds: Sequence[int],
+    workspace: Workspace,
+    tracking_uri: str,
+    new_version: bool,
+    say: Callable[[str], None],
 ) -> tuple[Registered, bool]:
     """The plan as it is to stand, and whether it stands so already."""
-    mine = _local(place.workspace, plan.experiment, plan.key)
-    if mine is not None and says_all(mine, plan, seeds) and _is_trusted(mine, place):
-        return mine, True
-    theirs = _stored(place.tracking_uri, plan, place.say)
-    wanted = continued(mine, theirs, plan, seeds, new_version)
+    mine = _local(workspace, plan.experiment, plan.key)
+    known = [plan] if mine is None else [plan, mine.plan]
+    theirs = _stored(tracking_uri, known, say)
+    wanted = _continued([found for found in (theirs, mine) if found], plan, seeds, new_version)
     plan_tags(wanted.plan, wanted.seeds)  # refuses a plan that is too large
     return wanted, wanted == mine == theirs
+
+
+def _continued(
+    standing: Sequence[Registered], plan: Plan, seeds: Sequence[int], new_version: bool
+) -> Registered:
+    """What stands once a plan joins those that stand: the store's, the workspace's copy, or both.
+
+    Raises:
+        RequestError: a name would have two settings; with ``new_version`` the next version begins
+            instead, which continues none of them.
+    """
+    if not standing:
+        return Registered(plan, tuple(seeds))
+    version = max(found.plan.version for found in standing)
+    standing = [found for found in standing if found.plan.version == version]
+    plans = [*(found.plan for found in standing), plan]
+    hashes: dict[str, set[str]] = {}
+    for one in plans:
+        for name, hash_ in one.hashes.items():
+            hashes.setdefault(name, set()).add(hash_)
+    odd = {name for name, found in hashes.items() if len(found) > 1}
+    if not odd:
+        variants = {name: config for one in plans for name, config in one.variants.items()}
+        joined = plan.model_copy(update={"version": version, "variants": variants})
+        known = {seed for found in standing for seed in found.seeds}
+        return Registered(joined, tuple(sorted({*known, *seeds})), standing[0].run_id)
+    if new_version:
+        return Registered(plan.model_copy(update={"version": version + 1}), tuple(seeds))
+    told = (line for old, new in pairwise(plans) for line in differences(old, new))
+    lines = [line for line in dict.fromkeys(told) if line.partition(":")[0] in odd]
+    more = len(lines) - _SHOWN_DIFFERENCES
+    raise RequestError(
+        f"{plan.experiment} is registered as version {version} with other settings under the "
+        f"same name: {'; '.join(lines[:_SHOWN_DIFFERENCES])}"
+        f"{f'; and {more} more' if more > 0 else ''}. Give the variant another name, or continue "
+        "with --new-version (the old runs stay, and are told apart)."
+    )
 
 
 def plan_folders(workspace: Workspace) -> list[Path]:
@@ -164,26 +197,6 @@ def _plan_runs(tracking_uri: str, experiment: str) -> list[RunRow]:
     return list_runs(tracking_uri, limit=1000, where=where)
 
 
-def _is_trusted(mine: Registered, place: _Place) -> bool:
-    """Whether the workspace's own store holds all that the copy says.
-
-    It may have been delivered to another store or not wholly, or its run or the whole store deleted
-    since.
-    """
-    if place.ask_store or place.tracking_uri != default_uri(place.workspace.root):
-        return False
-    try:
-        held = plan_rows(_plan_runs(place.tracking_uri, mine.plan.experiment))
-    except WorkbenchError:
-        return False
-    return any(
-        row.run_id == mine.run_id
-        and row.content_hash == mine.plan.content_hash
-        and set(mine.seeds) <= set(row.seeds)
-        for row in held
-    )
-
-
 def _local(workspace: Workspace, experiment: str, key: str) -> Registered | None:
     folders = (workspace.root / "plans" / experiment).glob(f"{key}-v*/{_FILE}")
     files = {int(file.parent.name.rpartition("-v")[2]): file for file in folders}
@@ -200,11 +213,21 @@ def _local(workspace: Workspace, experiment: str, key: str) -> Registered | None
     return Registered(read_plan(values, str(file)), seeds, run_id)
 
 
-def _stored(tracking_uri: str, plan: Plan, say: Callable[[str], None]) -> Registered | None:
+def _stored(
+    tracking_uri: str, known: Sequence[Plan], say: Callable[[str], None]
+) -> Registered | None:
+    """The store's plan of that key; its configurations are read only where no known plan has them.
+
+    Args:
+        known: plans of one key.
+    """
     try:
-        for row in plan_rows(_plan_runs(tracking_uri, plan.experiment)):
-            if row.key == plan.key:
-                return Registered(_read(tracking_uri, row), row.seeds, row.run_id)
+        for row in plan_rows(_plan_runs(tracking_uri, known[0].experiment)):
+            if row.key == known[0].key:
+                same = [plan for plan in known if plan.content_hash == row.content_hash]
+                found = same[0] if same else _read(tracking_uri, row)
+                plan = found.model_copy(update={"version": row.version})
+                return Registered(plan, row.seeds, row.run_id)
     except RequestError:
         raise
     except WorkbenchError as error:

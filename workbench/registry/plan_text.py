@@ -1,4 +1,4 @@
-"""A plan as the tracking store shows it: tags for its table of runs, and a page for people."""
+"""A plan as the tracking store shows it: a tag for its table of runs, and a page for people."""
 
 from __future__ import annotations
 
@@ -7,38 +7,36 @@ from collections.abc import Sequence
 
 from workbench.errors import RequestError
 from workbench.registry.plan import Plan
-from workbench.registry.rows import PLAN_KIND
+from workbench.registry.rows import PLAN_KIND, PLAN_TAG
 from workbench.tracking import KIND, environment_tags
 
 _LONGEST = 7500  # MLflow keeps 8000 characters of a tag
 
 
 def plan_tags(plan: Plan, seeds: Sequence[int]) -> dict[str, str]:
-    """What the store's table tells of a plan: what :func:`workbench.registry.plan_rows` reads.
+    """What the store's table tells of a plan, in one tag, which :func:`plan_rows` reads.
 
     Raises:
         RequestError: more than a tag holds, which MLflow would cut without a word.
     """
-    tags = {
-        KIND: PLAN_KIND,
-        "experiment": plan.experiment,
-        "plan.key": plan.key,
-        "plan.version": str(plan.version),
-        "plan.changes": json.dumps(plan.changes),
-        "plan.seeds": json.dumps(seeds),
-        "plan.question": plan.question,
-        "plan.hypothesis": plan.hypothesis,
-        "plan.hashes": json.dumps(plan.hashes),
-        "plan.hash": plan.content_hash,
-        **environment_tags(),
+    told = {
+        "key": plan.key,
+        "version": plan.version,
+        "changes": plan.changes,
+        "seeds": tuple(seeds),
+        "question": plan.question,
+        "hypothesis": plan.hypothesis,
+        "hashes": plan.hashes,
+        "hash": plan.content_hash,
     }
-    for name, text in tags.items():
-        if len(text) > _LONGEST:
-            raise RequestError(
-                f"The plan of {plan.experiment} is too large: its {name} has {len(text)} "
-                f"characters, of at most {_LONGEST}. Divide it into several experiments."
-            )
-    return tags
+    text = json.dumps(told, ensure_ascii=False)
+    if len(text) > _LONGEST:
+        raise RequestError(
+            f"The plan of {plan.experiment} is too large: its hashes, question and hypothesis "
+            f"have {len(text)} characters, of at most {_LONGEST}. Divide it into several "
+            "experiments."
+        )
+    return {KIND: PLAN_KIND, "experiment": plan.experiment, PLAN_TAG: text, **environment_tags()}
 
 
 def description(plan: Plan) -> str:

@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from workbench.errors import RequestError
 from workbench.hashing import fingerprint
@@ -13,6 +14,8 @@ from workbench.tracking import KIND, RunRow
 
 PLAN_KIND = "plan"
 """Tag ``kind`` of a plan's run."""
+PLAN_TAG = "plan"
+"""Tag of all that the store's table tells of a plan, as JSON."""
 
 _OPTIONS = ("teacher", "recipe")
 
@@ -46,7 +49,7 @@ def plan_rows(rows: Sequence[RunRow]) -> list[PlanRow]:
     """The newest version of each plan among an experiment's runs; the one without changes first.
 
     Raises:
-        RequestError: a plan's tags were changed by hand.
+        RequestError: a plan's tag was changed by hand.
     """
     newest: dict[str, PlanRow] = {}
     for found in sorted(_all_plans(rows), key=lambda found: found.version):
@@ -61,7 +64,7 @@ def changes_by_hash(rows: Sequence[RunRow]) -> dict[str, tuple[str, ...]]:
     which comes first where plans share settings.
 
     Raises:
-        RequestError: a plan's tags were changed by hand.
+        RequestError: a plan's tag was changed by hand.
     """
     found: dict[str, tuple[str, ...]] = {}
     for plan in (*plan_rows(rows), *(plan for plan in _all_plans(rows) if plan.changes)):
@@ -130,24 +133,34 @@ def plan_title(version: int, changes: Sequence[str]) -> str:
 def _plan_row(row: RunRow) -> PlanRow:
     source = f"The registered plan of {row.experiment} (run {row.run_id})"
     try:
-        tags = row.tags
+        told = _told(row.tags)
         found = PlanRow(
             run_id=row.run_id,
             experiment=row.experiment,
             experiment_id=row.experiment_id,
-            key=tags["plan.key"],
-            version=int(tags["plan.version"]),
-            changes=tuple(json.loads(tags["plan.changes"])),
-            seeds=tuple(json.loads(tags["plan.seeds"])),
-            question=tags["plan.question"],
-            hypothesis=tags["plan.hypothesis"],
-            hashes=json.loads(tags["plan.hashes"]),
+            key=told["key"],
+            version=int(told["version"]),
+            changes=tuple(told["changes"]),
+            seeds=tuple(told["seeds"]),
+            question=told["question"],
+            hypothesis=told["hypothesis"],
+            hashes=dict(told["hashes"]),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise RequestError(f"{source} was changed by hand: {error}.") from None
-    if tags.get("plan.hash") != found.content_hash:
+    if told.get("hash") != found.content_hash:
         raise RequestError(
-            f"{source} was changed by hand: its tags do not match plan.hash. Undo the change, or "
+            f"{source} was changed by hand: its tags do not match its hash. Undo the change, or "
             f"delete that run and register {row.experiment} again."
         )
     return found
+
+
+def _told(tags: Mapping[str, str]) -> dict[str, Any]:
+    """What the tag says; of a plan that was registered before there was one, what several say."""
+    if PLAN_TAG in tags:
+        told: dict[str, Any] = json.loads(tags[PLAN_TAG])
+        return told
+    own = {key: text for key, text in tags.items() if key.startswith("plan.")}
+    parts = {key.removeprefix("plan."): text for key, text in own.items()}
+    return parts | {name: json.loads(parts[name]) for name in ("changes", "seeds", "hashes")}

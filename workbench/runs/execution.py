@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,11 @@ from workbench.data.prompts import PromptSet, read_prompts
 from workbench.errors import MemoryExhaustedError, RequestError, WorkbenchError
 from workbench.evaluation import check_evaluation, prepare_evaluation
 from workbench.methods import method_type
-from workbench.runs.session import SessionJob, run_on_ranks
+from workbench.runs.session import run_on_ranks
+from workbench.runs.spec import RunSpec
 from workbench.runs.start import keep_start
 from workbench.runs.tracking import speak_for
-from workbench.students.text import (
-    Say,
-    find_run_teacher,
-    silent_say,
-)
+from workbench.students.text import Say, find_run_teacher, silent_say
 from workbench.teachers import KNOWN_TEACHERS, find_teacher
 from workbench.teachers.analytic import MixtureRecipe
 from workbench.teachers.catalog import check_teacher
@@ -33,24 +30,9 @@ from workbench.training.config import RunConfig
 from workbench.training.events import Listener
 from workbench.training.launch import launch, world_size
 from workbench.training.parallel import Ranks
-from workbench.training.run_folder import RunFolder, run_folder
+from workbench.training.run_folder import RunFolder
 from workbench.training.world import ran_out_of_memory
 from workbench.workspace import Workspace, exclusive, is_held
-
-
-@dataclass(frozen=True)
-class RunRequest:
-    """What a person asks for. Nothing here but ``config`` changes a result."""
-
-    config: RunConfig
-    workspace: Workspace
-    tracking_uri: str
-    nproc: int = 1
-    fresh: bool = False
-    make_listener: Callable[[], Listener] = Listener
-    find_teacher: Callable[[str, Path], Path] = find_teacher
-    say: Say = silent_say
-    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,62 +44,62 @@ class RunOutcome:
     trained: bool
 
 
-def execute(request: RunRequest) -> RunOutcome:
-    """Run, resume or load: the same request continues where it was cut off.
+def execute(
+    spec: RunSpec,
+    *,
+    make_listener: Callable[[], Listener] = Listener,
+    find_teacher: Callable[[str, Path], Path] = find_teacher,
+    say: Say = silent_say,
+) -> RunOutcome:
+    """Run, resume or load: the same spec continues where it was cut off.
+
+    Args:
+        make_listener: called on rank 0; like ``say`` it travels to the ranks' processes.
+        find_teacher: the folder of a teacher's name, built or fetched if need be.
 
     Raises:
         RequestError: the configuration, teacher or workspace refuses, or the run is going on.
         MemoryExhaustedError: it does not fit into memory.
-        WorkbenchError: the run failed or was interrupted; the same request resumes it.
+        WorkbenchError: the run failed or was interrupted; the same spec resumes it.
     """
     try:
-        return _execute(request)
+        return _execute(spec, make_listener, find_teacher, say)
     except (MemoryError, RuntimeError, MemoryExhaustedError) as error:
         if not ran_out_of_memory(error):
             raise
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
     # Not while that one is handled: its traceback would hold the memory for as long as ours lives.
     gc.collect()
-    config = request.config
     raise MemoryExhaustedError(
-        f"Run {run_folder(request.workspace, config).name} does not fit into memory: "
-        f"{reason.rstrip('.')}. What would fit: workbench doctor --teacher {config.teacher}, with "
-        "the same --set and --nproc."
+        f"Run {spec.folder.name} does not fit into memory: {reason.rstrip('.')}. What would fit: "
+        f"workbench doctor --teacher {spec.config.teacher}, with the same --set and --nproc."
     )
 
 
-def _execute(request: RunRequest) -> RunOutcome:
-    config = request.config
-    workspace = request.workspace
-    folder = run_folder(workspace, config)
-    finished = None if request.fresh else load_finished(folder, request.tracking_uri, request.say)
+def _execute(
+    spec: RunSpec,
+    make_listener: Callable[[], Listener],
+    find_teacher: Callable[[str, Path], Path],
+    say: Say,
+) -> RunOutcome:
+    config, workspace, folder = spec.config, spec.workspace, spec.folder
+    finished = None if spec.fresh else load_finished(folder, spec.tracking_uri, say)
     if finished is not None:
         return finished
-    check_request(config, request.nproc)
+    check_request(config, spec.nproc)
     prompts = read_run_prompts(config)
     _check_pairs(config)  # so that bad ones are refused before anything is written
     _check_evaluation(config, workspace)
-    revision = None if request.fresh else folder.teacher_revision()
-    teacher = find_run_teacher(config, workspace, revision, request.find_teacher)
+    revision = None if spec.fresh else folder.teacher_revision()
+    teacher = find_run_teacher(config, workspace, revision, find_teacher)
     with exclusive(folder.lock, f"Run {folder.name}"):
-        if request.fresh and (kept := folder.archive()):
-            request.say(f"The earlier run is kept as {kept.name}.")
+        if spec.fresh and (kept := folder.archive()):
+            say(f"The earlier run is kept as {kept.name}.")
         if (results := folder.results()) is not None:  # another process was quicker
             return RunOutcome(folder, results, trained=False)
         keep_start(workspace, config, teacher, folder.path)
         folder.prepare(config, revision_of(teacher))
-        job = SessionJob(
-            config,
-            workspace,
-            folder,
-            teacher,
-            request.tracking_uri,
-            request.make_listener,
-            prompts,
-            request.say,
-            request.tags,
-        )
-        launch(run_on_ranks, request.nproc, job)
+        launch(run_on_ranks, spec.nproc, spec, teacher, prompts, make_listener, say)
         results = folder.results()
         if results is None:
             raise WorkbenchError(f"Run {folder.name} ended without results.")

@@ -23,6 +23,7 @@ from workbench.runs.baselines import BaselineCache
 from workbench.runs.figures import draw_samples
 from workbench.runs.looks import LookMeasurement
 from workbench.runs.signals import stop_on_signals
+from workbench.runs.spec import RunSpec
 from workbench.runs.start import load_start
 from workbench.runs.state import OUTCOME, RunState
 from workbench.runs.tags import BEST, EVALUATION, LAST, REFERENCE, SHOWN, fresh_key, fresh_seed
@@ -42,59 +43,45 @@ from workbench.teachers.base import VelocityNetwork
 from workbench.teachers.checks import check_is_teacher
 from workbench.teachers.hub import revision_of
 from workbench.tracking import STUDENT_SAMPLES, InputData, RunStatus, Tracker
-from workbench.training.config import RunConfig
 from workbench.training.events import Listener, Listeners, StopFlag
 from workbench.training.networks import DistillationInputs
 from workbench.training.parallel import Ranks, init_distributed
-from workbench.training.run_folder import RunFolder
 from workbench.training.state import TrainingState
 from workbench.training.trainer import Trainer
-from workbench.workspace import Workspace, write_json
-
-
-@dataclass(frozen=True)
-class SessionJob:
-    """The part of a request that every rank needs; it travels between processes."""
-
-    config: RunConfig
-    workspace: Workspace
-    folder: RunFolder
-    teacher: Path
-    tracking_uri: str
-    make_listener: Callable[[], Listener]
-    prompts: PromptSet
-    say: Say
-    tags: Mapping[str, str]
+from workbench.workspace import write_json
 
 
 class Session:
     """One rank's part of a run."""
 
     def __init__(
-        self, job: SessionJob, ranks: Ranks, tracker: Tracker, listener: Listener, stop: StopFlag
+        self,
+        spec: RunSpec,
+        teacher: Path,
+        prompts: PromptSet,
+        ranks: Ranks,
+        tracker: Tracker,
+        listener: Listener,
+        stop: StopFlag,
+        say: Say,
     ) -> None:
-        self.job, self.config, self.ranks = job, job.config, ranks
-        self.tracker, self.stop = tracker, stop
-        self.listeners = Listeners(listener, TrackerListener(tracker, job.folder.path))
-        settings = self.config.drawn_evaluation
-        self.task = open_task(
-            self.config,
-            job.teacher,
-            job.prompts.prompts,
-            TextJob(job.workspace, ranks, stop, job.say),
-        )
+        self.spec, self.config, self.folder = spec, spec.config, spec.folder
+        self.prompts, self.ranks, self.tracker, self.stop = prompts, ranks, tracker, stop
+        self.listeners = Listeners(listener, TrackerListener(tracker, self.folder.path))
+        settings, text = self.config.drawn_evaluation, TextJob(spec.workspace, ranks, stop, say)
+        self.task = open_task(self.config, teacher, prompts.prompts, text)
         self.teacher, encoded = self.task.teacher, self.task.encoded
         self.samplers = Samplers(self.teacher, settings, ranks.device, encoded.uncond())
         self.measurement: Measurement | None = None
         if self.task.evaluator is not None:
-            scratch, tell = job.folder.path, self.listeners.on_evaluation
+            scratch, tell = self.folder.path, self.listeners.on_evaluation
             self.measurement = Measurement(
                 self.task.evaluator, self.samplers, encoded, ranks, scratch, tell
             )
         self.looks: LookMeasurement | None = None
         if self.task.patch is not None:
             self.looks = LookMeasurement(self.task, self.samplers, settings, ranks)
-        self.baselines = BaselineCache(job.workspace.cache, self.config, self.teacher, ranks)
+        self.baselines = BaselineCache(spec.workspace.cache, self.config, self.teacher, ranks)
         self.drift: Mapping[str, Ratio] = {}
         self.shown: tuple[int, Tensor] | None = None  # the student's last grid, and of when
         self.last_row: Row | None = None
@@ -113,7 +100,7 @@ class Session:
         """
         if self.teacher.start is not None:
             return
-        passed = self.job.workspace.cache / "teachers" / f"{self.teacher.fingerprint}.checked"
+        passed = self.spec.workspace.cache / "teachers" / f"{self.teacher.fingerprint}.checked"
         if self.ranks.broadcast(passed.exists()):
             return
         cond = self.task.encoded.rows(self.task.shown[:2])
@@ -124,7 +111,7 @@ class Session:
             passed.touch()
 
     def _trainer(self) -> Trainer:
-        prompts = self.job.prompts
+        prompts = self.prompts
         stored = self.task.encoded.view(prompts.prompts) if prompts.prompts else None
         if (
             stored is not None
@@ -133,7 +120,7 @@ class Session:
         ):
             self.listeners.on_warning(0, warning)
         fingerprint = f"{self.teacher.fingerprint}/{prompts.fingerprint}"
-        start = load_start(self.config, self.job.folder.path, self.teacher)
+        start = load_start(self.config, self.folder.path, self.teacher)
         if start is not None:
             fingerprint += f"/{start.weights}"
             self.start = start.as_dict()
@@ -151,7 +138,7 @@ class Session:
             pairs=self.pairs,
             weights=self.teacher.weights,
         )
-        folder = self.job.folder.checkpoints
+        folder = self.folder.checkpoints
         return Trainer(
             self.config, student, self.ranks, folder, self.listeners, self.evaluate, self.stop
         )
@@ -164,13 +151,13 @@ class Session:
         """The prompts that the run learns from; None for a method that learns from pairs alone."""
         if not self._learns_from_prompts:
             return None
-        prompts = self.job.prompts
+        prompts = self.prompts
         count, fingerprint = len(prompts), prompts.fingerprint
         return {"source": prompts.source, "count": count, "fingerprint": fingerprint}
 
     def _report_inputs(self) -> None:
         """Tell the tracker what goes into the run."""
-        prompts = self.job.prompts
+        prompts = self.prompts
         reference = self.task.reference
         if self.measurement is not None:
             self.tracker.set_tags({EVALUATION: self.measurement.evaluator.protocol})
@@ -178,7 +165,7 @@ class Session:
             self.tracker.set_tags({REFERENCE: reference})
         if self.looks is not None:
             self.tracker.set_tags({SHOWN: json.dumps(list(self.task.shown))})
-        self.tracker.log_artifact(self.job.folder.config_file)
+        self.tracker.log_artifact(self.folder.config_file)
         if self._learns_from_prompts:
             inputs = InputData.of_prompts("prompts", prompts.prompts, prompts.source)
             self.tracker.log_inputs(inputs)
@@ -206,7 +193,7 @@ class Session:
         if not self.ranks.is_main:
             return
         results: dict[str, Any] = {
-            "run": self.job.folder.name,
+            "run": self.folder.name,
             "teacher": {
                 "name": self.config.teacher,
                 "fingerprint": self.teacher.fingerprint,
@@ -228,7 +215,7 @@ class Session:
         }
         values = {key: value for row in fresh for key, value in row.tracked().items()}
         self.listeners.on_metrics(state.nimg, {**_table_metrics(rows), **values})
-        kept = self.task.keep(pictures, self.job.folder.figures)
+        kept = self.task.keep(pictures, self.folder.figures)
         self._write(results, kept)
         files = [*kept, *self._draw(results["table"], pictures, state.nimg)]
         for file in files:
@@ -237,8 +224,8 @@ class Session:
 
     def _write(self, results: dict[str, Any], files: Sequence[Path]) -> None:
         results["figures"] = [str(file) for file in files]
-        write_json(self.job.folder.results_file, results)
-        self.tracker.log_artifact(self.job.folder.results_file)
+        write_json(self.folder.results_file, results)
+        self.tracker.log_artifact(self.folder.results_file)
 
     def _best(self, score: float | None) -> dict[str, float | None]:
         return {} if self.primary is None else {self.primary: score}
@@ -389,7 +376,7 @@ class Session:
         self, table: list[dict[str, Any]], rows: Mapping[str, Tensor], nimg: int
     ) -> list[Path]:
         """Curve and samples, as far as they can be drawn: the results are already written."""
-        folder, task = self.job.folder, self.task
+        folder, task = self.folder, self.task
 
         def samples() -> list[Path]:
             pictures = {caption: task.pictures(drawn).numpy() for caption, drawn in rows.items()}
@@ -441,23 +428,32 @@ def _table_metrics(rows: Sequence[Row]) -> dict[str, float]:
     }
 
 
-def run_on_ranks(job: SessionJob) -> None:
-    """What each rank does."""
+def run_on_ranks(
+    spec: RunSpec,
+    teacher: Path,
+    prompts: PromptSet,
+    make_listener: Callable[[], Listener],
+    say: Say,
+) -> None:
+    """What each rank does.
+
+    Args:
+        teacher: its folder.
+        make_listener: called on rank 0 alone.
+    """
     with init_distributed() as ranks, stop_on_signals() as stop:
-        listener = job.make_listener() if ranks.is_main else Listener()
-        with _tracked(job, ranks) as tracker:
+        listener = make_listener() if ranks.is_main else Listener()
+        with _tracked(spec, ranks) as tracker:
             try:
-                Session(job, ranks, tracker, listener, stop).run()
+                Session(spec, teacher, prompts, ranks, tracker, listener, stop, say).run()
             finally:
                 listener.on_end()
 
 
 @contextmanager
-def _tracked(job: SessionJob, ranks: Ranks) -> Iterator[Tracker]:
+def _tracked(spec: RunSpec, ranks: Ranks) -> Iterator[Tracker]:
     """The run's tracker, which ends in the state that the run truly ends in."""
-    tracker = open_tracker(
-        job.config, job.folder.path, job.workspace, job.tracking_uri, ranks, job.tags
-    )
+    tracker = open_tracker(spec, ranks)
     tracker.set_tags({OUTCOME: RunState.RUNNING})
     status: RunStatus = "FAILED"
     state = RunState.FAILED

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from workbench.errors import WorkbenchError
 from workbench.metrics import score_of
+from workbench.runs.spec import RunSpec
 from workbench.runs.state import OUTCOME, RunState
 from workbench.runs.tags import EVENTS
 from workbench.tracking import (
@@ -27,7 +28,6 @@ from workbench.training.config import RunConfig
 from workbench.training.events import Listener, RunEvent
 from workbench.training.parallel import Ranks
 from workbench.training.run_folder import RunFolder
-from workbench.workspace import Workspace
 
 RUN_KIND = "run"
 """Tag ``kind`` of a distillation, beside plans and studies."""
@@ -65,20 +65,14 @@ class TrackerListener(Listener):
         self.tracker.set_tags({EVENTS: told[-480:]})
 
 
-def open_tracker(
-    config: RunConfig,
-    folder: Path,
-    workspace: Workspace,
-    tracking_uri: str,
-    ranks: Ranks,
-    tags: Mapping[str, str],
-) -> Tracker:
-    """The run's tracker on rank 0, the silent one elsewhere; ``tags`` join the run's own."""
+def open_tracker(spec: RunSpec, ranks: Ranks) -> Tracker:
+    """The run's tracker on rank 0, the silent one elsewhere."""
+    config, folder = spec.config, spec.folder.path
     if not ranks.is_main:
         return Tracker()
     environment = environment_tags()
     tags = {
-        **tags,
+        **spec.tags,
         KIND: RUN_KIND,
         "experiment": config.experiment,
         "variant": config.variant,
@@ -101,7 +95,7 @@ def open_tracker(
         description=_description(config),
         provenance=environment,
     )
-    return MlflowTracker(folder, tracking_uri, workspace.root / "mlartifacts", identity)
+    return MlflowTracker(folder, spec.tracking_uri, spec.workspace.root / "mlartifacts", identity)
 
 
 def speak_for(folder: RunFolder, tracking_uri: str, say: Callable[[str], None]) -> None:

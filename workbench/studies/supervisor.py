@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Self
 
 from workbench.errors import InterruptedRunError
-from workbench.launching.jobs import Handle, Job, Launcher
+from workbench.launching.jobs import Handle, Launcher
+from workbench.runs.spec import RunSpec
 from workbench.studies.overview import study_view
 from workbench.studies.storage import ENVIRONMENT_VARIABLE
 from workbench.studies.study import exact_name
@@ -24,7 +25,7 @@ _LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkerJob(Job):
+class WorkerJob(RunSpec):
     """One worker of a study; ``config`` is the study's base.
 
     ``storage`` may hold a password: like ``tracking_uri`` it travels in the environment.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import PrunedRunError, RequestError, SettingsError
-from workbench.runs.execution import RunRequest, check_request, execute
+from workbench.runs.execution import check_request, execute
+from workbench.runs.spec import RunSpec
+from workbench.students.text import Say, silent_say
 from workbench.studies.listener import TrialAddress, TrialListener
 from workbench.studies.objectives import student_scores
 from workbench.studies.samplers import calm_optuna, make_sampler, trial_seed
@@ -17,6 +20,7 @@ from workbench.studies.space import Point, at_point, suggest
 from workbench.studies.spec import StudySpec
 from workbench.studies.storage import StudyStorage
 from workbench.studies.trials import Lease
+from workbench.teachers import find_teacher
 from workbench.training.config import RunConfig
 from workbench.training.events import StopFlag
 from workbench.training.run_folder import run_folder
@@ -46,14 +50,17 @@ class TrialRunner:
     """How a worker runs trials.
 
     Attributes:
-        request: everything but configuration, listener and tags, which each run brings.
+        request: everything but configuration and tags, which each run brings.
         tags: of every run, beside the trial's own.
+        find_teacher: as for :func:`workbench.runs.execution.execute`, like ``say``.
     """
 
     storage: StudyStorage
     spec: StudySpec
-    request: RunRequest
+    request: RunSpec
     tags: Mapping[str, str]
+    find_teacher: Callable[[str, Path], Path] = find_teacher
+    say: Say = silent_say
 
     def draw(self, study: Study, lease: Lease) -> tuple[Trial, Point]:
         """Optuna's trial with its point drawn; what was drawn before stays.
@@ -131,13 +138,13 @@ class TrialRunner:
 
     def _run_once(self, config: RunConfig, lease: Lease, place: int) -> dict[str, float]:
         address = TrialAddress(self.storage.url, self.spec, lease.number, lease.trial_id, place)
-        request = replace(
-            self.request,
-            config=config,
+        tags = {**self.tags, "study": self.spec.name, "trial": str(lease.number)}
+        outcome = execute(
+            replace(self.request, config=config, tags=tags),
             make_listener=partial(TrialListener, address),
-            tags={**self.tags, "study": self.spec.name, "trial": str(lease.number)},
+            find_teacher=self.find_teacher,
+            say=self.say,
         )
-        outcome = execute(request)
         return student_scores(outcome.results, config.generator.steps, self.spec.objectives)
 
     def _is_worse(

@@ -21,8 +21,9 @@ from workbench.errors import (
     SettingsError,
     WorkbenchError,
 )
-from workbench.runs.execution import RunRequest
 from workbench.runs.signals import stop_on_signals
+from workbench.runs.spec import RunSpec
+from workbench.students.text import Say, silent_say
 from workbench.studies.heartbeat import heartbeat
 from workbench.studies.listener import PROGRESS
 from workbench.studies.parent import StudyRun
@@ -31,6 +32,7 @@ from workbench.studies.storage import UnreachableError
 from workbench.studies.study import open_study
 from workbench.studies.trial import TrialRunner
 from workbench.studies.trials import REFUSAL, WORKER, Lease, StudyTrials, TrialStatus
+from workbench.teachers import find_teacher
 from workbench.tracking import default_artifact_root
 from workbench.training.checkpoint import CheckpointError
 from workbench.training.events import StopFlag
@@ -70,14 +72,20 @@ class Outcome:
 
 
 def work(
-    url: str, name: str, request: RunRequest, say: Callable[[str], None] = lambda text: None
+    url: str,
+    name: str,
+    request: RunSpec,
+    *,
+    find_teacher: Callable[[str, Path], Path] = find_teacher,
+    say: Say = silent_say,
 ) -> int:
     """Run a study's trials until none is waiting and no peer has one that may come back.
 
     Args:
         url: the study's storage.
-        request: how trials are run; configuration, listener and tags are replaced by each trial's.
-        say: hears of each trial.
+        request: how trials are run; configuration and tags are replaced by each trial's.
+        find_teacher: the folder of a teacher's name, built or fetched if need be.
+        say: hears of each trial; it travels to the ranks' processes.
 
     Returns:
         how many trials this worker brought to an end.
@@ -88,7 +96,7 @@ def work(
         WorkbenchError: the storage stayed away, or a checkpoint cannot be read.
     """
     storage, spec = open_study(url, name)
-    worker = _Worker(StudyTrials(storage, spec), request, say)
+    worker = _Worker(StudyTrials(storage, spec), request, find_teacher, say)
     with stop_on_signals() as stop:
         try:
             worker.loop(stop)
@@ -99,10 +107,14 @@ def work(
 
 class _Worker:
     def __init__(
-        self, trials: StudyTrials, request: RunRequest, say: Callable[[str], None]
+        self,
+        trials: StudyTrials,
+        request: RunSpec,
+        find_teacher: Callable[[str, Path], Path],
+        say: Say,
     ) -> None:
         self.trials, self.storage, self.spec = trials, trials.storage, trials.spec
-        self.request, self.say = request, say
+        self.request, self.find_teacher, self.say = request, find_teacher, say
         self.parent = StudyRun(
             trials, request.tracking_uri, default_artifact_root(request.workspace.root)
         )
@@ -175,7 +187,9 @@ class _Worker:
     def _attempt(self, lease: Lease, stop: StopFlag) -> None:
         """Draw, run and tell; what is the trial's own fault ends here."""
         patiently, spec = self.storage.patiently, self.spec
-        runner = TrialRunner(self.storage, spec, self.request, self.parent.child_tags)
+        runner = TrialRunner(
+            self.storage, spec, self.request, self.parent.child_tags, self.find_teacher, self.say
+        )
         try:
             trial, point = patiently(lambda: runner.draw(self.trials.study, lease), stop)
         except (ValueError, ArithmeticError) as error:  # else every worker in turn would end here

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from workbench.registry.elsewhere import taken_elsewhere
+from workbench.launching.runs import taken_elsewhere
+from workbench.runs.spec import RunSpec
 from workbench.runs.state import SILENT_SECONDS, RunState, state_of
 from workbench.tracking import (
     SEEN_ALIVE,
@@ -28,6 +30,13 @@ CONFIG = RunConfig(experiment="asked")
 QUICK = UploaderSettings(
     interval=0.05, finish_timeout=60.0, system_interval=0.0, sign_interval=0.05
 )
+
+
+@pytest.fixture
+def place(tmp_path: Path, fresh_store: Path) -> Workspace:
+    workspace = open_workspace(tmp_path / "workspace")
+    shutil.copy(fresh_store, workspace.root / "mlflow.db")
+    return workspace
 
 
 @pytest.fixture
@@ -59,10 +68,11 @@ def test_a_run_is_left_to_a_machine_that_gives_signs_of_life_and_taken_from_one_
     renewed = only(uri, lambda row: row.tags[SEEN_ALIVE] != first)
     assert float(renewed.tags[SEEN_ALIVE]) == pytest.approx(time.time(), abs=5)
     assert state_of(renewed) is RunState.RUNNING
-    taken = taken_elsewhere(CONFIG, here, uri)
+    spec = RunSpec(CONFIG, here, uri)
+    taken = taken_elsewhere(spec)
     assert taken is not None
     assert taken.run_id == renewed.run_id
-    assert taken_elsewhere(CONFIG.model_copy(update={"seed": 1}), here, uri) is None
+    assert taken_elsewhere(replace(spec, config=CONFIG.model_copy(update={"seed": 1}))) is None
 
     def after(silence: float) -> RunState:
         tags: dict[str, Any] = {**renewed.tags, SEEN_ALIVE: str(int(time.time() - silence))}
