@@ -40,12 +40,12 @@ class Job:
 
     @property
     def config_file(self) -> Path:
-        return self._file(".json")
+        return job_file(self.workspace, self.folder, ".json")
 
     @property
     def log(self) -> Path:
         """What the process printed."""
-        return self._file(".log")
+        return job_file(self.workspace, self.folder, ".log")
 
     def command(self) -> list[str]:
         """The command line; it reads :attr:`config_file`, which :meth:`write` writes."""
@@ -64,9 +64,10 @@ class Job:
         """Save the configuration where :meth:`command` looks for it."""
         write_json(self.config_file, self.config.model_dump(mode="json"))
 
-    def _file(self, suffix: str) -> Path:
-        folder = self.folder.path
-        return self.workspace.root / "jobs" / folder.parent.name / f"{folder.name}{suffix}"
+
+def job_file(workspace: Workspace, folder: RunFolder, suffix: str) -> Path:
+    """What is kept of a run's jobs: its configuration (``.json``), what it printed (``.log``)."""
+    return workspace.root / "jobs" / folder.path.parent.name / f"{folder.path.name}{suffix}"
 
 
 class Handle(Protocol):

@@ -9,7 +9,7 @@ from pathlib import Path
 from workbench.errors import WorkbenchError
 from workbench.metrics import score_of
 from workbench.runs.state import OUTCOME, RunState
-from workbench.runs.tags import EVENTS
+from workbench.runs.tags import EVENTS, RUN_KIND
 from workbench.tracking import (
     KIND,
     MlflowTracker,
@@ -28,9 +28,6 @@ from workbench.training.events import Listener, RunEvent
 from workbench.training.parallel import Ranks
 from workbench.training.run_folder import RunFolder
 from workbench.workspace import Workspace
-
-RUN_KIND = "run"
-"""Tag ``kind`` of a distillation, beside plans and studies."""
 
 
 class TrackerListener(Listener):

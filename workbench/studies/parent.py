@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.runs.state import OUTCOME, RunState
-from workbench.runs.tracking import RUN_KIND
+from workbench.runs.tags import RUN_KIND
 from workbench.studies.spec import StudySpec
 from workbench.studies.trials import OPEN, StudyTrials, TrialStatus, count, number_of, status_of
 from workbench.tracking import KIND, environment_tags, redact
