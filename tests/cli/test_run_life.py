@@ -19,6 +19,7 @@ from tests.cli.conftest import QUICK, InsideWorkbench, Workbench
 from tests.cli.test_runs import copied, folder_of, second
 from workbench.cli.run_list import State
 from workbench.launching.jobs import Job
+from workbench.registry import find_experiments
 from workbench.runs.state import RunState
 from workbench.tracking import default_uri
 from workbench.training.config import load_config
@@ -280,6 +281,11 @@ def test_names_complete_in_the_shell(finished: Workbench) -> None:
     assert complete("runs", "list", "--state", "inter") == {"interrupted"}
     assert complete("runs", "list", "--sort", "sco") == {"score"}
     assert complete("run", "t_ra") == {"t_range"}
+    assert complete("experiments", "show", "t_ra") == {"t_range"}
+    assert complete("evaluate", name, "--metrics", "fid,ki") == {"fid,kid"}
+    variants = find_experiments().experiments["t_range"].variants
+    last = sorted(variants)[-1]
+    assert last in complete("run", "t_range", "--variant", last[:1]) <= {*variants}
     nowhere = finished.workspace.parent / "nowhere"
     assert complete("runs", "show", "quick", workspace=nowhere) == set()
     assert not nowhere.exists()

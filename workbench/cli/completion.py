@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import sqlite3
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import typer
+from typer.models import ParameterInfo
 
 _TEACHERS = (
     "analytic-ring-8",
@@ -37,12 +38,17 @@ Completer = Callable[[typer.Context, str], list[str]]
 
 
 def _quiet(names: Callable[[typer.Context], Iterable[str]]) -> Completer:
-    """The names that begin with what is typed, in order; none where they cannot be had."""
+    """The names that begin with what is typed, in order; none where they cannot be had.
+
+    In a list that is separated by commas, those that continue it.
+    """
 
     @wraps(names)
     def complete(ctx: typer.Context, incomplete: str) -> list[str]:
         try:
-            return sorted({name for name in names(ctx) if name.startswith(incomplete)})
+            before, comma, last = incomplete.rpartition(",")
+            fitting = {name for name in names(ctx) if name.startswith(last)}
+            return [f"{before}{comma}{name}" for name in sorted(fitting)]
         except Exception:
             return []
 
@@ -126,6 +132,18 @@ def studies(ctx: typer.Context) -> Iterable[str]:
 
 
 @_quiet
+def models(ctx: typer.Context) -> Iterable[str]:
+    """Runs and teachers: what can be sampled."""
+    return [*runs(ctx, ""), *teachers(ctx, "")]
+
+
+@_quiet
+def compared(ctx: typer.Context) -> Iterable[str]:
+    """Experiments and runs."""
+    return [*experiments(ctx, ""), *runs(ctx, "")]
+
+
+@_quiet
 def columns(ctx: typer.Context) -> Iterable[str]:
     """What runs can be sorted by."""
     from workbench.metrics import METRICS
@@ -133,6 +151,58 @@ def columns(ctx: typer.Context) -> Iterable[str]:
 
     names = [*COLUMNS, "score", "best", *METRICS]
     return [*names, *(f"-{name}" for name in names)]
+
+
+_BY_NAME: Mapping[str, Completer] = {
+    "against": variants,
+    "experiment": experiments,
+    "first": runs,
+    "metric": metrics,
+    "metrics": metrics,
+    "model": models,
+    "recipe": recipes,
+    "reference": references,
+    "references": references,
+    "run": runs,
+    "runs": runs,
+    "second": runs,
+    "sort": columns,
+    "study": studies,
+    "teacher": teachers,
+    "variant": variants,
+}
+"""Parameter -> what completes it, in whichever command: a word means the same everywhere."""
+
+_NAMED: Mapping[str, Completer] = {
+    "compare": compared,
+    "experiments": experiments,
+    "recipes": recipes,
+    "references": references,
+    "report": experiments,
+    "teachers": teachers,
+}
+"""Command or group -> what completes its ``NAME``."""
+
+_NAMES = ("name", "names", "references")
+
+
+def attach(app: typer.Typer, group: str | None = None) -> None:
+    """Give every parameter the completion of its name."""
+    for command in app.registered_commands:
+        callback = command.callback
+        if callback is None:
+            continue
+        own = _NAMED.get(group or command.name or callback.__name__)
+        by_name = _BY_NAME if own is None else {**_BY_NAME, **dict.fromkeys(_NAMES, own)}
+        # Resolved once and kept: an annotation that is text gives another object each time.
+        callback.__annotations__ = get_type_hints(callback, include_extras=True)
+        for name, hint in callback.__annotations__.items():
+            for info in getattr(hint, "__metadata__", ()):
+                if isinstance(info, ParameterInfo) and name in by_name:
+                    info.autocompletion = by_name[name]
+    for inner in app.registered_groups:
+        if inner.typer_instance is not None:
+            attach(inner.typer_instance, inner.name or inner.typer_instance.info.name)
 
 
 def _experiment_files() -> Iterable[tuple[Path, dict[str, Any]]]:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli import completion
 from workbench.cli.common import TrackingOption, WorkspaceOption, print_error, say
 
 if TYPE_CHECKING:
@@ -18,12 +17,14 @@ RunArgument = Annotated[
     typer.Argument(
         metavar="RUN",
         help="Name, its beginning, its fingerprint, or its folder.",
-        autocompletion=completion.runs,
     ),
 ]
 RunsArgument = Annotated[
     list[str],
-    typer.Argument(metavar="RUN...", help="Runs, named in full.", autocompletion=completion.runs),
+    typer.Argument(
+        metavar="RUN...",
+        help="Runs, named in full.",
+    ),
 ]
 
 

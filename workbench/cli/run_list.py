@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workbench.cli import completion
 from workbench.cli.common import (
     JsonOption,
     TrackingOption,
@@ -54,7 +53,6 @@ def list_(
         typer.Option(
             help="Only of this experiment; repeatable.",
             rich_help_panel=WHICH,
-            autocompletion=completion.experiments,
         ),
     ] = None,
     variant: Annotated[
@@ -62,7 +60,6 @@ def list_(
         typer.Option(
             help="Only of this variant; repeatable.",
             rich_help_panel=WHICH,
-            autocompletion=completion.variants,
         ),
     ] = None,
     seed: Annotated[
@@ -74,7 +71,6 @@ def list_(
         typer.Option(
             help="Only of this teacher; repeatable.",
             rich_help_panel=WHICH,
-            autocompletion=completion.teachers,
         ),
     ] = None,
     method: Annotated[
@@ -100,7 +96,6 @@ def list_(
         typer.Option(
             metavar="COLUMN",
             help="A column, best, score or a metric to sort by; with - before it descending.",
-            autocompletion=completion.columns,
         ),
     ] = "run",
     limit: Annotated[
