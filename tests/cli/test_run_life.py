@@ -15,10 +15,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
+
 from tests.cli.conftest import QUICK, InsideWorkbench, Workbench
 from tests.cli.test_runs import copied, folder_of, second
 from workbench.cli.run_list import State
+from workbench.evaluation.feature_cache import FeatureCache
+from workbench.evaluation.metrics import ReferenceRows
+from workbench.evaluation.references import ReferenceRecord, save_reference
 from workbench.launching.jobs import Job
+from workbench.launching.slurm import submission_file
 from workbench.registry import find_experiments
 from workbench.runs.state import RunState
 from workbench.tracking import default_uri
@@ -27,6 +34,7 @@ from workbench.workspace import exclusive, open_workspace
 
 __all__ = ["copied"]
 
+LOOKED = {"inception": "inception/0"}
 DAYS = 3 * 24 * 3600
 
 
@@ -289,3 +297,61 @@ def test_names_complete_in_the_shell(finished: Workbench) -> None:
     nowhere = finished.workspace.parent / "nowhere"
     assert complete("runs", "show", "quick", workspace=nowhere) == set()
     assert not nowhere.exists()
+
+
+def test_a_slurm_job_that_waits_is_known_and_stopped(
+    inside_finished: InsideWorkbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has neither a folder nor a log yet; scancel hears what the launcher would say."""
+    config = load_config(inside_finished.only_run() / "config.json")
+    inside_finished.workspace = tmp_path / "cluster"
+    place = open_workspace(inside_finished.workspace)
+    job = Job(config, place, default_uri(place.root))
+    job.write()
+    submission = submission_file(place, job.folder)
+    submission.parent.mkdir()
+    submission.write_text("17")
+    heard = tmp_path / "heard"
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    scripts = {"squeue": "echo '17 PENDING'", "scancel": f'echo "$@" >> {heard}'}
+    for name, script in scripts.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    name = job.folder.name
+    assert inside_finished("runs", "logs", name).stdout == ""
+    assert inside_finished("runs", "gc").stderr.strip() == "Everything here is needed."
+    age(place.root / "jobs")  # even then: Slurm may still start it
+    assert inside_finished("runs", "gc").stderr.strip() == "Everything here is needed."
+    assert "Slurm job 17" in inside_finished("runs", "stop", name).stderr
+    assert heard.read_text() == "--state=PENDING 17\n--signal=USR1 17\n"
+    (tmp_path / "squeue").write_text("#!/bin/sh\nexit 1\n")
+    refused = inside_finished("runs", "stop", name, code=1)
+    assert "squeue does not answer" in refused.stderr
+    (tmp_path / "squeue").write_text("#!/bin/sh\necho '17 FAILED'\n")
+    assert "does not go on" in inside_finished("runs", "stop", name, code=2).stderr
+    (submission.parent / "17.exit").write_text("1\n")
+    age(place.root / "jobs")
+    inside_finished("runs", "gc", "--yes")
+    assert [file.name for file in (place.root / "jobs").rglob("*") if file.is_file()] == []
+
+
+def test_a_reference_stays_while_a_run_names_it(copied: InsideWorkbench) -> None:
+    folder, place = folder_of(copied), open_workspace(copied.workspace)
+    seen = {}
+    for name in ("named", "unnamed"):
+        record = ReferenceRecord(name, 4, f"{name}'s images", None, 32, "all", LOOKED, name)
+        rows = {"inception": ReferenceRows(np.zeros((4, 2), np.float32))}
+        save_reference(place.root / "references" / name, record, (), rows)
+        seen[name] = FeatureCache(place.cache / "features", {"images": record.images_hash}).folder
+        seen[name].mkdir(parents=True)
+    settings = json.loads((folder / "config.json").read_text())
+    settings["evaluation"]["reference"] = "named"
+    (folder / "config.json").write_text(json.dumps(settings))
+    before = {row["path"] for row in json.loads(copied("runs", "gc", "--dry-run", "--json").stdout)}
+    with exclusive(place.root / "references" / ".unnamed.lock", "being built"):
+        being_built = copied("runs", "gc", "--dry-run", "--json").stdout
+    expected = {seen["named"], seen["unnamed"], place.root / "references" / "unnamed"}
+    assert before >= {str(path) for path in expected}
+    assert str(place.root / "references" / "named") not in before
+    left = {row["path"] for row in json.loads(being_built)}
+    assert before - left == {str(path) for path in expected - {seen["named"]}}
