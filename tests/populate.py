@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.metrics import metric_info
-from workbench.runs.tags import EVALUATION
-from workbench.runs.tracking import RUN_KIND
+from workbench.runs.tags import EVALUATION, RUN_KIND
 from workbench.tracking import (
     Point,
     RunIdentity,

@@ -222,7 +222,7 @@ def test_signals_checkpoint_and_end_killed(
     (tracked,) = list_runs(default_uri(prepared.workspace), "quickstart", where=ONLY_RUNS)
     assert tracked.status == "KILLED"
     (row,) = prepared.json("runs", "list")
-    assert row["state"] == "KILLED"
+    assert row["state"] == "INTERRUPTED"
 
 
 def test_two_processes_never_share_a_run(prepared: InsideWorkbench) -> None:

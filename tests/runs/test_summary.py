@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from workbench.tracking import Tracker, read_curve, read_points
 from workbench.tracking.outbox import Outbox
 from workbench.training.config import RunConfig
 from workbench.training.overrides import with_overrides
-from workbench.training.run_folder import RunFolder, all_runs
+from workbench.training.run_folder import RunFolder, all_runs, find_run
 from workbench.workspace import Workspace, exclusive, open_workspace
 
 
@@ -63,10 +64,29 @@ def test_states_of_a_run_that_is_not_finished(place: Workspace) -> None:
     with exclusive(torn.lock, "a run"):
         assert summarize(torn)["state"] == "RUNNING"
     spool = Outbox(torn.path)
-    for status in ("KILLED", "RUNNING", "FAILED"):
+    for outcome, status in (
+        ("interrupted", "KILLED"),
+        ("running", "RUNNING"),
+        ("pruned", "KILLED"),
+        ("running", "RUNNING"),
+        ("failed", "FAILED"),
+    ):
+        spool.tags({"outcome": outcome})
         spool.status(status)
-        assert summarize(torn)["state"] == ("INTERRUPTED" if status == "RUNNING" else status)
+        expected = "interrupted" if outcome == "running" else outcome
+        assert summarize(torn)["state"] == expected.upper()
     spool.journal.close()
+
+
+def test_a_short_name_means_the_run_that_is_not_archived(place: Workspace) -> None:
+    (torn,) = [folder for folder in all_runs(place) if folder.path.name.startswith("torn")]
+    kept = torn.archive()
+    assert kept is not None
+    assert summarize(RunFolder(kept))["state"] == "ARCHIVED"
+    assert find_run(place, "torn-seed0").path == kept  # nothing else has this name
+    shutil.copytree(kept, torn.path)
+    assert find_run(place, "torn-seed0").path == torn.path
+    shutil.rmtree(kept)
 
 
 def test_a_run_that_has_measured_nothing(tmp_path: Path) -> None:

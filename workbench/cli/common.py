@@ -6,11 +6,14 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from workbench.errors import RequestError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 PLACES = "Where things are"
 OUTPUT = "Output"
@@ -139,6 +142,18 @@ _FILE_COLUMNS = 160
 def print_table(columns: list[str], rows: list[list[str]], title: str = "") -> None:
     """A table on stdout; numbers to the right."""
     from rich.console import Console
+
+    table = table_of(columns, rows, title)
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+        # A file has no width of its own: rich would take 80 columns and break words.
+        natural = console.measure(table, options=console.options.update(max_width=_FILE_COLUMNS))
+        console.width = max(console.width, natural.maximum)
+    console.print(table)
+
+
+def table_of(columns: list[str], rows: list[list[str]], title: str = "") -> Table:
+    """Texts as a table; numbers to the right."""
     from rich.table import Table
 
     table = Table(title=title or None, title_justify="left", header_style="bold")
@@ -147,12 +162,7 @@ def print_table(columns: list[str], rows: list[list[str]], title: str = "") -> N
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console = Console(soft_wrap=not sys.stdout.isatty())
-    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
-        # A file has no width of its own: rich would take 80 columns and break words.
-        natural = console.measure(table, options=console.options.update(max_width=_FILE_COLUMNS))
-        console.width = max(console.width, natural.maximum)
-    console.print(table)
+    return table
 
 
 def _is_number(text: str) -> bool:

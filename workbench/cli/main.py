@@ -10,6 +10,7 @@ import typer
 from workbench import __version__
 from workbench.cli import (
     compare,
+    completion,
     evaluate,
     experiments,
     export,
@@ -32,7 +33,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -59,6 +59,7 @@ for _module in (run, compare, report, figures, evaluate, sample, export):
 for _module in (teachers, recipes, references, runs, experiments, external, study):
     app.add_typer(_module.app)
 system.register(app)
+completion.attach(app)
 
 
 def run_cli() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from workbench.cli import run_disk, run_life, run_list
 from workbench.cli.common import (
     JsonOption,
     TrackingOption,
@@ -17,6 +17,7 @@ from workbench.cli.common import (
     print_table,
     say,
 )
+from workbench.cli.run_life import RunArgument
 
 if TYPE_CHECKING:
     from workbench.workspace import Workspace
@@ -24,48 +25,10 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="runs",
     no_args_is_help=True,
-    help="List, show, compare and remove runs, and send what was spooled.",
+    help="List, show, compare, stop and remove runs, and send what was spooled.",
 )
-
-
-@app.command("list", epilog="Example:  workbench runs list --experiment quickstart --json")
-def list_(
-    experiment: Annotated[str | None, typer.Option(help="Only this experiment.")] = None,
-    workspace: WorkspaceOption = None,
-    json_output: JsonOption = False,
-) -> None:
-    """Every run of the workspace: state, progress and scores, read from the run folders."""
-    from workbench.metrics import title_of
-    from workbench.runs.summary import summarize
-    from workbench.training.run_folder import all_runs
-    from workbench.workspace import open_workspace
-
-    rows = [
-        summarize(folder)
-        for folder in all_runs(open_workspace(workspace))
-        if experiment in (None, folder.path.parent.name)
-    ]
-    if json_output:
-        print_json(rows)
-        return
-    judged = {row["primary_metric"] for row in rows if row["primary_metric"]}
-    shared = judged.pop() if len(judged) == 1 else None  # one name for all, or one a run
-    title = title_of(shared) if shared else "score"
-    names = [title, f"best {title}"]
-    print_table(
-        ["run", "state", "kimg", *names],
-        [
-            [
-                row["run"],
-                row["state"],
-                f"{row['kimg']:g}",
-                *_scores(row, shared),
-            ]
-            for row in rows
-        ],
-    )
-    if rows:
-        say("best: chosen from a run's evaluations, so it looks better than its weights are.")
+for _module in (run_list, run_life, run_disk):
+    _module.register(app)
 
 
 @app.command(epilog="Example:  workbench runs sync")
@@ -135,11 +98,6 @@ def _move_studies(place: Workspace, to: str) -> None:
         move_studies(storage, experiments, to, default_artifact_root(place.root))
 
 
-RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN", help="Name, its beginning, its fingerprint, or its folder.")
-]
-
-
 @app.command(epilog="Example:  workbench runs show quickstart/default-seed0")
 def show(
     run: RunArgument, workspace: WorkspaceOption = None, json_output: JsonOption = False
@@ -197,74 +155,6 @@ def diff(
     )
 
 
-@app.command(epilog="Example:  workbench runs du")
-def du(workspace: WorkspaceOption = None, json_output: JsonOption = False) -> None:
-    """What each run takes on disk, and what the workspace keeps beside the runs."""
-    from workbench.runs.disk_usage import disk_usage
-    from workbench.sizes import as_text
-    from workbench.workspace import open_workspace
-
-    rows = disk_usage(open_workspace(workspace))
-    if json_output:
-        print_json(rows)
-        return
-    cells = [
-        [
-            row["what"],
-            as_text(row["bytes"]),
-            ", ".join(f"{part} {as_text(size)}" for part, size in row["sizes"].items()),
-        ]
-        for row in rows
-    ]
-    print_table(
-        ["what", "size", "of which"],
-        cells,
-        f"{as_text(sum(row['bytes'] for row in rows))} together",
-    )
-
-
-@app.command(epilog="Example:  workbench runs rm t_range/full-seed3")
-def rm(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs to remove.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    unsent: Annotated[
-        bool, typer.Option("--unsent", help="Also delete what the tracking store does not have.")
-    ] = False,
-    workspace: WorkspaceOption = None,
-    tracking_uri: TrackingOption = None,
-) -> None:
-    """Delete runs' folders: checkpoints, results, pictures. Says what it frees, and asks.
-
-    What a run said is sent to the tracking store first, which keeps it. Runs are named in full: a
-    name's beginning may mean another run tomorrow.
-    """
-    from workbench.errors import RequestError
-    from workbench.runs.description import sizes_of
-    from workbench.runs.disk_usage import check_removable, remove
-    from workbench.sizes import as_text
-    from workbench.training.run_folder import find_run
-    from workbench.workspace import open_workspace
-
-    place = open_workspace(workspace)
-    folders = list({run.path: run for run in (find_run(place, each) for each in runs)}.values())
-    named = {*runs, *(str(Path(each).absolute()) for each in runs)}
-    for folder in folders:
-        if named.isdisjoint({folder.name, folder.path.name, str(folder.path)}):
-            raise RequestError(f"Name a run in full to delete it: {folder.name}.")
-    check_removable(folders)
-    for folder in folders:
-        say(f"{folder.name}: {as_text(sum(sizes_of(folder).values()))}")
-    if not yes:
-        if not sys.stdin.isatty():
-            raise RequestError("Nobody can be asked here: add --yes to delete these runs.")
-        typer.confirm("Delete them for good?", abort=True, err=True)
-    for folder in folders:
-        freed = remove(folder, tracking_uri, unsent=unsent)
-        say(f"Deleted {folder.name}: {as_text(freed)} are free again.")
-    if not unsent:
-        say("The tracking store keeps what they said.")
-
-
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
@@ -281,12 +171,3 @@ def _store(path: Path) -> str | None:
     except RequestError:
         return None
     return None if record is None else redact(record.tracking_uri)
-
-
-def _scores(row: dict[str, Any], shared: str | None) -> tuple[str, str]:
-    """Last and best of what judges a run, with its name where runs differ in it."""
-    from workbench.metrics import title_of
-
-    name = "" if shared or row["primary_metric"] is None else f" {title_of(row['primary_metric'])}"
-    last, best = ("-" if row[key] is None else f"{row[key]:.2f}{name}" for key in ("score", "best"))
-    return last, best

@@ -21,8 +21,10 @@ from pydantic import Field, ValidationError, field_validator
 from workbench.errors import RequestError, WorkbenchError, unknown_name
 from workbench.launching.jobs import Handle, LostJobsError
 from workbench.launching.slurm_task import SlurmTask, exit_file_of, import_submitit
-from workbench.runs.spec import RunSpec
+from workbench.runs.spec import RunSpec, job_file
 from workbench.settings import FrozenConfig
+from workbench.training.run_folder import RunFolder
+from workbench.workspace import Workspace
 
 _EXTRA = "extra."
 _OURS = {
@@ -160,7 +162,7 @@ class SlurmLauncher:
         executor = submitit.SlurmExecutor(folder, max_num_timeout=self.settings.max_timeouts)
         executor.update_parameters(**self.settings.parameters(spec))
         submitted_as = folder / f"{spec.name}.job"
-        if (earlier := self._still_there(submitted_as)) is not None:
+        if (earlier := _still_there(submitted_as, self._queue)) is not None:
             if spec.fresh:
                 raise RequestError(
                     f"Slurm job {earlier} of run {spec.folder.name} is still there: end it with "
@@ -185,13 +187,37 @@ class SlurmLauncher:
                 f"sbatch refused {spec.log.parent.name}/{spec.name}: {reason}"
             ) from error
 
-    def _still_there(self, submitted_as: Path) -> str | None:
-        """The job that was submitted for a run before, unless it has ended."""
-        if not submitted_as.exists():
-            return None
-        job_id = submitted_as.read_text(encoding="utf-8")
-        ended = self._queue.state(job_id, now=True) in {"COMPLETED", *_ENDED}
-        return None if ended else job_id
+
+def submission_file(workspace: Workspace, folder: RunFolder) -> Path:
+    """Holds the number of the last Slurm job that was submitted for a run."""
+    place = job_file(workspace, folder, ".job")
+    return place.parent / "slurm" / place.name
+
+
+def find_submitted(workspace: Workspace, folder: RunFolder) -> SlurmHandle | None:
+    """The Slurm job of a run that waits or goes on; None where there is none.
+
+    Raises:
+        WorkbenchError: one was submitted, and the queue does not say how it is.
+    """
+    submitted_as, queue = submission_file(workspace, folder), _Queue(refresh=10.0)
+    job_id = _still_there(submitted_as, queue)
+    if job_id is None:
+        return None
+    if not queue.looks:
+        raise WorkbenchError(
+            f"{folder.name} was submitted as Slurm job {job_id}, and squeue does not answer here."
+        )
+    return SlurmHandle(queue, job_id, exit_file_of(submitted_as.parent, job_id))
+
+
+def _still_there(submitted_as: Path, queue: _Queue) -> str | None:
+    """The job that was submitted for a run before, unless it has ended."""
+    if not submitted_as.exists():
+        return None
+    job_id = submitted_as.read_text(encoding="utf-8")
+    ended = queue.state(job_id, now=True) in {"COMPLETED", *_ENDED}
+    return None if ended else job_id
 
 
 class SlurmHandle:

@@ -89,5 +89,9 @@ class RunSpec:
         write_json(self.config_file, self.config.model_dump(mode="json"))
 
     def _file(self, suffix: str) -> Path:
-        folder = self.folder.path
-        return self.workspace.root / "jobs" / folder.parent.name / f"{folder.name}{suffix}"
+        return job_file(self.workspace, self.folder, suffix)
+
+
+def job_file(workspace: Workspace, folder: RunFolder, suffix: str) -> Path:
+    """What is kept of a run's processes: its settings (``.json``), what they printed (``.log``)."""
+    return workspace.root / "jobs" / folder.path.parent.name / f"{folder.path.name}{suffix}"

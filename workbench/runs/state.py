@@ -20,7 +20,7 @@ for a store that is restarted or unreachable for a while, and for clocks that di
 
 
 class RunState(StrEnum):
-    """Where a run stands; PENDING is planned and not begun."""
+    """Where a run stands; PENDING is planned and not begun, ARCHIVED a folder that is set aside."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -28,6 +28,7 @@ class RunState(StrEnum):
     PRUNED = "pruned"
     INTERRUPTED = "interrupted"
     FAILED = "failed"
+    ARCHIVED = "archived"
 
 
 _OF_MLFLOW = {

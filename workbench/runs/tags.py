@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+RUN_KIND = "run"
+"""Tag ``kind`` of a distillation, beside plans and studies."""
+
 EVALUATION = "evaluation"
 """The protocol of evaluation; scores of two runs compare exactly where it is equal."""
 

@@ -10,7 +10,7 @@ from workbench.errors import WorkbenchError
 from workbench.metrics import score_of
 from workbench.runs.spec import RunSpec
 from workbench.runs.state import OUTCOME, RunState
-from workbench.runs.tags import EVENTS
+from workbench.runs.tags import EVENTS, RUN_KIND
 from workbench.tracking import (
     KIND,
     MlflowTracker,
@@ -28,9 +28,6 @@ from workbench.training.config import RunConfig
 from workbench.training.events import Listener, RunEvent
 from workbench.training.parallel import Ranks
 from workbench.training.run_folder import RunFolder
-
-RUN_KIND = "run"
-"""Tag ``kind`` of a distillation, beside plans and studies."""
 
 
 class TrackerListener(Listener):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.runs.state import OUTCOME, RunState
-from workbench.runs.tracking import RUN_KIND
+from workbench.runs.tags import RUN_KIND
 from workbench.studies.spec import StudySpec, run_experiment
 from workbench.studies.storage import StudyStorage
 from workbench.studies.study import exact_name, load_spec, study_names

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from workbench.training.config import RunConfig
 
 _TEACHER = "teacher.json"
+_SET_ASIDE = "~"
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,17 @@ class RunFolder:
         content = json.loads((self.path / _TEACHER).read_text(encoding="utf-8"))
         return str(content["revision"])
 
+    @property
+    def is_archived(self) -> bool:
+        """Whether :meth:`archive` has set it aside."""
+        return _SET_ASIDE in self.path.name
+
     def archive(self) -> Path | None:
         """Rename an existing run to free its name; returns the new path."""
         if not self.path.exists():
             return None
         number = 1
-        while (kept := self.path.with_name(f"{self.path.name}~{number}")).exists():
+        while (kept := self.path.with_name(f"{self.path.name}{_SET_ASIDE}{number}")).exists():
             number += 1
         self.path.rename(kept)
         return kept
@@ -131,16 +137,20 @@ def find_run(workspace: Workspace, reference: str) -> RunFolder:
 
 
 def matching_runs(workspace: Workspace, reference: str) -> list[RunFolder]:
-    """The runs that a reference may mean; see :func:`find_run`."""
+    """The runs that a reference may mean; see :func:`find_run`.
+
+    A short name means archived runs only where no other run has it.
+    """
     if (Path(reference) / "config.json").is_file():
         return [RunFolder(Path(reference).resolve())]
     runs = {run.name: run for run in all_runs(workspace)}
     if reference in runs:
         return [runs[reference]]
-    return [
+    found = [
         run
         for name, run in runs.items()
         if name.startswith(reference)
         or name.split("/")[1].startswith(reference)
         or name.endswith(f"-{reference}")
     ]
+    return [run for run in found if not run.is_archived] or found

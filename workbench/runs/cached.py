@@ -1,0 +1,122 @@
+"""What the workspace keeps to be quick, and whether a run's settings name it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench.errors import RequestError
+from workbench.training.run_folder import RunFolder
+from workbench.workspace import Workspace, is_held
+
+if TYPE_CHECKING:
+    from workbench.training.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder that can be made again, why it may go, and the lock of whoever writes there."""
+
+    path: Path
+    reason: str
+    lock: Path
+
+
+def unnamed_caches(workspace: Workspace, runs: Sequence[RunFolder]) -> Iterator[Cache]:
+    """Encoded prompts, latents and references that no run's settings name.
+
+    Where a run's settings cannot be read, or its teacher is not on this machine, nobody can say
+    what it names, and all of that kind stays. So do all latents while a run learns from pairs.
+    """
+    texts = _folders(workspace.cache / "text")
+    latents = _folders(workspace.cache / "latents")
+    references = _folders(workspace.root / "references")
+    if not (texts or latents or references):
+        return
+    try:
+        configs = [run.config() for run in runs]
+    except RequestError:
+        return
+    named = _named_texts(workspace, runs, configs) if texts else None
+    if named is not None:
+        yield from _unheld(texts, named, "no run's settings name this text encoder")
+    if not any(config.data for config in configs):
+        yield from _unheld(latents, set(), "no run learns from pairs of images and prompts")
+    if references:
+        yield from _of_references(workspace, references, configs)
+
+
+def _folders(place: Path) -> list[Path]:
+    return sorted(path for path in place.glob("[!.]*") if path.is_dir())
+
+
+def _unheld(folders: Sequence[Path], named: set[str], reason: str) -> Iterator[Cache]:
+    for folder in folders:
+        lock = folder / ".lock"
+        if folder.name not in named and not is_held(lock):
+            yield Cache(folder, reason, lock)
+
+
+def _named_texts(
+    workspace: Workspace, runs: Sequence[RunFolder], configs: Sequence[RunConfig]
+) -> set[str] | None:
+    """The stores of encoded prompts that the runs use; None where that cannot be known."""
+    from workbench.students.text import find_run_teacher
+    from workbench.teachers.analytic import is_analytic
+    from workbench.teachers.catalog import teacher_call
+    from workbench.teachers.text_store import text_identity
+
+    named = set()
+    for run, config in zip(runs, configs, strict=True):
+        try:
+            revision = run.teacher_revision()
+            folder = find_run_teacher(config, workspace, revision, _find_here)
+            if not is_analytic(folder):
+                call = teacher_call(config.teacher, config.teacher_call)
+                named.add(text_identity(folder, call=call))
+        except (RequestError, OSError, ValueError):
+            return None
+    return named
+
+
+def _find_here(reference: str, teachers: Path) -> Path:
+    """As :func:`find_teacher`, without building or downloading."""
+    from workbench.teachers.catalog import KNOWN_TEACHERS, built_folder
+    from workbench.teachers.hub import cached_snapshot
+
+    local = Path(reference).expanduser()
+    spec = KNOWN_TEACHERS.get(reference)
+    if spec is None and local.is_dir():
+        return local
+    hub_id = reference if spec is None else spec.hub_id
+    folder = built_folder(reference, teachers) if hub_id is None else cached_snapshot(hub_id)
+    if folder is None:
+        raise RequestError(f"The teacher {reference} is not here.")
+    return folder
+
+
+def _of_references(
+    workspace: Workspace, folders: Sequence[Path], configs: Sequence[RunConfig]
+) -> Iterator[Cache]:
+    from workbench.bundled import experiment_folders
+    from workbench.evaluation.feature_cache import FeatureCache
+    from workbench.evaluation.references import BuiltReference, is_reference
+
+    files = [file for place in experiment_folders() for file in place.rglob("*.toml")]
+    texts = [file.read_text(encoding="utf-8") for file in files]
+    named = {config.evaluation.reference for config in configs}
+    for folder in filter(is_reference, folders):
+        lock = folder.with_name(f".{folder.name}.lock")
+        if is_held(lock):
+            continue
+        hash_ = BuiltReference(folder).record.images_hash
+        seen = FeatureCache(workspace.cache / "features", {"images": hash_}).folder
+        if seen.is_dir():
+            yield Cache(
+                seen, f"the reference {folder.name} is built, and keeps what it needs", lock
+            )
+        if folder.name not in named and not any(f'"{folder.name}"' in text for text in texts):
+            reason = "no run, experiment or recipe names it; its images can be looked at again"
+            yield Cache(folder, reason, lock)
