@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "workbench"
 ROOMS = [
     ("errors", "hashing", "lazy", "settings", "sizes"),
+    ("user_config",),
     ("bundled", "metrics", "samplers", "workspace"),
     ("data", "flow"),
     ("teachers",),
