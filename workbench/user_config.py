@@ -69,7 +69,7 @@ def load_user_config() -> UserConfig:
     config = validate_table(UserConfig, values, file)
     return config.model_copy(
         update={
-            "workspace": None if config.workspace is None else _absolute(config.workspace, file),
+            "workspace": config.workspace and _absolute(config.workspace, file).resolve(),
             "tracking_uri": _absolute_store(config.tracking_uri, file),
             "weights": {name: _absolute(path, file) for name, path in config.weights.items()},
         }

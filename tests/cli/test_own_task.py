@@ -68,7 +68,7 @@ def run_of(place: Path, family: str, *more: str) -> list[str]:
 def trained(own: InsideWorkbench, place: Path) -> InsideWorkbench:
     """Both teachers distilled; the second caller only recalls it."""
     for family in FAMILIES:
-        own(*run_of(place, family, "--seeds", "0"))
+        own(*run_of(place, family, "--seed", "0"))
     return own
 
 

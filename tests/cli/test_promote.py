@@ -1,4 +1,4 @@
-"""The command that `study promote` prints finds the variant that it wrote."""
+"""The command that `studies promote` prints finds the variant that it wrote."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_folder_that_is_not_searched_is_named_in_the_command(
     monkeypatch.setenv(VARIABLE, str(searched))
     promote = ("study", "promote", "s", "--trial", "0", "--variant")
     printed = promoting(*promote, "near", "--folder", str(searched)).stdout.splitlines()[-1]
-    assert printed == "workbench run quickstart --variant near --seeds 0,1,2"
+    assert printed == "workbench run quickstart --variant near --seed 0,1,2"
     printed = promoting(*promote, "far", "--folder", str(other)).stdout.splitlines()[-1]
     setting, *command = shlex.split(printed)
     assert setting == f"{VARIABLE}={searched}{os.pathsep}{other}"
