@@ -176,10 +176,10 @@ def test_a_killed_worker_is_started_again_and_ctrl_c_keeps_everything(
         (["--recipe", "digit"], 2, "Unknown recipe 'digit'. Did you mean 'digits'?"),
         (["--teacher", "a", "--set", "teacher=b"], 2, "Two sources for one value"),
         (["--recipe", "a", "--set", "recipe=a"], 2, "--recipe a and --set recipe=...; drop one"),
-        (["--pruner", "wilcoxon", "--seeds", "0,1"], 2, "give at least 5 seeds (got 2)"),
+        (["--pruner", "wilcoxon", "--seed", "0,1"], 2, "give at least 5 seeds (got 2)"),
         (["--objective", "fid", "--objective", "alignment", "--pruner", "median"], 2, "needs one"),
         (["--set", "method.sid_alfa=1"], 2, "Did you mean 'method.sid_alpha'?"),
-        (["--set", "seed=3"], 2, "take their seeds from --seeds"),
+        (["--set", "seed=3"], 2, "take their seeds from --seed"),
         (["--teacher", "digits-sanna"], 2, "digits-sana"),
         (["--set", "prompts.source=/nowhere.txt"], 2, "/nowhere.txt"),
         (["--nproc", "3"], 2, "128 is not divisible by 3 ranks"),
@@ -238,7 +238,7 @@ def test_a_study_that_is_not_there_or_searches_otherwise(searched: InsideWorkben
     ["worker", "status", "best", "importance", "plot", "dashboard", "enqueue", "promote"],
 )
 def test_help_explains_with_an_example(workbench: InsideWorkbench, command: str) -> None:
-    assert f"Example:  workbench study {command} " in workbench("study", command, "--help").stdout
+    assert f"Example:  workbench studies {command} " in workbench("study", command, "--help").stdout
 
 
 def test_the_dashboard_serves_the_studies_on_loopback(searched: InsideWorkbench) -> None:

@@ -8,14 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.common import (
-    JsonOption,
-    TrackingOption,
-    WorkspaceOption,
-    print_json,
-    print_table,
-    say,
-)
+from workbench.cli.common import print_json, print_table, say
+from workbench.cli.options import JsonOption, TrackingOption, WorkspaceOption
 
 app = typer.Typer(
     name="runs",
@@ -26,7 +20,9 @@ app = typer.Typer(
 
 @app.command("list", epilog="Example:  workbench runs list --experiment quickstart --json")
 def list_(
-    experiment: Annotated[str | None, typer.Option(help="Only this experiment.")] = None,
+    experiment: Annotated[
+        str | None, typer.Option(metavar="NAME", help="List only this experiment's runs.")
+    ] = None,
     workspace: WorkspaceOption = None,
     json_output: JsonOption = False,
 ) -> None:
@@ -38,7 +34,7 @@ def list_(
 
     rows = [
         summarize(folder)
-        for folder in all_runs(open_workspace(workspace))
+        for folder in all_runs(open_workspace(workspace, create=False))
         if experiment in (None, folder.path.parent.name)
     ]
     if json_output:
@@ -69,8 +65,8 @@ def sync(
     to: Annotated[
         str | None,
         typer.Option(
-            help="Another MLflow store, to which the runs move with all that they ever said.",
-            show_default=False,
+            help="Move the runs, with all that they ever said, to this MLflow store.",
+            metavar="URI",
         ),
     ] = None,
     workspace: WorkspaceOption = None,
@@ -87,7 +83,7 @@ def sync(
     from workbench.training.run_folder import all_runs
     from workbench.workspace import open_workspace
 
-    place = open_workspace(workspace)
+    place = open_workspace(workspace, create=False)
     tracked = [*(folder.path for folder in all_runs(place)), *plan_folders(place)]
     rows: list[dict[str, Any]] = []
     failed = False
@@ -115,7 +111,11 @@ def sync(
 
 
 RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN", help="Name, its beginning, its fingerprint, or its folder.")
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="A run by its name, the beginning of it, its fingerprint, or its folder.",
+    ),
 ]
 
 
@@ -129,7 +129,7 @@ def show(
     from workbench.training.run_folder import find_run
     from workbench.workspace import open_workspace
 
-    told = describe(find_run(open_workspace(workspace), run))
+    told = describe(find_run(open_workspace(workspace, create=False), run))
     if json_output:
         print_json(told)
         return
@@ -161,7 +161,7 @@ def diff(
     from workbench.training.run_folder import find_run
     from workbench.workspace import open_workspace
 
-    place = open_workspace(workspace)
+    place = open_workspace(workspace, create=False)
     one, two = find_run(place, first), find_run(place, second)
     found = differences(one, two)
     if json_output:
@@ -183,7 +183,7 @@ def du(workspace: WorkspaceOption = None, json_output: JsonOption = False) -> No
     from workbench.sizes import as_text
     from workbench.workspace import open_workspace
 
-    rows = disk_usage(open_workspace(workspace))
+    rows = disk_usage(open_workspace(workspace, create=False))
     if json_output:
         print_json(rows)
         return
@@ -205,9 +205,10 @@ def du(workspace: WorkspaceOption = None, json_output: JsonOption = False) -> No
 @app.command(epilog="Example:  workbench runs rm t_range/full-seed3")
 def rm(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs to remove.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
     unsent: Annotated[
-        bool, typer.Option("--unsent", help="Also delete what the tracking store does not have.")
+        bool,
+        typer.Option("--unsent", help="Also delete what the tracking store lacks."),
     ] = False,
     workspace: WorkspaceOption = None,
     tracking_uri: TrackingOption = None,
@@ -224,7 +225,7 @@ def rm(
     from workbench.training.run_folder import find_run
     from workbench.workspace import open_workspace
 
-    place = open_workspace(workspace)
+    place = open_workspace(workspace, create=False)
     folders = list({run.path: run for run in (find_run(place, each) for each in runs)}.values())
     named = {*runs, *(str(Path(each).absolute()) for each in runs)}
     for folder in folders:

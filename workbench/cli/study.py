@@ -1,4 +1,4 @@
-"""workbench study run and worker; the commands that look at a study are in study_results."""
+"""workbench studies run and worker; the commands that look at a study are in study_results."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from workbench.cli import study_results
-from workbench.cli.common import (
+from workbench.cli.common import print_json, say
+from workbench.cli.options import (
+    EXECUTION,
     JsonOption,
+    NprocOption,
     RecipeOption,
     SetOption,
     TeacherOption,
     TrackingOption,
     WorkspaceOption,
     parse_seeds,
-    print_json,
-    say,
     with_selectors,
 )
 from workbench.cli.study_request import (
@@ -41,38 +42,41 @@ if TYPE_CHECKING:
     from workbench.studies.trials import StudyTrials
     from workbench.workspace import Workspace
 
-app = typer.Typer(name="study", no_args_is_help=True, help="Search settings with Optuna.")
+app = typer.Typer(name="studies", no_args_is_help=True, help="Search settings with Optuna.")
 
 LOOK_SECONDS = 2.0
 """Between two looks at all trials, which would else cost the database more than the workers do."""
 
-HOW = "How to run it"
 
-NprocOption = Annotated[
-    int, typer.Option(min=1, help="Processes to shard a run over.", rich_help_panel=HOW)
-]
-
-
-@app.command(epilog="Example:  workbench study run quickstart --trials 40 --workers 2")
+@app.command(epilog="Example:  workbench studies run quickstart --trials 40 --workers 2")
 def run(
-    experiment: Annotated[str, typer.Argument(help="Whose settings are searched.")],
+    experiment: Annotated[str, typer.Argument(help="The experiment whose settings are searched.")],
     trials: Annotated[
         int,
         typer.Option(
             min=1,
-            help="Of the whole study; those it has count. A crash of its database may add one a "
-            "worker.",
+            help="Number of trials of the whole study; those it has count. A crash of its database "
+            "may add one for each worker.",
         ),
     ] = 40,
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes here; others may join.", rich_help_panel=HOW)
+        int,
+        typer.Option(
+            min=1,
+            help="Workers here; others may join from elsewhere.",
+            rich_help_panel=EXECUTION,
+        ),
     ] = 1,
     name: Annotated[
-        str | None, typer.Option(help="Of the study (default: the experiment's).")
+        str | None, typer.Option(help="Name of the study.", show_default="the experiment's")
     ] = None,
     variant: Annotated[
         str | None,
-        typer.Option(help="To start from (default: the first).", rich_help_panel=SEARCH),
+        typer.Option(
+            help="Variant that the trials start from.",
+            show_default="the first",
+            rich_help_panel=SEARCH,
+        ),
     ] = None,
     set_: SetOption = None,
     teacher: TeacherOption = None,
@@ -83,13 +87,13 @@ def run(
     pruner: PrunerOption = None,
     seeds: TrialSeedsOption = None,
     sampler_seed: Annotated[
-        int | None, typer.Option(min=0, help="Of the sampler.", rich_help_panel=SEARCH)
+        int | None, typer.Option(min=0, help="Seed of Optuna's sampler.", rich_help_panel=SEARCH)
     ] = None,
     new_version: Annotated[
         bool,
         typer.Option(
             "--new-version",
-            help="Start anew beside the study of this name.",
+            help="Begin a new study beside the one of this name.",
             rich_help_panel=SEARCH,
         ),
     ] = False,
@@ -124,7 +128,7 @@ def run(
     spec = make_spec(asked)
     if current_world() is not None:
         raise RequestError(
-            "`study run` starts workers of its own; under torchrun or srun use `study worker`."
+            "`studies run` starts workers of its own; under torchrun or srun use `studies worker`."
         )
     _check_processes(spec, nproc)
     opened = _prepare(spec, storage, place, new_version, trials)
@@ -141,9 +145,9 @@ def run(
         raise WorkbenchError(f"No trial is complete.{last}")
 
 
-@app.command(epilog="Example:  workbench study worker quickstart --storage postgresql://host/db")
+@app.command(epilog="Example:  workbench studies worker quickstart --storage postgresql://host/db")
 def worker(
-    study: Annotated[str, typer.Argument(help="A study that `study run` has begun.")],
+    study: Annotated[str, typer.Argument(help="A study that `studies run` has begun.")],
     nproc: NprocOption = 1,
     storage: StorageOption = None,
     workspace: WorkspaceOption = None,

@@ -1,10 +1,10 @@
-"""What a person asks of `workbench study run`, and the study that it means."""
+"""What a person asks of `workbench studies run`, and the study that it means."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -27,20 +27,35 @@ ObjectiveOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="METRIC",
-        help="A metric to improve, in its own direction (default: the one that judges the runs); "
-        "repeatable, for a Pareto front.",
+        help="Metric to improve, in its own direction; repeatable, for a Pareto front.",
+        show_default="the one that judges the runs",
         rich_help_panel=SEARCH,
     ),
 ]
 SamplerOption = Annotated[
-    str | None, typer.Option(help="tpe, gp, cmaes, nsgaii or random.", rich_help_panel=SEARCH)
+    Literal["tpe", "gp", "cmaes", "nsgaii", "random"] | None,
+    typer.Option(
+        help="Optuna's sampler.", show_default="the experiment's, tpe", rich_help_panel=SEARCH
+    ),
 ]
 PrunerOption = Annotated[
-    str | None, typer.Option(help="hyperband, median, wilcoxon or none.", rich_help_panel=SEARCH)
+    Literal["hyperband", "median", "wilcoxon", "none"] | None,
+    typer.Option(
+        help="Optuna's pruner, which ends trials early.",
+        show_default="the experiment's, else as their number of evaluations allows",
+        rich_help_panel=SEARCH,
+    ),
 ]
 TrialSeedsOption = Annotated[
-    str | None,
-    typer.Option(metavar="0,1,2", help="One run each a trial, averaged.", rich_help_panel=SEARCH),
+    list[str] | None,
+    typer.Option(
+        "--seed",
+        metavar="SEED,...",
+        help="Seeds of training: a trial is one run for each, and its score their mean. "
+        "Comma-separated or repeated.",
+        show_default="the experiment's, 0",
+        rich_help_panel=SEARCH,
+    ),
 ]
 
 

@@ -1,4 +1,4 @@
-"""workbench study status, best, importance, plot, dashboard, enqueue and promote."""
+"""workbench studies status, best, importance, plot, dashboard, enqueue and promote."""
 
 from __future__ import annotations
 
@@ -11,15 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli.common import (
-    PLACES,
-    JsonOption,
-    TrackingOption,
-    WorkspaceOption,
-    print_json,
-    print_table,
-    say,
-)
+from workbench.cli.common import print_json, print_table, say
+from workbench.cli.options import PLACES, JsonOption, TrackingOption, WorkspaceOption
 from workbench.errors import RequestError
 
 if TYPE_CHECKING:
@@ -33,32 +26,32 @@ StorageOption = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
-        help="Of studies: postgresql://... for many machines (default: SQLite in the workspace).",
+        help="Database of the studies; many machines share postgresql://USER@HOST/DATABASE.",
         envvar="WORKBENCH_STUDY_STORAGE",
-        show_default=False,
+        show_default="SQLite in the workspace",
         rich_help_panel=PLACES,
     ),
 ]
-StudyArgument = Annotated[str, typer.Argument(help="Study by name: its newest version.")]
+StudyArgument = Annotated[str, typer.Argument(help="A study by name: its newest version.")]
 
 
 def register(app: typer.Typer) -> None:
-    app.command(epilog="Example:  workbench study status quickstart --watch")(status)
-    app.command(epilog="Example:  workbench study best quickstart --json")(best)
-    app.command(epilog="Example:  workbench study importance quickstart")(importance)
-    app.command(epilog="Example:  workbench study plot quickstart --out figures/")(plot)
-    app.command(epilog="Example:  workbench study dashboard --port 8081")(dashboard)
-    app.command(epilog="Example:  workbench study enqueue quickstart --set method.sid_alpha=1.2")(
+    app.command(epilog="Example:  workbench studies status quickstart --watch")(status)
+    app.command(epilog="Example:  workbench studies best quickstart --json")(best)
+    app.command(epilog="Example:  workbench studies importance quickstart")(importance)
+    app.command(epilog="Example:  workbench studies plot quickstart --out figures/")(plot)
+    app.command(epilog="Example:  workbench studies dashboard --port 8081")(dashboard)
+    app.command(epilog="Example:  workbench studies enqueue quickstart --set method.sid_alpha=1.2")(
         enqueue
     )
-    app.command(epilog="Example:  workbench study promote quickstart --trial 12 --variant tuned")(
+    app.command(epilog="Example:  workbench studies promote quickstart --trial 12 --variant tuned")(
         promote
     )
 
 
 def status(
     study: StudyArgument,
-    watch: Annotated[bool, typer.Option("--watch", help="Until the study ends.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it until the study ends.")] = False,
     storage: StorageOption = None,
     workspace: WorkspaceOption = None,
     json_output: JsonOption = False,
@@ -68,7 +61,7 @@ def status(
     from workbench.studies.overview import study_view
     from workbench.workspace import open_workspace
 
-    trials = _open(study, storage, open_workspace(workspace))
+    trials = _open(study, storage, open_workspace(workspace, create=False))
     now = study_view(trials)
     if watch:
         display = StudyDisplay()
@@ -99,7 +92,7 @@ def best(
     from workbench.studies.overview import study_view
     from workbench.workspace import open_workspace
 
-    trials = _open(study, storage, open_workspace(workspace))
+    trials = _open(study, storage, open_workspace(workspace, create=False))
     now = study_view(trials)
     if not now.best:
         raise RequestError(f"No trial of {now.name} is complete yet.")
@@ -120,7 +113,7 @@ def importance(
     from workbench.studies.figures import importance_frame
     from workbench.workspace import open_workspace
 
-    trials = _open(study, storage, open_workspace(workspace))
+    trials = _open(study, storage, open_workspace(workspace, create=False))
     found = {}
     for place, objective in enumerate(trials.spec.objectives):
         frame = importance_frame(trials, place)
@@ -137,7 +130,12 @@ def importance(
 def plot(
     study: StudyArgument,
     out: Annotated[
-        Path | None, typer.Option(help="Folder (default: the workspace's, by study).")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for the files.",
+            show_default="studies/STUDY in the workspace",
+        ),
     ] = None,
     storage: StorageOption = None,
     workspace: WorkspaceOption = None,
@@ -150,7 +148,7 @@ def plot(
     from workbench.tracking import default_artifact_root, default_uri
     from workbench.workspace import open_workspace
 
-    place = open_workspace(workspace)
+    place = open_workspace(workspace, create=False)
     trials = _open(study, storage, place)
     folder = out or place.root / "studies" / trials.spec.name
     files = draw_study(trials, folder)
@@ -166,8 +164,10 @@ def plot(
 
 
 def dashboard(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="To listen on.")] = 8081,
-    host: Annotated[str, typer.Option(help="Loopback by default.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port that the server listens on.")
+    ] = 8081,
+    host: Annotated[str, typer.Option(help="Address that the server listens on.")] = "127.0.0.1",
     storage: StorageOption = None,
     workspace: WorkspaceOption = None,
 ) -> None:
@@ -183,10 +183,12 @@ def dashboard(
             f"The dashboard needs the Python package {error.name}: "
             "pip install 'workbench-sid[dashboard]'"
         ) from None
-    opened = StudyStorage(address(storage, open_workspace(workspace)))
+    opened = StudyStorage(address(storage, open_workspace(workspace, create=False)))
     names = study_names(opened)
     if not names:
-        raise RequestError(f"{opened.shown} holds no study yet; `workbench study run` begins one.")
+        raise RequestError(
+            f"{opened.shown} holds no study yet; `workbench studies run` begins one."
+        )
     say(f"Studies {', '.join(names)}:  http://{host}:{port}/dashboard   (Ctrl-C stops it)")
     # In this process: its own command would show the storage's password to everyone here.
     run_server(opened.rdb, host=host, port=port)
@@ -196,7 +198,9 @@ def enqueue(
     study: StudyArgument,
     set_: Annotated[
         list[str],
-        typer.Option("--set", metavar="KEY=VALUE", help="Of the study's space; repeatable."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="A setting of the study's space; repeatable."
+        ),
     ],
     storage: StorageOption = None,
     workspace: WorkspaceOption = None,
@@ -206,7 +210,7 @@ def enqueue(
     from workbench.studies.check import read_point
     from workbench.workspace import open_workspace
 
-    trials = _open(study, storage, open_workspace(workspace))
+    trials = _open(study, storage, open_workspace(workspace, create=False))
     point = read_point(trials.spec.space, trials.spec.base, set_)
     number = trials.enqueue(point)
     if json_output:
@@ -217,11 +221,15 @@ def enqueue(
 
 def promote(
     study: StudyArgument,
-    trial: Annotated[int, typer.Option(min=0, help="A complete one, by number.")],
+    trial: Annotated[int, typer.Option(min=0, help="Number of a complete trial.")],
     variant: Annotated[str, typer.Option(help="Name of the new variant.")],
     folder: Annotated[
         Path | None,
-        typer.Option(help="Of experiment files (default: the last one that is searched)."),
+        typer.Option(
+            metavar="DIR",
+            help="Folder of experiment files that the variant is written to.",
+            show_default="the last one that is searched",
+        ),
     ] = None,
     storage: StorageOption = None,
     workspace: WorkspaceOption = None,
@@ -233,7 +241,7 @@ def promote(
     from workbench.studies.space import at_point
     from workbench.workspace import open_workspace
 
-    trials = _open(study, storage, open_workspace(workspace))
+    trials = _open(study, storage, open_workspace(workspace, create=False))
     spec, chosen = trials.spec, _complete(trials, trial)
     config = at_point(spec.base, chosen.params)
     scores = spec.scores(chosen)
@@ -246,7 +254,7 @@ def promote(
     if json_output:
         print_json({"file": str(file), "experiment": spec.experiment, "variant": variant})
     else:
-        run = f"workbench run {spec.experiment} --variant {variant} --seeds 0,1,2"
+        run = f"workbench run {spec.experiment} --variant {variant} --seed 0,1,2"
         typer.echo(f"{file}\n{_searching(place, searched)}{run}")
 
 

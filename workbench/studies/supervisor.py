@@ -37,7 +37,7 @@ class WorkerJob(Job):
 
     def command(self) -> list[str]:
         return [
-            *(sys.executable, "-m", "workbench", "study", "worker", self.study),
+            *(sys.executable, "-m", "workbench", "studies", "worker", self.study),
             *("--workspace", str(self.workspace.root), "--nproc", str(self.nproc)),
         ]
 
