@@ -79,6 +79,7 @@ def test_old_spellings_work_with_one_note(workbench) -> None:
         (["sample", "x", "--noise", "fresj"], "Did you mean 'fresh'?"),
         (["sample", "x", "--files", "--format", "pgn"], "Did you mean 'png'?"),
         (["figures", "--format", "pngg"], "Did you mean 'png'?"),
+        (["figures", "--style", "papr"], "Did you mean 'paper'?"),
         (["evaluate", "x", "--metric", "fdi"], "Did you mean 'fid'?"),
         (["run", "quickstart", "--sed", "1"], "--sed"),
         (["rnu"], "No such command 'rnu'"),

@@ -122,7 +122,7 @@ def test_a_run_s_fresh_scores_are_those_of_evaluate(inside_finished: InsideWorkb
     assert group["interval_over"] == "evaluation seeds"
     assert group["evaluation_sd"] == pytest.approx(np.std([r["fid"] for r in table], ddof=1))
     refused = inside_finished("evaluate", "quickstart", "--seed", "1,x", code=2)
-    assert "--seed '1,x': expected numbers" in refused.stderr
+    assert "--seed 1,x: expected whole numbers" in refused.stderr
     for wrong in ("", str(2**64)):
         refused = inside_finished("evaluate", "quickstart", "--seed", wrong, code=2)
         assert len(refused.stderr.strip().splitlines()) == 1

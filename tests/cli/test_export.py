@@ -306,7 +306,7 @@ def test_bf16_halves_the_weights_and_says_so(exports: Exports, tmp_path: Path) -
         (("digits-sana", "NEW"), "digits-sana is a teacher, not a student"),
         (("TEACHER", "NEW"), "is a teacher, not a student: name a run or an exported"),
         (("EXPORTED", "NEW"), "is an exported student already; name a run."),
-        (("SanaPipeline/", "NEW", "--precision", "fp8"), "Unknown type of weights 'fp8'"),
+        (("SanaPipeline/", "NEW", "--precision", "fp8"), "'fp8' is not one of 'fp32', 'bf16'"),
         (("SanaPipeline/@9", "NEW"), "no whole checkpoint at 9 kimg (it is not there). Kept: "),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),

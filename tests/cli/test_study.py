@@ -164,8 +164,8 @@ def test_a_killed_worker_is_started_again_and_ctrl_c_keeps_everything(
 @pytest.mark.parametrize(
     ("more", "code", "message"),
     [
-        (["--sampler", "tpee"], 2, "Unknown sampler 'tpee'. Did you mean 'tpe'?"),
-        (["--pruner", "mediann"], 2, "Unknown pruner 'mediann'. Did you mean 'median'?"),
+        (["--sampler", "tpee"], 2, "'random'. Did you mean 'tpe'?"),
+        (["--pruner", "mediann"], 2, "'none'. Did you mean 'median'?"),
         (["--objective", "fidd"], 2, "Unknown objective 'fidd'. Did you mean 'fid'?"),
         (["--objective", "clip"], 2, "do not measure clip. --objective takes one of fid, align"),
         (["--set", "evaluation.metrics=[]"], 2, "evaluation.metrics is empty. Set it, or name"),
