@@ -164,10 +164,10 @@ def test_a_study_that_maximises_clip_promotes_the_highest(
     own: InsideWorkbench, place: Path, tmp_path: Path
 ) -> None:
     which = ("--teacher", str(place / "sana"), "--recipe", "colors")
-    told = own.json("study", "run", "shades", *which, "--objective", "clip", "--trials", "3")
+    told = own.json("studies", "run", "shades", *which, "--objective", "clip", "--trials", "3")
     number = str(told["best"][0]["number"])
     which = ("--trial", number, "--variant", "found", "--folder", str(tmp_path))
-    own("study", "promote", "shades", *which)
+    own("studies", "promote", "shades", *which)
     promoted = (tmp_path / "shades.found.toml").read_text()
     best = max(told["history"])
     assert told["best"][0]["values"]["clip"] == best

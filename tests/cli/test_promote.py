@@ -35,7 +35,7 @@ def test_a_folder_that_is_not_searched_is_named_in_the_command(
     searched, other = tmp_path / "searched", tmp_path / "with space"
     searched.mkdir()
     monkeypatch.setenv(VARIABLE, str(searched))
-    promote = ("study", "promote", "s", "--trial", "0", "--variant")
+    promote = ("studies", "promote", "s", "--trial", "0", "--variant")
     printed = promoting(*promote, "near", "--folder", str(searched)).stdout.splitlines()[-1]
     assert printed == "workbench run quickstart --variant near --seed 0,1,2"
     printed = promoting(*promote, "far", "--folder", str(other)).stdout.splitlines()[-1]

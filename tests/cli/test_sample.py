@@ -99,7 +99,10 @@ def test_a_teacher_draws_from_seeds_too(inside_finished: InsideWorkbench, tmp_pa
         (("--prompts", "NONE.txt"), "There is no prompt file"),
         (("--prompts", "digits"), "expected a .txt, .jsonl or .parquet file"),
         (("--steps", "5"), "was trained with 4 steps, not with 5."),
-        (("--noise", "fres"), "'fres' is not one of 'fresh', 'fixed', 'ddim'. Did you mean 'fresh'?"),
+        (
+            ("--noise", "fres"),
+            "'fixed', 'ddim'. Did you mean 'fresh'?",
+        ),
         (("--cfg-scale", "2"), "guidance was distilled into it"),
         (("--format", "npy"), "add --files"),
         (("--files", "--format", "jpg"), "'jpg' is not one of 'png', 'npy'. Did you mean 'png'?"),
