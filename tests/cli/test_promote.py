@@ -13,6 +13,7 @@ import workbench.cli.study_results as results
 from tests.cli.conftest import InsideWorkbench
 from workbench.registry import get_experiment
 from workbench.studies import StudySpec
+from workbench.workspace import open_workspace
 
 VARIABLE = "WORKBENCH_EXPERIMENTS"
 
@@ -26,6 +27,7 @@ def promoting(workbench: InsideWorkbench, monkeypatch: pytest.MonkeyPatch) -> In
     trial = SimpleNamespace(params={"method.sid_alpha": 1.2}, values=values)
     monkeypatch.setattr(results, "_open", lambda *_: SimpleNamespace(spec=spec))
     monkeypatch.setattr(results, "_complete", lambda *_: trial)
+    open_workspace(workbench.workspace)
     return workbench
 
 

@@ -76,7 +76,7 @@ def figures(
     wanted = split_names(formats or ["png", "svg"], "--format")
     check_formats(wanted)
     experiments = split_names(experiment, "--experiment") if experiment else []
-    place = open_workspace(workspace, create=False)
+    place = open_workspace(workspace, create=workspace is None)
     uri = tracking_uri or default_uri(place.root)
     folder = (out or place.root / "figures" / "paper").resolve()
     options = ("--format", ",".join(wanted), "--style", style)

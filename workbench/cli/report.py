@@ -61,7 +61,7 @@ def report(
     from workbench.tracking import default_uri
     from workbench.workspace import open_workspace
 
-    place = open_workspace(workspace, create=False)
+    place = open_workspace(workspace, create=workspace is None)
     uri = tracking_uri or default_uri(place.root)
     other_name, changes = read_changes(with_selectors(set_, teacher, recipe))
     name = other_name or name

@@ -61,7 +61,7 @@ def status(
     from workbench.studies.overview import study_view
     from workbench.workspace import open_workspace
 
-    trials = _open(study, storage, open_workspace(workspace, create=False))
+    trials = _open(study, storage, open_workspace(workspace, create=workspace is None))
     now = study_view(trials)
     if watch:
         display = StudyDisplay()
@@ -92,7 +92,7 @@ def best(
     from workbench.studies.overview import study_view
     from workbench.workspace import open_workspace
 
-    trials = _open(study, storage, open_workspace(workspace, create=False))
+    trials = _open(study, storage, open_workspace(workspace, create=workspace is None))
     now = study_view(trials)
     if not now.best:
         raise RequestError(f"No trial of {now.name} is complete yet.")
@@ -113,7 +113,7 @@ def importance(
     from workbench.studies.figures import importance_frame
     from workbench.workspace import open_workspace
 
-    trials = _open(study, storage, open_workspace(workspace, create=False))
+    trials = _open(study, storage, open_workspace(workspace, create=workspace is None))
     found = {}
     for place, objective in enumerate(trials.spec.objectives):
         frame = importance_frame(trials, place)
@@ -148,7 +148,7 @@ def plot(
     from workbench.tracking import default_artifact_root, default_uri
     from workbench.workspace import open_workspace
 
-    place = open_workspace(workspace, create=False)
+    place = open_workspace(workspace, create=workspace is None)
     trials = _open(study, storage, place)
     folder = out or place.root / "studies" / trials.spec.name
     files = draw_study(trials, folder)
@@ -183,7 +183,7 @@ def dashboard(
             f"The dashboard needs the Python package {error.name}: "
             "pip install 'workbench-sid[dashboard]'"
         ) from None
-    opened = StudyStorage(address(storage, open_workspace(workspace, create=False)))
+    opened = StudyStorage(address(storage, open_workspace(workspace, create=workspace is None)))
     names = study_names(opened)
     if not names:
         raise RequestError(
@@ -210,7 +210,7 @@ def enqueue(
     from workbench.studies.check import read_point
     from workbench.workspace import open_workspace
 
-    trials = _open(study, storage, open_workspace(workspace, create=False))
+    trials = _open(study, storage, open_workspace(workspace, create=workspace is None))
     point = read_point(trials.spec.space, trials.spec.base, set_)
     number = trials.enqueue(point)
     if json_output:
@@ -241,7 +241,7 @@ def promote(
     from workbench.studies.space import at_point
     from workbench.workspace import open_workspace
 
-    trials = _open(study, storage, open_workspace(workspace, create=False))
+    trials = _open(study, storage, open_workspace(workspace, create=workspace is None))
     spec, chosen = trials.spec, _complete(trials, trial)
     config = at_point(spec.base, chosen.params)
     scores = spec.scores(chosen)

@@ -72,7 +72,7 @@ def ui(
     )
     from workbench.workspace import open_workspace
 
-    place = open_workspace(workspace, create=False)
+    place = open_workspace(workspace, create=workspace is None)
     uri = tracking_uri or default_uri(place.root)
     base = server_base(uri)
     if base is not None:
