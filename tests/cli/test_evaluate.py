@@ -512,7 +512,7 @@ def test_a_seed_without_a_choice_is_refused(prepared: InsideWorkbench, digit_fil
         *("references", "build", "seeded", "--images", str(digit_files / "real"), "--seed", "3"),
         code=2,
     )
-    assert told.stderr.startswith("Error: --seed is of the choice that --samples makes")
+    assert told.stderr.startswith("Error: --seed decides the choice that --samples makes")
     assert len(told.stderr.splitlines()) == 1
 
 
