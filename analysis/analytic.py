@@ -22,7 +22,7 @@ from workbench.workspace import open_workspace
 
 
 def draw(options: argparse.Namespace) -> Drawing:
-    workspace = open_workspace(options.workspace)
+    workspace = open_workspace(options.workspace, create=False)
     runs = [run for run in all_runs(workspace) if run.path.parent.name == options.experiment]
     found = gather(runs)
     text = table(found)
@@ -30,7 +30,7 @@ def draw(options: argparse.Namespace) -> Drawing:
     return Drawing({"": plot(found)}, frames, {".md": text}, printed=text)
 
 
-SCRIPT = Script("analytic", __doc__, draw, experiment="analytic")
+SCRIPT = Script("analytic", __doc__, draw, experiment="analytic", places=("workspace",))
 
 
 if __name__ == "__main__":

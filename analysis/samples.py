@@ -24,7 +24,9 @@ def draw(options: argparse.Namespace) -> Drawing:
     return Drawing({"": plot(rows, prompts)}, {"": collect(rows, prompts)})
 
 
-SCRIPT = Script("samples", __doc__, draw, add_options=add_options, lacks=lacking)
+SCRIPT = Script(
+    "samples", __doc__, draw, add_options=add_options, lacks=lacking, places=("workspace",)
+)
 
 
 if __name__ == "__main__":

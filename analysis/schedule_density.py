@@ -36,7 +36,12 @@ def draw(options: argparse.Namespace) -> Drawing:
 
 
 SCRIPT = Script(
-    "schedule_density", __doc__, draw, add_options=add_options, lacks=lambda workspace: None
+    "schedule_density",
+    __doc__,
+    draw,
+    add_options=add_options,
+    lacks=lambda workspace: None,
+    places=(),
 )
 
 

@@ -3,10 +3,10 @@
     python analysis/tables.py --experiment nine_teachers --out tables --csv
 
 Ours are means over seeds, under the family that their teacher belongs to or stands in for: of each
-run's final table, of what `workbench evaluate` and `workbench external import` logged to it, and of
-what they kept of its teacher in the workspace. A cell holds scores of one protocol; where there are
-several and none is shared, it stays empty (--protocol chooses). Scores on the embedded digits carry
-a dagger: their FID is another FID. Cells that nobody measured stay empty and are counted.
+run's final table, of what `workbench evaluate` and `workbench benchmarks import` logged to it, and
+of what they kept of its teacher in the workspace. A cell holds scores of one protocol; where there
+are several and none is shared, it stays empty (--protocol chooses). Scores on the embedded digits
+carry a dagger: their FID is another FID. Cells that nobody measured stay empty and are counted.
 """
 
 import argparse

@@ -131,7 +131,7 @@ class Drill:
 
     def _start(self, index: int) -> subprocess.Popen[bytes]:
         witness = ["-m", "tests.drill_journal", str(self.journal)]
-        command = [sys.executable, *witness, "study", "worker", NAME]
+        command = [sys.executable, *witness, "studies", "worker", NAME]
         environment = {
             **os.environ,
             ENVIRONMENT_VARIABLE: self.storage_url,

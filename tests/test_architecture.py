@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "workbench"
 ROOMS = [
     ("errors", "hashing", "lazy", "settings", "sizes"),
+    ("user_config",),
     ("bundled", "lookup", "metrics", "samplers", "workspace"),
     ("data", "flow"),
     ("teachers",),
@@ -20,7 +21,8 @@ ROOMS = [
     ("tracking",),
     ("students",),
     ("runs", "scoring"),
-    ("launching", "doctor"),
+    ("launching",),
+    ("doctor",),
     ("studies",),
     ("registry",),
     ("reports",),

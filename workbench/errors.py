@@ -49,7 +49,11 @@ class PrunedRunError(WorkbenchError):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> RequestError:
     """The error for a name outside a fixed set: names the set and the nearest member."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
     listed = ", ".join(names) if names else "none"
-    return RequestError(f"Unknown {kind} {name!r}.{hint} Known: {listed}.")
+    return RequestError(f"Unknown {kind} {name!r}{nearest_name(name, names)} Known: {listed}.")
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about a wrong name: a question for the nearest right one, if any."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f". Did you mean {near[0]!r}?" if near else "."

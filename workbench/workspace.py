@@ -42,17 +42,31 @@ class Workspace:
         return self.root / "cache"
 
 
-def open_workspace(root: Path | None = None) -> Workspace:
-    """The workspace at ``root``, else at $WORKBENCH_WORKSPACE, else ./.workbench; made if absent.
+def open_workspace(root: Path | None = None, *, create: bool = True) -> Workspace:
+    """The workspace at ``root``, else where $WORKBENCH_WORKSPACE or workbench.toml say.
+
+    Where nobody says, it is ./.workbench.
+
+    Args:
+        create: make it if it is not there. False for what only reads: a workspace that was named
+            has to be there then, ./.workbench reads as an empty one and is not made.
 
     Raises:
-        RequestError: the folder belongs to another version of workbench, or is none of ours.
+        RequestError: the folder belongs to another version of workbench, is none of ours, or is
+            not there and not to be made.
     """
-    chosen = root or Path(os.environ.get(ENVIRONMENT_VARIABLE, "") or DEFAULT)
-    chosen = chosen.expanduser().resolve()
+    named = root or _named_workspace()
+    chosen = (named or DEFAULT).expanduser().resolve()
     marker = chosen / _MARKER
     if chosen.is_file():
         raise RequestError(f"The workspace {chosen} is a file; expected a folder.")
+    if not create and not chosen.exists():
+        if named is None:
+            return Workspace(chosen)
+        raise RequestError(
+            f"There is no workspace at {chosen}. Name one that is there with --workspace, "
+            f"{ENVIRONMENT_VARIABLE} or workbench.toml."
+        )
     if not marker.exists():
         if chosen.is_dir() and any(chosen.iterdir()):
             raise RequestError(
@@ -71,6 +85,14 @@ def open_workspace(root: Path | None = None) -> Workspace:
             f"{VERSION}. Use another folder with --workspace or {ENVIRONMENT_VARIABLE}."
         )
     return Workspace(chosen)
+
+
+def _named_workspace() -> Path | None:
+    """What the environment says, else workbench.toml."""
+    from workbench.user_config import load_user_config  # pydantic, which --help does without
+
+    named = os.environ.get(ENVIRONMENT_VARIABLE)
+    return Path(named) if named else load_user_config().workspace
 
 
 def write_json(path: Path, value: object) -> None:

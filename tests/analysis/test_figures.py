@@ -179,14 +179,16 @@ def test_every_script_takes_the_shared_options() -> None:
     for name, script in scripts.items():
         assert script.name == name
         text = script.parser().format_help()
-        for option in ("--out", "--format", "--csv", "--style", "--workspace", "--tracking-uri"):
+        for option in ("--out", "--format", "--csv", "--style"):
             assert option in text, name
+        for option in ("workspace", "tracking-uri"):
+            assert (f"--{option}" in text) == (option in script.places), name
+    assert "tracking-uri" not in {*scripts["samples"].places, *scripts["analytic"].places}
+    assert not scripts["schedule_density"].places
 
 
-@pytest.mark.parametrize("options", [["--format", "pgn"], ["--style", "papr"]])
-def test_wrong_options_are_refused_before_anything_is_drawn(
-    tracked: Workspace, options: list[str]
-) -> None:
-    done = CliRunner().invoke(app, ["figures", "--workspace", str(tracked.root), *options])
+def test_wrong_formats_are_refused_before_anything_is_drawn(tracked: Workspace) -> None:
+    wrong = ["--format", "pgn", "--workspace", str(tracked.root)]
+    done = CliRunner().invoke(app, ["figures", *wrong])
     assert isinstance(done.exception, RequestError)
     assert "Did you mean" in str(done.exception)

@@ -48,6 +48,4 @@ def test_compare_has_them_on_request_and_report_one_by_one(ran: InsideWorkbench)
         assert f"noise_type · {title} ·" in page
     told = ran("report", "noise_type", "--set", "training.kimg=3.3", code=2).stderr
     assert "'--set training.kimg=3.3'. Did you mean '--set training.kimg=3.2'?" in told
-    assert (
-        "seeds come from --seeds" in ran("report", "noise_type", "--set", "seed=1", code=2).stderr
-    )
+    assert "seeds come from --seed" in ran("report", "noise_type", "--set", "seed=1", code=2).stderr

@@ -109,6 +109,7 @@ def test_what_is_compared_in_another_store_is_opened_there(
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     uri = default_uri(filled.root)
+    open_workspace(workbench.workspace)
     done = workbench("compare", "ranges", "--tracking-uri", uri)
     assert f"--workspace {workbench.workspace} --tracking-uri {uri}\n" in done.stderr
 

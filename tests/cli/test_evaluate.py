@@ -51,7 +51,7 @@ def referenced(prepared: InsideWorkbench, digit_files: Path) -> InsideWorkbench:
     """A workspace with the reference ``real``."""
     made = prepared(
         *("references", "build", "real", "--images", str(digit_files / "real")),
-        *("--captions", str(digit_files / "real.txt"), "--features", "digits"),
+        *("--captions", str(digit_files / "real.txt"), "--network", "digits"),
         *("--resolution", "32"),
     )
     assert made.stdout.strip().endswith("references/real")
@@ -69,7 +69,7 @@ def test_a_folder_is_scored_against_a_reference_that_was_built(
     arguments = ["evaluate", str(digit_files / "fake"), "--reference", "real"]
     prompts = ["--prompts", str(digit_files / "fake.txt")]
     (row,) = referenced.json(
-        *arguments, *prompts, "--metrics", "fid,kid,precision,recall,alignment", "--bootstrap", "50"
+        *arguments, *prompts, "--metric", "fid,kid,precision,recall,alignment", "--bootstrap", "50"
     )["table"]
     images, _ = load_digits_images()
     images = (images * 255).round() / 255
@@ -104,8 +104,8 @@ def test_a_run_s_fresh_scores_are_those_of_evaluate(inside_finished: InsideWorkb
     results = json.loads((inside_finished.only_run() / "results.json").read_text())
     fresh = {(row["weights"], row["seed"]): row for row in results["fresh"]}
     assert set(fresh) == {(w, s) for w in ("last", "best") for s in (10**9, 2 * 10**9)}
-    command = ("evaluate", "quickstart", "--metrics", "fid", "--bootstrap", "0")
-    seeds = ("--seeds", "0,1000000000,2000000000")
+    command = ("evaluate", "quickstart", "--metric", "fid", "--bootstrap", "0")
+    seeds = ("--seed", "0,1000000000,2000000000")
     table = inside_finished.json(*command, *seeds)["table"]
     assert [row["seed"] for row in table] == [0, 10**9, 2 * 10**9]
     own = next(r for r in results["table"] if (r["model"], r["steps"]) == ("student", 4))
@@ -121,17 +121,17 @@ def test_a_run_s_fresh_scores_are_those_of_evaluate(inside_finished: InsideWorkb
     assert group["mean"] == pytest.approx(np.mean([row["fid"] for row in table]))
     assert group["interval_over"] == "evaluation seeds"
     assert group["evaluation_sd"] == pytest.approx(np.std([r["fid"] for r in table], ddof=1))
-    refused = inside_finished("evaluate", "quickstart", "--seeds", "1,x", code=2)
-    assert "--seeds '1,x': expected numbers" in refused.stderr
+    refused = inside_finished("evaluate", "quickstart", "--seed", "1,x", code=2)
+    assert "--seed 1,x: expected whole numbers" in refused.stderr
     for wrong in ("", str(2**64)):
-        refused = inside_finished("evaluate", "quickstart", "--seeds", wrong, code=2)
+        refused = inside_finished("evaluate", "quickstart", "--seed", wrong, code=2)
         assert len(refused.stderr.strip().splitlines()) == 1
 
 
 def test_scores_are_kept_with_what_decides_them(
     referenced: InsideWorkbench, digit_files: Path
 ) -> None:
-    command = ["evaluate", str(digit_files / "fake"), "--reference", "real", "--metrics", "fid"]
+    command = ["evaluate", str(digit_files / "fake"), "--reference", "real", "--metric", "fid"]
     told = [referenced.json(*command), referenced.json(*command)]
     assert told[0]["table"][0]["scores"] == told[1]["table"][0]["scores"]
     (kept,) = (referenced.workspace / "evaluations" / "fake").iterdir()
@@ -161,7 +161,7 @@ def test_a_runs_student_is_scored_by_two_processes_as_by_one_and_logged(
     assert two["fid"] == pytest.approx(one["fid"], rel=1e-5)
     assert len(list((kept / "4-steps").glob("*.png"))) == 60
 
-    again = inside_finished.json(*command, "--metrics", "fid,kid,alignment")["table"][0]
+    again = inside_finished.json(*command, "--metric", "fid,kid,alignment")["table"][0]
     assert again["fid"] == one["fid"]
     uri = default_uri(inside_finished.workspace)
     (run,) = list_runs(uri, "quickstart", where=ONLY_RUNS)
@@ -205,7 +205,7 @@ def test_the_same_command_continues_with_the_images_that_it_keeps(
         "--steps",
         "1",
     ]
-    command += ["--metrics", "fid", "--batch-size", "10", "--keep-images", str(tmp_path / "kept")]
+    command += ["--metric", "fid", "--batch-size", "10", "--keep-images", str(tmp_path / "kept")]
     first = prepared.json(*command)["table"][0]
     files = sorted((tmp_path / "kept" / "1-steps").glob("*.png"))
     assert (len(files), drawn) == (24, list(range(24)))
@@ -243,7 +243,7 @@ def test_unless_told_alignment_is_measured_of_digit_prompts_only(
         raise AssertionError("drawn")
 
     monkeypatch.setattr(Samplers, "images", forbidden)
-    told = prepared(*command, "--metrics", "fid,alignment", "--seed", "1", code=2)
+    told = prepared(*command, "--metric", "fid,alignment", "--seed", "1", code=2)
     assert "alignment cannot judge by these prompts: The prompt 'two dogs'" in told.stderr
     assert len(told.stderr.splitlines()) == 1
 
@@ -251,7 +251,7 @@ def test_unless_told_alignment_is_measured_of_digit_prompts_only(
 def test_scores_that_could_not_be_logged_are_shown_and_kept(
     inside_finished: InsideWorkbench,
 ) -> None:
-    command = ["evaluate", "quickstart", "--samples", "40", "--seed", "5", "--metrics", "fid"]
+    command = ["evaluate", "quickstart", "--samples", "40", "--seed", "5", "--metric", "fid"]
     lock = FileLock(tracking_dir(inside_finished.only_run()) / "lock")
     with lock:
         told = inside_finished(*command, "--json", code=1)
@@ -278,7 +278,7 @@ def test_a_run_of_another_workspace_is_kept_but_logged_to_no_run_of_its_name(
         *DIGITS_REFERENCE,
         "--samples",
         "30",
-        "--metrics",
+        "--metric",
         "fid",
         "--seed",
         "9",
@@ -307,21 +307,21 @@ def test_another_metric_draws_nothing_and_a_fresh_batch_size_too(
         "--steps",
         "2",
     ]
-    first = prepared.json(*command, "--metrics", "fid")["table"][0]
+    first = prepared.json(*command, "--metric", "fid")["table"][0]
 
     def forbidden(*_):
         raise AssertionError("drawn again")
 
     monkeypatch.setattr(Samplers, "images", forbidden)
-    more = prepared.json(*command, "--metrics", "fid,recall", "--batch-size", "7")["table"][0]
+    more = prepared.json(*command, "--metric", "fid,recall", "--batch-size", "7")["table"][0]
     assert more["fid"] == first["fid"]
     assert more["recall"] > 0
     with pytest.raises(AssertionError, match="drawn again"):
-        prepared(*command, "--metrics", "fid", "--seed", "1")
+        prepared(*command, "--metric", "fid", "--seed", "1")
     # Rows of another library's version are not what the fingerprint would say of them.
     monkeypatch.setattr("workbench.evaluation.evaluator._version", lambda name: "9.9")
     with pytest.raises(AssertionError, match="drawn again"):
-        prepared(*command, "--metrics", "fid")
+        prepared(*command, "--metric", "fid")
 
 
 def test_a_stock_pipeline_draws_each_image_from_its_own_generator(
@@ -371,9 +371,9 @@ def test_a_stock_pipelines_evaluations_are_counted_without_a_draw_of_their_own(
         *("--stock", "--steps", "2", "--samples", "20"),
         *("--call", "guidance_scale=2.0", "--batch-size", "12", "--bootstrap", "0"),
     ]
-    first = prepared.json(*command, "--metrics", "fid")["table"][0]
+    first = prepared.json(*command, "--metric", "fid")["table"][0]
     assert drawn == [(0, 12), (12, 8)]
-    kept = prepared.json(*command, "--metrics", "fid,kid")["table"][0]
+    kept = prepared.json(*command, "--metric", "fid,kid")["table"][0]
     assert len(drawn) == 2  # and the count was kept with the rows
     assert first["nfe"] == kept["nfe"] == 4.0
 
@@ -395,22 +395,22 @@ def test_evaluations_that_cannot_be_say_why(
     whole.write_bytes(whole.read_bytes()[:-60])
     teacher = str(referenced.teacher)
     for arguments, message in (
-        ([teacher, "--metrics", "fid"], "Nothing says what"),
-        ([fake, *real, "--metrics", "fid", "--steps", "4"], "folder of images: drop --steps"),
-        ([fake, *real, "--metrics", "alignment"], "name them with --prompts FILE"),
-        ([fake, *real, "--metrics", "fid", "--samples", "121"], "has 120 images, not 121"),
+        ([teacher, "--metric", "fid"], "Nothing says what"),
+        ([fake, *real, "--metric", "fid", "--steps", "4"], "folder of images: drop --steps"),
+        ([fake, *real, "--metric", "alignment"], "name them with --prompts FILE"),
+        ([fake, *real, "--metric", "fid", "--samples", "121"], "has 120 images, not 121"),
         ([fake, *real, "--prompts", str(few)], "holds 2 prompts for 120 images"),
-        ([fake, *real, "--metrics", "recal"], "Did you mean 'recall'"),
-        ([fake, *real, "--metrics", "fid_dinov2"], "The weights 'dinov2' are missing"),
-        ([fake, *real, "--metrics", "fid", "--extrapolate"], "at least 260 samples, not 120"),
-        ([fake, "--reference", "reel", "--metrics", "fid"], "Did you mean 'real'"),
-        ([fake, *real, "--metrics", "recall", "--samples", "3"], "needs at least 4 samples, not 3"),
-        ([str(mixed), *real, "--metrics", "fid"], "mixed sizes"),
+        ([fake, *real, "--metric", "recal"], "Did you mean 'recall'"),
+        ([fake, *real, "--metric", "fid_dinov2"], "The weights 'dinov2' are missing"),
+        ([fake, *real, "--metric", "fid", "--extrapolate"], "at least 260 samples, not 120"),
+        ([fake, "--reference", "reel", "--metric", "fid"], "Did you mean 'real'"),
+        ([fake, *real, "--metric", "recall", "--samples", "3"], "needs at least 4 samples, not 3"),
+        ([str(mixed), *real, "--metric", "fid"], "mixed sizes"),
         (
             [
                 teacher,
                 *DIGITS_REFERENCE,
-                "--metrics",
+                "--metric",
                 "fid",
                 "--prompts",
                 str(few),
@@ -419,46 +419,46 @@ def test_evaluations_that_cannot_be_say_why(
             ],
             "2 prompts",
         ),
-        ([teacher, "--metrics", "fid", *real, "--samples", "301"], "300 captions, not 301"),
+        ([teacher, "--metric", "fid", *real, "--samples", "301"], "300 captions, not 301"),
         (
-            [teacher, *DIGITS_REFERENCE, "--metrics", "fid", "--stock", "--call", "cfg=2"],
+            [teacher, *DIGITS_REFERENCE, "--metric", "fid", "--stock", "--call", "cfg=2"],
             "takes no 'cfg'",
         ),
         (
-            [teacher, *DIGITS_REFERENCE, "--metrics", "fid", "--call", "guidance_scale=2"],
+            [teacher, *DIGITS_REFERENCE, "--metric", "fid", "--call", "guidance_scale=2"],
             "add --stock",
         ),
-        ([fake, *real, "--metrics", "fid", "--stock"], "holds images"),
-        ([fake, *real, "--metrics", "fid", "--cfg-scale", "2"], "--cfg-scale of teachers"),
+        ([fake, *real, "--metric", "fid", "--stock"], "holds images"),
+        ([fake, *real, "--metric", "fid", "--cfg-scale", "2"], "--cfg-scale of teachers"),
         (
-            [fake, *real, "--metrics", "fid", "--seed", "1"],
-            "--seeds and --precision of what is drawn",
+            [fake, *real, "--metric", "fid", "--seed", "1"],
+            "--seed and --precision of what is drawn",
         ),
-        ([fake, *real, "--metrics", "fid", "--precision", "bf16"], "--precision of what is drawn"),
+        ([fake, *real, "--metric", "fid", "--precision", "bf16"], "--precision of what is drawn"),
         (
-            [teacher, *DIGITS_REFERENCE, "--metrics", "fid", "--stock", "--precision", "bf16"],
+            [teacher, *DIGITS_REFERENCE, "--metric", "fid", "--stock", "--precision", "bf16"],
             "--precision is of runs and teachers",
         ),
-        ([fake, *real, "--metrics", "fid", "--keep-images", "x"], "drop --keep-images"),
+        ([fake, *real, "--metric", "fid", "--keep-images", "x"], "drop --keep-images"),
         ([fake, *real, "--prompts", str(gap)], "holds 120 prompts and 1 empty ones for 120 images"),
         (
-            [teacher, *DIGITS_REFERENCE, "--metrics", "fid", "--stock", "--call", "prompt=x"],
+            [teacher, *DIGITS_REFERENCE, "--metric", "fid", "--stock", "--call", "prompt=x"],
             "given by evaluate",
         ),
-        ([str(broken), *real, "--metrics", "fid"], "cannot be read as an image"),
+        ([str(broken), *real, "--metric", "fid"], "cannot be read as an image"),
         (
-            [teacher, *DIGITS_REFERENCE, "--stock", "--metrics", "fid", "--cfg-scale", "2"],
+            [teacher, *DIGITS_REFERENCE, "--stock", "--metric", "fid", "--cfg-scale", "2"],
             "--call guidance_scale=2",
         ),
         (
-            [fake, *real, "--metrics", "fid", "--weights", "inception"],
+            [fake, *real, "--metric", "fid", "--weights", "inception"],
             "Expected --weights NAME=PATH",
         ),
         (
-            [fake, *real, "--metrics", "fid", "--weights", "clip=x"],
+            [fake, *real, "--metric", "fid", "--weights", "clip=x"],
             "needs the weights of no network",
         ),
-        ([fake, *real, "--metrics", "recall", "--bootstrap", "1"], "at least 2 resamples, not 1"),
+        ([fake, *real, "--metric", "recall", "--bootstrap", "1"], "at least 2 resamples, not 1"),
     ):
         told = referenced("evaluate", *arguments, code=2)
         assert message in told.stderr, (arguments, told.stderr)
@@ -475,7 +475,7 @@ def test_resamples_are_recalls_and_intervals_know_the_prompts(
     labels = load_digits_images()[1][:300]
     ten.write_text("".join(f"the digit {label}\n" for label in labels))
     same.write_text("a digit\n" * 300)
-    command += ["--metrics", "fid,recall", "--prompts"]
+    command += ["--metric", "fid,recall", "--prompts"]
     few, many = (
         prepared.json(*command, str(ten), "--bootstrap", count)["table"][0]["scores"]
         for count in ("20", "200")
@@ -512,7 +512,7 @@ def test_a_seed_without_a_choice_is_refused(prepared: InsideWorkbench, digit_fil
         *("references", "build", "seeded", "--images", str(digit_files / "real"), "--seed", "3"),
         code=2,
     )
-    assert told.stderr.startswith("Error: --seed is of the choice that --samples makes")
+    assert told.stderr.startswith("Error: --seed decides the choice that --samples makes")
     assert len(told.stderr.splitlines()) == 1
 
 
@@ -522,11 +522,11 @@ def test_samples_of_a_teacher_are_prepared_as_the_reference_was(
     """A reference of 16 pixels: the teacher's 32 are resized before the network looks."""
     prepared(
         *("references", "build", "small", "--images", str(digit_files / "real")),
-        *("--captions", str(digit_files / "real.txt"), "--features", "digits"),
+        *("--captions", str(digit_files / "real.txt"), "--network", "digits"),
         *("--resolution", "16"),
     )
     row = prepared.json(
-        *("evaluate", str(prepared.teacher), "--reference", "small", "--metrics", "fid"),
+        *("evaluate", str(prepared.teacher), "--reference", "small", "--metric", "fid"),
         *("--samples", "20", "--steps", "1"),
     )["table"][0]
     assert "to 16" in row["scores"]["fid"]["fingerprint"]["features"]

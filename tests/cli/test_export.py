@@ -255,13 +255,13 @@ def test_the_adapter_alone_makes_the_teacher_the_student(exports: Exports) -> No
 def test_an_exported_folder_is_a_model_but_no_teacher(exports: Exports) -> None:
     folder = str(exports.root / "SanaSprintPipeline")
     scores = [
-        exports.workbench.json("evaluate", model, "--samples", "20", "--metrics", "fid")["table"]
+        exports.workbench.json("evaluate", model, "--samples", "20", "--metric", "fid")["table"]
         for model in (folder, "SanaSprintPipeline/")
     ]
     assert scores[0][0]["fid"] == pytest.approx(scores[1][0]["fid"], rel=1e-3)
     refused = exports.workbench("run", "quickstart", "--teacher", folder, code=2)
     assert "is a few-step student (student.json), not a teacher" in refused.stderr
-    fid = ("--metrics", "fid", "--reference", "digits")
+    fid = ("--metric", "fid", "--reference", "digits")
     stock = ("evaluate", folder, "--stock", "--samples", "4", *fid, "--steps")
     refused = exports.workbench(*stock, "4,2", code=2)
     assert "at its trained times only with its own 4 steps, not with 2" in refused.stderr
@@ -273,7 +273,7 @@ def test_a_copy_that_diffusers_has_saved_is_a_student(
 ) -> None:
     """With the record, and by its model_index.json alone."""
     copied = exports.root / "SanaPipeline-again"
-    fid = ("--metrics", "fid", "--reference", "digits")
+    fid = ("--metric", "fid", "--reference", "digits")
     for name in ("student.json", "README.md", "sana_student.py"):
         assert (copied / name).read_text() == (exports.root / "SanaPipeline" / name).read_text()
     bare = tmp_path / "bare"
@@ -288,7 +288,7 @@ def test_a_copy_that_diffusers_has_saved_is_a_student(
 
 
 def test_bf16_halves_the_weights_and_says_so(exports: Exports, tmp_path: Path) -> None:
-    exports.workbench("export", "SanaPipeline/", str(tmp_path / "half"), "--dtype", "bf16")
+    exports.workbench("export", "SanaPipeline/", str(tmp_path / "half"), "--precision", "bf16")
     stored = load_file(tmp_path / "half/transformer/diffusion_pytorch_model.safetensors")
     assert {value.dtype for value in stored.values()} == {torch.bfloat16}
     card = (tmp_path / "half/README.md").read_text()
@@ -306,7 +306,7 @@ def test_bf16_halves_the_weights_and_says_so(exports: Exports, tmp_path: Path) -
         (("digits-sana", "NEW"), "digits-sana is a teacher, not a student"),
         (("TEACHER", "NEW"), "is a teacher, not a student: name a run or an exported"),
         (("EXPORTED", "NEW"), "is an exported student already; name a run."),
-        (("SanaPipeline/", "NEW", "--dtype", "fp8"), "Unknown type of weights 'fp8'"),
+        (("SanaPipeline/", "NEW", "--precision", "fp8"), "'fp8' is not one of 'fp32', 'bf16'"),
         (("SanaPipeline/@9", "NEW"), "no whole checkpoint at 9 kimg (it is not there). Kept: "),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),

@@ -68,7 +68,7 @@ def run_of(place: Path, family: str, *more: str) -> list[str]:
 def trained(own: InsideWorkbench, place: Path) -> InsideWorkbench:
     """Both teachers distilled; the second caller only recalls it."""
     for family in FAMILIES:
-        own(*run_of(place, family, "--seeds", "0"))
+        own(*run_of(place, family, "--seed", "0"))
     return own
 
 
@@ -164,10 +164,10 @@ def test_a_study_that_maximises_clip_promotes_the_highest(
     own: InsideWorkbench, place: Path, tmp_path: Path
 ) -> None:
     which = ("--teacher", str(place / "sana"), "--recipe", "colors")
-    told = own.json("study", "run", "shades", *which, "--objective", "clip", "--trials", "3")
+    told = own.json("studies", "run", "shades", *which, "--objective", "clip", "--trials", "3")
     number = str(told["best"][0]["number"])
     which = ("--trial", number, "--variant", "found", "--folder", str(tmp_path))
-    own("study", "promote", "shades", *which)
+    own("studies", "promote", "shades", *which)
     promoted = (tmp_path / "shades.found.toml").read_text()
     best = max(told["history"])
     assert told["best"][0]["values"]["clip"] == best

@@ -1,4 +1,4 @@
-"""The command that `study promote` prints finds the variant that it wrote."""
+"""The command that `studies promote` prints finds the variant that it wrote."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import workbench.cli.study_results as results
 from tests.cli.conftest import InsideWorkbench
 from workbench.registry import get_experiment
 from workbench.studies import StudySpec
+from workbench.workspace import open_workspace
 
 VARIABLE = "WORKBENCH_EXPERIMENTS"
 
@@ -26,6 +27,7 @@ def promoting(workbench: InsideWorkbench, monkeypatch: pytest.MonkeyPatch) -> In
     trial = SimpleNamespace(params={"method.sid_alpha": 1.2}, values=values)
     monkeypatch.setattr(results, "_open", lambda *_: SimpleNamespace(spec=spec))
     monkeypatch.setattr(results, "_complete", lambda *_: trial)
+    open_workspace(workbench.workspace)
     return workbench
 
 
@@ -35,9 +37,9 @@ def test_a_folder_that_is_not_searched_is_named_in_the_command(
     searched, other = tmp_path / "searched", tmp_path / "with space"
     searched.mkdir()
     monkeypatch.setenv(VARIABLE, str(searched))
-    promote = ("study", "promote", "s", "--trial", "0", "--variant")
+    promote = ("studies", "promote", "s", "--trial", "0", "--variant")
     printed = promoting(*promote, "near", "--folder", str(searched)).stdout.splitlines()[-1]
-    assert printed == "workbench run quickstart --variant near --seeds 0,1,2"
+    assert printed == "workbench run quickstart --variant near --seed 0,1,2"
     printed = promoting(*promote, "far", "--folder", str(other)).stdout.splitlines()[-1]
     setting, *command = shlex.split(printed)
     assert setting == f"{VARIABLE}={searched}{os.pathsep}{other}"

@@ -20,7 +20,7 @@ COMMANDS = [
     ["runs", "list"],
     ["runs", "sync"],
     ["experiments", "list"],
-    ["study", "run"],
+    ["studies", "run"],
     ["ui"],
     ["doctor"],
 ]
@@ -62,12 +62,12 @@ COMMANDS = [
             "The weights 'clip' are missing: open_clip ViT-g-14",
         ),
         (["evaluate", "nothing"], "Unknown run or teacher 'nothing'"),
-        (["evaluate", "digits-sana", "--metrics", "fidd"], "Unknown metric 'fidd'. Did you mean"),
-        (["evaluate", "digits-sana", "--steps", "four"], "expected numbers like 4,2,1"),
+        (["evaluate", "digits-sana", "--metric", "fidd"], "Unknown metric 'fidd'. Did you mean"),
+        (["evaluate", "digits-sana", "--steps", "four"], "expected whole numbers as in 4,2,1"),
         (["evaluate", "digits-sana", "--steps", "0"], "at least 1"),
         (["sample", "nothing"], "Unknown run or teacher"),
         (["teachers", "build", "digits"], "Unknown embedded teacher 'digits'. Did you mean"),
-        (["study", "run", "nothing"], "Unknown experiment"),
+        (["studies", "run", "nothing"], "Unknown experiment"),
     ],
 )
 def test_one_line_and_exit_code_2(
@@ -155,10 +155,10 @@ def test_dry_run_refuses_what_the_run_refuses(
 
 
 def test_json_is_the_only_thing_on_stdout(workbench: InsideWorkbench) -> None:
+    checks = {row["name"]: row["passed"] for row in workbench.json("doctor")}
     assert {row["name"] for row in workbench.json("teachers", "list")} >= {"digits-sana"}
     assert workbench.json("runs", "list") == []
     assert "quickstart" in {row["name"] for row in workbench.json("experiments", "list")}
-    checks = {row["name"]: row["passed"] for row in workbench.json("doctor")}
     assert checks["tracking store"]
     assert checks["image operators"]
 

@@ -118,7 +118,7 @@ def test_a_teacher_is_asked_once_and_its_transformer_never_loaded(
     prepared.monkeypatch.setattr(session, "check_is_teacher", counted)
     prepared.monkeypatch.setattr(ModelMixin, "from_pretrained", classmethod(watched))
     brief = ("training.kimg=0.064", "evaluation.metrics=[]", 'evaluation.shown=["the digit 7"]')
-    prepared(*prepared.quick("--seeds", "0,1", settings=brief))
+    prepared(*prepared.quick("--seed", "0,1", settings=brief))
     assert len(list(prepared.workspace.glob("runs/*/*/results.json"))) == 2
     assert asked == [80]
     assert set(loaded) == {"AutoencoderDC"}

@@ -65,7 +65,7 @@ def test_a_run_is_followed_stopped_archived_and_begun_anew(prepared: InsideWorkb
     settings = tuple("training.kimg=6.4" if "training.kimg" in text else text for text in QUICK)
     assignments = [part for text in settings for part in ("--set", text)]
     teacher = ("--teacher", str(prepared.teacher), "--recipe", "digits", *assignments)
-    runs = ("--seeds", "0,1", "--parallel", "2")
+    runs = ("--seed", "0,1", "--parallel", "2")
     first = prepared.start("run", "quickstart", *teacher, *runs)
     wait_for(prepared.nimg_reached(320), first)
     names = sorted(
@@ -290,7 +290,7 @@ def test_names_complete_in_the_shell(finished: Workbench) -> None:
     assert complete("runs", "list", "--sort", "sco") == {"score"}
     assert complete("run", "t_ra") == {"t_range"}
     assert complete("experiments", "show", "t_ra") == {"t_range"}
-    assert complete("evaluate", name, "--metrics", "fid,ki") == {"fid,kid"}
+    assert complete("evaluate", name, "--metric", "fid,ki") == {"fid,kid"}
     variants = find_experiments().experiments["t_range"].variants
     last = sorted(variants)[-1]
     assert last in complete("run", "t_range", "--variant", last[:1]) <= {*variants}

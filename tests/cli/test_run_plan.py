@@ -45,30 +45,30 @@ def test_the_registered_seeds_are_run(
     prepared: InsideWorkbench, begun: Callable[..., list[tuple[str, int]]]
 ) -> None:
     assert begun("noise_type", "--variant", "fresh") == [("fresh", 0)]
-    prepared("experiments", "register", "noise_type", "--seeds", "0,2")
+    prepared("experiments", "register", "noise_type", "--seed", "0,2")
     planned = [(name, seed) for seed in (0, 2) for name in ("fresh", "fixed", "ddim")]
     assert begun("noise_type") == planned
     assert begun("noise_type", "--variant", "ddim") == [("ddim", 0), ("ddim", 2)]
     assert "Seeds 0, 2, as registered" in prepared("run", "noise_type", "--dry-run").stderr
     # The plan of a change, and a new version, have seeds of their own.
     assert {seed for _, seed in begun("noise_type", "--set", "training.kimg=1")} == {0}
-    assert {seed for _, seed in begun("noise_type", "--seeds", "5")} == {5}
+    assert {seed for _, seed in begun("noise_type", "--seed", "5")} == {5}
     assert {seed for _, seed in begun("noise_type")} == {0, 2, 5}
 
 
 def test_seeds_of_a_few_variants_are_not_planned_for_the_others(
     prepared: InsideWorkbench, begun: Callable[..., list[tuple[str, int]]]
 ) -> None:
-    begun("noise_type", "--variant", "fresh", "--seeds", "10,11")
+    begun("noise_type", "--variant", "fresh", "--seed", "10,11")
     variants = ("fresh", "fixed", "ddim")
     # None is planned: status shows what `run` would do next.
     assert cells(prepared, "noise_type") == {(name, 0) for name in variants}
-    begun("noise_type", "--seeds", "0")
-    begun("noise_type", "--variant", "fresh", "--variant", "ddim", "--seeds", "10,11")
+    begun("noise_type", "--seed", "0")
+    begun("noise_type", "--variant", "fresh", "--variant", "ddim", "--seed", "10,11")
     planned = {(name, 0) for name in variants}
     assert cells(prepared, "noise_type") == planned
     every = [part for name in ("ddim", "fixed", "fresh") for part in ("--variant", name)]
-    begun("noise_type", *every, "--seeds", "1")
+    begun("noise_type", *every, "--seed", "1")
     assert {seed for _, seed in cells(prepared, "noise_type")} == {0, 1}
 
 

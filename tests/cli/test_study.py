@@ -53,7 +53,7 @@ def study_run(workbench: Workbench, *more: str, settings: tuple[str, ...] = ()) 
     assignments = [part for text in chosen.values() for part in ("--set", text)]
     recipe = recipe_for(default_teacher()).name
     base = ["--teacher", str(workbench.teacher), "--recipe", recipe, *assignments]
-    return ["study", "run", "searched", *base, *more]
+    return ["studies", "run", "searched", *base, *more]
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -69,22 +69,22 @@ def test_from_a_first_trial_to_a_promoted_variant(
 ) -> None:
     first = searched.json(*study_run(searched, "--trials", "1"))
     assert (first["counts"]["complete"], first["total"]) == (1, 1)
-    searched("study", "enqueue", "searched", "--set", "method.sid_alpha=1.25")
+    searched("studies", "enqueue", "searched", "--set", "method.sid_alpha=1.25")
     second = searched(*study_run(searched, "--trials", "2", "--workers", "2"))
     assert "2 of 2 trials ended (2 complete)" in second.stderr
     assert "Best of 2 complete trials" in second.stdout
 
-    status = searched.json("study", "status", "searched")
+    status = searched.json("studies", "status", "searched")
     assert (status["ended"], status["counts"]["waiting"], status["running"]) == (2, 0, [])
-    assert "2 of 2 trials ended" in searched("study", "status", "searched").stdout
-    (best,) = searched.json("study", "best", "searched")["best"]
+    assert "2 of 2 trials ended" in searched("studies", "status", "searched").stdout
+    (best,) = searched.json("studies", "best", "searched")["best"]
     assert best["values"]["fid"] == min(status["history"])
-    assert "FID" in searched("study", "best", "searched").stdout
+    assert "FID" in searched("studies", "best", "searched").stdout
 
-    files = searched.json("study", "plot", "searched", "--out", str(tmp_path / "figures"))
+    files = searched.json("studies", "plot", "searched", "--out", str(tmp_path / "figures"))
     assert {Path(file).name for file in files} >= {"history.png", "slices.svg", "history.csv"}
     assert all(Path(file).stat().st_size > 50 for file in files)
-    refused = searched("study", "importance", "searched", code=2).stderr
+    refused = searched("studies", "importance", "searched", code=2).stderr
     assert "2 complete trials; importance needs at least 4" in refused
 
     uri = default_uri(searched.workspace)
@@ -108,7 +108,7 @@ def test_from_a_first_trial_to_a_promoted_variant(
     assert "Unknown column of trials 'fidd'. Did you mean 'fid'?" in wrong
 
     told = searched.json(
-        *("study", "promote", "searched", "--trial", str(best["number"]), "--variant", "tuned")
+        *("studies", "promote", "searched", "--trial", str(best["number"]), "--variant", "tuned")
     )
     assert Path(told["file"]).parent == tmp_path / "experiments"
     plan = searched.json("run", "searched", "--variant", "tuned", "--dry-run")
@@ -142,7 +142,7 @@ def test_a_space_of_ones_own_and_any_metric(searched: InsideWorkbench) -> None:
     assert {config["generator"]["noise"] for config in trials} == {"fresh"}  # not searched here
     assert ("method.sid_alpha" in best["params"]) == (best["params"]["method.name"] == "sid")
     number = str(best["number"])
-    searched("study", "promote", "searched", "--trial", number, "--variant", "highest")
+    searched("studies", "promote", "searched", "--trial", number, "--variant", "highest")
     plan = searched.json("run", "searched", "--variant", "highest", "--dry-run")
     assert plan["method"]["name"] == best["params"]["method.name"]
     assert plan["generator"]["steps"] == best["params"]["generator.steps"]
@@ -177,7 +177,7 @@ def test_a_killed_worker_is_started_again_and_ctrl_c_keeps_everything(
     assert process.returncode == 1
     assert "Stopped; running trials wait with their checkpoints" in error
     assert "Traceback" not in error
-    status = searched.json("study", "status", "searched")
+    status = searched.json("studies", "status", "searched")
     assert status["counts"]["waiting"] == 1
 
     done = searched.json(*arguments)
@@ -188,8 +188,8 @@ def test_a_killed_worker_is_started_again_and_ctrl_c_keeps_everything(
 @pytest.mark.parametrize(
     ("more", "code", "message"),
     [
-        (["--sampler", "tpee"], 2, "Unknown sampler 'tpee'. Did you mean 'tpe'?"),
-        (["--pruner", "mediann"], 2, "Unknown pruner 'mediann'. Did you mean 'median'?"),
+        (["--sampler", "tpee"], 2, "'random'. Did you mean 'tpe'?"),
+        (["--pruner", "mediann"], 2, "'none'. Did you mean 'median'?"),
         (["--objective", "fidd"], 2, "Unknown objective 'fidd'. Did you mean 'fid'?"),
         (["--objective", "clip"], 2, "do not measure clip. --objective takes one of fid, align"),
         (["--set", "evaluation.metrics=[]"], 2, "evaluation.metrics is empty. Set it, or name"),
@@ -200,10 +200,10 @@ def test_a_killed_worker_is_started_again_and_ctrl_c_keeps_everything(
         (["--recipe", "digit"], 2, "Unknown recipe 'digit'. Did you mean 'digits'?"),
         (["--teacher", "a", "--set", "teacher=b"], 2, "Two sources for one value"),
         (["--recipe", "a", "--set", "recipe=a"], 2, "--recipe a and --set recipe=...; drop one"),
-        (["--pruner", "wilcoxon", "--seeds", "0,1"], 2, "give at least 5 seeds (got 2)"),
+        (["--pruner", "wilcoxon", "--seed", "0,1"], 2, "give at least 5 seeds (got 2)"),
         (["--objective", "fid", "--objective", "alignment", "--pruner", "median"], 2, "needs one"),
         (["--set", "method.sid_alfa=1"], 2, "Did you mean 'method.sid_alpha'?"),
-        (["--set", "seed=3"], 2, "take their seeds from --seeds"),
+        (["--set", "seed=3"], 2, "take their seeds from --seed"),
         (["--teacher", "digits-sanna"], 2, "digits-sana"),
         (["--set", "prompts.source=/nowhere.txt"], 2, "/nowhere.txt"),
         (["--nproc", "3"], 2, "128 is not divisible by 3 ranks"),
@@ -215,7 +215,7 @@ def test_a_killed_worker_is_started_again_and_ctrl_c_keeps_everything(
 def test_a_wrong_study_is_refused_in_one_line(
     searched: InsideWorkbench, more: list[str], code: int, message: str
 ) -> None:
-    answer = searched("study", "run", "searched", *more, code=code)
+    answer = searched("studies", "run", "searched", *more, code=code)
     assert message in answer.stderr
     assert answer.stderr.count("\n") == 1
     assert "hunter2" not in answer.stderr
@@ -230,13 +230,13 @@ def test_a_study_that_is_not_there_or_searches_otherwise(searched: InsideWorkben
     from workbench.studies.study import create_or_continue
 
     for command in (["status", "x"], ["best", "x"], ["worker", "x"], ["plot", "x"]):
-        assert "Unknown study in sqlite:" in searched("study", *command, code=2).stderr
-    missing = searched("study", "run", "methods", code=2).stderr
+        assert "Unknown study in sqlite:" in searched("studies", *command, code=2).stderr
+    missing = searched("studies", "run", "methods", code=2).stderr
     assert "declares no search space" in missing
     assert "--space generator.steps=1..8" in missing
     assert '[space] "generator.steps" = { low = 1, high = 8 }' in missing
     assert missing.count("\n") == 1
-    assert "holds no study yet" in searched("study", "dashboard", code=2).stderr
+    assert "holds no study yet" in searched("studies", "dashboard", code=2).stderr
 
     experiment = get_experiment("searched")
     spec = StudySpec(
@@ -247,14 +247,14 @@ def test_a_study_that_is_not_there_or_searches_otherwise(searched: InsideWorkben
         experiment.study or StudySettings(),
     )
     create_or_continue(StudyStorage(default_storage(searched.workspace)), spec)
-    refused = searched("study", "run", "searched", "--sampler", "gp", code=2).stderr
+    refused = searched("studies", "run", "searched", "--sampler", "gp", code=2).stderr
     assert "Study 'searched' searches otherwise: sampler: random -> gp" in refused
-    nothing = searched("study", "best", "searched", code=2).stderr
+    nothing = searched("studies", "best", "searched", code=2).stderr
     assert "No trial of searched is complete yet" in nothing
-    promote = ("study", "promote", "searched", "--trial", "0", "--variant", "v")
+    promote = ("studies", "promote", "searched", "--trial", "0", "--variant", "v")
     assert "complete are: none" in searched(*promote, code=2).stderr
     wrong = ("--set", "generator.noise=dimm")
-    assert "fresh | ddim" in searched("study", "enqueue", "searched", *wrong, code=2).stderr
+    assert "fresh | ddim" in searched("studies", "enqueue", "searched", *wrong, code=2).stderr
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,9 @@ def test_a_study_that_is_not_there_or_searches_otherwise(searched: InsideWorkben
     ],
 )
 def test_help_explains_with_an_example(workbench: InsideWorkbench, command: str) -> None:
-    assert f"Example:  workbench study {command} " in workbench("study", command, "--help").stdout
+    assert (
+        f"Example:  workbench studies {command} " in workbench("studies", command, "--help").stdout
+    )
 
 
 def test_the_dashboard_serves_the_studies_on_loopback(searched: InsideWorkbench) -> None:
@@ -286,7 +288,7 @@ def test_the_dashboard_serves_the_studies_on_loopback(searched: InsideWorkbench)
     spec = StudySpec("searched", "searched", experiment.variant(), experiment.space)
     create_or_continue(StudyStorage(default_storage(searched.workspace)), spec)
     port = free_port()
-    process = searched.start("study", "dashboard", "--port", str(port))
+    process = searched.start("studies", "dashboard", "--port", str(port))
     try:
         found = _studies(process, port)
         open_ = psutil.Process(process.pid).net_connections()

@@ -76,7 +76,7 @@ def test_srun_goes_through_the_runs_together(prepared: InsideWorkbench) -> None:
     second = config.model_copy(update={"seed": 1})
     taken = run_folder(open_workspace(prepared.workspace), second)
     place = ("--workspace", str(prepared.workspace))
-    command = prepared.command(*prepared.quick("--seeds", "0,1,2", *place, settings=TINY))
+    command = prepared.command(*prepared.quick("--seed", "0,1,2", *place, settings=TINY))
     with exclusive(taken.lock, "This test"):
         main, other = in_two_tasks(*command)
     assert (main.returncode, other.returncode) == (1, 1), (main, other)
@@ -94,7 +94,7 @@ def test_srun_goes_through_the_runs_together(prepared: InsideWorkbench) -> None:
         (("--set", "training.batch_sise=3"), "Unknown configuration key 'training.batch_sise'"),
         (("--set", "training.batch_size=3"), "training.batch_size 3 is not divisible by 2 ranks"),
         (("--nproc", "3"), "This command has 2 processes of torchrun or srun"),
-        (("--seeds", "0,1", "--parallel", "2"), "do one run after the other"),
+        (("--seed", "0,1", "--parallel", "2"), "do one run after the other"),
     ],
 )
 def test_what_is_wrong_is_said_once(
@@ -120,7 +120,7 @@ def test_other_commands_are_of_one_process(inside_finished: InsideWorkbench) -> 
 
 def test_an_evaluation_is_shared_too(prepared: InsideWorkbench) -> None:
     model = str(prepared.teacher)
-    command = ("evaluate", model, "--samples", "100", "--steps", "2", "--metrics", "fid", "--json")
+    command = ("evaluate", model, "--samples", "100", "--steps", "2", "--metric", "fid", "--json")
     alone = json.loads(prepared(*command, "--reference", "digits").stdout)["table"]
     shutil.rmtree(prepared.workspace / "cache" / "features")
     place = ("--reference", "digits", "--workspace", str(prepared.workspace))

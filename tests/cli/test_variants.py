@@ -95,7 +95,7 @@ def test_a_variant_that_fails_is_reported_and_the_others_run(
 def test_seeds_side_by_side_stop_together_and_go_on(
     prepared: InsideWorkbench, pair: Callable[..., list[str]]
 ) -> None:
-    arguments = [*pair(one="SanaPipeline", two="SanaSprintPipeline"), "--seeds", "0,1"]
+    arguments = [*pair(one="SanaPipeline", two="SanaSprintPipeline"), "--seed", "0,1"]
     arguments += ["--parallel", "2", "--set", "training.kimg=0.64"]
     arguments += ["--set", "schedule.checkpoint_kimg=0.032"]
     stopped = prepared.signal_when(arguments, prepared.nimg_reached(96), signal.SIGTERM)
@@ -134,13 +134,13 @@ def test_a_variant_that_changed_under_its_name_is_refused(
     file.write_text(file.read_text().replace("[base]\n", "[base]\nmethod.sid_alpha = 1.2\n"))
     prepared("run", "pair", "--dry-run", "--new-version")
     said = prepared("run", "pair", "--dry-run", code=2).stderr
-    assert prepared("run", "pair", "--dry-run", "--seeds", "7", code=2).stderr == said
+    assert prepared("run", "pair", "--dry-run", "--seed", "7", code=2).stderr == said
     refused = prepared("run", "pair", code=2)
     assert refused.stderr == said
     assert "sana: method.sid_alpha 1.0 -> 1.2" in refused.stderr
     assert "--new-version" in refused.stderr
     assert not list(prepared.workspace.glob("runs/*/*"))
-    plan = prepared.json("experiments", "register", "pair", "--new-version", "--seeds", "3")
+    plan = prepared.json("experiments", "register", "pair", "--new-version", "--seed", "3")
     assert (plan["version"], plan["seeds"]) == (2, [3])
     # Settings given on the command line are a plan of their own, and change no other.
     before = sorted(prepared.workspace.rglob("*"))

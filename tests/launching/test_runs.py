@@ -107,7 +107,7 @@ def test_what_others_began_and_did_not_finish_is_told_with_the_way_out(
     assert len(told) == 2
     for seed, line in zip((1, 2), told, strict=True):
         assert f"q/default-seed{seed}, left to far." in line
-        assert f"--variant default --seeds {seed} --fresh" in line
+        assert f"--variant default --seed {seed} --fresh" in line
 
 
 def taken_row(seed: int, status: str = "RUNNING") -> RunRow:

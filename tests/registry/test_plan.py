@@ -122,7 +122,7 @@ def test_a_plan_deleted_in_the_store_is_written_again(place: Workspace) -> None:
 
 @pytest.mark.parametrize("change", ["seed=3", "variant=z"])
 def test_names_and_seeds_are_no_settings_of_a_plan(change: str) -> None:
-    with pytest.raises(RequestError, match="--seeds"):
+    with pytest.raises(RequestError, match="--seed"):
         make_plan(experiment(), [change])
 
 

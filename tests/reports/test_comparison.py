@@ -71,7 +71,7 @@ def test_runs_that_share_one_noise_get_no_verdict(make_row: MakeRow) -> None:
     ]
     found = compare(make_groups(rows))
     assert [verdict.words for verdict in found.verdicts] == ["one evaluation seed: no verdict"]
-    assert any("--seeds 0,1,2,3" in note for note in found.notes)
+    assert any("--seed 0,1,2,3" in note for note in found.notes)
     assert all_tables(found)[0].rows[0][2] == "0.501"  # without an interval
     (spread,) = [table for table in all_tables(found) if table.title.startswith("Spread")]
     assert spread.rows[0] == ["a", "3", "0.001", "1", "-"]

@@ -1,4 +1,4 @@
-"""Options and output that every command shares."""
+"""Output that every command shares; options are in `options`."""
 
 from __future__ import annotations
 
@@ -6,104 +6,10 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
-
-from workbench.errors import RequestError
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-PLACES = "Where things are"
-OUTPUT = "Output"
-
-WorkspaceOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--workspace",
-        help="Folder of teachers, runs and tracking store (default: ./.workbench).",
-        envvar="WORKBENCH_WORKSPACE",
-        show_default=False,
-        rich_help_panel=PLACES,
-    ),
-]
-TrackingOption = Annotated[
-    str | None,
-    typer.Option(
-        "--tracking-uri",
-        help="MLflow store (default: SQLite in the workspace).",
-        envvar="MLFLOW_TRACKING_URI",
-        show_default=False,
-        rich_help_panel=PLACES,
-    ),
-]
-JsonOption = Annotated[
-    bool,
-    typer.Option(
-        "--json",
-        help="One JSON document on stdout, everything else on stderr.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-
-
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable."),
-]
-TeacherOption = Annotated[str | None, typer.Option(help="Name, folder or hub id.")]
-RecipeOption = Annotated[
-    str | None, typer.Option(help="Recipe of the settings (default: the teacher's own).")
-]
-SeedsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--seeds",
-        "--seed",
-        metavar="0,1,2",
-        help="Random seeds, one run each (default: 0).",
-        show_default=False,
-    ),
-]
-
-
-def parse_seeds(text: str | None, default: tuple[int, ...] = (0,)) -> tuple[int, ...]:
-    """Distinct seeds in the order given.
-
-    Raises:
-        RequestError: not a list of whole numbers from 0.
-    """
-    if text is None:
-        return default
-    try:
-        seeds = tuple(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError:
-        raise RequestError(f"--seeds takes whole numbers as in 0,1,2 (got {text!r}).") from None
-    if min(seeds) < 0 or max(seeds) >= 2**63:
-        raise RequestError(f"A seed is a whole number from 0 to 2^63 - 1 (got {text!r}).")
-    return seeds
-
-
-def with_selectors(
-    assignments: list[str] | None, teacher: str | None, recipe: str | None = None
-) -> list[str]:
-    """The person's changes as assignments.
-
-    Raises:
-        RequestError: a key that is given both as an option and by ``--set``.
-    """
-    changes = list(assignments or [])
-    given = [text.partition("=")[0].strip() for text in changes]
-    options = {"teacher": teacher, "recipe": recipe}
-    for key, value in options.items():
-        if value is not None:
-            if key in given:
-                raise RequestError(
-                    f"Two sources for one value: --{key} {value} and --set {key}=...; drop one."
-                )
-            changes.append(f"{key}={value}")
-    return changes
 
 
 def duration(seconds: float) -> str:

@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli.common import (
+from workbench.cli.common import print_json, print_table, say
+from workbench.cli.follow_up import follow_up
+from workbench.cli.options import (
     OUTPUT,
+    WHAT,
+    AgainstOption,
+    AllowMixedOption,
+    FinishedOption,
     JsonOption,
+    JudgeOption,
     TrackingOption,
     WorkspaceOption,
-    print_json,
-    print_table,
-    say,
 )
-from workbench.cli.follow_up import follow_up
 from workbench.errors import RequestError
 
 if TYPE_CHECKING:
@@ -24,7 +27,6 @@ if TYPE_CHECKING:
     from workbench.reports.tables import Table
     from workbench.workspace import Workspace
 
-WHAT = "What to compare"
 _MOST_IN_AN_ADDRESS = 100
 
 
@@ -32,79 +34,75 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example:  workbench compare t_range --figure t_range.png")(compare)
 
 
+NamesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="NAME...",
+        help="Experiments (all their variants), EXPERIMENT/VARIANT, or runs by name or id.",
+    ),
+]
+ReferenceOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Compare scores of `workbench evaluate` that were measured against this reference.",
+        show_default="the only one there is",
+        rich_help_panel=WHAT,
+    ),
+]
+StepsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Compare scores of `workbench evaluate` at so many sampling steps.",
+        show_default="the only number there is",
+        rich_help_panel=WHAT,
+    ),
+]
+ProtocolOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ID",
+        help="Compare scores of `workbench evaluate` that were measured in this way, if all runs "
+        "were measured in several.",
+        rich_help_panel=WHAT,
+    ),
+]
+AllOption = Annotated[
+    bool,
+    typer.Option(
+        "--all", help="Also compare runs made with --set or --teacher.", rich_help_panel=WHAT
+    ),
+]
+CsvOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write every number to this file.", rich_help_panel=OUTPUT),
+]
+FigureOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Draw curves and values into this file: .png, .svg or .pdf.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+MarkdownOption = Annotated[
+    bool, typer.Option("--markdown", help="Print the tables in Markdown.", rich_help_panel=OUTPUT)
+]
+
+
 def compare(
-    references: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="NAME...",
-            help="Experiments (all their variants), EXPERIMENT/VARIANT, or runs by name or id.",
-        ),
-    ],
-    metric: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SCORE",
-            help="Sorts and judges: any score measured during training, or one that workbench "
-            "evaluate logged (always, where one of the next three is given). "
-            "Default: what judged the runs themselves.",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(
-            help="Of evaluate: what was measured against (default: the only one there is).",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Of evaluate: the student's steps (default: the only number there is).",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    protocol: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ID",
-            help="Of evaluate: how it was measured, where all runs were measured in several ways.",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    against: Annotated[
-        str | None,
-        typer.Option(
-            metavar="VARIANT",
-            help="Compare all others with this one, named before its scores are seen (default: "
-            "with the best, which corrects for all pairs).",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    finished: Annotated[
-        bool, typer.Option("--finished", help="Only finished runs.", rich_help_panel=WHAT)
-    ] = False,
-    allow_mixed: Annotated[
-        bool,
-        typer.Option(
-            "--allow-mixed", help="Although evaluated in different ways.", rich_help_panel=WHAT
-        ),
-    ] = False,
-    all_: Annotated[
-        bool,
-        typer.Option("--all", help="Also runs made with --set or --teacher.", rich_help_panel=WHAT),
-    ] = False,
-    csv: Annotated[
-        Path | None, typer.Option(help="Write every number to this file.", rich_help_panel=OUTPUT)
-    ] = None,
-    figure: Annotated[
-        Path | None,
-        typer.Option(help="Draw curves and values: .png, .svg or .pdf.", rich_help_panel=OUTPUT),
-    ] = None,
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="Tables in Markdown.", rich_help_panel=OUTPUT)
-    ] = False,
+    names: NamesArgument,
+    metric: JudgeOption = None,
+    reference: ReferenceOption = None,
+    steps: StepsOption = None,
+    protocol: ProtocolOption = None,
+    against: AgainstOption = None,
+    finished: FinishedOption = False,
+    allow_mixed: AllowMixedOption = False,
+    all_: AllOption = False,
+    csv: CsvOption = None,
+    figure: FigureOption = None,
+    markdown: MarkdownOption = False,
     workspace: WorkspaceOption = None,
     tracking_uri: TrackingOption = None,
     json_output: JsonOption = False,
@@ -119,15 +117,13 @@ def compare(
     """
     from workbench.reports import ScoreComparison, all_tables, write_csv
     from workbench.reports.api import compare as compare_runs
-    from workbench.tracking import default_uri
-    from workbench.workspace import open_workspace
+    from workbench.reports.api import where
 
     if markdown and json_output:
         raise RequestError("--json and --markdown both write to stdout: choose one.")
-    place = open_workspace(workspace)
-    uri = tracking_uri or default_uri(place.root)
+    place, uri = where(workspace, tracking_uri)
     found = compare_runs(
-        *references,
+        *names,
         metric=metric,
         against=against,
         reference=reference,
@@ -136,13 +132,14 @@ def compare(
         finished=finished,
         changed=all_,
         allow_mixed=allow_mixed,
-        workspace=place.root,
+        workspace=workspace,
         tracking_uri=uri,
     )
     if figure is not None:
         if isinstance(found, ScoreComparison):
             raise RequestError(
-                f"--figure draws scores of training; {found.metric} is of evaluate: drop it."
+                f"--figure draws scores measured during training, and {found.metric} is a score of "
+                "`workbench evaluate`: leave out --figure."
             )
         from workbench.reports.figures.variants import draw
 

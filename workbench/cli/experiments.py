@@ -6,20 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli.common import (
+from workbench.cli.common import duration, print_error, print_json, print_table, say
+from workbench.cli.options import (
     JsonOption,
+    NewVersionOption,
     RecipeOption,
-    SeedsOption,
+    SeedListOption,
     SetOption,
     TeacherOption,
     TrackingOption,
     WorkspaceOption,
-    duration,
     parse_seeds,
-    print_error,
-    print_json,
-    print_table,
-    say,
     with_selectors,
 )
 
@@ -30,7 +27,7 @@ app = typer.Typer(
     name="experiments", no_args_is_help=True, help="What can be run, and what has been."
 )
 
-NameArgument = Annotated[str, typer.Argument(help="Experiment by name.")]
+NameArgument = Annotated[str, typer.Argument(help="An experiment by name.")]
 
 
 @app.command("list", epilog="Example:  workbench experiments list")
@@ -95,19 +92,17 @@ def show(
     )
     if space:
         rows = [[key, str(dimension)] for key, dimension in space.items()]
-        print_table(["searched by `workbench study run`", "in"], rows)
+        print_table(["searched by `workbench studies run`", "in"], rows)
 
 
-@app.command(epilog="Example:  workbench experiments register t_range --seeds 0,1,2")
+@app.command(epilog="Example:  workbench experiments register t_range --seed 0,1,2")
 def register(
     name: NameArgument,
-    seeds: SeedsOption = None,
+    seeds: SeedListOption = None,
     set_: SetOption = None,
     teacher: TeacherOption = None,
     recipe: RecipeOption = None,
-    new_version: Annotated[
-        bool, typer.Option("--new-version", help="Changed variants begin a new version.")
-    ] = False,
+    new_version: NewVersionOption = False,
     workspace: WorkspaceOption = None,
     tracking_uri: TrackingOption = None,
     json_output: JsonOption = False,
@@ -145,7 +140,7 @@ def status(
     from workbench.tracking import default_uri, list_runs
     from workbench.workspace import open_workspace
 
-    place = open_workspace(workspace)
+    place = open_workspace(workspace, create=False)
     uri = tracking_uri or default_uri(place.root)
     _check_registered(name, uri)
     rows = list_runs(uri, name, limit=10_000)

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli.common import JsonOption, WorkspaceOption, print_json, say
-
-WHAT = "What to write"
+from workbench.cli.common import print_json, say
+from workbench.cli.options import OUTPUT, JsonOption, Precision, WorkspaceOption
 
 
 def register(app: typer.Typer) -> None:
@@ -18,22 +17,31 @@ def register(app: typer.Typer) -> None:
 
 def export(
     run: Annotated[
-        str, typer.Argument(help="Run (any unambiguous beginning; RUN@KIMG for a checkpoint).")
+        str,
+        typer.Argument(
+            help="A run by the beginning of its name; RUN@KIMG for one of its checkpoints."
+        ),
     ],
-    folder: Annotated[Path, typer.Argument(help="New or empty folder.")],
-    dtype: Annotated[
-        str, typer.Option(help="Of the weights: fp32 or bf16.", rich_help_panel=WHAT)
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    precision: Annotated[
+        Precision,
+        typer.Option(help="Precision of the weights in the files.", rich_help_panel=OUTPUT),
     ] = "fp32",
     prompt: Annotated[
         str | None,
         typer.Option(
-            help="Of the check and the card's sample (default: the run's first).",
-            rich_help_panel=WHAT,
+            metavar="TEXT",
+            help="Prompt of the check and of the model card's sample.",
+            show_default="the run's first",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     check: Annotated[
         bool,
-        typer.Option(help="Compare the pipeline's images before writing.", rich_help_panel=WHAT),
+        typer.Option(
+            help="Compare the pipeline's images with workbench's before writing.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = True,
     workspace: WorkspaceOption = None,
     json_output: JsonOption = False,
@@ -46,8 +54,8 @@ def export(
     from workbench.students.export import ExportRequest, export_student
     from workbench.workspace import open_workspace
 
-    request = ExportRequest(run, folder, dtype, prompt, check)
-    done = export_student(open_workspace(workspace), request)
+    request = ExportRequest(run, folder, precision, prompt, check)
+    done = export_student(open_workspace(workspace, create=False), request)
     if json_output:
         difference = None if done.check is None else done.check.difference
         record = done.record.model_dump(mode="json")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from workbench.cli.common import (
+from workbench.cli.common import print_json, say
+from workbench.cli.options import (
     OUTPUT,
     JsonOption,
     TrackingOption,
     WorkspaceOption,
-    print_json,
-    say,
+    split_names,
 )
 
 if TYPE_CHECKING:
@@ -28,23 +28,35 @@ def figures(
     experiment: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="Only figures of this experiment; repeatable.", show_default=False
+            metavar="NAME,...",
+            help="Draw only this experiment's figures. Comma-separated or repeated.",
+            show_default="all",
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Folder for the files (default: figures/paper in the workspace).",
-            show_default=False,
+            help="Folder for the files.",
+            show_default="figures/paper in the workspace",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
     formats: Annotated[
-        str, typer.Option("--format", help="Any of png,svg,pdf.", rich_help_panel=OUTPUT)
-    ] = "png,svg",
+        list[str] | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT,...",
+            help="Formats of the files, comma-separated or repeated: png, svg, pdf.",
+            show_default="png,svg",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     style: Annotated[
-        str, typer.Option(help="paper or screen (larger).", rich_help_panel=OUTPUT)
+        Literal["paper", "screen"],
+        typer.Option(
+            help="Size of the text: for a printed page, or larger.", rich_help_panel=OUTPUT
+        ),
     ] = "paper",
     workspace: WorkspaceOption = None,
     tracking_uri: TrackingOption = None,
@@ -56,18 +68,19 @@ def figures(
     Where a script fails, the others are drawn and kept all the same, and the command ends with 1.
     """
     from workbench.errors import WorkbenchError
-    from workbench.plotting import check_formats, check_style
+    from workbench.plotting import check_formats
     from workbench.reports.scripts import FIGURES, FiguresRequest, draw_figures, failures
     from workbench.tracking import default_uri
     from workbench.workspace import open_workspace
 
-    check_formats(formats.split(","))
-    check_style(style)
-    place = open_workspace(workspace)
+    wanted = split_names(formats or ["png", "svg"], "--format")
+    check_formats(wanted)
+    experiments = split_names(experiment, "--experiment") if experiment else []
+    place = open_workspace(workspace, create=workspace is None)
     uri = tracking_uri or default_uri(place.root)
     folder = (out or place.root / "figures" / "paper").resolve()
-    options = ("--format", formats, "--style", style)
-    request = FiguresRequest(folder, tuple(experiment or ()), options)
+    options = ("--format", ",".join(wanted), "--style", style)
+    request = FiguresRequest(folder, tuple(experiments), options)
     outcomes, run_id = draw_figures(request, uri, place, _tell)
     if json_output:
         print_json({"run_id": run_id, "scripts": [_as_dict(outcome) for outcome in outcomes]})

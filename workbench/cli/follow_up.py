@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from typing import TYPE_CHECKING
 
@@ -22,9 +21,10 @@ def follow_up(workspace: Workspace, tracking_uri: str, *words: str) -> str:
         words: the command and its arguments.
     """
     from workbench.tracking import default_uri, redact
+    from workbench.user_config import default_tracking_uri
 
     parts = [*words, "--workspace", str(workspace.root)]
-    found = os.environ.get("MLFLOW_TRACKING_URI") or default_uri(workspace.root)
+    found = default_tracking_uri() or default_uri(workspace.root)
     if tracking_uri != found:
         parts += ["--tracking-uri", redact(tracking_uri)]
     return shlex.join([own_command(), *parts])

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Annotated
 
 import typer
+from typer.exceptions import TyperException
 
 from workbench import __version__
 from workbench.cli import (
+    benchmarks,
     compare,
     completion,
     evaluate,
     experiments,
     export,
-    external,
     figures,
     recipes,
     references,
@@ -27,7 +29,8 @@ from workbench.cli import (
     teachers,
 )
 from workbench.cli.common import print_error
-from workbench.errors import WorkbenchError
+from workbench.cli.old_spellings import OldSpellings
+from workbench.errors import WorkbenchError, nearest_name
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,7 +51,10 @@ def _version(wanted: bool) -> None:
 )
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Distil flow-matching teachers into few-step generators, and find out why a recipe works."""
@@ -56,7 +62,7 @@ def root(
 
 for _module in (run, compare, report, figures, evaluate, sample, export):
     _module.register(app)
-for _module in (teachers, recipes, references, runs, experiments, external, study):
+for _module in (teachers, recipes, references, runs, experiments, benchmarks, study):
     app.add_typer(_module.app)
 system.register(app)
 completion.attach(app)
@@ -70,12 +76,32 @@ def run_cli() -> None:
 
 
 def _run() -> None:
-    """WorkbenchErrors become one line and their exit code."""
+    """Every error of a request is one line, and has its exit code."""
     try:
-        app()
+        code = app(standalone_mode=False, token_normalize_func=OldSpellings())
     except WorkbenchError as error:
         print_error(str(error))
         sys.exit(error.exit_code)
+    except TyperException as error:  # a word of the command line is wrong
+        if message := error.format_message():  # none: help was asked for, and shown
+            print_error(_with_nearest(message))
+        sys.exit(error.exit_code)
+    except typer.Abort:
+        print_error("Nothing was done: the question was not answered with yes.")
+        sys.exit(1)
     except KeyboardInterrupt:
         print_error("Interrupted.")
         sys.exit(1)
+    sys.exit(code)
+
+
+_NOT_ONE_OF = re.compile(r"'(?P<given>[^']*)' is not one of (?P<known>'.*')\.$")
+
+
+def _with_nearest(message: str) -> str:
+    """With the choice that was probably meant."""
+    wrong = _NOT_ONE_OF.search(message)
+    if wrong is None:
+        return message
+    known = re.findall("'([^']*)'", wrong["known"])
+    return f"{message[:-1]}{nearest_name(wrong['given'], known)}"

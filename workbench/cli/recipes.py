@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli.common import JsonOption, print_json, print_table
+from workbench.cli.common import print_json, print_table
+from workbench.cli.options import JsonOption
 
 app = typer.Typer(
     name="recipes",
@@ -41,8 +42,10 @@ def list_(json_output: JsonOption = False) -> None:
 
 @app.command(epilog="Example:  workbench recipes show sana-0.6b-512 --method dmd2")
 def show(
-    name: Annotated[str, typer.Argument(help="Recipe by name.")],
-    method: Annotated[str, typer.Option(help="Distillation method of the run.")] = "sid",
+    name: Annotated[str, typer.Argument(help="A recipe by name.")],
+    method: Annotated[
+        str, typer.Option(help="Distillation method that the settings are for.")
+    ] = "sid",
     json_output: JsonOption = False,
 ) -> None:
     """Every setting of a recipe and its task, and who says so.

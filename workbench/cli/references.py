@@ -8,16 +8,76 @@ from typing import Annotated
 import typer
 
 from workbench.cli.bar import image_bar
-from workbench.cli.common import JsonOption, WorkspaceOption, print_json, print_table, say
-from workbench.cli.evaluate import WeightsOption, split_names, weight_paths
+from workbench.cli.common import print_json, print_table, say
+from workbench.cli.options import (
+    WHAT,
+    BatchSizeOption,
+    JsonOption,
+    WeightsOption,
+    WorkspaceOption,
+    split_names,
+    weight_paths,
+)
 from workbench.errors import RequestError
 
-WHICH = "Which images"
 app = typer.Typer(
     name="references",
     no_args_is_help=True,
     help="Real images that samples are compared with: build, list, and what they score themselves.",
 )
+
+ImagesOption = Annotated[
+    Path,
+    typer.Option(
+        metavar="DIR",
+        help="Folder of images, or of COCO 2014 (val2014/ and annotations/).",
+        rich_help_panel=WHAT,
+    ),
+]
+CaptionsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Captions: .txt (a line for each image, in sorted order), .jsonl, .json or .csv of "
+        "file and caption, or COCO's annotations.",
+        rich_help_panel=WHAT,
+    ),
+]
+ChoiceOption = Annotated[
+    int | None,
+    typer.Option(
+        "--samples",
+        min=2,
+        help="Take only so many of the images, by a seeded choice. COCO's protocols take 10000 and "
+        "30000.",
+        show_default="all",
+        rich_help_panel=WHAT,
+    ),
+]
+ChoiceSeedOption = Annotated[
+    int | None,
+    typer.Option(
+        "--seed", min=0, help="Seed of that choice.", show_default="0", rich_help_panel=WHAT
+    ),
+]
+ResolutionOption = Annotated[
+    int,
+    typer.Option(
+        min=8, help="Width and height in pixels, after a center crop.", rich_help_panel=WHAT
+    ),
+]
+NetworkListOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--network",
+        metavar="NETWORK,...",
+        help="Networks that look at the images, comma-separated or repeated; the first one is for "
+        "fid, kid, precision and recall: inception, dinov2, clip_features, cmmd_features, or a "
+        "bundled data set's classifier.",
+        show_default="inception",
+        rich_help_panel=WHAT,
+    ),
+]
 
 
 @app.command(
@@ -25,54 +85,21 @@ app = typer.Typer(
     "--weights inception=inception-2015-12-05.pt"
 )
 def build(
-    name: Annotated[str, typer.Argument(help="What to call it.")],
-    images: Annotated[
-        Path,
-        typer.Option(
-            help="Folder of images, or of COCO 2014 (val2014/ and annotations/).",
-            rich_help_panel=WHICH,
-        ),
-    ],
-    captions: Annotated[
-        Path | None,
-        typer.Option(
-            help=".txt (a line an image, in sorted order), .jsonl, .json or .csv of file and "
-            "caption, or COCO's annotations.",
-            rich_help_panel=WHICH,
-        ),
-    ] = None,
-    samples: Annotated[
-        int | None,
-        typer.Option(
-            min=2,
-            help="So many of the images, by a seeded choice (default: all). COCO's protocols: "
-            "10000 and 30000.",
-            show_default=False,
-            rich_help_panel=WHICH,
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(min=0, help="Of that choice (default: 0).", rich_help_panel=WHICH),
-    ] = None,
-    resolution: Annotated[
-        int, typer.Option(min=8, help="Pixels, after a centre crop.", rich_help_panel=WHICH)
-    ] = 256,
-    features: Annotated[
-        str,
-        typer.Option(
-            help="Networks that look at them, the first for fid, kid, precision and recall: "
-            "inception, dinov2, clip_features, cmmd_features, or a bundled data set's classifier."
-        ),
-    ] = "inception",
+    name: Annotated[str, typer.Argument(help="Name of the reference.")],
+    images: ImagesOption,
+    captions: CaptionsOption = None,
+    samples: ChoiceOption = None,
+    seed: ChoiceSeedOption = None,
+    resolution: ResolutionOption = 256,
+    network: NetworkListOption = None,
     weights: WeightsOption = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 50,
+    batch_size: BatchSizeOption = 50,
     workspace: WorkspaceOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Make a reference: images cropped and resized as samples will be, seen by each network.
 
-    The same command continues where it was cut off; --features adds networks to a reference.
+    The same command continues where it was cut off; --network adds networks to a reference.
     """
     from workbench.evaluation import FeatureExtractors
     from workbench.evaluation.networks import WeightFiles
@@ -81,11 +108,12 @@ def build(
     from workbench.workspace import open_workspace
 
     if seed is not None and samples is None:
-        raise RequestError("--seed is of the choice that --samples makes: add --samples N.")
+        raise RequestError("--seed decides the choice that --samples makes: add --samples N.")
     place = open_workspace(workspace)
     files = WeightFiles(place.root / "weights", weight_paths(weights))
+    networks = split_names(network or ["inception"], "--network")
     request = BuildRequest(
-        name, images, captions, resolution, split_names(features), samples, seed or 0, batch_size
+        name, images, captions, resolution, networks, samples, seed or 0, batch_size
     )
     with image_bar(name) as show:
         extractors = FeatureExtractors(place.cache, files, choose_device())
@@ -106,7 +134,7 @@ def list_(workspace: WorkspaceOption = None, json_output: JsonOption = False) ->
     from workbench.evaluation.references import BundledReference
     from workbench.workspace import open_workspace
 
-    built = list_references(open_workspace(workspace))
+    built = list_references(open_workspace(workspace, create=False))
     bundled = [BundledReference(data).as_dict() for data in BUNDLED.values()]
     listed = [*bundled, *(reference.record.as_dict() for reference in built)]
     if json_output:
@@ -128,16 +156,18 @@ def list_(workspace: WorkspaceOption = None, json_output: JsonOption = False) ->
 
 @app.command(epilog="Example:  workbench references floor digits --samples 2000")
 def floor(
-    name: Annotated[str, typer.Argument(help="One of references list.")],
+    name: Annotated[str, typer.Argument(help="One of `workbench references list`.")],
     samples: Annotated[
         int | None,
-        typer.Option(min=2, help="Fresh images (default: as many as it has).", show_default=False),
+        typer.Option(min=2, help="Number of fresh images.", show_default="as many as it has"),
     ] = None,
     network: Annotated[
         str | None,
-        typer.Option(help="Whose features (default: those of its fid).", show_default=False),
+        typer.Option(
+            help="Network whose features are compared.", show_default="the one behind its fid"
+        ),
     ] = None,
-    splits: Annotated[int, typer.Option(min=2, help="Random splits into halves.")] = 20,
+    splits: Annotated[int, typer.Option(min=2, help="Number of random splits into halves.")] = 20,
     weights: WeightsOption = None,
     workspace: WorkspaceOption = None,
     json_output: JsonOption = False,

@@ -7,15 +7,19 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli.common import (
+from workbench.cli.common import print_json, say
+from workbench.cli.options import (
+    OUTPUT,
+    AgainstOption,
+    AllowMixedOption,
+    FinishedOption,
     JsonOption,
+    JudgeOption,
     RecipeOption,
     SetOption,
     TeacherOption,
     TrackingOption,
     WorkspaceOption,
-    print_json,
-    say,
     with_selectors,
 )
 
@@ -25,28 +29,23 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    name: Annotated[str, typer.Argument(help="A registered experiment.")],
+    name: Annotated[str, typer.Argument(help="A registered experiment by name.")],
     set_: SetOption = None,
     teacher: TeacherOption = None,
     recipe: RecipeOption = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="HTML to write (default: in the workspace's reports/, by name)."),
-    ] = None,
-    metric: Annotated[
-        str | None,
         typer.Option(
-            metavar="SCORE", help="Sorts and judges: any that was measured (default: what judged)."
+            metavar="FILE",
+            help="HTML file to write.",
+            show_default="reports/NAME.html in the workspace",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
-    against: Annotated[
-        str | None,
-        typer.Option(metavar="VARIANT", help="Compare all others with this one (default: best)."),
-    ] = None,
-    finished: Annotated[bool, typer.Option("--finished", help="Only finished runs.")] = False,
-    allow_mixed: Annotated[
-        bool, typer.Option("--allow-mixed", help="Although evaluated in different ways.")
-    ] = False,
+    metric: JudgeOption = None,
+    against: AgainstOption = None,
+    finished: FinishedOption = False,
+    allow_mixed: AllowMixedOption = False,
     workspace: WorkspaceOption = None,
     tracking_uri: TrackingOption = None,
     json_output: JsonOption = False,
@@ -62,7 +61,7 @@ def report(
     from workbench.tracking import default_uri
     from workbench.workspace import open_workspace
 
-    place = open_workspace(workspace)
+    place = open_workspace(workspace, create=workspace is None)
     uri = tracking_uri or default_uri(place.root)
     other_name, changes = read_changes(with_selectors(set_, teacher, recipe))
     name = other_name or name

@@ -6,14 +6,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli.common import (
+from workbench.cli.common import print_json, print_table, say
+from workbench.cli.options import (
+    EXECUTION,
+    SETTINGS,
     JsonOption,
+    LauncherOption,
+    NewVersionOption,
+    NprocOption,
+    RecipeOption,
+    SeedListOption,
+    SetOption,
+    SlurmOption,
+    TeacherOption,
     TrackingOption,
     WorkspaceOption,
     parse_seeds,
-    print_json,
-    print_table,
-    say,
     with_selectors,
 )
 from workbench.errors import WorkbenchError
@@ -24,12 +32,9 @@ if TYPE_CHECKING:
     from workbench.runs.spec import RunSpec
     from workbench.workspace import Workspace
 
-WHAT = "What to run"
-HOW = "How to run it"
-
 
 def register(app: typer.Typer) -> None:
-    app.command(epilog="Example:  workbench run t_range --seeds 0,1,2 --parallel 2")(run)
+    app.command(epilog="Example:  workbench run t_range --seed 0,1,2 --parallel 2")(run)
 
 
 def run(
@@ -38,80 +43,42 @@ def run(
     ],
     variant: Annotated[
         list[str] | None,
-        typer.Option(help="Only this one; repeatable (default: all).", rich_help_panel=WHAT),
-    ] = None,
-    seeds: Annotated[
-        str | None,
         typer.Option(
-            "--seeds",
-            "--seed",
-            metavar="0,1,2",
-            help="Random seeds, one run each (default: those registered, else 0).",
-            rich_help_panel=WHAT,
-            show_default=False,
+            metavar="VARIANT",
+            help="Run only this variant; repeatable.",
+            show_default="all",
+            rich_help_panel=SETTINGS,
         ),
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Change a setting; repeatable.", rich_help_panel=WHAT
-        ),
-    ] = None,
-    teacher: Annotated[
-        str | None, typer.Option(help="Name, folder or hub id.", rich_help_panel=WHAT)
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            help="Recipe of the settings (default: the teacher's own).", rich_help_panel=WHAT
-        ),
-    ] = None,
-    new_version: Annotated[
-        bool,
-        typer.Option(
-            "--new-version",
-            help="Go on although a variant's settings changed under its name.",
-            rich_help_panel=WHAT,
-        ),
-    ] = False,
+    seeds: SeedListOption = None,
+    set_: SetOption = None,
+    teacher: TeacherOption = None,
+    recipe: RecipeOption = None,
+    new_version: NewVersionOption = False,
     parallel: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Runs at once (default: 1; with Slurm all).",
-            rich_help_panel=HOW,
-            show_default=False,
+            help="Runs that go on at once.",
+            show_default="1; all with --launcher slurm",
+            rich_help_panel=EXECUTION,
         ),
     ] = None,
-    nproc: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Processes to shard a run over, here; on several machines: torchrun or srun.",
-            rich_help_panel=HOW,
-        ),
-    ] = 1,
-    launcher: Annotated[
-        str, typer.Option(help="local, or slurm for one job a run.", rich_help_panel=HOW)
-    ] = "local",
-    slurm: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE",
-            help="A setting of the Slurm jobs; repeatable.",
-            rich_help_panel=HOW,
-        ),
-    ] = None,
+    nproc: NprocOption = 1,
+    launcher: LauncherOption = "local",
+    slurm: SlurmOption = None,
     fresh: Annotated[
         bool,
-        typer.Option("--fresh", help="Start over; the old run is kept.", rich_help_panel=HOW),
+        typer.Option(
+            "--fresh", help="Start over, and keep the old run.", rich_help_panel=EXECUTION
+        ),
     ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
             "--dry-run",
             help="Show every setting, where it comes from and what would run; then stop.",
-            rich_help_panel=HOW,
+            rich_help_panel=EXECUTION,
         ),
     ] = False,
     workspace: WorkspaceOption = None,

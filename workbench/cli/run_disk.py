@@ -7,15 +7,8 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli.common import (
-    JsonOption,
-    TrackingOption,
-    WorkspaceOption,
-    print_error,
-    print_json,
-    print_table,
-    say,
-)
+from workbench.cli.common import print_error, print_json, print_table, say
+from workbench.cli.options import JsonOption, TrackingOption, WorkspaceOption
 from workbench.cli.run_life import RunsArgument, find_in_full
 
 YesOption = Annotated[bool, typer.Option("--yes", help="Delete without asking.")]
@@ -33,7 +26,7 @@ def du(workspace: WorkspaceOption = None, json_output: JsonOption = False) -> No
     from workbench.sizes import as_text
     from workbench.workspace import open_workspace
 
-    rows = disk_usage(open_workspace(workspace))
+    rows = disk_usage(open_workspace(workspace, create=False))
     if json_output:
         print_json(rows)
         return
@@ -71,7 +64,7 @@ def rm(
     from workbench.sizes import as_text
     from workbench.workspace import open_workspace
 
-    folders = find_in_full(open_workspace(workspace), runs, "delete")
+    folders = find_in_full(open_workspace(workspace, create=False), runs, "delete")
     check_idle(folders)
     for folder in folders:
         say(f"{folder.name}: {as_text(sum(sizes_of(folder).values()))}")
@@ -104,7 +97,7 @@ def gc(
     from workbench.sizes import as_text
     from workbench.workspace import open_workspace
 
-    place = open_workspace(workspace)
+    place = open_workspace(workspace, create=False)
     found = droppable(place, archived=archived)
     if json_output:
         print_json([item.as_dict() for item in found])

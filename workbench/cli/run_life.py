@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli.common import TrackingOption, WorkspaceOption, print_error, say
+from workbench.cli.common import print_error, say
+from workbench.cli.options import TrackingOption, WorkspaceOption
 
 if TYPE_CHECKING:
     from workbench.training.run_folder import RunFolder
@@ -53,7 +54,7 @@ def logs(
     from workbench.launching.control import find_started, log_file, log_lines
     from workbench.workspace import open_workspace
 
-    place = open_workspace(workspace)
+    place = open_workspace(workspace, create=False)
     folder = find_started(place, run)
     if log_file(place, folder) is None:
         say("This run printed to the terminal that it was started in. What its journal tells:")
@@ -77,7 +78,7 @@ def stop(
     from workbench.launching.control import stop_run
     from workbench.workspace import open_workspace
 
-    place = open_workspace(workspace)
+    place = open_workspace(workspace, create=False)
     problems = 0
     for folder in _to_stop(place, runs, tracking_uri):
         try:
@@ -119,7 +120,7 @@ def archive(runs: RunsArgument, workspace: WorkspaceOption = None) -> None:
     from workbench.runs.archive import check_idle
     from workbench.workspace import open_workspace
 
-    folders = find_in_full(open_workspace(workspace), runs, "archive")
+    folders = find_in_full(open_workspace(workspace, create=False), runs, "archive")
     check_idle(folders)
     for folder in folders:
         kept = set_aside(folder)

@@ -11,16 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workbench.cli.common import (
-    JsonOption,
-    TrackingOption,
-    WorkspaceOption,
-    parse_seeds,
-    print_json,
-    print_table,
-    say,
-    table_of,
-)
+from workbench.cli.common import print_json, print_table, say, table_of
+from workbench.cli.options import JsonOption, TrackingOption, WorkspaceOption, parse_seeds
 from workbench.errors import RequestError
 
 if TYPE_CHECKING:
@@ -114,7 +106,7 @@ def list_(
     from workbench.runs.listing import RunFilter, find_rows, sort_rows
     from workbench.workspace import open_workspace
 
-    place = open_workspace(workspace)
+    place = open_workspace(workspace, create=False)
     chosen = RunFilter(
         experiment or (),
         variant or (),

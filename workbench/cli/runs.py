@@ -9,14 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from workbench.cli import run_disk, run_life, run_list
-from workbench.cli.common import (
-    JsonOption,
-    TrackingOption,
-    WorkspaceOption,
-    print_json,
-    print_table,
-    say,
-)
+from workbench.cli.common import print_json, print_table, say
+from workbench.cli.options import JsonOption, TrackingOption, WorkspaceOption
 from workbench.cli.run_life import RunArgument
 
 if TYPE_CHECKING:
@@ -36,8 +30,8 @@ def sync(
     to: Annotated[
         str | None,
         typer.Option(
-            help="Another MLflow store, to which the runs move with all that they ever said.",
-            show_default=False,
+            help="Move the runs, with all that they ever said, to this MLflow store.",
+            metavar="URI",
         ),
     ] = None,
     workspace: WorkspaceOption = None,
@@ -55,7 +49,7 @@ def sync(
     from workbench.training.run_folder import all_runs
     from workbench.workspace import open_workspace
 
-    place = open_workspace(workspace)
+    place = open_workspace(workspace, create=False)
     tracked = [*(folder.path for folder in all_runs(place)), *plan_folders(place)]
     rows: list[dict[str, Any]] = []
     failed = False
@@ -108,7 +102,7 @@ def show(
     from workbench.training.run_folder import find_run
     from workbench.workspace import open_workspace
 
-    told = describe(find_run(open_workspace(workspace), run))
+    told = describe(find_run(open_workspace(workspace, create=False), run))
     if json_output:
         print_json(told)
         return
@@ -140,7 +134,7 @@ def diff(
     from workbench.training.run_folder import find_run
     from workbench.workspace import open_workspace
 
-    place = open_workspace(workspace)
+    place = open_workspace(workspace, create=False)
     one, two = find_run(place, first), find_run(place, second)
     found = differences(one, two)
     if json_output:

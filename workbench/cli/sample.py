@@ -5,20 +5,31 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from workbench.cli.common import JsonOption, WorkspaceOption, print_json, say
-from workbench.errors import RequestError, unknown_name
+from workbench.cli.common import print_json, say
+from workbench.cli.options import (
+    OUTPUT,
+    SAMPLES,
+    BatchSizeOption,
+    CfgScaleOption,
+    JsonOption,
+    ModelArgument,
+    Noise,
+    PromptOption,
+    PromptsOption,
+    SeedOption,
+    StepsOption,
+    WorkspaceOption,
+)
+from workbench.errors import RequestError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from workbench.students.models import Drawing, LoadedModel
-
-WHAT = "What to draw"
-HOW = "How to keep it"
 
 
 def register(app: typer.Typer) -> None:
@@ -27,60 +38,38 @@ def register(app: typer.Typer) -> None:
     )(sample)
 
 
-ModelArgument = Annotated[
-    str,
-    typer.Argument(
-        help="Run (any unambiguous beginning; RUN@KIMG for a checkpoint), exported folder or "
-        "teacher."
-    ),
-]
-PromptOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Repeatable (default: those that the model's run or recipe shows).",
-        rich_help_panel=WHAT,
-    ),
-]
-PromptsOption = Annotated[
-    Path | None,
-    typer.Option(help="File of prompts: .txt, .jsonl or .parquet.", rich_help_panel=WHAT),
-]
-StepsOption = Annotated[
-    int | None,
-    typer.Option(min=1, help="(default: the student's K, or 50)", rich_help_panel=WHAT),
-]
-SeedOption = Annotated[
-    int, typer.Option(min=0, help="Image i is drawn from SEED + i.", rich_help_panel=WHAT)
-]
-GuidanceOption = Annotated[
-    float, typer.Option(help="Guidance of a teacher; 1 = off.", rich_help_panel=WHAT)
-]
 NoiseOption = Annotated[
-    str | None,
+    Noise | None,
     typer.Option(
-        help="fresh, fixed or ddim instead of the student's own, to explore.",
-        rich_help_panel=WHAT,
+        help="Noise of a student's later steps, to explore another than it was trained with.",
+        show_default="the student's own",
+        rich_help_panel=SAMPLES,
     ),
 ]
 OutOption = Annotated[
     Path | None,
     typer.Option(
-        help="PNG to write, or with --files a folder (default: samples.png, samples).",
-        rich_help_panel=HOW,
+        metavar="PATH",
+        help="PNG to write, or with --files a folder.",
+        show_default="samples.png, samples",
+        rich_help_panel=OUTPUT,
     ),
-]
-BatchOption = Annotated[
-    int, typer.Option(min=1, help="Images at a time; changes no image.", rich_help_panel=HOW)
 ]
 GridOption = Annotated[
     bool,
     typer.Option(
-        "--grid/--files", help="One captioned PNG, or a file per image.", rich_help_panel=HOW
+        "--grid/--files",
+        help="Write one captioned PNG, or a file for each image.",
+        rich_help_panel=OUTPUT,
     ),
 ]
 FormatOption = Annotated[
-    str,
-    typer.Option("--format", help="Of single files: png, or npy (float32).", rich_help_panel=HOW),
+    Literal["png", "npy"],
+    typer.Option(
+        "--format",
+        help="Format of single files; npy holds float32 in [0, 1].",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 
 
@@ -89,15 +78,15 @@ def sample(
     prompt: PromptOption = None,
     steps: StepsOption = None,
     seed: SeedOption = 0,
-    cfg_scale: GuidanceOption = 1.0,
+    cfg_scale: CfgScaleOption = 1.0,
     out: OutOption = None,
     workspace: WorkspaceOption = None,
     json_output: JsonOption = False,
     prompts: PromptsOption = None,
     noise: NoiseOption = None,
-    batch_size: BatchOption = 8,
+    batch_size: BatchSizeOption = 8,
     grid: GridOption = True,
-    file_type: FormatOption = "png",
+    file_format: FormatOption = "png",
 ) -> None:
     """Draw samples of a student or a teacher; a PNG's metadata tell how it was made.
 
@@ -106,14 +95,12 @@ def sample(
     """
     from workbench.cli.building import ensure_with_bar
     from workbench.students.models import Drawing, load_model, shown_prompts
-    from workbench.students.pictures import WRITERS, checked_prompts
+    from workbench.students.pictures import checked_prompts
     from workbench.students.sampling import sample_model
     from workbench.workspace import open_workspace
 
-    if file_type not in WRITERS:
-        raise unknown_name("file format", file_type, WRITERS)
-    if grid and file_type != "png":
-        raise RequestError(f"--format {file_type} is of single files: add --files.")
+    if grid and file_format != "png":
+        raise RequestError(f"--format {file_format} is for single files: add --files.")
     given = _prompts(prompt, prompts)
     place = open_workspace(workspace)
     ensure_with_bar(model, place.teachers)
@@ -124,7 +111,7 @@ def sample(
     images = sample_model(loaded, drawing)
     if noise not in (None, loaded.noise):
         say(f"{loaded.name} was trained with {loaded.noise} noise, not with {noise}.")
-    files = _save(images, loaded, drawing, out, None if grid else file_type)
+    files = _save(images, loaded, drawing, out, None if grid else file_format)
     if json_output:
         result = {"model": loaded.name, "steps": count, "seed": seed, "prompts": texts}
         places = {"file": str(files[0])} if grid else {"files": [str(file) for file in files]}
@@ -147,13 +134,13 @@ def _prompts(given: list[str] | None, file: Path | None) -> list[str] | None:
 
 
 def _save(
-    images: Tensor, model: LoadedModel, drawing: Drawing, out: Path | None, file_type: str | None
+    images: Tensor, model: LoadedModel, drawing: Drawing, out: Path | None, file_format: str | None
 ) -> list[Path]:
     from workbench.students.pictures import facts, save_files, save_grid
 
     made = facts(model, drawing, shlex.join(["workbench", *sys.argv[1:]]))
-    if file_type is not None:
-        return save_files(images, drawing, made, out or Path("samples"), file_type)
+    if file_format is not None:
+        return save_files(images, drawing, made, out or Path("samples"), file_format)
     path = out or Path("samples.png")
     save_grid(images, drawing, made, path)
     return [path]

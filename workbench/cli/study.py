@@ -1,4 +1,4 @@
-"""workbench study run and worker; the other commands are in study_results and study_trials."""
+"""workbench studies run and worker; others are in study_results and study_trials."""
 
 from __future__ import annotations
 
@@ -8,29 +8,28 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from workbench.cli import study_results, study_trials
-from workbench.cli.common import (
+from workbench.cli.common import print_json, say
+from workbench.cli.options import (
     JsonOption,
+    LauncherOption,
+    NprocOption,
     RecipeOption,
     SetOption,
+    SlurmOption,
     TeacherOption,
     TrackingOption,
     WorkspaceOption,
     parse_seeds,
-    print_json,
-    say,
     with_selectors,
 )
 from workbench.cli.study_request import (
-    LauncherOption,
     NameOption,
     NewVersionOption,
-    NprocOption,
     ObjectiveOption,
     PrunerOption,
     SamplerOption,
     SamplerSeedOption,
     SharedSqliteOption,
-    SlurmOption,
     SpaceOption,
     TrialSeedsOption,
     TrialsOption,
@@ -49,12 +48,12 @@ if TYPE_CHECKING:
     from workbench.studies.trials import StudyTrials
     from workbench.workspace import Workspace
 
-app = typer.Typer(name="study", no_args_is_help=True, help="Search settings with Optuna.")
+app = typer.Typer(name="studies", no_args_is_help=True, help="Search settings with Optuna.")
 
 
-@app.command(epilog="Example:  workbench study run quickstart --trials 40 --workers 2")
+@app.command(epilog="Example:  workbench studies run quickstart --trials 40 --workers 2")
 def run(
-    experiment: Annotated[str, typer.Argument(help="Experiment whose settings are searched.")],
+    experiment: Annotated[str, typer.Argument(help="The experiment whose settings are searched.")],
     trials: TrialsOption = 40,
     workers: WorkersOption = 1,
     name: NameOption = None,
@@ -120,9 +119,9 @@ def run(
         raise WorkbenchError(f"No trial is complete.{last}")
 
 
-@app.command(epilog="Example:  workbench study worker quickstart --storage postgresql://host/db")
+@app.command(epilog="Example:  workbench studies worker quickstart --storage postgresql://host/db")
 def worker(
-    study: Annotated[str, typer.Argument(help="Study that `study run` has begun.")],
+    study: Annotated[str, typer.Argument(help="A study that `studies run` has begun.")],
     nproc: NprocOption = 1,
     storage: StorageOption = None,
     workspace: WorkspaceOption = None,
@@ -180,7 +179,7 @@ def _check(spec: StudySpec, how: WorkerOptions, shared_sqlite: bool) -> None:
 
     if current_world() is not None:
         raise RequestError(
-            "`study run` starts workers of its own; under torchrun or srun use `study worker`."
+            "`studies run` starts workers of its own; under torchrun or srun use `studies worker`."
         )
     if how.launcher is not None and how.storage.startswith(SQLITE) and not shared_sqlite:
         raise RequestError(

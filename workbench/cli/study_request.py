@@ -1,4 +1,4 @@
-"""What a person asks of `workbench study run`, and the study that it means."""
+"""What a person asks of `workbench studies run`, and the study that it means."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from workbench.cli.options import EXECUTION
 from workbench.errors import RequestError
 
 if TYPE_CHECKING:
     from workbench.studies import SearchSpace, StudySpec
 
 SEARCH = "What to search"
-HOW = "How to run it"
 
 TrialsOption = Annotated[
     int,
@@ -28,16 +28,17 @@ WorkersOption = Annotated[
     typer.Option(
         min=1,
         help="How many workers to start; others may join from anywhere.",
-        rich_help_panel=HOW,
+        rich_help_panel=EXECUTION,
     ),
 ]
 NameOption = Annotated[
-    str | None, typer.Option(help="Name of the study (default: the experiment's).")
+    str | None, typer.Option(help="Name of the study.", show_default="the experiment's")
 ]
 VariantOption = Annotated[
     str | None,
     typer.Option(
-        help="Variant whose settings the trials start from (default: the first).",
+        help="Variant whose settings the trials start from.",
+        show_default="the first",
         rich_help_panel=SEARCH,
     ),
 ]
@@ -53,60 +54,47 @@ ObjectiveOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="METRIC",
-        help="A metric to improve, in its own direction (default: the one that judges the runs); "
-        "repeatable, for a Pareto front.",
+        help="Metric to improve, in its own direction; repeatable, for a Pareto front.",
+        show_default="the one that judges the runs",
         rich_help_panel=SEARCH,
     ),
 ]
 SamplerOption = Annotated[
-    str | None,
+    Literal["tpe", "gp", "cmaes", "nsgaii", "random"] | None,
     typer.Option(
-        help="How points are drawn: tpe, gp, cmaes, nsgaii or random.", rich_help_panel=SEARCH
+        help="Optuna's sampler, which draws the points.",
+        show_default="the experiment's, tpe",
+        rich_help_panel=SEARCH,
     ),
 ]
 PrunerOption = Annotated[
-    str | None,
+    Literal["hyperband", "median", "wilcoxon", "none"] | None,
     typer.Option(
-        help="What ends bad trials early: hyperband, median, wilcoxon or none.",
+        help="Optuna's pruner, which ends trials early.",
+        show_default="the experiment's, else as their number of evaluations allows",
         rich_help_panel=SEARCH,
     ),
 ]
 TrialSeedsOption = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
-        "--seeds",
         "--seed",
-        metavar="0,1,2",
-        help="Random seeds: a trial is one run for each, and its score their mean.",
+        metavar="SEED,...",
+        help="Seeds of training: a trial is one run for each, and its score their mean. "
+        "Comma-separated or repeated.",
+        show_default="the experiment's, 0",
         rich_help_panel=SEARCH,
     ),
 ]
 SamplerSeedOption = Annotated[
-    int | None,
-    typer.Option(min=0, help="Random seed of the sampler.", rich_help_panel=SEARCH),
+    int | None, typer.Option(min=0, help="Seed of Optuna's sampler.", rich_help_panel=SEARCH)
 ]
 NewVersionOption = Annotated[
     bool,
     typer.Option(
         "--new-version",
-        help="Start anew beside the study of this name.",
+        help="Begin a new study beside the one of this name.",
         rich_help_panel=SEARCH,
-    ),
-]
-NprocOption = Annotated[
-    int, typer.Option(min=1, help="How many processes share each run.", rich_help_panel=HOW)
-]
-LauncherOption = Annotated[
-    Literal["local", "slurm"],
-    typer.Option(
-        help="Where workers run: on this machine, or each as a Slurm job.",
-        rich_help_panel=HOW,
-    ),
-]
-SlurmOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="KEY=VALUE", help="A setting of the Slurm jobs; repeatable.", rich_help_panel=HOW
     ),
 ]
 SharedSqliteOption = Annotated[
@@ -115,7 +103,7 @@ SharedSqliteOption = Annotated[
         "--shared-sqlite",
         help="Let Slurm jobs share an SQLite storage: its file system is shared by all nodes, and "
         "its locks hold on every one.",
-        rich_help_panel=HOW,
+        rich_help_panel=EXECUTION,
     ),
 ]
 

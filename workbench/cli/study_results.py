@@ -1,4 +1,4 @@
-"""workbench study status, best, importance, plot and dashboard: how a study stands."""
+"""workbench studies status, best, importance, plot and dashboard: how a study stands."""
 
 from __future__ import annotations
 
@@ -9,15 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli.common import (
-    PLACES,
-    JsonOption,
-    TrackingOption,
-    WorkspaceOption,
-    print_json,
-    print_table,
-    say,
-)
+from workbench.cli.common import print_json, print_table, say
+from workbench.cli.options import PLACES, JsonOption, TrackingOption, WorkspaceOption
 from workbench.errors import RequestError
 
 if TYPE_CHECKING:
@@ -29,10 +22,9 @@ StorageOption = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
-        help="Where studies are kept: postgresql://... for many machines (default: SQLite in the "
-        "workspace).",
+        help="Database of the studies; many machines share postgresql://USER@HOST/DATABASE.",
         envvar="WORKBENCH_STUDY_STORAGE",
-        show_default=False,
+        show_default="SQLite in the workspace",
         rich_help_panel=PLACES,
     ),
 ]
@@ -52,12 +44,12 @@ def register(app: typer.Typer) -> None:
         "dashboard --port 8081": dashboard,
     }
     for example, command in examples.items():
-        app.command(epilog=f"Example:  workbench study {example}")(command)
+        app.command(epilog=f"Example:  workbench studies {example}")(command)
 
 
 def status(
     study: StudyArgument,
-    watch: Annotated[bool, typer.Option("--watch", help="Follow the study until it ends.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it until the study ends.")] = False,
     storage: StorageOption = None,
     workspace: WorkspaceOption = None,
     json_output: JsonOption = False,
@@ -67,7 +59,7 @@ def status(
     from workbench.studies.overview import study_view
     from workbench.workspace import open_workspace
 
-    trials = open_trials(study, storage, open_workspace(workspace))
+    trials = open_trials(study, storage, open_workspace(workspace, create=workspace is None))
     now = study_view(trials)
     if watch:
         display = StudyDisplay(trials)
@@ -98,7 +90,7 @@ def best(
     from workbench.studies.overview import study_view
     from workbench.workspace import open_workspace
 
-    trials = open_trials(study, storage, open_workspace(workspace))
+    trials = open_trials(study, storage, open_workspace(workspace, create=workspace is None))
     now = study_view(trials)
     if not now.best:
         raise RequestError(f"No trial of {now.name} is complete yet.")
@@ -119,7 +111,7 @@ def importance(
     from workbench.studies.figures import importance_frame
     from workbench.workspace import open_workspace
 
-    trials = open_trials(study, storage, open_workspace(workspace))
+    trials = open_trials(study, storage, open_workspace(workspace, create=workspace is None))
     found = {}
     for place, objective in enumerate(trials.spec.objectives):
         frame = importance_frame(trials, place)
@@ -137,7 +129,11 @@ def plot(
     study: StudyArgument,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the figures (default: the study's in the workspace)."),
+        typer.Option(
+            metavar="DIR",
+            help="Folder for the files.",
+            show_default="studies/STUDY in the workspace",
+        ),
     ] = None,
     storage: StorageOption = None,
     workspace: WorkspaceOption = None,
@@ -150,7 +146,7 @@ def plot(
     from workbench.tracking import default_artifact_root, default_uri
     from workbench.workspace import open_workspace
 
-    place = open_workspace(workspace)
+    place = open_workspace(workspace, create=workspace is None)
     trials = open_trials(study, storage, place)
     folder = out or place.root / "studies" / trials.spec.name
     files = draw_study(trials, folder)
@@ -166,10 +162,10 @@ def plot(
 
 
 def dashboard(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8081,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; by default this machine alone reaches it.")
-    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port that the server listens on.")
+    ] = 8081,
+    host: Annotated[str, typer.Option(help="Address that the server listens on.")] = "127.0.0.1",
     storage: StorageOption = None,
     workspace: WorkspaceOption = None,
 ) -> None:
@@ -185,10 +181,12 @@ def dashboard(
             f"The dashboard needs the Python package {error.name}: "
             "pip install 'workbench-sid[dashboard]'"
         ) from None
-    opened = StudyStorage(address(storage, open_workspace(workspace)))
+    opened = StudyStorage(address(storage, open_workspace(workspace, create=workspace is None)))
     names = study_names(opened)
     if not names:
-        raise RequestError(f"{opened.shown} holds no study yet; `workbench study run` begins one.")
+        raise RequestError(
+            f"{opened.shown} holds no study yet; `workbench studies run` begins one."
+        )
     say(f"Studies {', '.join(names)}:  http://{host}:{port}/dashboard   (Ctrl-C stops it)")
     # In this process: its own command would show the storage's password to everyone here.
     run_server(opened.rdb, host=host, port=port)

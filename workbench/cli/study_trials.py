@@ -1,4 +1,4 @@
-"""workbench study trials, enqueue, promote and rm: what is done with a study's trials."""
+"""workbench studies trials, enqueue, promote and rm: what is done with a study's trials."""
 
 from __future__ import annotations
 
@@ -13,16 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from workbench.cli.common import (
-    OUTPUT,
-    JsonOption,
-    TrackingOption,
-    WorkspaceOption,
-    duration,
-    print_json,
-    print_table,
-    say,
-)
+from workbench.cli.common import duration, print_json, print_table, say
+from workbench.cli.options import OUTPUT, JsonOption, TrackingOption, WorkspaceOption
 from workbench.cli.study_results import StorageOption, StudyArgument, open_trials, shown
 from workbench.errors import RequestError, unknown_name
 
@@ -43,7 +35,7 @@ def register(app: typer.Typer) -> None:
         "rm quickstart": rm,
     }
     for example, command in examples.items():
-        app.command(epilog=f"Example:  workbench study {example}")(command)
+        app.command(epilog=f"Example:  workbench studies {example}")(command)
 
 
 def trials(
@@ -76,7 +68,7 @@ def trials(
     from workbench.studies.trials import TrialStatus
     from workbench.workspace import open_workspace
 
-    opened = open_trials(study, storage, open_workspace(workspace))
+    opened = open_trials(study, storage, open_workspace(workspace, create=workspace is None))
     wanted = [part.strip() for text in state or [] for part in text.split(",")]
     for each in wanted:
         if each not in list(TrialStatus):
@@ -130,7 +122,7 @@ def rm(
     from workbench.training.run_folder import all_runs
     from workbench.workspace import open_workspace
 
-    place = open_workspace(workspace)
+    place = open_workspace(workspace, create=workspace is None)
     opened = open_trials(study, storage, place)
     spec, found = opened.spec, opened.all()
     opened.check_idle()
@@ -168,7 +160,7 @@ def enqueue(
     from workbench.studies.check import read_point
     from workbench.workspace import open_workspace
 
-    trials = open_trials(study, storage, open_workspace(workspace))
+    trials = open_trials(study, storage, open_workspace(workspace, create=workspace is None))
     point = read_point(trials.spec.space, trials.spec.base, set_)
     number = trials.enqueue(point)
     if json_output:
@@ -195,7 +187,7 @@ def promote(
     from workbench.studies.space import at_point
     from workbench.workspace import open_workspace
 
-    trials = open_trials(study, storage, open_workspace(workspace))
+    trials = open_trials(study, storage, open_workspace(workspace, create=workspace is None))
     spec, chosen = trials.spec, _complete(trials, trial)
     config = at_point(spec.base, chosen.params)
     scores = spec.scores(chosen)
@@ -208,7 +200,7 @@ def promote(
     if json_output:
         print_json({"file": str(file), "experiment": spec.experiment, "variant": variant})
     else:
-        run = f"workbench run {spec.experiment} --variant {variant} --seeds 0,1,2"
+        run = f"workbench run {spec.experiment} --variant {variant} --seed 0,1,2"
         typer.echo(f"{file}\n{_searching(place, searched)}{run}")
 
 

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli.common import (
+from workbench.cli.common import print_json, print_table, say
+from workbench.cli.options import (
+    HostOption,
     JsonOption,
+    NprocOption,
+    PortOption,
     RecipeOption,
+    SetOption,
+    TeacherOption,
     TrackingOption,
     WorkspaceOption,
-    print_json,
-    print_table,
-    say,
     with_selectors,
 )
 
@@ -34,23 +37,23 @@ def register(app: typer.Typer) -> None:
 
 def ui(
     experiment: Annotated[
-        str | None, typer.Option(help="To open (default: the newest run's).", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Experiment whose comparison opens.",
+            show_default="the newest run's",
+        ),
     ] = None,
     metric: Annotated[
         str | None,
         typer.Option(
-            help="Drawn first and sorted by (default: what judges the runs, such as eval/fid).",
-            show_default=False,
+            metavar="METRIC",
+            help="Metric that is drawn first and sorted by, such as eval/fid.",
+            show_default="what judged the runs themselves",
         ),
     ] = None,
-    port: Annotated[
-        int | None,
-        typer.Option(min=1, max=65535, help="To listen on (default: 5000).", show_default=False),
-    ] = None,
-    host: Annotated[
-        str | None,
-        typer.Option(help="To listen on (default: 127.0.0.1, loopback).", show_default=False),
-    ] = None,
+    port: PortOption = None,
+    host: HostOption = None,
     workspace: WorkspaceOption = None,
     tracking_uri: TrackingOption = None,
 ) -> None:
@@ -69,7 +72,7 @@ def ui(
     )
     from workbench.workspace import open_workspace
 
-    place = open_workspace(workspace)
+    place = open_workspace(workspace, create=workspace is None)
     uri = tracking_uri or default_uri(place.root)
     base = server_base(uri)
     if base is not None:
@@ -108,15 +111,10 @@ def _address(base: str, uri: str, experiment: str | None, metric: str | None) ->
 
 
 def doctor(
-    teacher: Annotated[
-        str | None, typer.Option(help="Name, folder or hub id: can it be distilled here?")
-    ] = None,
+    teacher: TeacherOption = None,
     recipe: RecipeOption = None,
-    nproc: Annotated[int, typer.Option(min=1, help="Processes to shard over.")] = 1,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a run's setting; repeatable."),
-    ] = None,
+    nproc: NprocOption = 1,
+    set_: SetOption = None,
     workspace: WorkspaceOption = None,
     tracking_uri: TrackingOption = None,
     json_output: JsonOption = False,

@@ -7,13 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.common import (
+from workbench.cli.common import print_json, print_table
+from workbench.cli.options import (
+    OUTPUT,
+    CfgScaleOption,
     JsonOption,
+    PromptOption,
+    SeedOption,
+    StepsOption,
     WorkspaceOption,
-    print_json,
-    print_table,
 )
 from workbench.cli.sample import sample as draw_samples
+
+DEFAULT = "the teacher of runs that name none"
 
 app = typer.Typer(name="teachers", no_args_is_help=True, help="List, build and sample teachers.")
 
@@ -28,7 +34,7 @@ def list_(workspace: WorkspaceOption = None, json_output: JsonOption = False) ->
     from workbench.teachers.catalog import teacher_overview
     from workbench.workspace import open_workspace
 
-    rows = teacher_overview(open_workspace(workspace).teachers)
+    rows = teacher_overview(open_workspace(workspace, create=False).teachers)
     if json_output:
         print_json(rows)
         return
@@ -64,7 +70,7 @@ def _gib(size: Any) -> str:
 def build(
     name: Annotated[
         str | None,
-        typer.Argument(help="An embedded teacher (default: that of runs which name none)."),
+        typer.Argument(help="An embedded teacher.", show_default=DEFAULT),
     ] = None,
     workspace: WorkspaceOption = None,
     json_output: JsonOption = False,
@@ -89,16 +95,15 @@ def build(
 def sample(
     teacher: Annotated[
         str | None,
-        typer.Argument(help="Name, folder or hub id (default: that of runs which name none)."),
+        typer.Argument(help="Name, folder or hub id of the teacher.", show_default=DEFAULT),
     ] = None,
-    prompt: Annotated[
-        list[str] | None,
-        typer.Option(help="Repeatable (default: those that the teacher's recipe shows)."),
-    ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Euler steps.")] = 50,
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
-    cfg_scale: Annotated[float, typer.Option(help="Guidance; 1 = off.")] = 1.0,
-    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("teacher.png"),
+    prompt: PromptOption = None,
+    steps: StepsOption = 50,
+    seed: SeedOption = 0,
+    cfg_scale: CfgScaleOption = 1.0,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="PNG to write.", rich_help_panel=OUTPUT)
+    ] = Path("teacher.png"),
     workspace: WorkspaceOption = None,
     json_output: JsonOption = False,
 ) -> None:

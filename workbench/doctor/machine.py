@@ -10,8 +10,11 @@ from importlib import metadata
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
+from workbench.evaluation.networks.weights import configured_weights
+from workbench.launching.slurm import slurm_settings
 from workbench.teachers.catalog import default_teacher
 from workbench.tracking import check_store, default_artifact_root, default_uri, redact
+from workbench.user_config import PROFILES, find_user_config, load_user_config
 from workbench.workspace import Workspace, open_workspace
 
 _PACKAGES = ("torch", "diffusers", "transformers", "mlflow", "optuna")
@@ -48,6 +51,7 @@ def _checks(place: Workspace, tracking_uri: str | None) -> Iterator[Check]:
     enough = free >= _LEAST_DISK_GIB
     advice = "" if enough else f"; at least {_LEAST_DISK_GIB:g} GiB are needed"
     yield Check("disk", enough, f"{free:.1f} GiB free at {place.root}{advice}")
+    yield _attempt("workbench.toml", lambda: _user_config(place, tracking_uri))
     yield _attempt("tracking store", lambda: _store(place, tracking_uri))
     yield _attempt("teachers", lambda: _teachers(place))
 
@@ -86,6 +90,28 @@ def _store(place: Workspace, tracking_uri: str | None) -> str:
     uri = tracking_uri or default_uri(place.root)
     check_store(uri, default_artifact_root(place.root) if own else None)
     return f"{redact(uri)} answers"
+
+
+def _user_config(place: Workspace, tracking_uri: str | None) -> str:
+    """Which file counts, what comes from it, and what an option or the environment overrides.
+
+    Raises:
+        RequestError: anything in the file that is wrong, its Slurm settings included.
+    """
+    file, config = find_user_config(), load_user_config()
+    if file is None:
+        return "none here or above"
+    for profile in (None, *config.slurm.get(PROFILES, {})):
+        slurm_settings([] if profile is None else [f"profile={profile}"])
+    used = {"workspace": place.root, "tracking_uri": tracking_uri}
+    told = []
+    for key, value in used.items():
+        if (own := getattr(config, key)) is not None:
+            told.append(key if own == value else f"{key} (overridden)")
+    told += [f"weights of {name}" for name in configured_weights()]
+    told += [f"slurm.{key}" for key in config.slurm if key != PROFILES]
+    told += [f"Slurm profile {name}" for name in config.slurm.get(PROFILES, {})]
+    return f"{file}: {', '.join(told) or 'empty'}"
 
 
 def _teachers(place: Workspace) -> str:

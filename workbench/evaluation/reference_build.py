@@ -126,7 +126,7 @@ def _check(request: BuildRequest) -> None:
         if name not in FEATURES:
             raise unknown_name("network of features", name, FEATURES)
     if not request.features:
-        raise RequestError("A reference needs at least one network: --features inception.")
+        raise RequestError("A reference needs at least one network: --network inception.")
 
 
 def _chosen(request: BuildRequest) -> tuple[CaptionedImages, str]:

@@ -226,7 +226,7 @@ class BuiltReference:
         if network not in networks:
             raise RequestError(
                 f"The reference {self.name} has no {network} features, only "
-                f"{', '.join(networks)}: build one with --features {network}."
+                f"{', '.join(networks)}: build one with --network {network}."
             )
         if networks[network] != extractor.key:
             raise RequestError(

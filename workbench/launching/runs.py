@@ -279,6 +279,6 @@ def _tell_unfinished(left: Sequence[tuple[RunSpec, RunRow]], say: Say) -> None:
             say(
                 f"Not finished: {row.experiment}/{row.name}, left to {host_of(row)}. If nothing "
                 f"works on it there any more, take it over: this command with --variant "
-                f"{config.variant} --seeds {config.seed} --fresh, or any time after half an hour "
+                f"{config.variant} --seed {config.seed} --fresh, or any time after half an hour "
                 f"without a sign of life from there."
             )

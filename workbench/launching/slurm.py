@@ -24,9 +24,11 @@ from workbench.launching.slurm_task import SlurmTask, exit_file_of, import_submi
 from workbench.runs.spec import RunSpec, job_file
 from workbench.settings import FrozenConfig
 from workbench.training.run_folder import RunFolder
+from workbench.user_config import find_user_config, slurm_tables, validate_table
 from workbench.workspace import Workspace
 
 _EXTRA = "extra."
+_PROFILE = "profile="
 _OURS = {
     "error": "workbench writes the logs",
     "gpus": "use gpus_per_node",
@@ -96,13 +98,20 @@ class SlurmSettings(FrozenConfig):
 
 
 def slurm_settings(assignments: Sequence[str]) -> SlurmSettings:
-    """Settings from KEY=VALUE texts; dashes are as good as underscores.
+    """Settings from KEY=VALUE texts, over workbench.toml's; dashes are as good as underscores.
+
+    ``profile=NAME`` takes those of ``[slurm.profiles.NAME]`` over those of ``[slurm]``.
 
     Raises:
-        RequestError: an unknown key (names the nearest), a wrong value, or no "=".
+        RequestError: an unknown key (names the nearest), a wrong value, no "=", or a profile that
+            workbench.toml does not have.
     """
-    values: dict[str, Any] = {}
+    given = dict.fromkeys(text for text in assignments if text.startswith(_PROFILE))
+    profile = next((text.removeprefix(_PROFILE) for text in reversed(given)), None)
+    values = _file_settings(profile)
     for text in assignments:
+        if text in given:
+            continue
         key, equals, value = text.partition("=")
         if not equals:
             raise RequestError(f"--slurm {text!r} is not KEY=VALUE.")
@@ -112,16 +121,27 @@ def slurm_settings(assignments: Sequence[str]) -> SlurmSettings:
         name = key.replace("-", "_")
         if name not in SlurmSettings.model_fields or name == "extra":
             known = [known for known in SlurmSettings.model_fields if known != "extra"]
-            raise unknown_name("Slurm option", key, [*known, f"{_EXTRA}SBATCH_OPTION"])
+            known += ["profile", f"{_EXTRA}SBATCH_OPTION"]
+            raise unknown_name("Slurm option", key, known)
         values[name] = value
     try:
         return SlurmSettings.model_validate(values)
     except ValidationError as error:
         item = error.errors()[0]
         where = ".".join(str(part) for part in item["loc"])
-        given = "" if where == "extra" else f" (got {item['input']!r})"
+        got = "" if where == "extra" else f" (got {item['input']!r})"
         message = item["msg"].removeprefix("Value error, ")
-        raise RequestError(f"Slurm option {where}: {message}{given}.") from None
+        raise RequestError(f"Slurm option {where}: {message}{got}.") from None
+
+
+def _file_settings(profile: str | None) -> dict[str, Any]:
+    """What workbench.toml sets for Slurm jobs, each of its tables checked by itself."""
+    values: dict[str, Any] = {}
+    for name, table in slurm_tables(profile).items():
+        own = validate_table(SlurmSettings, table, find_user_config(), name)
+        extra = {**values.get("extra", {}), **own.extra}
+        values.update({**own.model_dump(exclude_unset=True), "extra": extra})
+    return values
 
 
 class SlurmLauncher:

@@ -11,7 +11,6 @@ where ``draw`` takes the parsed options and returns a :class:`Drawing`.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,14 +26,13 @@ from workbench.plotting.files import (
     save_text,
 )
 from workbench.plotting.style import STYLES, use_style
+from workbench.user_config import FILE_NAME, TRACKING_VARIABLE, default_tracking_uri
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
     from workbench.workspace import Workspace
-
-TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 
 
 @dataclass(frozen=True)
@@ -80,6 +78,7 @@ class Script:
         lacks: why it cannot be run in a workspace without options of its own, or None if it can;
             for scripts whose input is no experiment.
         any_experiment: its own ``--experiment`` takes every experiment alike.
+        places: the options that say where its input is.
     """
 
     name: str
@@ -90,6 +89,7 @@ class Script:
     add_options: Callable[[argparse.ArgumentParser], object] | None = None
     lacks: Callable[[Workspace], str | None] | None = None
     any_experiment: bool = False
+    places: tuple[str, ...] = ("workspace", "tracking-uri")
 
     def parser(self) -> argparse.ArgumentParser:
         """The shared options and the script's own."""
@@ -107,7 +107,7 @@ class Script:
             )
         if self.add_options is not None:
             self.add_options(parser)
-        add_shared_options(parser, self.name)
+        add_shared_options(parser, self.name, self.places)
         return parser
 
     def run(self, arguments: Sequence[str] | None = None) -> Written:
@@ -154,8 +154,12 @@ class Script:
         return 0
 
 
-def add_shared_options(parser: argparse.ArgumentParser, name: str) -> None:
-    """``--out --format --csv --style --workspace --tracking-uri``, the same for every script."""
+def add_shared_options(
+    parser: argparse.ArgumentParser,
+    name: str,
+    places: Sequence[str],
+) -> None:
+    """``--out --format --csv --style``, the same for every script, and where its input is."""
     group = parser.add_argument_group("what every script takes")
     group.add_argument(
         "--out", type=Path, default=Path(name), metavar="STEM", help="path without suffix"
@@ -168,15 +172,21 @@ def add_shared_options(parser: argparse.ArgumentParser, name: str) -> None:
         choices=sorted(STYLES),
         help="paper: at least 7 points at printed size; screen: larger",
     )
-    group.add_argument(
-        "--workspace", type=Path, default=None, metavar="DIR", help="(default: ./.workbench)"
-    )
-    group.add_argument(
-        "--tracking-uri",
-        default=os.environ.get(TRACKING_VARIABLE) or None,
-        metavar="URI",
-        help=f"MLflow store (default: ${TRACKING_VARIABLE}, else the workspace's SQLite)",
-    )
+    if "workspace" in places:
+        group.add_argument(
+            "--workspace",
+            type=Path,
+            default=None,
+            metavar="DIR",
+            help=f"(default: $WORKBENCH_WORKSPACE, {FILE_NAME}, ./.workbench)",
+        )
+    if "tracking-uri" in places:
+        group.add_argument(
+            "--tracking-uri",
+            default=default_tracking_uri(),
+            metavar="URI",
+            help=f"MLflow store (default: ${TRACKING_VARIABLE}, {FILE_NAME}, the workspace's own)",
+        )
 
 
 def _save(drawing: Drawing, out: Path, formats: Sequence[str], *, csv: bool) -> list[Path]:

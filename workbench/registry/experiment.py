@@ -41,7 +41,7 @@ class Experiment:
         base: settings of all variants; ``teacher`` among them is used unless another is named.
         tasks: task -> what counts where the run has that task alone (durations that suit a small
             one, say). A task's base lies over the experiment's, a variant over both.
-        space: what ``workbench study run`` may change of a variant.
+        space: what ``workbench studies run`` may change of a variant.
         study: how it searches, where the defaults do not fit.
 
     Example:

@@ -3,11 +3,11 @@
 A TOML file holds ``name``, ``question``, ``hypothesis``, a table ``[base]`` of settings for all and
 a table ``[variants.NAME]`` for each, over the teacher's recipe; ``[tasks.TASK.base]`` and
 ``[tasks.TASK.variants.NAME]`` hold what counts for runs of one task alone. ``[space]`` holds what
-``workbench study run`` searches (:mod:`workbench.studies.space_text`), ``[tasks.TASK.space]`` what
-it searches instead for one task, where learning rates have another scale, say, and ``[study]`` how
-(:class:`~workbench.studies.StudySettings`). With ``extends`` instead of ``name`` the file adds its
-variants to an experiment of another file, over that one's base. A Python file defines
-``EXPERIMENT = Experiment(...)``, for what a table cannot say.
+``workbench studies run`` searches (:mod:`workbench.studies.space_text`), ``[tasks.TASK.space]``
+what it searches instead for one task, where learning rates have another scale, say, and
+``[study]`` how (:class:`~workbench.studies.StudySettings`). With ``extends`` instead of ``name``
+the file adds its variants to an experiment of another file, over that one's base. A Python file
+defines ``EXPERIMENT = Experiment(...)``, for what a table cannot say.
 """
 
 from __future__ import annotations

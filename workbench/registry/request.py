@@ -87,7 +87,7 @@ def request_runs(
             chosen = known.seeds or (0,)
             if chosen != (0,):
                 told = ", ".join(map(str, chosen))
-                say(f"Seeds {told}, as registered; --seeds takes others.")
+                say(f"Seeds {told}, as registered; --seed takes others.")
         configs = [plan.config(name, seed) for seed in chosen for name in names]
     specs = [RunSpec(config, workspace, tracking_uri, nproc, fresh) for config in configs]
     missing = check_runs(specs, launcher, parallel, remote=not dry_run)

@@ -99,7 +99,7 @@ def read_changes(assignments: Sequence[str]) -> tuple[str | None, tuple[str, ...
     for key in ("seed", "variant"):
         if key in last:
             raise RequestError(
-                f"--set {last[key]} cannot change an experiment: its seeds come from --seeds, its "
+                f"--set {last[key]} cannot change an experiment: its seeds come from --seed, its "
                 "variants' names from its file."
             )
     name = last.pop("experiment", "").partition("=")[2].strip() or None

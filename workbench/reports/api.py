@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from workbench.reports.references import comparable, select_groups
 from workbench.reports.score_files import ScoreFiles
 from workbench.reports.scores import read_scores, score_frame
 from workbench.tracking import default_uri, load_record
+from workbench.user_config import default_tracking_uri
 from workbench.workspace import Workspace, open_workspace
 
 if TYPE_CHECKING:
@@ -52,8 +52,9 @@ def scores(
         names: experiments, ``EXPERIMENT/VARIANT``, or runs by name or id.
         finished: only finished runs.
         changed: also runs made with ``--set`` or ``--teacher``.
-        workspace: its folder (default: $WORKBENCH_WORKSPACE, else ./.workbench).
-        tracking_uri: an MLflow store (default: $MLFLOW_TRACKING_URI, else the workspace's own).
+        workspace: its folder (default: $WORKBENCH_WORKSPACE, workbench.toml, ./.workbench).
+        tracking_uri: an MLflow store (default: $MLFLOW_TRACKING_URI, workbench.toml, the
+            workspace's own).
 
     Raises:
         RequestError: an unknown name (says the nearest), or nothing evaluated yet.
@@ -195,8 +196,9 @@ def load_run(
 
     Args:
         name: its name, the name's beginning, its fingerprint, or its folder.
-        workspace: its folder (default: $WORKBENCH_WORKSPACE, else ./.workbench).
-        tracking_uri: an MLflow store (default: $MLFLOW_TRACKING_URI, else the workspace's own).
+        workspace: its folder (default: $WORKBENCH_WORKSPACE, workbench.toml, ./.workbench).
+        tracking_uri: an MLflow store (default: $MLFLOW_TRACKING_URI, workbench.toml, the
+            workspace's own).
 
     Raises:
         RequestError: no such run (says the nearest), or several.
@@ -208,7 +210,10 @@ def load_run(
 
 
 def where(workspace: Path | str | None, tracking_uri: str | None) -> tuple[Workspace, str]:
-    """The workspace, and the store that its runs are looked up in: what a command would take."""
-    place = open_workspace(None if workspace is None else Path(workspace))
-    named = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    return place, named or default_uri(place.root)
+    """The workspace, and the store that its runs are looked up in: what a command would take.
+
+    Raises:
+        RequestError: there is no such workspace, or workbench.toml is wrong.
+    """
+    place = open_workspace(None if workspace is None else Path(workspace), create=False)
+    return place, tracking_uri or default_tracking_uri() or default_uri(place.root)

@@ -219,7 +219,7 @@ def _named(found: Sequence[RunScore], wanted: ScoreQuery) -> list[RunScore]:
     if not found:
         raise RequestError(
             "No score of `workbench evaluate` is logged to these runs; measure them first: "
-            f"workbench evaluate RUN --metrics {wanted.metric}."
+            f"workbench evaluate RUN --metric {wanted.metric}."
         )
     metrics = {each.score.metric for each in found}
     if wanted.metric not in metrics:

@@ -56,7 +56,7 @@ def chosen_runs(
     """
     named = options.experiment
     references = [named] if isinstance(named, str) else named
-    workspace = open_workspace(options.workspace)
+    workspace = open_workspace(options.workspace, create=False)
     uri = options.tracking_uri or default_uri(workspace.root)
     found = select(uri, workspace, references, finished=finished, allow_mixed=allow_mixed)
     return Chosen(found, workspace, uri)

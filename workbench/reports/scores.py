@@ -1,7 +1,7 @@
 """The one long table of scores: a row for each value of each metric, wherever runs keep it.
 
 Runs hold evaluations during training, a final table, scores at fresh evaluation seeds, and what
-``workbench evaluate`` and ``workbench external import`` logged to them. Comparisons, figures and
+``workbench evaluate`` and ``workbench benchmarks import`` logged to them. Comparisons, figures and
 tables read their numbers here; :func:`score_frame` is the table as pandas has it.
 """
 

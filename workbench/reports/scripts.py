@@ -137,10 +137,11 @@ def draw_figures(
         WorkbenchError: the store does not answer, or every script failed.
     """
     rows = list_runs(tracking_uri, limit=_ALL)
-    places = ("--workspace", str(workspace.root), "--tracking-uri", tracking_uri)
+    places = {"workspace": str(workspace.root), "tracking-uri": tracking_uri}
     outcomes = []
     for task in plan_tasks(rows, workspace, request.experiments):
-        given = [*task.arguments, *places, *request.options, "--csv"]
+        where = [text for name in task.script.places for text in (f"--{name}", places[name])]
+        given = [*task.arguments, *where, *request.options, "--csv"]
         outcomes.append(_run(task, [*given, "--out", str(request.out / task.name)]))
         say(outcomes[-1])
     files = [path for outcome in outcomes for path in outcome.files]

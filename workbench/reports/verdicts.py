@@ -148,7 +148,7 @@ def caution(verdicts: Sequence[Verdict], *, chosen: bool = True) -> list[str]:
         notes.append(
             "All of these runs drew the same evaluation noise: how much it adds cannot be known "
             "from them, so there are no intervals and no verdicts. Score them at several: "
-            "workbench evaluate RUN --seeds 0,1,2,3, then compare with --reference and --steps."
+            "workbench evaluate RUN --seed 0,1,2,3, then compare with --reference and --steps."
         )
     return notes
 

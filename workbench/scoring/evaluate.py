@@ -167,7 +167,7 @@ def _check_certainty(request: EvaluateRequest, evaluator: Evaluator) -> None:
         if request.extrapolate and isinstance(metric, FrechetMetric):
             check_extrapolation(metric, evaluator.samples)
     if request.extrapolate and not any(isinstance(m, FrechetMetric) for m in evaluator.metrics):
-        raise RequestError("--extrapolate is of Frechet distances: ask for fid among --metrics.")
+        raise RequestError("--extrapolate is of Frechet distances: ask for fid among --metric.")
 
 
 def _step_counts(request: EvaluateRequest, source: Source) -> Sequence[int]:

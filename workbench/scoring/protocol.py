@@ -83,7 +83,7 @@ def choose_protocol(request: EvaluateRequest, source: Source) -> Protocol:
     if own is not None and own.metrics and not same and not request.metrics:
         LOG.warning(
             "Against %s, not %s: the run's or recipe's own metrics, prompts and samples do not "
-            "count; --metrics, --prompts and --samples name them.",
+            "count; --metric, --prompts and --samples name them.",
             name,
             own.reference,
         )
@@ -93,7 +93,7 @@ def choose_protocol(request: EvaluateRequest, source: Source) -> Protocol:
     if not metrics or (comparing and reference is None):
         raise RequestError(
             f"Nothing says what {source.name} is to be compared with: name --reference "
-            f"({', '.join(BUNDLED)}, or one of `workbench references list`), or --metrics that "
+            f"({', '.join(BUNDLED)}, or one of `workbench references list`), or --metric that "
             "need none, such as clip, with --prompts FILE."
         )
     prompts = _choose_prompts(request, source, reference, own if same else None, metrics)

@@ -135,7 +135,7 @@ def open_source(workspace: Workspace, asked: Asked, device: torch.device) -> Sou
         if any(drawn):
             raise RequestError(
                 f"{folder} holds images: --stock and --call are of pipelines, --cfg-scale of "
-                "teachers, --seeds and --precision of what is drawn."
+                "teachers, --seed and --precision of what is drawn."
             )
         return ImageSource(folder)
     if asked.stock and not is_pipeline:

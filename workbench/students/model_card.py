@@ -232,7 +232,7 @@ def _usage(card: Card) -> str:
         "`generator` decides all noise of an image. Without one torch's global state does, which "
         "on a GPU is the GPU's own: the same seed gives other images there than on a CPU.",
         '`pipe.to("cuda")` after loading draws on an NVIDIA GPU. For large students, '
-        "`workbench export --dtype bf16` halves the weights.",
+        "`workbench export --precision bf16` halves the weights.",
         "torchvision is not needed, but where one is installed, diffusers and transformers import "
         "it. If `import torchvision` fails beside the installed torch, so do these programs "
         '("Could not import module"), unless they begin with '

@@ -185,7 +185,7 @@ class StudySpec:
         if VERSION.fullmatch(self.name):
             raise RequestError(f"{self.name!r} is a version's name: --new-version makes those.")
         if self.base.seed != 0:
-            raise RequestError("A study's runs take their seeds from --seeds, not from seed=... .")
+            raise RequestError("A study's runs take their seeds from --seed, not from seed=... .")
         check_measured(self.objectives, self.base)
         check_space(self.space, self.base)
         self._check_pruner()

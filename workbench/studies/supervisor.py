@@ -46,7 +46,7 @@ class WorkerJob(RunSpec):
 
     def command(self) -> list[str]:
         return [
-            *(sys.executable, "-m", "workbench", "study", "worker", self.study),
+            *(sys.executable, "-m", "workbench", "studies", "worker", self.study),
             *("--workspace", str(self.workspace.root)),
             *(["--nproc", str(self.nproc)] if self.nproc > 1 else []),
         ]

@@ -1,8 +1,8 @@
 """Where the networks behind the metrics come from: files that are known by name.
 
-Looked up in this order: the path that was given (``--weights NAME=PATH``), ``<workspace>/weights``,
-and, where the checksum is known beforehand, a download into that folder. Whatever was found, its
-own hash is what enters a score's fingerprint.
+Looked up in this order: the path that was given (``--weights NAME=PATH``), the one in
+workbench.toml, ``<workspace>/weights``, and, where the checksum is known beforehand, a download
+into that folder. Whatever was found, its own hash is what enters a score's fingerprint.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from workbench.evaluation.networks.known import KNOWN, KnownWeights
 from workbench.hashing import file_sha256
 from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.hub import hub_connection_error, one_line
+from workbench.user_config import FILE_NAME, find_user_config, load_user_config
 from workbench.workspace import flush_to_disk, write_json
 
 if TYPE_CHECKING:
@@ -75,10 +76,12 @@ class WeightFiles:
             raise unknown_name("weights", name, self.known)
         known = self.known[name]
         self._found.add(name)
-        if name in self.given:
-            path = self.given[name].expanduser()
+        named = {**configured_weights(), **self.given}
+        if name in named:
+            path = named[name].expanduser()
             if not path.exists():
-                raise RequestError(f"--weights {name}={path}: there is no such file or folder.")
+                where = "--weights" if name in self.given else f"{FILE_NAME}: weights"
+                raise RequestError(f"{where} {name}={path}: there is no such file or folder.")
             return LocalWeights(known, path, pinned_hash(path))
         path = self.folder / known.file
         if not path.exists():
@@ -115,6 +118,19 @@ class WeightFiles:
             raise RequestError(
                 f"{missing_message(known, path)} The download failed: {one_line(error)}"
             ) from error
+
+
+def configured_weights() -> dict[str, Path]:
+    """Name to path, from workbench.toml.
+
+    Raises:
+        RequestError: a name that no network has, or the file is wrong.
+    """
+    found = load_user_config().weights
+    for name in found:
+        if name not in KNOWN:
+            raise unknown_name(f"weights in {find_user_config()}", name, KNOWN)
+    return found
 
 
 def fetch(url: str, path: Path, size: int, sha256: str) -> None:

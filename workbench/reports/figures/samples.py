@@ -124,7 +124,7 @@ def _of_models(options: argparse.Namespace) -> tuple[Rows, Sequence[str]]:
     from workbench.reports.drawn_images import draw_models, image_arrays, read_asked
     from workbench.students.models import load_model, shown_prompts
 
-    workspace = open_workspace(options.workspace)
+    workspace = open_workspace(options.workspace, create=False)
     asked = [read_asked(text) for text in options.model] or [_default(workspace)]
     prompts = options.prompt or shown_prompts(load_model(workspace, asked[0].reference))
     teachers = not options.no_teacher

@@ -1,4 +1,4 @@
-"""workbench external: images out, scores in, kept with their run."""
+"""workbench benchmarks: images out, scores in, kept with their run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_geneval_out_and_in(inside_finished: InsideWorkbench, tmp_path: Path) ->
     workbench, folder = inside_finished, tmp_path / "images"
     prompts = tmp_path / "evaluation_metadata.jsonl"
     prompts.write_text("\n".join(json.dumps(item) for item in ITEMS))
-    draw = ("external", "export", "geneval", "quickstart", str(folder), "--prompts", str(prompts))
+    draw = ("benchmarks", "export", "geneval", "quickstart", str(folder), "--prompts", str(prompts))
     told = workbench.json(*draw, "--samples", "2", "--batch-size", "3")
     assert told["images"] == 4
     images = sorted(folder.glob("0*/samples/*.png"))
@@ -41,7 +41,7 @@ def test_geneval_out_and_in(inside_finished: InsideWorkbench, tmp_path: Path) ->
     ]
     results.write_text("\n".join(json.dumps(line) for line in lines))
     before = list_runs(default_uri(workbench.workspace), where="tags.kind = 'run'")[0]
-    told = workbench.json("external", "import", str(folder), str(results))
+    told = workbench.json("benchmarks", "import", str(folder), str(results))
     assert told["scores"]["geneval"] == 0.75
     kept = json.loads(Path(told["file"]).read_text())
     assert (kept["values"]["geneval"], kept["kimg"]) == (0.75, 1.6)
@@ -52,10 +52,10 @@ def test_geneval_out_and_in(inside_finished: InsideWorkbench, tmp_path: Path) ->
     history = metric_history(default_uri(workbench.workspace), after.run_id, ["eval/geneval"])
     assert list(history["step"]) == [1600]
 
-    workbench("external", "import", str(folder), str(results))  # the same again changes nothing
+    workbench("benchmarks", "import", str(folder), str(results))  # the same again changes nothing
     results.write_text("\n".join(json.dumps({**line, "correct": True}) for line in lines))
-    refused = workbench("external", "import", str(folder), str(results), code=2)
+    refused = workbench("benchmarks", "import", str(folder), str(results), code=2)
     assert "has eval/geneval = 0.75 at 1600 already" in refused.stderr
     results.write_text("\n".join(json.dumps(line) for line in lines[1:]))
-    refused = workbench("external", "import", str(folder), str(results), code=2)
+    refused = workbench("benchmarks", "import", str(folder), str(results), code=2)
     assert "lacks 1 of 4 results" in refused.stderr

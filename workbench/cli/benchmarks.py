@@ -1,20 +1,24 @@
-"""workbench external."""
+"""workbench benchmarks."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from workbench.cli.bar import image_bar
-from workbench.cli.common import (
+from workbench.cli.common import print_json, print_table, say
+from workbench.cli.options import (
+    SAMPLES,
+    BatchSizeOption,
+    CfgScaleOption,
     JsonOption,
+    ModelArgument,
+    SeedOption,
+    StepsOption,
     TrackingOption,
     WorkspaceOption,
-    print_json,
-    print_table,
-    say,
 )
 
 if TYPE_CHECKING:
@@ -22,42 +26,38 @@ if TYPE_CHECKING:
     from workbench.scoring.external import Kept
     from workbench.workspace import Workspace
 
-WHAT = "What to draw"
-
 app = typer.Typer(
-    name="external",
+    name="benchmarks",
     no_args_is_help=True,
     help="GenEval and ImageReward: images for their scripts, and scores from their result files.",
 )
 
 
 @app.command(
-    epilog="Example:  workbench external export geneval quickstart geneval-images "
+    epilog="Example:  workbench benchmarks export geneval quickstart geneval-images "
     "--prompts evaluation_metadata.jsonl"
 )
 def export(
-    benchmark: Annotated[str, typer.Argument(help="geneval or imagereward.")],
-    model: Annotated[str, typer.Argument(help="Run, exported folder or teacher, as in sample.")],
-    folder: Annotated[Path, typer.Argument(help="New folder, or one to be completed.")],
+    benchmark: Annotated[
+        Literal["geneval", "imagereward"], typer.Argument(help="The benchmark to draw for.")
+    ],
+    model: ModelArgument,
+    folder: Annotated[Path, typer.Argument(help="A new folder, or one to be completed.")],
     prompts: Annotated[
         Path,
         typer.Option(
+            metavar="FILE",
             help="The benchmark's own file: evaluation_metadata.jsonl, benchmark-prompts.json.",
-            rich_help_panel=WHAT,
+            rich_help_panel=SAMPLES,
         ),
     ],
     samples: Annotated[
-        int, typer.Option(min=1, help="Images of each prompt.", rich_help_panel=WHAT)
+        int, typer.Option(min=1, help="Images of each prompt.", rich_help_panel=SAMPLES)
     ] = 4,
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="(default: the student's K, or 50)", rich_help_panel=WHAT),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first image.", rich_help_panel=WHAT)] = 0,
-    cfg_scale: Annotated[
-        float, typer.Option(help="Guidance of a teacher; 1 = off.", rich_help_panel=WHAT)
-    ] = 1.0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 8,
+    steps: StepsOption = None,
+    seed: SeedOption = 0,
+    cfg_scale: CfgScaleOption = 1.0,
+    batch_size: BatchSizeOption = 8,
     workspace: WorkspaceOption = None,
     json_output: JsonOption = False,
 ) -> None:
@@ -81,13 +81,15 @@ def export(
     else:
         say(f"{len(done.prompts)} images. In {benchmark}'s own environment:")
         typer.echo(_next(done))
-        say(f"Then: workbench external import {folder} RESULTS")
+        say(f"Then: workbench benchmarks import {folder} RESULTS")
 
 
-@app.command("import", epilog="Example:  workbench external import geneval-images results.jsonl")
+@app.command("import", epilog="Example:  workbench benchmarks import geneval-images results.jsonl")
 def import_(
-    folder: Annotated[Path, typer.Argument(help="Folder that `export` wrote.")],
-    results: Annotated[Path, typer.Argument(help="Result file of the benchmark's script.")],
+    folder: Annotated[
+        Path, typer.Argument(help="The folder that `workbench benchmarks export` wrote.")
+    ],
+    results: Annotated[Path, typer.Argument(help="The result file of the benchmark's script.")],
     workspace: WorkspaceOption = None,
     tracking_uri: TrackingOption = None,
     json_output: JsonOption = False,
