@@ -24,9 +24,9 @@ from workbench.cli.run_list import State
 from workbench.evaluation.feature_cache import FeatureCache
 from workbench.evaluation.metrics import ReferenceRows
 from workbench.evaluation.references import ReferenceRecord, save_reference
-from workbench.launching.jobs import Job
 from workbench.launching.slurm import submission_file
 from workbench.registry import find_experiments
+from workbench.runs.spec import RunSpec
 from workbench.runs.state import RunState
 from workbench.tracking import default_uri
 from workbench.training.config import load_config
@@ -217,7 +217,7 @@ def test_what_nothing_needs_goes_and_all_else_stays(copied: InsideWorkbench) -> 
     place, config = open_workspace(root), load_config(folder / "config.json")
     for seed in (50, 51):
         other = config.model_copy(update={"seed": seed})
-        Job(other, place, default_uri(root)).write()
+        RunSpec(other, place, default_uri(root)).write()
     gone, fresh = sorted((root / "jobs").glob("*/*.json"))
     gone.with_suffix(".log").write_text("why it failed")
     for path in gone.parent.glob(f"{gone.stem}.*"):
@@ -306,7 +306,7 @@ def test_a_slurm_job_that_waits_is_known_and_stopped(
     config = load_config(inside_finished.only_run() / "config.json")
     inside_finished.workspace = tmp_path / "cluster"
     place = open_workspace(inside_finished.workspace)
-    job = Job(config, place, default_uri(place.root))
+    job = RunSpec(config, place, default_uri(place.root))
     job.write()
     submission = submission_file(place, job.folder)
     submission.parent.mkdir()
@@ -335,23 +335,17 @@ def test_a_slurm_job_that_waits_is_known_and_stopped(
     assert [file.name for file in (place.root / "jobs").rglob("*") if file.is_file()] == []
 
 
-def test_a_reference_stays_while_a_run_names_it(copied: InsideWorkbench) -> None:
-    folder, place = folder_of(copied), open_workspace(copied.workspace)
-    seen = {}
-    for name in ("named", "unnamed"):
-        record = ReferenceRecord(name, 4, f"{name}'s images", None, 32, "all", LOOKED, name)
-        rows = {"inception": ReferenceRows(np.zeros((4, 2), np.float32))}
-        save_reference(place.root / "references" / name, record, (), rows)
-        seen[name] = FeatureCache(place.cache / "features", {"images": record.images_hash}).folder
-        seen[name].mkdir(parents=True)
-    settings = json.loads((folder / "config.json").read_text())
-    settings["evaluation"]["reference"] = "named"
-    (folder / "config.json").write_text(json.dumps(settings))
-    before = {row["path"] for row in json.loads(copied("runs", "gc", "--dry-run", "--json").stdout)}
-    with exclusive(place.root / "references" / ".unnamed.lock", "being built"):
-        being_built = copied("runs", "gc", "--dry-run", "--json").stdout
-    expected = {seen["named"], seen["unnamed"], place.root / "references" / "unnamed"}
-    assert before >= {str(path) for path in expected}
-    assert str(place.root / "references" / "named") not in before
-    left = {row["path"] for row in json.loads(being_built)}
-    assert before - left == {str(path) for path in expected - {seen["named"]}}
+def test_a_built_reference_stays_and_its_left_over_features_may_go(copied: InsideWorkbench) -> None:
+    place = open_workspace(copied.workspace)
+    record = ReferenceRecord("mine", 4, "images", None, 32, "all", LOOKED, "mine")
+    rows = {"inception": ReferenceRows(np.zeros((4, 2), np.float32))}
+    save_reference(place.root / "references" / "mine", record, (), rows)
+    seen = FeatureCache(place.cache / "features", {"images": record.images_hash}).folder
+    seen.mkdir(parents=True)
+    offered = {
+        row["path"] for row in json.loads(copied("runs", "gc", "--dry-run", "--json").stdout)
+    }
+    with exclusive(place.root / "references" / ".mine.lock", "being built"):
+        being_built = json.loads(copied("runs", "gc", "--dry-run", "--json").stdout)
+    assert str(place.root / "references" / "mine") not in offered
+    assert offered - {row["path"] for row in being_built} == {str(seen)}

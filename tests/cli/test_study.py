@@ -93,18 +93,19 @@ def test_from_a_first_trial_to_a_promoted_variant(
     assert (parent.status, len(runs)) == ("FINISHED", 3)
     assert parent.metrics["best/fid"] == best["values"]["fid"]
 
-    listed = searched.json("study", "trials", "searched", "--sort", "fid")
+    listed = searched.json("studies", "trials", "searched", "--sort", "fid")
     assert [trial["values"]["fid"] for trial in listed] == sorted(status["history"])
     assert all(trial["duration"] > 0 and len(trial["runs"]) == 1 for trial in listed)
     alone = ("--state", "complete", "--limit", "1", "--format", "csv")
-    names, values = searched("study", "trials", "searched", *alone).stdout.splitlines()
+    names, values = searched("studies", "trials", "searched", *alone).stdout.splitlines()
     row = dict(zip(names.split(","), values.split(","), strict=True))
     assert (row["trial"], row["state"]) == ("0", "complete")
     assert float(row["fid"]) == status["history"][0]
     assert (
-        "0 trials of searched" in searched("study", "trials", "searched", "--state", "lost").stdout
+        "0 trials of searched"
+        in searched("studies", "trials", "searched", "--state", "lost").stdout
     )
-    wrong = searched("study", "trials", "searched", "--sort", "fidd", code=2).stderr
+    wrong = searched("studies", "trials", "searched", "--sort", "fidd", code=2).stderr
     assert "Unknown column of trials 'fidd'. Did you mean 'fid'?" in wrong
 
     told = searched.json(
@@ -116,11 +117,11 @@ def test_from_a_first_trial_to_a_promoted_variant(
     assert plan["teacher"] == str(searched.teacher)
     assert plan["evaluation"]["student_steps"] is None  # the base's, not the trial's own
 
-    assert "add --yes" in searched("study", "rm", "searched", code=2).stderr
-    gone = searched("study", "rm", "searched", "--yes").stderr
+    assert "add --yes" in searched("studies", "rm", "searched", code=2).stderr
+    gone = searched("studies", "rm", "searched", "--yes").stderr
     assert "searched.v1 in sqlite" in gone
     assert "2 trials. Their runs stay, as study-searched/...: 2 in this workspace." in gone
-    assert "Unknown study" in searched("study", "status", "searched", code=2).stderr
+    assert "Unknown study" in searched("studies", "status", "searched", code=2).stderr
     assert [run.tags["kind"] for run in list_runs(uri, "study-searched")] == ["run", "run"]
     assert open_store(uri).get_run(parent.run_id).info.lifecycle_stage == "deleted"
     assert len(list(searched.workspace.glob("runs/study-searched/*/results.json"))) == 2

@@ -90,7 +90,7 @@ def test_workers_are_slurm_jobs_that_stop_and_go_on(
     assert "Stopped; running trials wait with their checkpoints." in stopped
     jobs = sorted(cluster.glob("*.job"))
     assert len(jobs) == 2
-    assert searched.json("study", "status", "searched")["counts"]["waiting"] == 2
+    assert searched.json("studies", "status", "searched")["counts"]["waiting"] == 2
 
     done = searched.json(*arguments, "--shared-sqlite")
     assert done["counts"]["complete"] == 2

@@ -115,9 +115,16 @@ def metrics(ctx: typer.Context) -> Iterable[str]:
 
 @_quiet
 def references(ctx: typer.Context) -> Iterable[str]:
-    """References of the workspace, and the bundled one."""
+    """References of the workspace, and those that tasks name."""
+    import tomllib
+
+    from workbench.bundled import experiment_files
+
     built = (_workspace(ctx) / "references").glob("*/reference.json")
-    return ["digits", *(file.parent.name for file in built)]
+    files = experiment_files("tasks", ".toml").values()
+    parts = [part for file in files for part in tomllib.loads(file.read_text())["settings"]]
+    named = [part.get("evaluation", {}).get("reference") for part in parts]
+    return {*filter(None, named), *(file.parent.name for file in built)}
 
 
 @_quiet

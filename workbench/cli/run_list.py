@@ -55,8 +55,12 @@ def list_(
         ),
     ] = None,
     seed: Annotated[
-        str | None,
-        typer.Option(metavar="0,1,2", help="Only with these seeds.", rich_help_panel=WHICH),
+        list[str] | None,
+        typer.Option(
+            metavar="SEED,...",
+            help="Only with these seeds. Comma-separated or repeated.",
+            rich_help_panel=WHICH,
+        ),
     ] = None,
     teacher: Annotated[
         list[str] | None,

@@ -175,7 +175,11 @@ def promote(
     variant: Annotated[str, typer.Option(help="Name of the new variant.")],
     folder: Annotated[
         Path | None,
-        typer.Option(help="Folder of experiment files (default: the last one that is searched)."),
+        typer.Option(
+            metavar="DIR",
+            help="Folder of experiment files that the variant is written to.",
+            show_default="the last one that is searched",
+        ),
     ] = None,
     storage: StorageOption = None,
     workspace: WorkspaceOption = None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +32,7 @@ from workbench.tracking import (
     list_runs,
     load_record,
     read_artifact,
+    restore_run,
     save_record,
     tracking_dir,
 )
@@ -259,6 +261,9 @@ def _write(
         mark = f"{PLAN_KIND}/{plan.experiment}/{plan.key}/v{plan.version}"
         tracking_dir(folder).mkdir(parents=True, exist_ok=True)
         save_record(folder, replace(record, run_key=mark, run_id=wanted.run_id))
+    elif wanted.run_id is not None:
+        with suppress(WorkbenchError):  # out of reach: delivered later; forgotten: made anew
+            restore_run(tracking_uri, wanted.run_id)  # registering asks for it
     write_json(folder / _FILE, {"seeds": list(wanted.seeds), **plan.to_json()})
     tracker = MlflowTracker(folder, tracking_uri, root, identity, _DELIVERY)
     tracker.log_artifact(folder / _FILE)

@@ -25,7 +25,7 @@ class Cache:
 
 
 def unnamed_caches(workspace: Workspace, runs: Sequence[RunFolder]) -> Iterator[Cache]:
-    """Encoded prompts, latents and references that no run's settings name.
+    """Encoded prompts and latents that no run's settings name, and left-overs of references.
 
     Where a run's settings cannot be read, or its teacher is not on this machine, nobody can say
     what it names, and all of that kind stays. So do all latents while a run learns from pairs.
@@ -44,8 +44,7 @@ def unnamed_caches(workspace: Workspace, runs: Sequence[RunFolder]) -> Iterator[
         yield from _unheld(texts, named, "no run's settings name this text encoder")
     if not any(config.data for config in configs):
         yield from _unheld(latents, set(), "no run learns from pairs of images and prompts")
-    if references:
-        yield from _of_references(workspace, references, configs)
+    yield from _of_references(workspace, references)
 
 
 def _folders(place: Path) -> list[Path]:
@@ -97,26 +96,16 @@ def _find_here(reference: str, teachers: Path) -> Path:
     return folder
 
 
-def _of_references(
-    workspace: Workspace, folders: Sequence[Path], configs: Sequence[RunConfig]
-) -> Iterator[Cache]:
-    from workbench.bundled import experiment_folders
+def _of_references(workspace: Workspace, folders: Sequence[Path]) -> Iterator[Cache]:
+    """What built references keep a second time; they themselves are a person's, and stay."""
     from workbench.evaluation.feature_cache import FeatureCache
     from workbench.evaluation.references import BuiltReference, is_reference
 
-    files = [file for place in experiment_folders() for file in place.rglob("*.toml")]
-    texts = [file.read_text(encoding="utf-8") for file in files]
-    named = {config.evaluation.reference for config in configs}
     for folder in filter(is_reference, folders):
         lock = folder.with_name(f".{folder.name}.lock")
-        if is_held(lock):
-            continue
         hash_ = BuiltReference(folder).record.images_hash
         seen = FeatureCache(workspace.cache / "features", {"images": hash_}).folder
-        if seen.is_dir():
+        if seen.is_dir() and not is_held(lock):
             yield Cache(
                 seen, f"the reference {folder.name} is built, and keeps what it needs", lock
             )
-        if folder.name not in named and not any(f'"{folder.name}"' in text for text in texts):
-            reason = "no run, experiment or recipe names it; its images can be looked at again"
-            yield Cache(folder, reason, lock)

@@ -7,6 +7,7 @@ from workbench.tracking.artifacts import (
     log_files,
     read_artifact,
     read_artifact_bytes,
+    restore_run,
 )
 from workbench.tracking.base import (
     KIND,
@@ -97,6 +98,7 @@ __all__ = [
     "read_operations",
     "read_points",
     "redact",
+    "restore_run",
     "run_address",
     "save_record",
     "server_base",

@@ -51,6 +51,17 @@ def add_artifact(tracking_uri: str, run_id: str, path: Path, folder: str = "") -
         client.log_artifact(run_id, str(path), folder or None)
 
 
+def restore_run(tracking_uri: str, run_id: str) -> None:
+    """Take back that a run was deleted in MLflow.
+
+    Raises:
+        WorkbenchError: the store does not answer, or does not know the run.
+    """
+    with asked_client(tracking_uri) as client:
+        if client.get_run(run_id).info.lifecycle_stage == "deleted":
+            client.restore_run(run_id)
+
+
 def log_files(
     tracking_uri: str, identity: RunIdentity, files: Iterable[Path], artifact_root: Path | None
 ) -> str:
