@@ -40,7 +40,7 @@ from workbench.workspace import Workspace, exclusive, write_json
 
 _FILE = "plan.json"
 _SHOWN_DIFFERENCES = 6
-_DELIVERY = UploaderSettings(interval=0.2, finish_timeout=30.0, system_interval=0.0)
+_DELIVERY = UploaderSettings(interval=0.2, finish_timeout=30.0, patience=2.0, system_interval=0.0)
 
 
 @dataclass(frozen=True)

@@ -41,11 +41,19 @@ _LOCK_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class UploaderSettings:
-    """Seconds: between deliveries, to wait at the end, between system samples (0 = none), between
-    signs of life, by which others know that a run's machine has not died."""
+    """Seconds.
+
+    Attributes:
+        interval: between deliveries.
+        finish_timeout: to wait at the end for what is left.
+        patience: to wait there for a store that takes nothing.
+        system_interval: between samples of the machine's load; 0 for none.
+        sign_interval: between signs of life, by which others know that a run's machine lives.
+    """
 
     interval: float = 2.0
     finish_timeout: float = 15.0
+    patience: float = 4.0
     system_interval: float = 10.0
     sign_interval: float = 60.0
 
@@ -169,6 +177,8 @@ class MlflowTracker(Tracker):
 
     def _deliver(self) -> None:
         failures, next_sign = 0, time.monotonic() + self._settings.sign_interval
+        heard = time.monotonic()  # when the store last took something
+        left = None
         while time.monotonic() < self._deadline:
             stopping = self._stop.is_set()
             if not stopping and time.monotonic() >= next_sign:
@@ -183,9 +193,17 @@ class MlflowTracker(Tracker):
                 self._progress.notify_all()
             if stopping and (complete or self._delivery.deleted):
                 return
+            if not complete and stopping:
+                now, before, left = time.monotonic(), left, self._delivery.remaining()
+                heard = now if before is None or left < before else heard
+                if now - heard >= self._settings.patience:
+                    return
             failures = 0 if complete else failures + 1
             pause = min(self._settings.interval * 2 ** min(failures, 8), _LONGEST_PAUSE)
-            self._wake.wait(min(pause, 1.0) if stopping else pause)
+            if stopping:
+                time.sleep(min(pause, 1.0))
+                continue
+            self._wake.wait(pause)
             if not self._stop.is_set():
                 self._wake.clear()
 
