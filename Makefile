@@ -12,7 +12,7 @@ quickstart: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy --strict workbench
+	$(BIN)/mypy --strict
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST_ARGS)
 
 # Eight workers on one PostgreSQL study, two killed and the database crashed; ten minutes on two cores.

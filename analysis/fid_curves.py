@@ -23,7 +23,8 @@ from workbench.runs.figures import read_runs
 def draw(options: argparse.Namespace) -> Drawing:
     check_options(options)
     if options.run_dir:
-        curves, notes = read_runs(options.run_dir, options.label), ()
+        curves = read_runs(options.run_dir, options.label)
+        notes: tuple[str, ...] = ()
         figure = plot(*curves, options.second)
     else:
         selection = chosen_runs(options).selection

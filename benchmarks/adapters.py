@@ -69,15 +69,18 @@ def measure(name: str) -> None:
     ((args, kwargs),) = calls
 
     def adapted() -> torch.Tensor:
-        return network(x, t, cond)
+        found: torch.Tensor = network(x, t, cond)
+        return found
 
     def bare() -> torch.Tensor:
-        return network.module(*args, **kwargs)[0]
+        found: torch.Tensor = network.module(*args, **kwargs)[0]
+        return found
 
     with torch.no_grad():
         forward, ms = median_ratio(adapted, bare)
     both, ms_both = median_ratio(
-        lambda: adapted().sum().backward(), lambda: bare().sum().backward()
+        lambda: torch.autograd.backward(adapted().sum()),
+        lambda: torch.autograd.backward(bare().sum()),
     )
     print(
         f"{name:14} {len(calls)} call   forward {ms:6.1f} ms x {forward:.3f}   "

@@ -16,15 +16,16 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from frechet import allow_old_sqrtm
 from PIL import Image
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.frechet import allow_old_sqrtm
 from tests.small_inception import SmallInception
 from workbench.evaluation import (
     Evaluator,
@@ -57,7 +58,7 @@ def main() -> None:
 def compare(scratch: Path, samples: int, size: int, workers: int) -> None:
     torch.manual_seed(0)
     network = scratch / "inception-2015-12-05.pt"
-    torch.jit.script(SmallInception().eval()).save(str(network))
+    torch.jit.save(torch.jit.script(SmallInception().eval()), str(network))
     files = WeightFiles(scratch / "weights", {"inception": network})
     inception = FeatureExtractors(scratch, files, CPU).find("inception")
     # More images than features: clean-fid's root of a singular product is right to 1e-6 only.
@@ -99,10 +100,11 @@ def clean_fid(
     folder: Path, network: Path, reference: FeatureStatistics, workers: int
 ) -> tuple[float, float]:
     """clean-fid's distance of a folder, and the seconds of its last step."""
-    layers = torch.jit.load(str(network)).eval().layers
+    layers: Any = torch.jit.load(str(network)).eval().layers  # type: ignore[no-untyped-call]
 
     def features(images: Tensor) -> Tensor:
-        return layers.forward((images - 128) / 128).view(len(images), 2048)
+        found: Tensor = layers.forward((images - 128) / 128)
+        return found.view(len(images), 2048)
 
     rows = cleanfid.fid.get_folder_features(
         str(folder), features, num_workers=workers, batch_size=50, device=CPU, verbose=False

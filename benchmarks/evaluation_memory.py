@@ -104,7 +104,7 @@ def small_network(folder: Path) -> FeatureExtractor:
 
     torch.manual_seed(0)
     file = folder / "inception-2015-12-05.pt"
-    torch.jit.script(SmallInception().eval()).save(str(file))
+    torch.jit.save(torch.jit.script(SmallInception().eval()), str(file))
     files = WeightFiles(folder / "weights", {"inception": file})
     return FeatureExtractors(folder, files, torch.device("cpu")).find("inception")
 

@@ -64,7 +64,7 @@ def features(seed: int, count: int, dimension: int, shift: float = 0.0) -> NDArr
     basis, _ = np.linalg.qr(np.random.default_rng(7).normal(size=(dimension, dimension)))
     spectrum = 1.0 / np.sqrt(1.0 + np.arange(dimension))
     rows = (random.normal(size=(count, dimension)) * spectrum) @ basis.T + shift
-    return rows.astype(np.float32)
+    return np.asarray(rows, np.float32)
 
 
 def best(function: Callable[[], float], repeats: int) -> tuple[float, float]:

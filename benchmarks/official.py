@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -144,10 +145,14 @@ def compare(
     pairs: int,
 ) -> Row:
     """Both plans in turn; times after a round that warms up."""
-    plans = (ours(), official())
-    held = plans[1].bytes_in_place
-    peaks = tuple(held + peak_bytes(lambda m=m: two_steps(m), device) for m in (ours, official))
-    steps = [1 + i % plans[1].steps for i in range(iterations)]
+    published = official()
+    plans: tuple[Ours | OfficialPlan, ...] = (ours(), published)
+    held = published.bytes_in_place
+    peaks = (
+        held + peak_bytes(partial(two_steps, ours), device),
+        held + peak_bytes(partial(two_steps, official), device),
+    )
+    steps = [1 + i % published.steps for i in range(iterations)]
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     seconds = []
     for pair in range(pairs + 1):
@@ -162,11 +167,11 @@ def compare(
                 spent[which] += clock() - began
         if pair:
             seconds.append((spent[0], spent[1]))
-    images = iterations * plans[1].config.training.batch_size
-    counts = [
-        tuple((now - then) / images for now, then in zip(plan.evaluations(), was, strict=True))
-        for plan, was in zip(plans, before, strict=True)
-    ]
+    images = iterations * published.config.training.batch_size
+    counts = []
+    for plan, (forward, backward) in zip(plans, before, strict=True):
+        now = plan.evaluations()
+        counts.append(((now[0] - forward) / images, (now[1] - backward) / images))
     return Row(name, seconds, peaks, (counts[0], counts[1]))
 
 
@@ -192,10 +197,8 @@ def main() -> None:
         config = with_overrides(base, [*settings, *options.set])
         row = compare(
             name,
-            lambda config=config: Ours(student, config, device),
-            lambda config=config: OfficialPlan(
-                student, config, device, not options.unfrozen, options.light
-            ),
+            partial(Ours, student, config, device),
+            partial(OfficialPlan, student, config, device, not options.unfrozen, options.light),
             device,
             options.iterations,
             options.pairs,

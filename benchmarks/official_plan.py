@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from workbench.flow import get_density
+from workbench.methods.sid import SiDConfig
 from workbench.teachers.base import Conditioning, VelocityNetwork
 from workbench.teachers.weights import (
     ModuleWeights,
@@ -50,7 +51,9 @@ class OfficialPlan:
         self.config, self.student, self.device, self.freezes = config, student, device, freezes
         self.light, self.steps = light, config.generator.steps
         self.mixed = config.training.precision != "fp32"
-        self.density = get_density(config.method.density, config.method.t_range)
+        assert isinstance(config.method, SiDConfig)  # SiD2a's settings are SiD's, and more
+        self.settings = config.method
+        self.density = get_density(self.settings.density, self.settings.t_range)
         self.bytes_in_place = 0  # of a teacher that is the student's own, not a copy
         self.teacher = self._network(trained=False)
         self.generator, self.fake_score = self._network(), self._network()
@@ -109,11 +112,12 @@ class OfficialPlan:
             self.config.training.batch_size, 1000 * self.config.training.ema_halflife_kimg
         )
         with torch.no_grad():
-            pairs = [list(each.parameters()) for each in (self.average, self.generator)]
+            average: list[Tensor] = list(self.average.parameters())
+            trained: list[Tensor] = list(self.generator.parameters())
             if self.light:
-                torch._foreach_lerp_(*pairs, 1 - decay)
+                torch._foreach_lerp_(average, trained, 1 - decay)
             else:
-                for kept, now in zip(*pairs, strict=True):
+                for kept, now in zip(average, trained, strict=True):
                     kept.copy_(now.detach().lerp(kept, decay))
         return fake, generator
 
@@ -129,7 +133,7 @@ class OfficialPlan:
         optimizer.zero_grad(set_to_none=True)
         for share, cond in draws.batches(role):
             value, scale = loss(k, cond, draws, role)
-            (scale * share * value).backward()
+            torch.autograd.backward(scale * share * value)
             total += share * value.detach()
         optimizer.step()
         return self.read(total)
@@ -148,19 +152,23 @@ class OfficialPlan:
         self, network: VelocityNetwork, x: Tensor, t: Tensor, cond: Conditioning, scale: float = 1.0
     ) -> Tensor:
         """(B, ...); with guidance conditional and unconditional in one batch of 2 B."""
-        mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed)
         if scale == 1.0:
-            with mixed:
-                return network(x, t, cond).float()
+            return self._computed(network, x, t, cond).float()
         assert self.uncond is not None
         empty = self.uncond.expand(len(x))
         if scale == 0.0:
-            with mixed:
-                return network(x, t, empty).float()
+            return self._computed(network, x, t, empty).float()
         both = Conditioning.cat([empty, cond])
-        with mixed:
-            v_uncond, v_cond = network(x.repeat(2, *[1] * (x.ndim - 1)), t.repeat(2), both).chunk(2)
+        twice = x.repeat(2, *[1] * (x.ndim - 1))
+        v_uncond, v_cond = self._computed(network, twice, t.repeat(2), both).chunk(2)
         return v_uncond + scale * (v_cond - v_uncond)
+
+    def _computed(
+        self, network: VelocityNetwork, x: Tensor, t: Tensor, cond: Conditioning
+    ) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
+            found: Tensor = network(x, t, cond)
+        return found
 
     def diffused(self, x_g: Tensor, draws: Draws, role: str) -> tuple[Tensor, Tensor, Tensor]:
         """x_t and eps (B, ...), t (B,)."""
@@ -174,14 +182,14 @@ class OfficialPlan:
         with torch.no_grad():
             x_g = self.rollout(k, cond, draws, role, graph=False)
         x_t, eps, t = self.diffused(x_g, draws, role)
-        scale = self.config.method.guidance.train_fake
+        scale = self.settings.guidance.train_fake
         velocity = self.velocity(self.fake_score, x_t, t, cond, scale)
         return (velocity - (eps - x_g)).square().sum() / len(x_g), 1.0
 
     def generator_loss(
         self, k: int, cond: Conditioning, draws: Draws, role: str
     ) -> tuple[Tensor, float]:
-        scales, method = self.config.method.guidance, self.config.method
+        scales, method = self.settings.guidance, self.settings
         x_g = self.rollout(k, cond, draws, role, graph=True)
         x_t, _, t = self.diffused(x_g, draws, role)
         wide = _wide(t, x_g)

@@ -144,7 +144,8 @@ def copy_store(source: str, target: str) -> None:
 
 def announce(uri: str, place: Workspace, runs: Sequence[RunConfig]) -> None:
     """Register the experiment whose runs these are."""
-    variants = {c.variant: {"method.sid_alpha": c.method.sid_alpha} for c in runs}
+    alphas = {c.variant: c.method.model_dump()["sid_alpha"] for c in runs}
+    variants = {variant: {"method.sid_alpha": alpha} for variant, alpha in alphas.items()}
     experiment = Experiment(EXPERIMENT, "How long does a person wait?", "Not long.", variants)
     register(make_plan(experiment), range(SEEDS), place, uri)
 

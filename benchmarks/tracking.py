@@ -25,7 +25,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
@@ -40,8 +40,8 @@ class Meter:
     """Seconds by name: ``wall`` inside calls from the main thread, ``cpu`` of other threads."""
 
     def __init__(self) -> None:
-        self.wall: Counter[str] = Counter()
-        self.cpu: Counter[str] = Counter()
+        self.wall: defaultdict[str, float] = defaultdict(float)
+        self.cpu: defaultdict[str, float] = defaultdict(float)
         self._inside = False
 
     def watch(self, owner: Any, name: str) -> None:
@@ -78,7 +78,8 @@ def watch(meter: Meter) -> None:
     """Let everything that tracks a run be timed."""
     from workbench.runs import session
     from workbench.runs.tracking import TrackerListener
-    from workbench.tracking import MlflowTracker, Tracker, delivery
+    from workbench.tracking import MlflowTracker, Tracker
+    from workbench.tracking.uploader import Uploader
 
     for name in [name for name in vars(Tracker) if not name.startswith("_")]:
         meter.watch(MlflowTracker, name)
@@ -86,7 +87,7 @@ def watch(meter: Meter) -> None:
         meter.watch(TrackerListener, name)
     meter.watch(session, "open_tracker")
     meter.watch_processor(threading.Thread, "run", lambda thread: str(thread.name))
-    meter.watch_processor(delivery.Uploader, "_open", lambda *arguments: "opening")
+    meter.watch_processor(Uploader, "_open", lambda *arguments: "opening")
 
 
 def silence() -> None:
