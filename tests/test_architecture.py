@@ -41,6 +41,10 @@ HEAVY = {
     "matplotlib",
     "sklearn",
 }
+MODULE_NAMES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
@@ -59,6 +63,8 @@ def imports(path: Path, *, module_level_only: bool = False) -> set[str]:
             assert node.level == 0, f"{path}: relative import"
             found.add(node.module or "")
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Constant) and not module_level_only:
+            found |= {str(node.value)} & MODULE_NAMES  # for importlib and tables of lazy names
     return found
 
 
