@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "workbench"
 ROOMS = [
-    ("errors", "hashing", "lazy", "settings", "sizes"),
+    ("errors", "hashing", "lazy", "rounding", "settings", "sizes"),
     ("user_config",),
     ("bundled", "lookup", "metrics", "samplers", "workspace"),
     ("data", "flow"),

@@ -78,7 +78,7 @@ def run(
         raise RequestError(f"parallel={parallel}: expected at least 1.")
     if listener is not None and parallel > 1:
         raise RequestError("A listener hears runs of this process: leave it out, or parallel.")
-    place, uri = where(workspace, tracking_uri)
+    place, uri = where(workspace, tracking_uri, create=True)
     wanted = request_runs(
         experiment,
         place,
@@ -154,7 +154,7 @@ def evaluate(
     _check_least("samples", None if samples is None else [samples], 2)
     if seeds is not None and max(seeds) >= MOST_SEEDS:
         raise RequestError(f"seeds={list(seeds)}: each must be below {MOST_SEEDS}.")
-    place, _ = where(workspace, tracking_uri)
+    place, _ = where(workspace, tracking_uri, create=True)
     request = EvaluateRequest(
         workspace=place,
         source=Asked(model, None if seeds is None else tuple(seeds)),

@@ -138,7 +138,10 @@ def _check_no_secrets(values: Mapping[str, Any], file: Path, prefix: str = "") -
     for key, value in values.items():
         if isinstance(value, dict):
             _check_no_secrets(value, file, f"{prefix}{key}.")
-        elif _SECRET.fullmatch(key) or (isinstance(value, str) and _has_secret(value)):
+        elif isinstance(value, list):
+            each = {f"{key}[{place}]": item for place, item in enumerate(value)}
+            _check_no_secrets(each, file, prefix)
+        elif _SECRET.search(key) or (isinstance(value, str) and _has_secret(value)):
             raise RequestError(
                 f"{file}: {prefix}{key} holds a password or token, which does not belong in this "
                 "file: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
@@ -148,7 +151,7 @@ def _check_no_secrets(values: Mapping[str, Any], file: Path, prefix: str = "") -
 
 def _has_secret(text: str) -> bool:
     if "://" not in text:
-        return False
+        return bool(_SECRET.search(text.partition("=")[0])) and "=" in text  # export HF_TOKEN=...
     parts = urlsplit(text)
     named = parts.password is not None or bool(
         # a server's user without a password is a token; a database's is a name

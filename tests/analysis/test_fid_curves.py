@@ -441,7 +441,7 @@ def tracked(tmp_path_factory, fresh_store):
 def test_tracked_runs_become_panels_in_the_experiments_order(tracked, tmp_path, capsys):
     out = tmp_path / "nine"
     uri = default_uri(tracked.root)
-    elsewhere = ["--workspace", str(tmp_path / "empty"), "--tracking-uri", uri]
+    elsewhere = ["--workspace", str(tmp_path), "--tracking-uri", uri]
     assert (
         script_of("fid_curves").main([*elsewhere, "--out", str(out), "--format", "svg", "--csv"])
         == 0

@@ -139,7 +139,7 @@ def test_where_all_fail_the_command_fails_and_nothing_is_kept(
     broken = made_script("broken", KeyError("x"))
     monkeypatch.setattr(scripts, "find_scripts", lambda: {"broken": broken})
     monkeypatch.setattr(scripts, "list_runs", lambda *_, **__: [])
-    where = ["--workspace", str(tmp_path / "w"), "--tracking-uri", "sqlite:///none.db"]
+    where = ["--workspace", str(tmp_path), "--tracking-uri", "sqlite:///none.db"]
     done = CliRunner().invoke(app, ["figures", *where])
     assert isinstance(done.exception, WorkbenchError)
     assert str(done.exception) == "Nothing was drawn: 1 of 1 scripts failed (broken)."

@@ -106,9 +106,7 @@ def test_what_cannot_be_drawn_is_left_out() -> None:
 
 def test_a_wrong_name_is_one_line(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        script_of("guidance").main(
-            ["--workspace", str(tmp_path / "new"), "--experiment", "nothing"]
-        )
+        script_of("guidance").main(["--workspace", str(tmp_path), "--experiment", "nothing"])
     assert ended.value.code == 2
     assert "Unknown experiment, variant or run 'nothing'" in capsys.readouterr().err
 

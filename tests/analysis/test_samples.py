@@ -12,6 +12,7 @@ from workbench.errors import RequestError
 from workbench.evaluation.grids import NotFiniteError, image_grid, to_pixels, wrap_words
 from workbench.plotting import save_figure
 from workbench.reports.figures import samples
+from workbench.workspace import open_workspace
 
 PROMPTS = ["a handwritten three", "the digit 7", "number one in white ink"]
 
@@ -138,7 +139,7 @@ def test_files_take_no_option_of_drawing_and_no_caption_twice(rows, tmp_path, ca
 def test_models_are_drawn_by_the_command(digits_teacher_dir, tmp_path, capsys):
     models = [f"few={digits_teacher_dir}:2", f"one={digits_teacher_dir}:1"]
     arguments = ["--model", *models, "--prompt", *PROMPTS[:2], "--format", "png", "--csv"]
-    where = ["--workspace", str(tmp_path / "w"), "--out"]
+    where = ["--workspace", str(open_workspace(tmp_path / "w").root), "--out"]
     files = []
     for name in ("a", "b"):
         assert script_of("samples").main([*arguments, *where, str(tmp_path / name)]) == 0

@@ -132,8 +132,6 @@ def test_diverged_runs_are_left_out_and_nothing_is_refused() -> None:
 
 def test_a_wrong_name_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        script_of("variants").main(
-            ["--workspace", str(tmp_path / "new"), "--experiment", "nothing"]
-        )
+        script_of("variants").main(["--workspace", str(tmp_path), "--experiment", "nothing"])
     assert ended.value.code == 2
     assert "Unknown experiment, variant or run 'nothing'" in capsys.readouterr().err

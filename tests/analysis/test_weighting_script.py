@@ -95,7 +95,7 @@ def test_text_is_legible_and_bytes_repeat(groups: list[Group], tmp_path: Path) -
 def test_wrong_requests_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in ((["--below", "2"], "between 0 and 1"), ([], "'weighting'")):
         with pytest.raises(SystemExit) as ended:
-            script_of("weighting").main(["--workspace", str(tmp_path / "w"), *arguments])
+            script_of("weighting").main(["--workspace", str(tmp_path), *arguments])
         assert ended.value.code == 2
         told = capsys.readouterr().err
         assert message in told

@@ -130,6 +130,7 @@ def test_a_served_store_is_named_on_no_command_line_and_openness_is_said(
         served.append((command, environment))
 
     monkeypatch.setattr(os, "execve", execve)
+    open_workspace(workbench.workspace)
     uri = f"sqlite:///{workbench.workspace}/mlflow.db?timeout=9&password=hunter2"
     told = workbench("ui", "--host", host, "--tracking-uri", uri)
     ((command, environment),) = served

@@ -125,7 +125,10 @@ def test_what_the_store_lacks_is_not_removed(copied: InsideWorkbench) -> None:
     assert folder.exists()
     never_tracked = second(folder, "new")
     shutil.rmtree(never_tracked / "tracking")
-    copied("runs", "rm", f"{folder.parent.name}/new", "--yes")
+    told = copied("runs", "rm", f"{folder.parent.name}/new", "--yes", code=2).stderr
+    assert "no tracking store was ever told of it" in told
+    copied("runs", "rm", f"{folder.parent.name}/new", "--yes", "--unsent")
+    assert not never_tracked.exists()
     copied("runs", "rm", name, "--yes", "--unsent")
     assert not folder.exists()
 

@@ -74,7 +74,7 @@ def test_runs_that_share_one_noise_get_no_verdict(make_row: MakeRow) -> None:
     assert any("--seed 0,1,2,3" in note for note in found.notes)
     assert all_tables(found)[0].rows[0][2] == "0.501"  # without an interval
     (spread,) = [table for table in all_tables(found) if table.title.startswith("Spread")]
-    assert spread.rows[0] == ["a", "3", "0.001", "1", "-"]
+    assert spread.rows[0] == ["a", "3", "0.0010", "1", "-"]
 
 
 def test_verdicts_are_corrected_for_all_pairs_unless_one_is_named(make_row: MakeRow) -> None:

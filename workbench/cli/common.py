@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.errors import RequestError
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -77,3 +79,19 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return text in ("", "-")
     return True
+
+
+def confirm_deletion(yes: bool, what: str) -> None:
+    """Ask before something is deleted, unless ``yes``.
+
+    Raises:
+        RequestError: nobody can be asked.
+        typer.Abort: the answer was no.
+    """
+    if yes:
+        return
+    import typer
+
+    if not sys.stdin.isatty():
+        raise RequestError(f"Nobody can be asked here: add --yes to delete {what}.")
+    typer.confirm("Delete for good?", abort=True, err=True)

@@ -179,6 +179,7 @@ def _check_registered(name: str, uri: str) -> None:
 def _print_status(status: PlanStatus) -> None:
     """One line a run, narrow enough for 80 columns; --json has everything."""
     from workbench.metrics import title_of
+    from workbench.rounding import rounded
     from workbench.runs.state import RunState
 
     plan, rows = status.plan, []
@@ -192,7 +193,7 @@ def _print_status(status: PlanStatus) -> None:
                 str(cell.seed),
                 _state(cell),
                 f"{cell.kimg:g}",
-                "-" if cell.score is None else f"{cell.score:.3f}",
+                "-" if cell.score is None else rounded(cell.score),
                 _over_seeds(status, cell.variant) if first else "",
             ]
         )
@@ -217,6 +218,7 @@ def _state(cell: Cell) -> str:
 def _over_seeds(status: PlanStatus, variant: str) -> str:
     """The final scores of a variant's finished runs."""
     from workbench.registry.status import spread
+    from workbench.rounding import rounded
     from workbench.runs.state import RunState
 
     cells = [c for c in status.cells if c.variant == variant and c.state is RunState.FINISHED]
@@ -225,5 +227,5 @@ def _over_seeds(status: PlanStatus, variant: str) -> str:
     if over is None:
         return ""
     mean, deviation = over
-    sd = "" if deviation is None else f" ± {deviation:.3f}"
-    return f"{mean:.3f}{sd} ({len(scores)})"
+    sd = "" if deviation is None else f" ± {rounded(deviation, deviation)}"
+    return f"{rounded(mean, deviation)}{sd} ({len(scores)})"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from workbench.cli.common import print_error, print_json, print_table, say
+from workbench.cli.common import confirm_deletion, print_error, print_json, print_table, say
 from workbench.cli.options import JsonOption, TrackingOption, WorkspaceOption
 from workbench.cli.run_life import RunsArgument, find_in_full
 
@@ -59,6 +58,7 @@ def rm(
     What a run said is sent to the tracking store first, which keeps it. Runs are named in full: a
     name's beginning may mean another run tomorrow.
     """
+    from workbench.errors import WorkbenchError
     from workbench.runs.archive import check_idle, remove
     from workbench.runs.description import sizes_of
     from workbench.sizes import as_text
@@ -67,13 +67,23 @@ def rm(
     folders = find_in_full(open_workspace(workspace, create=False), runs, "delete")
     check_idle(folders)
     for folder in folders:
-        say(f"{folder.name}: {as_text(sum(sizes_of(folder).values()))}")
-    _confirm(yes, "these runs")
+        say(f"{folder.path}: {as_text(sum(sizes_of(folder).values()))}")
+    confirm_deletion(yes, "these runs")
+    problems = 0
     for folder in folders:
-        freed = remove(folder, tracking_uri, unsent=unsent)
-        say(f"Deleted {folder.name}: {as_text(freed)} are free again.")
-    if not unsent:
+        try:
+            freed = remove(folder, tracking_uri, unsent=unsent)
+        except WorkbenchError as error:  # the others go all the same
+            if len(folders) == 1:
+                raise
+            problems += 1
+            print_error(str(error))
+        else:
+            say(f"Deleted {folder.name}: {as_text(freed)} are free again.")
+    if not unsent and problems < len(folders):
         say("The tracking store keeps what they said.")
+    if problems:
+        raise WorkbenchError(f"{problems} of {len(folders)} were not deleted.")
 
 
 def gc(
@@ -92,11 +102,13 @@ def gc(
     and what processes left behind that died. A run that goes on keeps all that it has, and an
     archived one is sent to its tracking store first.
     """
-    from workbench.errors import WorkbenchError
+    from workbench.errors import RequestError, WorkbenchError
     from workbench.runs.disk_usage import drop, droppable
     from workbench.sizes import as_text
     from workbench.workspace import open_workspace
 
+    if json_output and not (dry_run or yes):
+        raise RequestError("--json cannot ask: add --dry-run, or --yes to delete.")
     place = open_workspace(workspace, create=False)
     found = droppable(place, archived=archived)
     if json_output:
@@ -112,7 +124,7 @@ def gc(
         say("Everything here is needed.")
     if dry_run or not found:
         return
-    _confirm(yes, "all this")
+    confirm_deletion(yes, "all this")
     freed, problems = 0, 0
     for item in found:
         try:
@@ -125,13 +137,3 @@ def gc(
     say(f"{as_text(freed)} are free again.")
     if problems:
         raise WorkbenchError(f"{problems} of {len(found)} were not deleted.")
-
-
-def _confirm(yes: bool, what: str) -> None:
-    from workbench.errors import RequestError
-
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise RequestError(f"Nobody can be asked here: add --yes to delete {what}.")
-    typer.confirm("Delete for good?", abort=True, err=True)

@@ -128,10 +128,10 @@ def archive(runs: RunsArgument, workspace: WorkspaceOption = None) -> None:
 
 
 def find_in_full(place: Workspace, names: list[str], what_for: str) -> list[RunFolder]:
-    """Runs by their whole names: a name's beginning may mean another run tomorrow.
+    """This workspace's runs by their whole names: a beginning may mean another run tomorrow.
 
     Raises:
-        RequestError: no such run, or a name that is not whole.
+        RequestError: no such run, a name that is not whole, or a folder outside the workspace.
     """
     from pathlib import Path
 
@@ -139,8 +139,13 @@ def find_in_full(place: Workspace, names: list[str], what_for: str) -> list[RunF
     from workbench.training.run_folder import find_run
 
     folders = list({run.path: run for run in (find_run(place, each) for each in names)}.values())
-    named = {*names, *(str(Path(each).absolute()) for each in names)}
+    named = {*names, *(str(Path(each).resolve()) for each in names)}
     for folder in folders:
-        if named.isdisjoint({folder.name, folder.path.name, str(folder.path)}):
+        if folder.path.resolve().parent.parent != place.runs.resolve():
+            raise RequestError(
+                f"{folder.path} is not below {place.runs}: what is {what_for}d is a run of the "
+                "workspace."
+            )
+        if named.isdisjoint({folder.name, str(folder.path), str(folder.path.resolve())}):
             raise RequestError(f"Name a run in full to {what_for} it: {folder.name}.")
     return folders

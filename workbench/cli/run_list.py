@@ -134,6 +134,8 @@ def list_(
         print_json(rows)
         return
     print_table(*_table(rows))
+    if not rows:
+        say("No run here, nor in the store, is like that; `workbench runs list` shows all.")
     if rows:
         say("best: chosen from a run's evaluations, so it looks better than its weights are.")
     if any(row["folder"] is None for row in rows):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from workbench.cli.common import duration, print_json, print_table, say
+from workbench.cli.common import confirm_deletion, duration, print_json, print_table, say
 from workbench.cli.options import OUTPUT, JsonOption, TrackingOption, WorkspaceOption
 from workbench.cli.study_results import StorageOption, StudyArgument, open_trials, shown
 from workbench.errors import RequestError, unknown_name
@@ -131,14 +131,11 @@ def rm(
         f"{exact_name(spec.name)} in {opened.storage.shown}: {len(found)} trials. Their runs stay, "
         f"as {spec.run_experiment}/...: {len(here)} in this workspace."
     )
-    if not yes:
-        if not sys.stdin.isatty():
-            raise RequestError("Nobody can be asked here: add --yes to delete this study.")
-        typer.confirm("Delete the study for good?", abort=True, err=True)
+    confirm_deletion(yes, "this study")
     uri = tracking_uri or default_uri(place.root)
     parent = StudyRun(opened, uri, default_artifact_root(place.root))
+    parent.remove()  # first: MLflow can bring it back, where the next step fails
     opened.remove()
-    parent.remove()
     say(f"Deleted the study {spec.name}.")
 
 

@@ -209,11 +209,16 @@ def load_run(
     return Run(find_run(place, name), place, uri)
 
 
-def where(workspace: Path | str | None, tracking_uri: str | None) -> tuple[Workspace, str]:
+def where(
+    workspace: Path | str | None, tracking_uri: str | None, *, create: bool = False
+) -> tuple[Workspace, str]:
     """The workspace, and the store that its runs are looked up in: what a command would take.
+
+    Args:
+        create: make the workspace if it is not there.
 
     Raises:
         RequestError: there is no such workspace, or workbench.toml is wrong.
     """
-    place = open_workspace(None if workspace is None else Path(workspace), create=False)
+    place = open_workspace(None if workspace is None else Path(workspace), create=create)
     return place, tracking_uri or default_tracking_uri() or default_uri(place.root)

@@ -32,6 +32,7 @@ from workbench.reports.tables import (
     spread_table,
 )
 from workbench.reports.verdicts import Verdict
+from workbench.rounding import rounded
 from workbench.tracking import run_address, without_user
 from workbench.workspace import Workspace
 
@@ -251,7 +252,7 @@ def _runs(comparison: Comparison, tracking_uri: str) -> list[dict[str, Any]]:
                     "seed": run.seed,
                     "state": str(run.state),
                     "kimg": f"{run.nimg / 1000:g}",
-                    "score": "-" if score is None else f"{score:.3f}",
+                    "score": "-" if score is None else rounded(score),
                     "started": started.strftime("%Y-%m-%d %H:%M"),
                     "host": tags.get("host", "-"),
                     "code": tags.get("git.commit", "-")[:8] + dirty,

@@ -23,6 +23,7 @@ from workbench.reports.evaluated import GroupScore, ScoreComparison
 from workbench.reports.groups import Group
 from workbench.reports.statistics import Difference, Estimate
 from workbench.reports.verdicts import Verdict
+from workbench.rounding import rounded
 
 _STATISTICS = (AT_KIMG, AT_SECONDS, BEST, BEST_FRESH, LAST)
 
@@ -135,7 +136,7 @@ def spreads(what: str, found: Sequence[tuple[str, Estimate]]) -> Table:
 
 
 def _sd(value: float | None) -> str:
-    return "-" if value is None else _digits(value)
+    return "-" if value is None else rounded(value)
 
 
 def side_table(comparison: Comparison) -> Table:
@@ -206,16 +207,17 @@ def number(found: Estimate | None) -> str:
     if found is None:
         return "-"
     if found.half is None or math.isnan(found.half):
-        return _digits(found.mean)
-    return f"{_digits(found.mean)}±{_digits(found.half)}"
+        return rounded(found.mean)
+    return f"{rounded(found.mean, found.half)}±{rounded(found.half, found.half)}"
 
 
 def difference(found: Difference) -> tuple[str, str]:
     """The difference and its interval."""
     interval = found.interval
     if interval is None:
-        return f"{found.mean:+.3f}", "-"
-    return f"{found.mean:+.3f}", f"{interval[0]:+.3f} to {interval[1]:+.3f}"
+        return rounded(found.mean, sign=True), "-"
+    low, high = (rounded(end, found.half, sign=True) for end in interval)
+    return rounded(found.mean, found.half, sign=True), f"{low} to {high}"
 
 
 def write_csv(comparison: Comparison | ScoreComparison, path: Path) -> None:
@@ -307,10 +309,6 @@ def _csv_cells(name: str, found: Estimate | None) -> dict[str, object]:
     low, high = (found.interval if found else None) or (None, None)
     mean = None if found is None else found.mean
     return {f"{name}_mean": mean, f"{name}_low": low, f"{name}_high": high}
-
-
-def _digits(value: float) -> str:
-    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3f}"
 
 
 def _score_cells(result: GroupScore) -> list[str]:

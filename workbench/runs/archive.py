@@ -57,25 +57,31 @@ def remove(folder: RunFolder, tracking_uri: str | None = None, *, unsent: bool =
         bytes that are free again.
 
     Raises:
-        RequestError: the store did not take everything: nothing is deleted.
+        RequestError: the store did not take everything, or the run was never tracked: nothing is
+            deleted.
         AlreadyRunningError: a process holds the run.
         MachineError: the files cannot be deleted.
     """
-    if not unsent and load_record(folder.path) is not None:
-        _send(folder, tracking_uri)
-    size = sum(sizes_in(folder.path).values())
     with exclusive(folder.lock, folder.name):
+        if not unsent:
+            _send(folder, tracking_uri)
+        size = sum(sizes_in(folder.path).values())
         try:
             # Renamed first: whoever looks meanwhile sees a whole run or none.
             going = folder.path.rename(partial_path(folder.path.parent))
             shutil.rmtree(going)
         except OSError as error:
             raise MachineError(f"{folder.name} cannot be deleted: {error}.") from error
-    folder.lock.unlink(missing_ok=True)
+        folder.lock.unlink(missing_ok=True)  # while it is held: nobody else can have opened it anew
     return size
 
 
 def _send(folder: RunFolder, tracking_uri: str | None) -> None:
+    if load_record(folder.path) is None:
+        raise RequestError(
+            f"{folder.name} stays: no tracking store was ever told of it. --unsent deletes it all "
+            "the same."
+        )
     try:
         left = sync(folder.path, tracking_uri)
     except WorkbenchError as error:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import RequestError
-from workbench.training.run_folder import RunFolder
+from workbench.training.run_folder import RunFolder, run_folder
 from workbench.workspace import Workspace, is_held
 
 if TYPE_CHECKING:
     from workbench.training.config import RunConfig
+
+STUDY_FILE = "study.json"
+"""Beside the logs of a study's workers, in the place of a run's settings."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +39,24 @@ def unnamed_caches(workspace: Workspace, runs: Sequence[RunFolder]) -> Iterator[
     if not (texts or latents or references):
         return
     try:
-        configs = [run.config() for run in runs]
+        configs = {run.path: run.config() for run in runs} | _submitted(workspace)
     except RequestError:
         return
-    named = _named_texts(workspace, runs, configs) if texts else None
+    named = _named_texts(workspace, configs) if texts else None
     if named is not None:
         yield from _unheld(texts, named, "no run's settings name this text encoder")
-    if not any(config.data for config in configs):
+    if not any(config.data for config in configs.values()):
         yield from _unheld(latents, set(), "no run learns from pairs of images and prompts")
     yield from _of_references(workspace, references)
+
+
+def _submitted(workspace: Workspace) -> dict[Path, RunConfig]:
+    """Folder -> settings of jobs that may wait in a queue; the folder need not be there yet."""
+    from workbench.training.config import load_config
+
+    files = [file for file in (workspace.root / "jobs").glob("*/*.json") if file.name != STUDY_FILE]
+    configs = [load_config(file) for file in sorted(files)]
+    return {run_folder(workspace, config).path: config for config in configs}
 
 
 def _folders(place: Path) -> list[Path]:
@@ -58,9 +70,7 @@ def _unheld(folders: Sequence[Path], named: set[str], reason: str) -> Iterator[C
             yield Cache(folder, reason, lock)
 
 
-def _named_texts(
-    workspace: Workspace, runs: Sequence[RunFolder], configs: Sequence[RunConfig]
-) -> set[str] | None:
+def _named_texts(workspace: Workspace, configs: Mapping[Path, RunConfig]) -> set[str] | None:
     """The stores of encoded prompts that the runs use; None where that cannot be known."""
     from workbench.students.text import find_run_teacher
     from workbench.teachers.analytic import is_analytic
@@ -68,9 +78,9 @@ def _named_texts(
     from workbench.teachers.text_store import text_identity
 
     named = set()
-    for run, config in zip(runs, configs, strict=True):
+    for path, config in configs.items():
         try:
-            revision = run.teacher_revision()
+            revision = RunFolder(path).teacher_revision()
             folder = find_run_teacher(config, workspace, revision, _find_here)
             if not is_analytic(folder):
                 call = teacher_call(config.teacher, config.teacher_call)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import MachineError
+from workbench.errors import MachineError, RequestError
 from workbench.runs.archive import remove
-from workbench.runs.cached import unnamed_caches
+from workbench.runs.cached import STUDY_FILE, unnamed_caches
 from workbench.runs.description import sizes_in
 from workbench.training.run_folder import RunFolder, all_runs
 from workbench.workspace import PARTIAL, Workspace, exclusive, is_held, partial_path
@@ -32,6 +33,7 @@ class Droppable:
         reason: why it may go, for people.
         run: whose it is, or that it is itself.
         lock: whoever writes there holds it.
+        again: looks anew at what of its kind may go.
     """
 
     path: Path
@@ -39,6 +41,7 @@ class Droppable:
     reason: str
     run: RunFolder | None = None
     lock: Path | None = None
+    again: Callable[[], Iterable[Droppable]] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {"path": str(self.path), "bytes": self.size, "reason": self.reason}
@@ -103,7 +106,7 @@ def drop(item: Droppable, tracking_uri: str | None = None) -> None:
     """Delete it, unless it is needed by now; an archived run is sent to its store first.
 
     Raises:
-        RequestError: an archived run's store does not have all of it.
+        RequestError: an archived run's store does not have all of it, or it is needed by now.
         AlreadyRunningError: somebody works there.
         MachineError: it cannot be deleted.
     """
@@ -113,6 +116,8 @@ def drop(item: Droppable, tracking_uri: str | None = None) -> None:
     with ExitStack() as held:
         if item.lock is not None:
             held.enter_context(exclusive(item.lock, item.run.name if item.run else str(item.path)))
+        if item.again is not None and item.path not in {now.path for now in item.again()}:
+            raise RequestError(f"{item.path} is needed by now; it stays.")
         try:
             if item.path.is_dir():
                 # Renamed first: whoever looks meanwhile sees all of it or nothing.
@@ -136,9 +141,10 @@ def _of_checkpoints(run: RunFolder) -> Iterator[Droppable]:
 
     A student is loaded from the last whole checkpoint, or at the kimg of the best evaluation.
     """
+    again = partial(_of_checkpoints, run)
     places = (run.checkpoints, run.checkpoints / "best")
     for path in (path for place in places for path in place.glob(".partial-*")):
-        yield Droppable(path, 0, "cut off while it was written", run, run.lock)
+        yield Droppable(path, 0, "cut off while it was written", run, run.lock, again)
     paths = [path for place in places for path in place.glob("nimg-*")]
     if not run.results_file.exists() or len(paths) < 2:
         return
@@ -152,12 +158,14 @@ def _of_checkpoints(run: RunFolder) -> Iterator[Droppable]:
     for path in paths:
         if path not in kept:
             reason = "the run is finished, and this is neither its last nor its best"
-            yield Droppable(path, 0, reason, run, run.lock)
+            yield Droppable(path, 0, reason, run, run.lock, again)
 
 
 def _orphaned_jobs(workspace: Workspace) -> Iterator[Droppable]:
     """Files of jobs whose run is gone, unless Slurm may still start it."""
     for settings in sorted((workspace.root / "jobs").glob("*/*.json")):
+        if settings.name == STUDY_FILE:
+            continue
         name, folder = settings.stem, settings.parent
         submission = folder / "slurm" / f"{name}.job"
         files = [settings, *folder.glob(f"{name}.log*")]
@@ -166,10 +174,16 @@ def _orphaned_jobs(workspace: Workspace) -> Iterator[Droppable]:
             if not (folder / "slurm" / f"{number}.exit").exists():
                 continue
             files += [submission, *(folder / "slurm").glob(f"{number}[._]*")]
-        there = (workspace.runs / folder.name / name).exists()
+        run = RunFolder(workspace.runs / folder.name / name)
+        there = run.path.exists() or any(run.path.parent.glob(f"{name}~*"))
         if not there and _is_left_over(files):
-            for file in files:
-                yield Droppable(file, 0, f"the run {folder.name}/{name} is gone")
+            reason = f"the run {run.name} is gone"
+            gone = [Droppable(file, 0, reason, lock=run.lock) for file in files]
+            yield from (replace(item, again=partial(_unless_there, run, gone)) for item in gone)
+
+
+def _unless_there(run: RunFolder, files: Sequence[Droppable]) -> Sequence[Droppable]:
+    return () if run.path.exists() else files
 
 
 def _left_overs(workspace: Workspace, runs: Sequence[RunFolder]) -> Iterator[Droppable]:

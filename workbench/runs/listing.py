@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from workbench.errors import RequestError, WorkbenchError, unknown_name
+from workbench.metrics import METRICS
 from workbench.runs.state import state_of
 from workbench.runs.summary import summarize
 from workbench.runs.tags import RUN_KIND
@@ -75,7 +76,7 @@ def sort_rows(rows: Sequence[dict[str, Any]], column: str) -> list[dict[str, Any
     """
     name = column.removeprefix("-")
     scores = {key for row in rows for key, value in row.items() if isinstance(value, float)}
-    known = {*COLUMNS, "score", "best", *scores}
+    known = {*COLUMNS, *METRICS, "score", "best", *scores}
     if name not in known:
         raise unknown_name("column", name, known)
     there = [row for row in rows if not _is_missing(row.get(name))]
@@ -103,8 +104,8 @@ def _stored(
     """The store's runs that are in none of the folders."""
     uri = tracking_uri or default_uri(workspace.root)
     where = f"tags.{KIND} = '{RUN_KIND}'"
-    if len(chosen.experiment) == 1:
-        where += f" AND tags.experiment = '{next(iter(chosen.experiment))}'"
+    if len(chosen.experiment) == 1 and "'" not in (name := next(iter(chosen.experiment))):
+        where += f" AND tags.experiment = '{name}'"
     found = list_runs(uri, limit=_AT_MOST, where=where)
     records = [_record_id(folder) for folder in folders] if found else []
     return [row for row in found if row.run_id not in records]

@@ -94,4 +94,4 @@ class RunSpec:
 
 def job_file(workspace: Workspace, folder: RunFolder, suffix: str) -> Path:
     """What is kept of a run's processes: its settings (``.json``), what they printed (``.log``)."""
-    return workspace.root / "jobs" / folder.path.parent.name / f"{folder.path.name}{suffix}"
+    return workspace.root / "jobs" / folder.path.parent.name / f"{folder.first_name}{suffix}"

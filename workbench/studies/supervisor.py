@@ -12,6 +12,7 @@ from typing import Self
 
 from workbench.errors import InterruptedRunError
 from workbench.launching.jobs import Handle, Launcher
+from workbench.runs.cached import STUDY_FILE
 from workbench.runs.spec import RunSpec
 from workbench.studies.overview import study_view
 from workbench.studies.storage import ENVIRONMENT_VARIABLE
@@ -59,7 +60,7 @@ class WorkerJob(RunSpec):
 
     def write(self) -> None:
         """Make the place of the log; a worker reads its settings from the study."""
-        write_json(self._log_folder / "study.json", {"study": self.study})
+        write_json(self._log_folder / STUDY_FILE, {"study": self.study})
 
     @property
     def _log_folder(self) -> Path:

@@ -92,6 +92,11 @@ class RunFolder:
         """Whether :meth:`archive` has set it aside."""
         return _SET_ASIDE in self.path.name
 
+    @property
+    def first_name(self) -> str:
+        """The folder's name before it was archived."""
+        return self.path.name.partition(_SET_ASIDE)[0]
+
     def archive(self) -> Path | None:
         """Rename an existing run to free its name; returns the new path."""
         if not self.path.exists():
@@ -141,11 +146,11 @@ def matching_runs(workspace: Workspace, reference: str) -> list[RunFolder]:
 
     A short name means archived runs only where no other run has it.
     """
-    if (Path(reference) / "config.json").is_file():
-        return [RunFolder(Path(reference).resolve())]
     runs = {run.name: run for run in all_runs(workspace)}
     if reference in runs:
         return [runs[reference]]
+    if (Path(reference) / "config.json").is_file():
+        return [RunFolder(Path(reference).resolve())]
     found = [
         run
         for name, run in runs.items()

@@ -16,6 +16,7 @@ from workbench.metrics import METRICS
 from workbench.plotting import TEXT_WIDTH, color, new_figure, paper_style, points
 from workbench.plotting.curves import distinct
 from workbench.reports.statistics import Observation, estimate_scores
+from workbench.rounding import rounded
 from workbench.runs.mixture_task import SAMPLES_FILE, SHOWN, TRUTH
 from workbench.teachers.analytic import mixture_recipe
 from workbench.teachers.mixture import Mixture
@@ -191,10 +192,12 @@ def _line(label: str, steps: str, seeds: str, values: Mapping[str, Any], found: 
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.3f}"
+        return rounded(value)
     interval = value.interval
-    half = "" if interval is None else f" ± {(interval[1] - interval[0]) / 2:.3f}"
-    return f"{value.mean:.3f}{half}"
+    if interval is None:
+        return rounded(value.mean)
+    half = (interval[1] - interval[0]) / 2
+    return f"{rounded(value.mean, half)} ± {rounded(half, half)}"
 
 
 def plot(found: Gathered, *, width: float = TEXT_WIDTH) -> Figure:

@@ -21,6 +21,7 @@ from workbench.plotting.curves import drawable, mean_curve, need_distance
 from workbench.reports.figures.variants import style_of
 from workbench.reports.statistics import Estimate, Observation, estimate_scores
 from workbench.reports.tables import Table, number
+from workbench.rounding import rounded
 from workbench.samplers import sampler_name
 from workbench.tracking.curve import interpolate
 
@@ -55,6 +56,8 @@ def reached_by_all(frame: pd.DataFrame, cost: Cost) -> float:
 def at_cost(rows: pd.DataFrame, cost: Cost, limit: float, score: str) -> Estimate | None:
     """Over the runs in ``rows``: a distance at a cost, between the evaluations around it."""
     known = rows[rows[score].notna()].sort_values("kimg")
+    if known["run"].nunique() < rows["run"].nunique():
+        return None  # a mean over fewer seeds than the others' would pass for theirs
     found = []
     for _, own in known.groupby("run"):
         value = interpolate(list(own[cost.column]), list(own[score]), limit, is_distance=True)
@@ -92,7 +95,7 @@ def compare_costs(frame: pd.DataFrame, levels: pd.DataFrame) -> Table:
         cells = [number(each) for each in found[label]]
         body.append([str(label), per_image, *cells, f"{last:g}", number(end)])
     for name, value in teacher_floor(levels, score).items():
-        body.append([name, "", *[f"{value:.3f}"] * len(known), "", ""])
+        body.append([name, "", *[rounded(value)] * len(known), "", ""])
     columns = ["method", "evaluations an image", *heads, "last kimg", f"{title} there"]
     return Table("At equal cost", columns, body)
 
