@@ -214,7 +214,10 @@ def test_other_commands_tell_what_judges_too(
         (["--metric", "kid", "--reference", "coco"], "Did you mean 'coco10k'"),
         (["--metric", "kid", "--steps", "2"], "Unknown steps of kid '2'. Known: 4."),
         (["--metric", "kid", "--protocol", "zz"], "Unknown protocol of kid 'zz'"),
-        (["--metric", "kid", "--figure", "x.png"], "--figure draws scores measured during training"),
+        (
+            ["--metric", "kid", "--figure", "x.png"],
+            "--figure draws scores measured during training",
+        ),
     ],
 )
 def test_scores_that_are_not_there(

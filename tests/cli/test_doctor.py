@@ -17,6 +17,7 @@ import pytest
 
 from tests.cli.conftest import InsideWorkbench, Workbench
 from tests.teachers.hub_server import KNOWN_TOKEN, hub_server
+from workbench.workspace import open_workspace
 
 WRONG_TOKEN = "hf_wrongwrongwrongwrong"
 SMALL = ("--set", "training.batch_size=8")

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-import workbench.cli.study_results as results
+import workbench.cli.study_trials as results
 from tests.cli.conftest import InsideWorkbench
 from workbench.registry import get_experiment
 from workbench.studies import StudySpec
@@ -25,7 +25,7 @@ def promoting(workbench: InsideWorkbench, monkeypatch: pytest.MonkeyPatch) -> In
     spec = StudySpec("s", "quickstart", experiment.variant(), experiment.space)
     values = [0.5] * len(spec.objectives)
     trial = SimpleNamespace(params={"method.sid_alpha": 1.2}, values=values)
-    monkeypatch.setattr(results, "_open", lambda *_: SimpleNamespace(spec=spec))
+    monkeypatch.setattr(results, "open_trials", lambda *_: SimpleNamespace(spec=spec))
     monkeypatch.setattr(results, "_complete", lambda *_: trial)
     open_workspace(workbench.workspace)
     return workbench
