@@ -51,6 +51,8 @@ def test_overrides_reach_nested_keys_and_keep_the_original() -> None:
         ("data.source=digits", "'sid' learns without data"),
         ("method.t_range=1", "method.t_range: "),
         ("experiment=a/b", "experiment"),
+        ("method=dmd", "method is a group of settings and cannot be 'dmd': .*method.name"),
+        ("training=3", "training is a group of settings and cannot be 3"),
     ],
 )
 def test_wrong_requests_are_one_clear_line(assignment: str, message: str) -> None:

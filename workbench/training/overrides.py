@@ -179,7 +179,16 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     # validation knows them.
     if not isinstance(node, dict) or not (leaf in node or default in (None, {})):
         raise unknown_name("configuration key", key, known_keys())
-    node[leaf] = _BY_NAME[key](value) if key in _BY_NAME and isinstance(value, str) else value
+    if key in _BY_NAME and isinstance(value, str):
+        value = _BY_NAME[key](value)
+    group = default.get(leaf) if isinstance(default, dict) else None
+    if isinstance(group, dict) and not isinstance(value, dict | None):
+        one = "name" if "name" in group else next(iter(group), "NAME")
+        raise RequestError(
+            f"{key} is a group of settings and cannot be {value!r}: set one of them, such as "
+            f"{key}.{one}."
+        )
+    node[leaf] = value
 
 
 def setting_types(key: str) -> frozenset[type]:
