@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
@@ -79,6 +80,8 @@ def _device() -> str:
 def _image_operators() -> str:
     from workbench.teachers._torchvision import prepare_torchvision
 
+    if find_spec("torchvision") is None:
+        return "torchvision is not installed; Inception and CLIP need it: the extra [metrics]"
     prepare_torchvision()
     import torchvision
 
