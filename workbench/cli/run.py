@@ -158,8 +158,9 @@ def _print_plan(specs: list[RunSpec], origins: dict[str, dict[str, str]]) -> Non
     for spec, settings in zip(specs, flat, strict=True):
         own = ", ".join(f"{key}={value}" for key, value in settings.items() if key not in keys)
         folder = spec.folder
-        state = "would start"
-        if folder.checkpoints.exists():
+        if spec.fresh or not folder.path.exists():
+            state = "would start"
+        else:
             state = "is finished:" if folder.results_file.exists() else "would resume"
         typer.echo(f"{state} {folder.path} ({spec.config.total_nimg} images){own and f'  {own}'}")
 

@@ -220,6 +220,8 @@ def find_submitted(workspace: Workspace, folder: RunFolder) -> SlurmHandle | Non
     Raises:
         WorkbenchError: one was submitted, and the queue does not say how it is.
     """
+    if folder.is_archived:  # the job of that name is its successor's
+        return None
     submitted_as, queue = submission_file(workspace, folder), _Queue(refresh=10.0)
     job_id = _still_there(submitted_as, queue)
     if job_id is None:

@@ -72,6 +72,13 @@ def remove(folder: RunFolder, tracking_uri: str | None = None, *, unsent: bool =
             shutil.rmtree(going)
         except OSError as error:
             raise MachineError(f"{folder.name} cannot be deleted: {error}.") from error
+        if not folder.is_archived:  # else they are its successor's
+            jobs = folder.path.parents[2] / "jobs" / folder.path.parent.name
+            for file in (
+                *jobs.glob(f"{folder.path.name}.*"),
+                *jobs.glob(f"slurm/{folder.path.name}.job"),
+            ):
+                file.unlink()
         folder.lock.unlink(missing_ok=True)  # while it is held: nobody else can have opened it anew
     return size
 
