@@ -10,11 +10,12 @@ from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.storages._rdb.models import TrialHeartbeatModel
 from optuna.trial import Trial, TrialState
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
 
 from tests.services import Postgres, free_port
 from tests.studies.conftest import PACE, SPACE, MakeTrials
@@ -292,6 +293,31 @@ def test_the_database_may_crash_in_between(trials_of: MakeTrials, postgres: Post
     finally:
         back.join()
     assert trials.counts() == {TrialStatus.COMPLETE: 1, TrialStatus.WAITING: 1}
+
+
+def test_a_connection_that_is_cut_between_two_statements_is_the_databases_trouble(
+    trials_of: MakeTrials, postgres: Postgres
+) -> None:
+    """Optuna then asks once more in the broken transaction, and raises another error."""
+    url = postgres.create_database("cut")
+    trials = trials_of(url=url)
+    trials.extend(1)
+    lease = begin(trials)
+    engine, peer, cut = trials.storage.rdb.engine, create_engine(url), []
+
+    def after(connection: Any, cursor: Any, statement: str, *_: object) -> None:
+        if not cut and "FROM studies" in statement:
+            cut.append(cursor.connection.info.backend_pid)
+            with peer.connect() as other:
+                other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": cut[0]})
+
+    event.listen(engine, "after_cursor_execute", after)
+    try:
+        assert [number_of(t) for t in trials.storage.patiently(trials.all)] == [lease.number]
+    finally:
+        event.remove(engine, "after_cursor_execute", after)
+        peer.dispose()
+    assert cut
 
 
 @pytest.mark.parametrize("where", ["file", "database"])

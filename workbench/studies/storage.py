@@ -156,12 +156,22 @@ class StudyStorage:
     def is_trouble(self, error: BaseException) -> bool:
         """Whether an error means that the database does not answer, and notes when it was."""
         from optuna.exceptions import StorageInternalError
-        from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+        from sqlalchemy.exc import (
+            DBAPIError,
+            InterfaceError,
+            OperationalError,
+            PendingRollbackError,
+        )
         from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error
         found = isinstance(
-            cause, OperationalError | InterfaceError | PoolTimeoutError | UnreachableError
+            cause,
+            OperationalError
+            | InterfaceError
+            | PendingRollbackError  # Optuna asked for trials once more after a cut connection
+            | PoolTimeoutError
+            | UnreachableError,
         ) or (isinstance(cause, DBAPIError) and cause.connection_invalidated)
         if found:
             self.last_trouble = time.monotonic()
