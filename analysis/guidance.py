@@ -21,7 +21,7 @@ def draw(options: argparse.Namespace) -> Drawing:
     selection = chosen_runs(options, finished=True).selection
     frame = collect(selection.groups)
     frames = {"": frame, "_means": summarize(frame)}
-    return Drawing({"": plot(frame)}, frames, notes=selection.notes)
+    return Drawing({"": plot(frame)}, frames, notes=(*selection.notes, *frame.attrs["notes"]))
 
 
 SCRIPT = Script("guidance", __doc__, draw, experiment="guidance")

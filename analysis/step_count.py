@@ -16,7 +16,8 @@ from workbench.reports.figures.step_count import collect, plot
 def draw(options: argparse.Namespace) -> Drawing:
     selection = chosen_runs(options, finished=True).selection
     frame = collect(selection.groups)
-    return Drawing({"": plot(frame, selection.groups)}, {"": frame}, notes=selection.notes)
+    notes = (*selection.notes, *frame.attrs["notes"])
+    return Drawing({"": plot(frame, selection.groups)}, {"": frame}, notes=notes)
 
 
 SCRIPT = Script("step_count", __doc__, draw, experiment="step_count")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from workbench.training.evaluation_config import MOST_SEEDS
 from workbench.training.events import Listener
 from workbench.training.overrides import as_assignments
 from workbench.training.run_folder import find_run
+from workbench.user_config import default_tracking_uri
 from workbench.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def run(
         raise RequestError(f"parallel={parallel}: expected at least 1.")
     if listener is not None and parallel > 1:
         raise RequestError("A listener hears runs of this process: leave it out, or parallel.")
+    _check_no_text("variants", variants)
     place, uri = where(workspace, tracking_uri, create=True)
     wanted = request_runs(
         experiment,
@@ -137,7 +138,8 @@ def evaluate(
         prompts: file of prompts; the reference's captions unless told.
         bootstrap: resamples of recall's 95 % interval, the others need none; 0 = no intervals.
         workspace: its folder (default: $WORKBENCH_WORKSPACE, else ./.workbench).
-        tracking_uri: a store that the scores go to (default: $MLFLOW_TRACKING_URI, else the run's).
+        tracking_uri: the run's store with the password that its address needs, which no run keeps;
+            scores go where the run lives.
 
     Returns:
         A row a score, in the columns of :func:`workbench.scores`, ``low`` and ``high`` of its 95 %
@@ -152,6 +154,8 @@ def evaluate(
     _check_least("steps", steps, 1)
     _check_least("seeds", seeds, 0)
     _check_least("samples", None if samples is None else [samples], 2)
+    _check_least("bootstrap", [bootstrap], 0)
+    _check_no_text("metrics", metrics)
     if seeds is not None and max(seeds) >= MOST_SEEDS:
         raise RequestError(f"seeds={list(seeds)}: each must be below {MOST_SEEDS}.")
     place, _ = where(workspace, tracking_uri, create=True)
@@ -165,7 +169,7 @@ def evaluate(
         steps=steps,
         bootstrap=bootstrap,
     )
-    found = evaluate_source(request, tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"))
+    found = evaluate_source(request, tracking_uri or default_tracking_uri())
     frame = score_frame(_long_rows(found, place))
     if found.run is None:
         frame[["experiment", "variant", "seed", "run"]] = None
@@ -190,6 +194,11 @@ def _changes(
             raise RequestError(f"Two sources for one value: {key}={value!r} and set; drop one.")
         changes += [] if value is None else [f"{key}={value}"]
     return changes
+
+
+def _check_no_text(name: str, values: Sequence[str] | None) -> None:
+    if isinstance(values, str):
+        raise RequestError(f"{name}={values!r}: expected a list, [{values!r}].")
 
 
 def _check_least(name: str, values: Sequence[int] | None, least: int) -> None:

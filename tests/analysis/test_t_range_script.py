@@ -64,10 +64,10 @@ def test_figure_holds_images_ranges_and_scores(
         np.testing.assert_array_equal(one, other)
     texts = [text.get_text() for text in figure.texts]
     told = [text.replace("\n", " ") for text in texts]
-    for text in ("teacher, 50 steps", "0 < t < 0.25", "0.5 < t < 1", "0.30", "0.930", *PROMPTS):
+    for text in ("teacher, 50 steps", "0 < t < 0.25", "0.5 < t < 1", "0.300", "0.930", *PROMPTS):
         assert text in told
     half = estimate([3.0, 3.2]).half
-    assert f"3.10\n± {half:.2f}" in texts
+    assert f"3.100\n± {half:.3f}" in texts
     bars = {line.get_gid(): line for line in figure.artists if line.get_gid()}
     whole = np.ptp(bars["range-0 < t < 1"].get_xdata())
     assert np.ptp(bars["range-0 < t < 0.25"].get_xdata()) == pytest.approx(whole / 4)

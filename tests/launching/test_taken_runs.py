@@ -28,7 +28,7 @@ from workbench.workspace import Workspace, open_workspace
 
 CONFIG = RunConfig(experiment="asked")
 QUICK = UploaderSettings(
-    interval=0.05, finish_timeout=60.0, patience=60.0, system_interval=0.0, sign_interval=0.05
+    interval=0.05, finish_timeout=60.0, system_interval=0.0, sign_interval=0.05
 )
 
 

@@ -33,7 +33,7 @@ from workbench.training.config import RunConfig
 from workbench.training.overrides import with_overrides
 from workbench.workspace import Workspace, open_workspace
 
-QUICK = UploaderSettings(interval=0.05, finish_timeout=60.0, patience=60.0, system_interval=0.0)
+QUICK = UploaderSettings(interval=0.05, finish_timeout=60.0, system_interval=0.0)
 
 
 RANGE = "method.t_range"

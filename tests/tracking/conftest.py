@@ -19,7 +19,7 @@ from workbench.tracking import (
     load_record,
 )
 
-QUICK = UploaderSettings(interval=0.05, finish_timeout=60.0, patience=60.0, system_interval=0.0)
+QUICK = UploaderSettings(interval=0.05, finish_timeout=60.0, system_interval=0.0)
 IDENTITY = RunIdentity("digits", "sid-0", {"training.batch_size": "128"}, {"method": "sid"})
 
 

@@ -26,7 +26,7 @@ from workbench.tracking import (
     sync,
 )
 
-QUICK = UploaderSettings(interval=0.05, finish_timeout=60.0, patience=60.0, system_interval=0.0)
+QUICK = UploaderSettings(interval=0.05, finish_timeout=60.0, system_interval=0.0)
 Open = Callable[..., MlflowTracker]
 
 

@@ -181,11 +181,16 @@ def _check(spec: StudySpec, how: WorkerOptions, shared_sqlite: bool) -> None:
         raise RequestError(
             "`studies run` starts workers of its own; under torchrun or srun use `studies worker`."
         )
-    if how.launcher is not None and how.storage.startswith(SQLITE) and not shared_sqlite:
+    if how.launcher is None and shared_sqlite:
+        raise RequestError("--shared-sqlite needs --launcher slurm.")
+    stores = {"--storage": how.storage, "--tracking-uri": how.tracking_uri}
+    in_files = [option for option, url in stores.items() if url.startswith(SQLITE)]
+    if how.launcher is not None and in_files and not shared_sqlite:
         raise RequestError(
-            "Workers on a cluster need a storage that every node reaches: --storage "
-            "postgresql://USER@HOST/DATABASE. SQLite takes a file system that all nodes share and "
-            "whose locks hold; where that is so, add --shared-sqlite."
+            f"Workers on a cluster need databases that every node reaches: name one by "
+            f"{' and '.join(in_files)}, such as postgresql://USER@HOST/DATABASE. SQLite takes a "
+            "file system that all nodes share and whose locks hold; where that is so, add "
+            "--shared-sqlite."
         )
     for config in (spec.base, *(at_point(spec.base, point) for point in corners(spec.space))):
         check_request(config, how.nproc)

@@ -101,7 +101,7 @@ SharedSqliteOption = Annotated[
     bool,
     typer.Option(
         "--shared-sqlite",
-        help="Let Slurm jobs share an SQLite storage: its file system is shared by all nodes, and "
+        help="Let Slurm jobs share SQLite databases: their file system is shared by all nodes, and "
         "its locks hold on every one.",
         rich_help_panel=EXECUTION,
     ),

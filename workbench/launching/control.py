@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-from workbench.errors import MachineError, RequestError
+from workbench.errors import MachineError, RequestError, WorkbenchError
 from workbench.launching.slurm import SlurmHandle, find_submitted
 from workbench.runs.spec import job_file
 from workbench.tracking import Operation, journal_path, read_backwards, read_operations
@@ -49,12 +49,18 @@ def stop_run(workspace: Workspace, folder: RunFolder) -> str:
         WorkbenchError: Slurm did not take the message.
         MachineError: its process belongs to somebody else.
     """
-    if (submitted := find_submitted(workspace, folder)) is not None:
+    process = holder_of(folder.lock)
+    try:
+        submitted = find_submitted(workspace, folder)
+    except WorkbenchError:  # no Slurm here; what was a job once may go on in a process here
+        if process is None:
+            raise
+        submitted = None
+    if submitted is not None:
         submitted.stop()
         return f"Slurm job {submitted.job_id}"
     if not is_held(folder.lock):
         raise RequestError(f"{folder.name} does not go on: there is nothing to stop.")
-    process = holder_of(folder.lock)
     if process is None:
         raise RequestError(_goes_on_elsewhere(folder))
     try:
@@ -106,7 +112,9 @@ class _Ending:
 
     def __init__(self, workspace: Workspace, folder: RunFolder) -> None:
         self._folder = folder
-        self._job: SlurmHandle | None = find_submitted(workspace, folder)
+        # Of what is finished or goes on here no queue has to be asked.
+        known = folder.results_file.exists() or holder_of(folder.lock) is not None
+        self._job: SlurmHandle | None = None if known else find_submitted(workspace, folder)
 
     def __call__(self) -> bool:
         if is_held(self._folder.lock):

@@ -243,7 +243,9 @@ def _in_processes(
             results = view.spec.folder.results()
             if view.state is not RunState.FINISHED:
                 done.failed.append((view.spec, view.problem))
-            elif results is not None:
+            elif results is None:
+                done.failed.append((view.spec, "it ended without results"))
+            else:
                 outcomes[view.spec.folder.path] = RunOutcome(view.spec.folder, results, True)
     done.finished += [outcome for outcome in outcomes.values() if outcome is not None]
 

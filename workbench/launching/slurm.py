@@ -174,6 +174,7 @@ class SlurmLauncher:
 
         Raises:
             RequestError: as :meth:`check`, sbatch refuses, or a job to start afresh is still there.
+            WorkbenchError: squeue does not say whether an earlier job is still there.
             LostJobsError: squeue has not answered for ten minutes.
         """
         self.check(spec)
@@ -226,20 +227,25 @@ def find_submitted(workspace: Workspace, folder: RunFolder) -> SlurmHandle | Non
     job_id = _still_there(submitted_as, queue)
     if job_id is None:
         return None
-    if not queue.looks:
-        raise WorkbenchError(
-            f"{folder.name} was submitted as Slurm job {job_id}, and squeue does not answer here."
-        )
     return SlurmHandle(queue, job_id, exit_file_of(submitted_as.parent, job_id))
 
 
 def _still_there(submitted_as: Path, queue: _Queue) -> str | None:
-    """The job that was submitted for a run before, unless it has ended."""
+    """The job that was submitted for a run before, unless it has ended.
+
+    Raises:
+        WorkbenchError: the queue does not say how it is.
+    """
     if not submitted_as.exists():
         return None
     job_id = submitted_as.read_text(encoding="utf-8")
-    ended = queue.state(job_id, now=True) in {"COMPLETED", *_ENDED}
-    return None if ended else job_id
+    state = queue.state(job_id, now=True)
+    if not queue.looks:  # taken for running, it might have ended long ago, and nothing would start
+        raise WorkbenchError(
+            f"{submitted_as.stem} was submitted as Slurm job {job_id}, and squeue does not answer "
+            "here."
+        )
+    return None if state in {"COMPLETED", *_ENDED} else job_id
 
 
 class SlurmHandle:

@@ -267,3 +267,9 @@ def _listed(settings: Sequence[str]) -> str:
     more = len(settings) - _SHOWN_DIFFERENCES
     shown = settings[:_SHOWN_DIFFERENCES]
     return ", ".join([*shown, f"{more} more"] if more > 0 else shown)
+
+
+def several_teachers(groups: Sequence[Group]) -> tuple[str, ...]:
+    """A note where a figure leaves the teacher out, because its groups have several."""
+    names = sorted({group.teacher for group in groups})
+    return () if len(names) == 1 else (f"No teacher is drawn: there are {', '.join(names)}.",)

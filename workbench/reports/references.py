@@ -126,6 +126,8 @@ def select_groups(
         for group in found.groups:
             named = replace(group, label=name) if name is not None else group
             groups.setdefault(frozenset(run.row.run_id for run in group.runs), named)
+    if not references:
+        raise NoRunsError("Name experiments, EXPERIMENT/VARIANT or runs: there is none yet.")
     if not groups:
         what = " and ".join(repr(reference) for reference in references)
         state = "finished run" if finished else "evaluated run"

@@ -46,7 +46,7 @@ class UploaderSettings:
     Attributes:
         interval: between deliveries.
         finish_timeout: to wait at the end for what is left.
-        patience: to wait there for a store that takes nothing.
+        patience: to wait there for a store that has never answered; one that has may come back.
         system_interval: between samples of the machine's load; 0 for none.
         sign_interval: between signs of life, by which others know that a run's machine lives.
     """
@@ -90,7 +90,7 @@ class MlflowTracker(Tracker):
             self._lock.release()
             raise
         self._finished: int | None = None
-        self._deadline = math.inf
+        self._deadline = self._no_answer = math.inf
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._progress = threading.Condition()
@@ -147,6 +147,7 @@ class MlflowTracker(Tracker):
         if self._sampler is not None:
             self._sampler.stop()
         self._spool.status(status)
+        self._no_answer = time.monotonic() + self._settings.patience
         self._deadline = time.monotonic() + self._settings.finish_timeout
         self._stop.set()
         self._wake.set()
@@ -177,8 +178,6 @@ class MlflowTracker(Tracker):
 
     def _deliver(self) -> None:
         failures, next_sign = 0, time.monotonic() + self._settings.sign_interval
-        heard = time.monotonic()  # when the store last took something
-        left = None
         while time.monotonic() < self._deadline:
             stopping = self._stop.is_set()
             if not stopping and time.monotonic() >= next_sign:
@@ -193,11 +192,8 @@ class MlflowTracker(Tracker):
                 self._progress.notify_all()
             if stopping and (complete or self._delivery.deleted):
                 return
-            if not complete and stopping:
-                now, before, left = time.monotonic(), left, self._delivery.remaining()
-                heard = now if before is None or left < before else heard
-                if now - heard >= self._settings.patience:
-                    return
+            if stopping and not self._delivery.reached and time.monotonic() >= self._no_answer:
+                return
             failures = 0 if complete else failures + 1
             pause = min(self._settings.interval * 2 ** min(failures, 8), _LONGEST_PAUSE)
             if stopping:

@@ -37,7 +37,9 @@ class DeletedRunError(WorkbenchError):
 class Uploader:
     """Sends what the record does not call delivered yet. Used by one thread at a time.
 
-    ``deleted`` says that the last attempt found the run deleted by a person, which it stays.
+    Attributes:
+        reached: whether the store has ever answered.
+        deleted: that the last attempt found the run deleted by a person, which it stays.
     """
 
     def __init__(self, run_dir: Path, record: RunRecord) -> None:
@@ -50,9 +52,11 @@ class Uploader:
         self._client: Any = None
         self._down: set[str] = set()
         self.deleted: DeletedRunError | None = None
+        self.reached = False
 
     def attempt(self) -> bool:
         """Sends all it can; true when nothing is left. A store in trouble is warned of once."""
+        self.deleted = None
         if not self._guarded("store", self._open):
             return False
         # Files never hold back rows; when rows do not pass, trying files only costs a timeout.
@@ -69,7 +73,8 @@ class Uploader:
         try:
             work()
         except Exception as error:
-            self.deleted = error if isinstance(error, DeletedRunError) else None
+            if isinstance(error, DeletedRunError):
+                self.deleted = error
             if part not in self._down:
                 text = f"{summary(error, self._uri)} (kept, sent later)."
                 said = self.deleted or f"MLflow at {redact(self._uri)}: {text}"
@@ -91,7 +96,7 @@ class Uploader:
         run_id = self._existing(client) or self._create(client)
         # A run that had to be created anew gets everything: the journal is the truth.
         self._save(self._record.of_run(run_id))
-        self._client = client
+        self._client, self.reached = client, True
 
     def _save(self, record: RunRecord) -> None:
         if record != self._record:

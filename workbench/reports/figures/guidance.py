@@ -20,7 +20,7 @@ from workbench.plotting import (
 from workbench.plotting.curves import distance_in, measured_in, records
 from workbench.reports.figures.variants import MARKERS
 from workbench.reports.frames import final_frame, over_noise, over_seeds
-from workbench.reports.groups import Group
+from workbench.reports.groups import Group, several_teachers
 from workbench.samplers import STUDENT, TEACHER
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def collect(groups: Sequence[Group]) -> pd.DataFrame:
     """One row for each run's student at K, and each run's teacher at each of its step counts.
 
     Columns: label, both seeds, model, steps, the distance and the other score (:func:`axes_of`);
-    rows that lack a finite score are left out, and so are the teachers of groups with several.
+    rows that lack a finite score are left out, and so are the teachers of groups with several;
+    ``attrs["notes"]`` says so.
 
     Raises:
         RequestError: no run has both scores of its student.
@@ -49,7 +50,11 @@ def collect(groups: Sequence[Group]) -> pd.DataFrame:
         raise RequestError(
             f"No finished run here has a finite {title_of(x)} and {title_of(y)} to draw."
         )
-    return frame.loc[finite & (own | teacher), [*_COLUMNS, x, y]].reset_index(drop=True)
+    kept = frame.loc[finite & (own | teacher), [*_COLUMNS, x, y]].reset_index(drop=True)
+    lost = int((own & ~finite).sum())
+    told = f"{lost} of {int(own.sum())} results have no finite {title_of(x)} and {title_of(y)}."
+    kept.attrs["notes"] = ((told,) if lost else ()) + several_teachers(groups)
+    return kept
 
 
 def axes_of(frame: pd.DataFrame) -> tuple[str, str]:

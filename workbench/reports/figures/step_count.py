@@ -21,7 +21,7 @@ from workbench.plotting import (
 from workbench.plotting.curves import measured_in, need_distance
 from workbench.reports.figures.variants import MARKERS, teacher_levels
 from workbench.reports.frames import final_frame, over_noise, over_seeds, student_names
-from workbench.reports.groups import Group
+from workbench.reports.groups import Group, several_teachers
 from workbench.samplers import STUDENT, TEACHER
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def collect(groups: Sequence[Group]) -> pd.DataFrame:
     """One row for each line and step count: line, trained_steps, steps, n, each score, its half.
 
     ``line`` is the group's label, or "teacher"; the teacher is no repetition and has no interval.
+    ``attrs["notes"]`` says where there are several teachers, which are left out.
 
     Raises:
         NoRunsError: no run has a final table yet.
@@ -53,7 +54,9 @@ def collect(groups: Sequence[Group]) -> pd.DataFrame:
     teacher = teacher.assign(line=TEACHER, trained_steps=None)
     one = len({group.teacher for group in groups}) == 1
     kept = over_noise(teacher, keys, scores) if one else None
-    return own if kept is None else pd.concat([own, kept], ignore_index=True)
+    found = own if kept is None else pd.concat([own, kept], ignore_index=True)
+    found.attrs["notes"] = several_teachers(groups)
+    return found
 
 
 def scores_of(frame: pd.DataFrame) -> list[str]:

@@ -17,6 +17,7 @@ from workbench.reports.comparison import compare
 from workbench.reports.frames import equal_kimg_frame, level_frame
 from workbench.reports.groups import Group, Selection
 from workbench.reports.samples import own_folder, shown_run
+from workbench.rounding import rounded
 from workbench.runs.tags import SHOWN
 from workbench.samplers import TEACHER, sampler_name
 from workbench.training import formats
@@ -31,10 +32,9 @@ _BESIDE = 1.6
 
 
 class Column(NamedTuple):
-    """A score beside the images: its format, and how many inches from them it stands."""
+    """A score beside the images, and how many inches from them it stands."""
 
     score: str
-    form: str
     place: float
 
 
@@ -85,8 +85,8 @@ def collect(groups: Sequence[Group]) -> pd.DataFrame:
 def columns_of(frame: pd.DataFrame) -> list[Column]:
     """The distance, and the first score that is the better the higher, where there are such."""
     distance, rising = distance_in(frame), first_rising(measured_in(frame))
-    found = ((distance, "{:.2f}", 0.34), (rising, "{:.3f}", 1.12))
-    return [Column(score, form, place) for score, form, place in found if score is not None]
+    found = ((distance, 0.34), (rising, 1.12))
+    return [Column(score, place) for score, place in found if score is not None]
 
 
 def caption_of(low: float, high: float) -> str:
@@ -127,7 +127,7 @@ def plot(
 
 
 def _head(grid: ImageRows, columns: Sequence[Column], width: float) -> None:
-    for score, _, place in columns:
+    for score, place in columns:
         style: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": points(7)}
         grid.figure.text(grid.right + place / width, grid.top, title_of(score), **style)
 
@@ -140,12 +140,12 @@ def _tell(
     width: float,
 ) -> None:
     """A row's scores: means, and the half widths of their intervals below them."""
-    for name, form, place in columns:
+    for name, place in columns:
         mean, half = scores.get(name), scores.get(f"{name}_half")
         if mean is None or mean != mean:
             continue
-        text = form.format(mean)
-        text += f"\n± {form.format(half)}" if half is not None and half == half else ""
+        text = rounded(mean, half)
+        text += f"\n± {rounded(half, half)}" if half is not None and half == half else ""
         x, y = grid.right + place / width, grid.middles[caption]
         grid.figure.text(x, y, text, ha="center", va="center", fontsize=points(8))
 
