@@ -49,7 +49,7 @@ def open_workspace(root: Path | None = None, *, create: bool = True) -> Workspac
 
     Args:
         create: make it if it is not there. False for what only reads: a workspace that was named
-            has to be there then, ./.workbench reads as an empty one and is not made.
+            has to be there then; ./.workbench and an empty folder read as empty ones, unchanged.
 
     Raises:
         RequestError: the folder belongs to another version of workbench, is none of ours, or is
@@ -73,6 +73,8 @@ def open_workspace(root: Path | None = None, *, create: bool = True) -> Workspac
                 f"{chosen} is not a workspace (no {_MARKER}) and not empty. Name another folder "
                 f"with --workspace or {ENVIRONMENT_VARIABLE}."
             )
+        if not create:
+            return Workspace(chosen)
         chosen.mkdir(parents=True, exist_ok=True)
         write_json(marker, {"version": VERSION})
     try:

@@ -16,6 +16,7 @@ from workbench.metrics import METRICS
 from workbench.registry import find_experiments
 from workbench.studies.storage import default_storage
 from workbench.teachers import KNOWN_TEACHERS
+from workbench.workspace import open_workspace
 
 
 class Context:
@@ -38,7 +39,7 @@ def test_completed_names_are_those_that_commands_take(tmp_path: Path) -> None:
     assert completed(completion.recipes) == {*experiment_files("recipes", ".toml")}
     assert completed(completion.metrics) == {*METRICS}
     assert completed(completion.metrics, "fi") == {name for name in METRICS if name[:2] == "fi"}
-    place = {"workspace": tmp_path}
+    place = {"workspace": open_workspace(tmp_path).root}
     assert completed(completion.references, **place) == {*BUNDLED, "coco", "truth"}
     assert completed(completion.studies, **place) == set()
     optuna.create_study(storage=default_storage(tmp_path), study_name="rates")
@@ -48,5 +49,12 @@ def test_completed_names_are_those_that_commands_take(tmp_path: Path) -> None:
 def test_what_is_broken_completes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "optuna.db").write_text("no database")
     assert completed(completion.studies, workspace=tmp_path) == set()
+    place = open_workspace(tmp_path / "theirs")
+    (place.runs / "asked" / "one").mkdir(parents=True)
+    (place.runs / "asked" / "one" / "config.json").touch()
+    (tmp_path / "workbench.toml").write_text('workspace = "theirs"\n')
+    monkeypatch.delenv("WORKBENCH_WORKSPACE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert completed(completion.runs) == {"asked/one"}
     monkeypatch.setenv("WORKBENCH_EXPERIMENTS", str(tmp_path / "nowhere"))
     assert completed(completion.experiments) == set()

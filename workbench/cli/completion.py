@@ -5,7 +5,6 @@ Whatever goes wrong gives no names: a shell must not print a traceback into a ha
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -116,8 +115,6 @@ def metrics(ctx: typer.Context) -> Iterable[str]:
 @_quiet
 def references(ctx: typer.Context) -> Iterable[str]:
     """References of the workspace, and those that tasks name."""
-    import tomllib
-
     from workbench.bundled import experiment_files
 
     built = (_workspace(ctx) / "references").glob("*/reference.json")
@@ -224,8 +221,8 @@ def _experiment_files() -> Iterable[tuple[Path, dict[str, Any]]]:
 
 
 def _workspace(ctx: typer.Context) -> Path:
-    """Where it is, without making it."""
-    from workbench.workspace import DEFAULT, ENVIRONMENT_VARIABLE
+    """Where commands would find it, without making it."""
+    from workbench.workspace import open_workspace
 
-    given = ctx.params.get("workspace") or os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT
-    return Path(given).expanduser()
+    given = ctx.params.get("workspace")
+    return open_workspace(Path(given) if given else None, create=False).root
