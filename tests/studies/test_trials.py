@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from optuna.storages._rdb.models import TrialHeartbeatModel
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import create_engine, event, text
 
 from tests.services import Postgres, free_port
@@ -293,6 +293,25 @@ def test_the_database_may_crash_in_between(trials_of: MakeTrials, postgres: Post
     finally:
         back.join()
     assert trials.counts() == {TrialStatus.COMPLETE: 1, TrialStatus.WAITING: 1}
+
+
+def test_a_trial_that_is_lost_while_its_end_is_told_waits_for_a_peer(
+    trials_of: MakeTrials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, peer = trials_of(), trials_of()
+    ours.extend(1)
+    lease = begin(ours)
+    is_ours, rdb = ours._is_ours, ours.storage.rdb
+
+    def then_lost(trial: FrozenTrial) -> bool:
+        answer = is_ours(trial)
+        give_up(rdb, lease.trial_id, TrialState.WAITING, trial.system_attrs[HOLDER], {})
+        return answer
+
+    monkeypatch.setattr(ours, "_is_ours", then_lost)
+    assert not ours.finish(lease, (1.0,))
+    assert peer.lease() == lease
+    assert peer.finish(lease, (1.0,))
 
 
 def test_a_connection_that_is_cut_between_two_statements_is_the_databases_trouble(

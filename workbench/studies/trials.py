@@ -12,7 +12,6 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -239,10 +238,15 @@ class StudyTrials:
         state = state if error is None else TrialState.FAIL
         trial = self.storage.rdb.get_trial(lease.trial_id)
         if self._is_ours(trial):
-            with suppress(UpdateFinishedTrialError):
+            try:
                 if error is not None:
                     self.storage.rdb.set_trial_user_attr(lease.trial_id, ERROR, error)
                 self.study.tell(trial.number, values, state, skip_if_finished=True)
+            except UpdateFinishedTrialError:
+                pass
+            except ValueError:  # also where it waits again: a peer took us for dead this moment
+                if self._is_ours(self.storage.rdb.get_trial(lease.trial_id)):
+                    raise
             trial = self.storage.rdb.get_trial(lease.trial_id)
         return trial.state is state and trial.system_attrs.get(HOLDER) == self._holder
 
