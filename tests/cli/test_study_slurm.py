@@ -72,7 +72,8 @@ def test_workers_are_slurm_jobs_that_stop_and_go_on(
     how = ("--launcher", "slurm", "--slurm", "gpus-per-node=0", "--slurm", "time=10")
     arguments = study_run(searched, "--trials", "2", "--workers", "2", *how, settings=slow)
     refused = searched(*arguments, code=2).stderr
-    assert "--storage postgresql://USER@HOST/DATABASE" in refused
+    assert "name one by --storage and --tracking-uri" in refused
+    assert "postgresql://USER@HOST/DATABASE" in refused
     assert refused.count("\n") == 1
     assert not (searched.workspace / "optuna.db").exists()
 
