@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.small_inception import SmallInception
-from workbench.data.bundled import LabeledImages
+from workbench.data.labeled import LabeledImages
 from workbench.evaluation.networks.weights import metrics_package
 
 SIDE, COUNT = 32, 288
@@ -52,7 +52,19 @@ def images(side: int = SIDE) -> tuple[Tensor, Tensor]:
     return torch.stack(drawn), labels
 
 
-COLORS = LabeledImages("colors", "tests-colors", "tests/colors.py", CAPTIONS, 1, images)
+class Colors(LabeledImages):
+    name, identity, origin, network = "colors", "tests-colors", "tests/colors.py", "colors"
+    prompts, wordings = CAPTIONS, 1
+
+    @property
+    def labels(self) -> Tensor:
+        return images()[1]
+
+    def images(self, side: int) -> Tensor:
+        return images(side)[0]
+
+
+COLORS = Colors()
 
 
 def write_images(folder: Path) -> None:

@@ -13,7 +13,7 @@ from filelock import FileLock
 from PIL import Image
 
 from tests.cli.conftest import ONLY_RUNS, InsideWorkbench
-from workbench.data.bundled import DIGITS, load_digits_images
+from workbench.data.bundled import DIGITS
 from workbench.scoring.pipelines import PipelineSource
 from workbench.scoring.sources import Asked, open_source
 from workbench.tracking import (
@@ -33,7 +33,7 @@ DIGITS_REFERENCE = ("--reference", "digits")
 @pytest.fixture(scope="session")
 def digit_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """real/ and fake/, 300 and 120 different digits as PNG, and a caption for each."""
-    images, labels = load_digits_images()
+    images, labels = DIGITS.images(32), DIGITS.labels
     pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     root = tmp_path_factory.mktemp("digits")
     for name, start, count in (("real", 0, 300), ("fake", 1000, 120)):
@@ -71,7 +71,7 @@ def test_a_folder_is_scored_against_a_reference_that_was_built(
     (row,) = referenced.json(
         *arguments, *prompts, "--metric", "fid,kid,precision,recall,alignment", "--bootstrap", "50"
     )["table"]
-    images, _ = load_digits_images()
+    images = DIGITS.images(32)
     images = (images * 255).round() / 255
     real, fake = (
         FeatureStatistics.from_features(classifier.features(images[part]))
@@ -472,7 +472,7 @@ def test_resamples_are_recalls_and_intervals_know_the_prompts(
     """The first 20 of 200 resamples have another spread."""
     command = ["evaluate", str(digit_files / "real"), *DIGITS_REFERENCE, "--extrapolate"]
     ten, same = tmp_path / "ten.txt", tmp_path / "same.txt"
-    labels = load_digits_images()[1][:300]
+    labels = DIGITS.labels[:300]
     ten.write_text("".join(f"the digit {label}\n" for label in labels))
     same.write_text("a digit\n" * 300)
     command += ["--metric", "fid,recall", "--prompts"]

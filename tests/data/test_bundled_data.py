@@ -10,7 +10,6 @@ from workbench.data.bundled import (
     DIGITS,
     PROMPTS,
     WORDINGS,
-    load_digits_images,
     prompt_label,
 )
 from workbench.errors import RequestError
@@ -18,7 +17,7 @@ from workbench.training.recipes import run_config
 
 
 def test_images_are_the_real_scans_enlarged() -> None:
-    images, labels = load_digits_images()
+    images, labels = DIGITS.images(32), DIGITS.labels
     assert images.shape == (1797, 3, 32, 32)
     assert images.dtype == torch.float32
     assert 0 <= images.min() < images.max() <= 1
@@ -59,7 +58,7 @@ def test_a_prompt_without_one_digit_is_refused(prompt: str) -> None:
 
 
 def test_class_counts_are_the_data_s_own() -> None:
-    counts = DIGITS.class_counts(32)
+    counts = DIGITS.class_counts()
     assert sum(counts.values()) == 1797
     assert counts[3] == int((load_digits().target == 3).sum())
     assert len(set(counts.values())) > 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from workbench.data.bundled import load_digits_images
+from workbench.data.bundled import DIGITS
 from workbench.evaluation.digits_classifier import DigitsClassifier, load_or_train
 
 
@@ -24,7 +24,7 @@ def classifier(cache_dir: Path) -> DigitsClassifier:
 @pytest.fixture(scope="session")
 def digits() -> tuple[Tensor, Tensor]:
     """Images (1797, 3, 32, 32) and labels (1797,)."""
-    return load_digits_images()
+    return DIGITS.images(32), DIGITS.labels
 
 
 @pytest.fixture

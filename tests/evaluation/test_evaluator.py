@@ -314,7 +314,7 @@ def test_first_batch_is_warm_up_and_scoring_is_not_timed(
 
 @pytest.mark.parametrize("total", [1, 7, 10, 330, 1797, 2000, 3594])
 def test_prompt_mix_has_the_real_shares(total):
-    counts = DIGITS.class_counts(32)
+    counts = DIGITS.class_counts()
     wordings = {label: DIGITS.prompts_of(label) for label in counts}
     prompts = prompt_mix(wordings, counts, total)
     drawn = Counter(prompt_label(prompt) for prompt in prompts)
@@ -328,7 +328,7 @@ def test_prompt_mix_has_the_real_shares(total):
 
 
 def test_prompt_mix_is_always_the_same_and_mixed():
-    counts = DIGITS.class_counts(32)
+    counts = DIGITS.class_counts()
     wordings = {label: DIGITS.prompts_of(label) for label in counts}
     one, again = (prompt_mix(wordings, counts, 500) for _ in range(2))
     assert one == again

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from workbench.data.bundled import DIGITS, load_digits_images
+from workbench.data.bundled import DIGITS
 from workbench.data.images import list_images
 from workbench.errors import RequestError
 from workbench.evaluation import FeatureExtractors, make_metrics, open_reference
@@ -272,7 +272,7 @@ def test_the_digits_are_shown_to_a_network_in_batches_and_its_rows_fetched(class
             return OnDevice(classifier.features(images))
 
     found = BundledReference(DIGITS).rows("inception", Network()).rows
-    images, _ = load_digits_images()
+    images = DIGITS.images(32)
     np.testing.assert_allclose(found, classifier.features(images), atol=1e-5)
     assert max(sizes) <= 64
     assert sum(sizes) == 1797
@@ -280,7 +280,7 @@ def test_the_digits_are_shown_to_a_network_in_batches_and_its_rows_fetched(class
 
 def test_the_classifier_sees_all_digits_at_once_in_one_thread(classifier):
     """Its rows' hash is in the fingerprint of every score of a run: they keep every bit."""
-    images, _ = load_digits_images()
+    images = DIGITS.images(32)
     with one_thread():
         expected = classifier.features(images).numpy()
     found = BundledReference(DIGITS).rows("digits", classifier)

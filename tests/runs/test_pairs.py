@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.drill import BRIEF
 from tests.helpers import without_padding
-from workbench.data.bundled import load_digits_images, prompt_label
+from workbench.data.bundled import DIGITS, prompt_label
 from workbench.data.pairs import PairsConfig, read_pairs
 from workbench.errors import InterruptedRunError, RequestError
 from workbench.runs.execution import execute
@@ -63,7 +63,7 @@ def test_every_digit_has_its_own_prompt_and_latents(
     tmp_path: Path, digits_teacher: PipelineTeacher
 ) -> None:
     pairs = encoded(PairsConfig(source="digits", limit=100), digits_teacher, tmp_path)
-    images, labels = load_digits_images(digits_teacher.resolution)
+    images, labels = DIGITS.images(digits_teacher.resolution), DIGITS.labels
     assert [prompt_label(prompt) for prompt in pairs.prompts] == labels[:100].tolist()
     assert len(set(pairs.prompts)) > 10  # the wordings take turns
     index = torch.tensor([70, 3, 70])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from workbench.data.bundled import load_digits_images
+from workbench.data.bundled import DIGITS
 from workbench.errors import RequestError
 from workbench.flow import NoiseSource, TrigFlow, uniform_times
 from workbench.methods import FewStepSampler, GeneratorConfig
@@ -126,7 +126,7 @@ def test_decoding_reproduces_the_stock_pipeline(teacher: PipelineTeacher) -> Non
 
 def test_images_survive_the_autoencoder_at_the_stock_scale(teacher: PipelineTeacher) -> None:
     """Latents have unit scale and no offset, and decoding undoes the scale and the shift."""
-    images = load_digits_images(teacher.resolution)[0][::20]
+    images = DIGITS.images(teacher.resolution)[::20]
     latents = teacher.encode_images(images)
     assert latents.shape == (len(images), *teacher.latent_shape)
     assert latents.std().item() == pytest.approx(1, abs=0.15)

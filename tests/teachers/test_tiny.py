@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from workbench.data.bundled import PROMPTS, load_digits_images
+from workbench.data.bundled import DIGITS, PROMPTS
 from workbench.teachers import PipelineTeacher
 
 
@@ -35,7 +35,7 @@ def test_all_prompts_are_separable(digits_teacher: PipelineTeacher) -> None:
 
 
 def test_the_autoencoder_s_round_trip(digits_teacher: PipelineTeacher) -> None:
-    images, _ = load_digits_images()
+    images = DIGITS.images(32)
     latents = digits_teacher.encode_images(images)
     assert latents.shape == (len(images), *digits_teacher.latent_shape)
     assert latents.std().item() == pytest.approx(1.0, abs=1e-3)

@@ -1,4 +1,4 @@
-"""The data sets that come with the package: scikit-learn's handwritten digits.
+"""The data sets that come with the package: scikit-learn's handwritten digits, and scenes.
 
 1797 real 8 x 8 scans (Alpaydin & Kaynak 1998, UCI "Optical Recognition of Handwritten Digits"),
 enlarged to the size of an image, with prompts in several wordings for every digit.
@@ -7,13 +7,14 @@ enlarged to the size of an image, with prompts in several wordings for every dig
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cache
 
 import torch
 from torch import Tensor
 
+from workbench.data.labeled import LabeledImages
+from workbench.data.scenes import Scenes
 from workbench.errors import RequestError
 
 NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -39,40 +40,6 @@ PROMPTS: tuple[str, ...] = tuple(
     for wording in WORDINGS
 )
 """Every wording of every digit, 60 prompts, the wordings of a digit together."""
-
-
-@dataclass(frozen=True)
-class LabeledImages:
-    """Images in classes, and the prompts that ask for each class.
-
-    Attributes:
-        name: in settings.
-        identity: of exactly these images, for fingerprints.
-        origin: where they are from, for people.
-        prompts: those of the first class, then those of the second, ...
-        wordings: prompts of one class.
-        load: side in pixels -> images float32 (N, 3, side, side) in [0, 1], labels int64 (N,).
-    """
-
-    name: str
-    identity: str
-    origin: str
-    prompts: tuple[str, ...]
-    wordings: int
-    load: Callable[[int], tuple[Tensor, Tensor]]
-
-    @property
-    def classes(self) -> int:
-        return len(self.prompts) // self.wordings
-
-    def prompts_of(self, label: int) -> tuple[str, ...]:
-        """The wordings of one class."""
-        return self.prompts[label * self.wordings : (label + 1) * self.wordings]
-
-    def class_counts(self, side: int) -> dict[int, int]:
-        """How often each class occurs."""
-        counts: Sequence[int] = torch.bincount(self.load(side)[1], minlength=self.classes).tolist()
-        return dict(enumerate(counts))
 
 
 def the_number_in(prompt: str) -> int:
@@ -118,22 +85,6 @@ def _numbers_and_words(prompt: str) -> tuple[list[int], list[str]]:
     return sorted(numbers), [word for word in words if word not in known]
 
 
-def load_digits_images(size: int = 32) -> tuple[Tensor, Tensor]:
-    """All 1797 digits, white on black, in the data set's own order.
-
-    Enlarged by bicubic interpolation: averaging a square of the result over its area gives the
-    scan's pixel back closely, and the strokes look like strokes.
-
-    Returns:
-        images float32 (1797, 3, size, size) in [0, 1]; labels int64 (1797,).
-    """
-    scans, labels = _scans()
-    enlarged = torch.nn.functional.interpolate(
-        scans[:, None], size=(size, size), mode="bicubic", align_corners=False
-    ).clamp(0, 1)
-    return enlarged.expand(-1, 3, -1, -1).contiguous(), labels.clone()
-
-
 @cache
 def _scans() -> tuple[Tensor, Tensor]:
     from sklearn.datasets import load_digits
@@ -142,14 +93,41 @@ def _scans() -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images / _LARGEST_PIXEL).float(), torch.from_numpy(labels).long()
 
 
-DIGITS = LabeledImages(
-    name="digits",
-    identity="sklearn-digits-1797",
-    origin="sklearn.datasets",
-    prompts=PROMPTS,
-    wordings=len(WORDINGS),
-    load=load_digits_images,
-)
+class Digits(LabeledImages):
+    """All 1797 digits, white on black, in the data set's own order.
 
-BUNDLED: Mapping[str, LabeledImages] = {data.name: data for data in (DIGITS,)}
+    Enlarged by bicubic interpolation: averaging a square of the result over its area gives the
+    scan's pixel back closely, and the strokes look like strokes.
+    """
+
+    name = "digits"
+    identity = "sklearn-digits-1797"
+    origin = "sklearn.datasets"
+    network = "digits"
+    wordings = len(WORDINGS)
+    prompts = PROMPTS
+
+    @property
+    def labels(self) -> Tensor:
+        return _scans()[1].clone()
+
+    def images(self, side: int) -> Tensor:
+        enlarged = torch.nn.functional.interpolate(
+            _scans()[0][:, None], size=(side, side), mode="bicubic", align_corners=False
+        ).clamp(0, 1)
+        return enlarged.expand(-1, 3, -1, -1).contiguous()
+
+
+DIGITS = Digits()
+SCENES = Scenes("scenes", count=50_000, seed=0)
+
+BUNDLED: Mapping[str, LabeledImages] = {
+    data.name: data
+    for data in (
+        DIGITS,
+        SCENES,
+        Scenes("scenes-val", count=5000, seed=1),
+        Scenes("scenes-held-out", count=5000, seed=2, held_out=True),
+    )
+}
 """Name -> data: a source of prompts, of pairs, a reference, and what small teachers learn from."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.data.bundled import LabeledImages
+from workbench.data.labeled import LabeledImages
 from workbench.errors import RequestError
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class BundledImages(PairImages):
 
 @lru_cache(maxsize=1)
 def _pixels(data: LabeledImages, size: int) -> Tensor:
-    return data.load(size)[0]
+    return data.images(size)
 
 
 def decode_square(content: bytes, size: int) -> Tensor:

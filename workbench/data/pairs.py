@@ -19,7 +19,6 @@ from workbench.settings import FrozenConfig
 
 _BUNDLED = "bundled"
 PARQUET = ".parquet"
-_SIDE = 32  # pixels, where only labels are wanted
 _KNOWN_SOURCES = (*BUNDLED, "FOLDER", f"SHARDS{SHARD}", f"FILE{PARQUET}", f"{HUB}NAME_OR_FOLDER")
 
 
@@ -86,7 +85,7 @@ def _kind(source: str) -> str:
 def _bundled(config: PairsConfig) -> PairListing:
     """A class's wordings take turns."""
     data = BUNDLED[config.source]
-    labels = [int(label) for label in data.load(_SIDE)[1]][: config.limit]
+    labels = [int(label) for label in data.labels][: config.limit]
     turns: Counter[int] = Counter()
     prompts = []
     for label in labels:

@@ -155,10 +155,10 @@ def load_or_train(cache_dir: Path, recipe: ClassifierRecipe | None = None) -> Di
     Raises:
         WorkbenchError: training ended below 97 % on held-out digits.
     """
-    from workbench.data.bundled import load_digits_images
+    from workbench.data.bundled import DIGITS
 
     recipe = recipe or ClassifierRecipe()
-    images, labels = load_digits_images()
+    images, labels = DIGITS.images(32), DIGITS.labels
     recipe_hash = recipe.hash(images, labels)
     path = Path(cache_dir) / f"digits-classifier-{recipe_hash}.safetensors"
     cached = _load(path, recipe, recipe_hash)

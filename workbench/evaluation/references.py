@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.data.bundled import BUNDLED, LabeledImages
+from workbench.data.bundled import BUNDLED
+from workbench.data.labeled import LabeledImages
 from workbench.errors import RequestError, WorkbenchError, unknown_name
 from workbench.evaluation.extractors import FeatureExtractor
 from workbench.evaluation.feature_table import Rows
@@ -88,15 +89,15 @@ class BundledReference:
 
     def __init__(self, data: LabeledImages) -> None:
         self.data, self.name, self.identity = data, data.name, data.identity
-        self.network = data.name  # its own classifier
+        self.network = data.network
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        return tuple(str(int(label)) for label in self.data.load(_SIDE)[1])
+        return tuple(str(int(label)) for label in self.data.labels)
 
     def prompts(self, samples: int) -> tuple[str, ...]:
         """The classes in the real data's shares, in every wording."""
-        counts = self.data.class_counts(_SIDE)
+        counts = self.data.class_counts()
         wordings = {label: self.data.prompts_of(label) for label in counts}
         return prompt_mix(wordings, counts, samples)
 
@@ -114,7 +115,7 @@ class BundledReference:
 
     def images(self) -> Tensor:
         """All of them, float32 (N, 3, 32, 32) in [0, 1]."""
-        return self.data.load(_SIDE)[0]
+        return self.data.images(_SIDE)
 
     def as_dict(self) -> dict[str, Any]:
         """The keys of a built reference's record; what it does not have is None."""

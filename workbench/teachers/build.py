@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from workbench.data.bundled import LabeledImages
+from workbench.data.labeled import LabeledImages
 from workbench.teachers.analytic import MixtureRecipe, build_mixture, is_analytic
 from workbench.teachers.folder import MODEL_INDEX, TeacherNotes, quiet_libraries
 from workbench.teachers.pretrain import (
@@ -76,7 +76,7 @@ def build_tiny(
 
     began = time.perf_counter()
     family, stored = FAMILIES[recipe.pipeline], tiny_arguments(recipe)
-    images, labels = learnt.load(recipe.image_size)
+    images, labels = learnt.images(recipe.image_size), learnt.labels
     with torch.random.fork_rng(devices=[]), quiet_libraries():
         torch.manual_seed(recipe.seed)
         pipeline = tiny_pipeline(recipe, learnt.prompts)
