@@ -553,7 +553,8 @@ def test_no_weight_stays_gathered_after_a_forward(world: dict[str, Any]) -> None
     for name, found in held.items():
         assert found.saved > 0, name
         assert found.alive == 0, name
-        assert found.peak < 0.6 * found.weights, name
+        # How many layers are on their way at once depends on how fast ranks answer.
+        assert found.peak < 0.8 * found.weights, name
 
 
 def test_a_run_keeps_masters_and_reduces_in_float32(

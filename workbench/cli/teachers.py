@@ -75,7 +75,11 @@ def build(
     workspace: WorkspaceOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Pretrain an embedded teacher, unless its recipe has been built before."""
+    """Pretrain an embedded teacher from nothing, unless the workspace has built it before.
+
+    Teachers that come trained with the package need no building; one that is built all the same
+    is used instead.
+    """
     from workbench.cli.building import building_bar
     from workbench.teachers import build_teacher
     from workbench.teachers.catalog import default_teacher

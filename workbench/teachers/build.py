@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from workbench.bundled import pretrained_folder
 from workbench.data.labeled import LabeledImages
 from workbench.teachers.analytic import MixtureRecipe, build_mixture, is_analytic
 from workbench.teachers.folder import MODEL_INDEX, TeacherNotes, quiet_libraries
@@ -29,6 +30,15 @@ def recipe_folder(name: str, recipe: TinyRecipe | MixtureRecipe, teachers_dir: P
 def is_built(folder: Path) -> bool:
     """Whether a teacher is built: folders appear by a rename, so one that exists is complete."""
     return (folder / MODEL_INDEX).is_file() or is_analytic(folder)
+
+
+def shipped_folder(name: str, recipe: TinyRecipe | MixtureRecipe) -> Path | None:
+    """The teacher of exactly this recipe as it comes with the package, else None."""
+    folder = pretrained_folder(name)
+    if not is_built(folder):
+        return None
+    known = TeacherNotes.load(folder).origin.get("recipe")
+    return folder if known == recipe.model_dump(mode="json") else None
 
 
 def build_from_recipe(
@@ -90,6 +100,8 @@ def build_tiny(
             torch.cat(latents), labels, prompts.cat([prompts, empty]), learnt.wordings
         )
         pretrain(family.network(pipeline, arguments), data, recipe.pretraining, show)
+        if recipe.stored == "bf16":
+            pipeline.to(torch.bfloat16)
         pipeline.save_pretrained(folder)
     seconds = time.perf_counter() - began
     TeacherNotes(stored, {"recipe": recipe.model_dump(mode="json"), "seconds": seconds}).save(

@@ -18,7 +18,7 @@ from workbench.errors import RequestError, unknown_name
 from workbench.lookup import Lookup
 from workbench.settings import FrozenConfig
 from workbench.teachers.analytic import ANALYTIC, MixtureRecipe
-from workbench.teachers.build import build_from_recipe, is_built, recipe_folder
+from workbench.teachers.build import build_from_recipe, is_built, recipe_folder, shipped_folder
 from workbench.teachers.folder import MODEL_INDEX, stored_numbers
 from workbench.teachers.hub import HUB_ID, cached_snapshot, download
 from workbench.teachers.hub_catalog import HUB_TEACHERS, HubTeacher, find_hub_teacher
@@ -227,7 +227,7 @@ def find_teacher(reference: str, teachers_dir: Path, show: Progress = silent) ->
     check_teacher(reference)
     spec = KNOWN_TEACHERS.get(reference)
     if spec is not None and spec.recipe is not None:
-        return build_teacher(reference, teachers_dir, show)
+        return built_folder(reference, teachers_dir) or build_teacher(reference, teachers_dir, show)
     local = Path(reference).expanduser()
     if spec is None and local.is_dir():
         return local
@@ -277,12 +277,12 @@ def build_teacher(name: str, teachers_dir: Path, show: Progress = silent) -> Pat
 
 
 def built_folder(name: str, teachers_dir: Path) -> Path | None:
-    """The folder of an embedded teacher if it is built, else None; starts nothing."""
+    """The folder of an embedded teacher, built here or shipped, else None; starts nothing."""
     spec = KNOWN_TEACHERS.get(name)
     if spec is None or spec.recipe is None:
         return None
     folder = recipe_folder(name, spec.recipe, teachers_dir)
-    return folder if is_built(folder) else None
+    return folder if is_built(folder) else shipped_folder(name, spec.recipe)
 
 
 def teacher_overview(teachers_dir: Path) -> list[dict[str, object]]:

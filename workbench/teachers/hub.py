@@ -45,17 +45,40 @@ def download(hub_id: str, revision: str | None = None) -> Path:
 
     repository, wanted = split_revision(hub_id, revision)
     with readable_errors(repository, wanted):
-        index = Path(hf_hub_download(repository, MODEL_INDEX, revision=wanted))
+        local = not _hub_answers(repository, wanted)
+        index = Path(
+            hf_hub_download(repository, MODEL_INDEX, revision=wanted, local_files_only=local)
+        )
         commit = revision_of(index.parent)
         # Notes and a student's record are there only if workbench wrote the pipeline.
         for name in (SCHEDULER, NOTES, STUDENT_RECORD):
             with suppress(EntryNotFoundError):
-                hf_hub_download(repository, name, revision=commit)
+                hf_hub_download(repository, name, revision=commit, local_files_only=local)
         check_kind(index.parent)
         check_not_student(hub_id, index.parent)  # by its record, or by the index of a saved copy
         with quiet_libraries():
-            folder = DiffusionPipeline.download(repository, revision=commit, use_safetensors=True)
+            folder = DiffusionPipeline.download(
+                repository, revision=commit, use_safetensors=True, local_files_only=local
+            )
         return Path(folder)
+
+
+def _hub_answers(repository: str, revision: str | None, timeout_s: float = 10.0) -> bool:
+    """Whether the hub can be reached; a download would try for half a minute to find out.
+
+    Raises:
+        HfHubHTTPError: it answers with a refusal.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        HfApi().model_info(repository, revision=revision, timeout=timeout_s)
+    except HfHubHTTPError:
+        raise
+    except (hub_connection_error(), ConnectionError):
+        return False
+    return True
 
 
 def split_revision(hub_id: str, revision: str | None = None) -> tuple[str, str | None]:

@@ -137,6 +137,13 @@ class _Recipe(BuildRecipe):
     """What every family's recipe has."""
 
     image_size: int = Field(32, ge=32, multiple_of=32)
+    stored: Literal["fp32", "bf16"] = Field("fp32", description="precision of the saved weights")
+
+    @property
+    def hash(self) -> str:
+        """Ten hex digits of the content, without what is newer than teachers built before."""
+        content = self.model_dump(mode="json", exclude={"stored"} if self.stored == "fp32" else {})
+        return fingerprint(content, digits=10)
 
 
 class _SanaParts(_Recipe):
