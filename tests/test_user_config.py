@@ -8,6 +8,7 @@ import pytest
 
 from workbench.errors import RequestError
 from workbench.evaluation.networks.weights import WeightFiles
+from workbench.pretrained import bundled_folder
 from workbench.launching.slurm import slurm_settings
 from workbench.reports.api import where
 from workbench.user_config import default_tracking_uri, load_user_config
@@ -118,6 +119,8 @@ def test_weights(project: Path) -> None:
     files.check_all_used()
     given = WeightFiles(project / "weights", {"clip": project / "given.pt"})
     assert given.find("clip").path == project / "given.pt"
+    write(project, '[weights]\nclip = "scenes-clip"')
+    assert files.find("clip").path == bundled_folder(Path("scenes-clip"))
     write(project, '[weights]\nclipp = "of-file.pt"')
     with pytest.raises(RequestError, match="Did you mean 'clip'"):
         files.find("clip")
