@@ -8,8 +8,8 @@ import pytest
 
 from workbench.errors import RequestError
 from workbench.evaluation.networks.weights import WeightFiles
-from workbench.pretrained import bundled_folder
 from workbench.launching.slurm import slurm_settings
+from workbench.pretrained import bundled_folder
 from workbench.reports.api import where
 from workbench.user_config import default_tracking_uri, load_user_config
 from workbench.workspace import open_workspace
@@ -36,7 +36,10 @@ def test_example_of_the_docs(project: Path) -> None:
     write(project, DOCS.split("```toml\n")[1].partition("```")[0])
     config = load_user_config()
     assert config.workspace == project / "runs-of-sana"
-    assert config.weights == {"inception": project / "weights" / "inception-2015-12-05.pt"}
+    assert config.weights == {
+        "inception": project / "weights" / "inception-2015-12-05.pt",
+        "clip": Path("scenes-clip"),
+    }
     assert default_tracking_uri() == "https://mlflow.example.org"
     plain, large = slurm_settings([]), slurm_settings(["profile=large", "time=60"])
     assert (plain.partition, plain.nodes, plain.extra) == ("gpu", 1, {"constraint": "h200"})

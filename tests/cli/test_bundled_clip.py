@@ -112,17 +112,15 @@ def test_evaluate_agrees_with_open_clip(
 
 
 def test_a_damaged_network_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrained, "_HERE", tmp_path)
-    shutil.copytree(folder(), tmp_path / NAME)
+    """Where the package lies decides no fingerprint, and nothing is written into it."""
     files = WeightFiles(tmp_path / "weights", {"clip": Path(NAME)})
-    there = files.find("clip")
-    monkeypatch.undo()
-    # Where the package lies decides nothing, and nothing is written beside it.
-    assert there.path.parent == tmp_path
-    assert files.find("clip").sha256 == there.sha256
-    assert not list(folder().parent.glob("*.pin.json"))
-    monkeypatch.setattr(pretrained, "_HERE", tmp_path)
-    weights = tmp_path / NAME / "open_clip_model.safetensors"
+    packaged = FeatureExtractors(tmp_path, files, CPU).find("clip").fingerprint
+    copied = shutil.copytree(folder(), tmp_path / "package" / NAME)
+    monkeypatch.setattr(pretrained, "_HERE", copied.parent)
+    assert files.find("clip").path == copied
+    assert FeatureExtractors(tmp_path, files, CPU).find("clip").fingerprint == packaged
+    assert [file.name for file in copied.parent.iterdir()] == [NAME]
+    weights = copied / "open_clip_model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
