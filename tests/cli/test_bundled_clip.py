@@ -130,5 +130,5 @@ def test_a_damaged_network_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
     files = WeightFiles(tmp_path, {"clip": Path("scene-clip")})
-    with pytest.raises(RequestError, match="no such file or folder.* Did you mean 'scenes-clip'"):
+    with pytest.raises(RequestError, match=r"no such file or folder.* Did you mean 'scenes-clip'"):
         files.find("clip")

@@ -1,9 +1,9 @@
 """Where the networks behind the metrics come from: files that are known by name.
 
-Looked up in this order: what was given (``--weights NAME=PATH``: a path, or the name of a network of
-the package), what workbench.toml names, ``<workspace>/weights``, and, where the checksum is known
-beforehand, a download into that folder. Whatever was found, its own hash is what enters a score's
-fingerprint.
+Looked up in this order: what was given (``--weights NAME=PATH``: a path, or the name of a network
+of the package), what workbench.toml names, ``<workspace>/weights``, and, where the checksum is
+known beforehand, a download into that folder. Whatever was found, its own hash is what enters a
+score's fingerprint.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """A small CLIP of scenes, trained and written by open_clip, so that ViT-g-14's code loads it.
 
 It is trained on drawn scenes, held-out pairs of color and shape among them: a judge must know what
-a generator is not shown. Beside the other captions of the batch each image is told apart from
-captions that differ from its own in one point (Yuksekgonul et al. 2023, arXiv 2210.01936): without
-those a contrastive network sees which words occur, and not which belongs to which.
+a generator is not shown. Beside the other
+captions of the batch each image is told apart from captions that differ from its own in one point
+(Yuksekgonul et al. 2023, arXiv 2210.01936). The shipped one is trained briefly: it sees colors,
+counts and most shapes (0.998, 0.976 and 0.939 of scenes-val), but not yet which color belongs to
+which object (0.563) nor how objects lie (0.509, chance); its README has all figures.
 """
 
 from __future__ import annotations
@@ -170,9 +172,9 @@ class ClipRecipe:
         learning_rate: highest, of AdamW with one cycle.
     """
 
-    steps: int = 300
-    batch_size: int = 96
-    false_captions: int = 3
+    steps: int = 100
+    batch_size: int = 192
+    false_captions: int = 2
     held_out: float = 0.3
     learning_rate: float = 3e-3
     weight_decay: float = 0.05
