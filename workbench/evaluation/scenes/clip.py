@@ -1,10 +1,9 @@
 """A small CLIP of scenes, trained and written by open_clip, so that ViT-g-14's code loads it.
 
 It is trained on drawn scenes, held-out pairs of color and shape among them: a judge must know what
-a generator is not shown. Beside the other
-captions of the batch each image is told apart from captions that differ from its own in one point
-(Yuksekgonul et al. 2023, arXiv 2210.01936). The shipped one is trained briefly: it sees colors,
-counts and most shapes (0.998, 0.976 and 0.939 of scenes-val), but not yet which color belongs to
+a generator is not shown. Beside the other captions of the batch each image is told apart from
+captions that differ from its own in one point (Yuksekgonul et al. 2023, arXiv
+2210.01936). The shipped one is trained briefly: it sees colors, counts and most shapes (0.998, 0.976 and 0.939 of scenes-val), but not yet which color belongs to
 which object (0.563) nor how objects lie (0.509, chance); its README has all figures.
 """
 
@@ -216,8 +215,12 @@ def _train(
     parameters: list[Tensor] = list(model.parameters())
     matrices = [each for each in parameters if each.ndim > 1]
     others = [each for each in parameters if each.ndim <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices},
+        {"params": others, "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(
-        [{"params": matrices}, {"params": others, "weight_decay": 0.0}],
+        groups,
         weight_decay=recipe.weight_decay,
         betas=(0.9, 0.98),
     )
