@@ -9,6 +9,7 @@ import pytest
 from workbench.errors import RequestError
 from workbench.evaluation.networks.weights import WeightFiles
 from workbench.launching.slurm import slurm_settings
+from workbench.pretrained import bundled_folder
 from workbench.reports.api import where
 from workbench.user_config import default_tracking_uri, load_user_config
 from workbench.workspace import open_workspace
@@ -35,7 +36,10 @@ def test_example_of_the_docs(project: Path) -> None:
     write(project, DOCS.split("```toml\n")[1].partition("```")[0])
     config = load_user_config()
     assert config.workspace == project / "runs-of-sana"
-    assert config.weights == {"inception": project / "weights" / "inception-2015-12-05.pt"}
+    assert config.weights == {
+        "inception": project / "weights" / "inception-2015-12-05.pt",
+        "clip": Path("scenes-clip"),
+    }
     assert default_tracking_uri() == "https://mlflow.example.org"
     plain, large = slurm_settings([]), slurm_settings(["profile=large", "time=60"])
     assert (plain.partition, plain.nodes, plain.extra) == ("gpu", 1, {"constraint": "h200"})
@@ -118,6 +122,8 @@ def test_weights(project: Path) -> None:
     files.check_all_used()
     given = WeightFiles(project / "weights", {"clip": project / "given.pt"})
     assert given.find("clip").path == project / "given.pt"
+    write(project, '[weights]\nclip = "scenes-clip"')
+    assert files.find("clip").path == bundled_folder(Path("scenes-clip"))
     write(project, '[weights]\nclipp = "of-file.pt"')
     with pytest.raises(RequestError, match="Did you mean 'clip'"):
         files.find("clip")

@@ -206,7 +206,7 @@ _ALL = (
         "clip",
         "CLIP score",
         Goal.HIGHER,
-        "cosine of image and prompt in CLIP ViT-g-14",
+        "cosine of image and prompt in CLIP: ViT-g-14, if no other is named",
         "cosine",
         needs_prompts=True,
         weights=("clip",),

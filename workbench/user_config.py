@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, Field, ValidationError
 
 from workbench.errors import RequestError, nearest_name
+from workbench.pretrained import bundled_folder
 from workbench.settings import FrozenConfig
 
 FILE_NAME = "workbench.toml"
@@ -71,7 +72,10 @@ def load_user_config() -> UserConfig:
         update={
             "workspace": config.workspace and _absolute(config.workspace, file).resolve(),
             "tracking_uri": _absolute_store(config.tracking_uri, file),
-            "weights": {name: _absolute(path, file) for name, path in config.weights.items()},
+            "weights": {
+                name: path if bundled_folder(path) else _absolute(path, file)
+                for name, path in config.weights.items()
+            },
         }
     )
 

@@ -81,7 +81,7 @@ def _image_operators() -> str:
     from workbench.teachers._torchvision import prepare_torchvision
 
     if find_spec("torchvision") is None:
-        return "torchvision is not installed; Inception and CLIP need it: the extra [metrics]"
+        return "torchvision is not installed; Inception and CLIP need it: install workbench again"
     prepare_torchvision()
     import torchvision
 

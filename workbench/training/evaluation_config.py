@@ -61,7 +61,9 @@ class EvaluationConfig(FrozenConfig):
         "evaluate, sample and export use it too",
     )
     weights: Mapping[str, str] = Field(
-        {}, description="files of metrics' networks by name, instead of WORKSPACE/weights"
+        {},
+        description="files of metrics' networks by name, instead of WORKSPACE/weights; or the "
+        "name of a network of the package, such as scenes-clip",
     )
     stock_steps: tuple[int, ...] = Field(
         (), description="steps of the teacher as its users run it: its own scheduler and guidance"

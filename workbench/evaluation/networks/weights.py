@@ -1,8 +1,9 @@
 """Where the networks behind the metrics come from: files that are known by name.
 
-Looked up in this order: the path that was given (``--weights NAME=PATH``), the one in
-workbench.toml, ``<workspace>/weights``, and, where the checksum is known beforehand, a download
-into that folder. Whatever was found, its own hash is what enters a score's fingerprint.
+Looked up in this order: what was given (``--weights NAME=PATH``: a path, or the name of a network
+of the package), what workbench.toml names, ``<workspace>/weights``, and, where the checksum is
+known beforehand, a download into that folder. Whatever was found, its own hash is what enters a
+score's fingerprint.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import RequestError, WorkbenchError, unknown_name
+from workbench.errors import RequestError, WorkbenchError, nearest_name, unknown_name
 from workbench.evaluation.networks.known import KNOWN, KnownWeights
 from workbench.hashing import file_sha256
+from workbench.pretrained import bundled_folder, bundled_names, checked_hash
 from workbench.teachers._torchvision import prepare_torchvision
 from workbench.teachers.hub import hub_connection_error, one_line
 from workbench.user_config import FILE_NAME, find_user_config, load_user_config
@@ -45,8 +47,9 @@ class WeightFiles:
 
     Args:
         folder: ``<workspace>/weights``.
-        given: name to path, from ``--weights NAME=PATH``. What a person points to is used as it
-            is, published or not: its hash tells the scores apart.
+        given: name to path, from ``--weights NAME=PATH``; or to the name of a network of the
+            package. What a person points to is used as it is, published or not: its hash tells
+            the scores apart.
         known: the catalogue.
 
     Raises:
@@ -78,11 +81,8 @@ class WeightFiles:
         self._found.add(name)
         named = {**configured_weights(), **self.given}
         if name in named:
-            path = named[name].expanduser()
-            if not path.exists():
-                where = "--weights" if name in self.given else f"{FILE_NAME}: weights"
-                raise RequestError(f"{where} {name}={path}: there is no such file or folder.")
-            return LocalWeights(known, path, pinned_hash(path))
+            where = "--weights" if name in self.given else f"{FILE_NAME}: weights"
+            return _pointed_to(known, named[name], where)
         path = self.folder / known.file
         if not path.exists():
             if not download:
@@ -118,6 +118,20 @@ class WeightFiles:
             raise RequestError(
                 f"{missing_message(known, path)} The download failed: {one_line(error)}"
             ) from error
+
+
+def _pointed_to(known: KnownWeights, value: Path, where: str) -> LocalWeights:
+    """What a person points to: a network of the package by its name, or a file or folder."""
+    if (folder := bundled_folder(value)) is not None:
+        return LocalWeights(known, folder, checked_hash(folder))
+    path = value.expanduser()
+    if not path.exists():
+        near = nearest_name(path.name, bundled_names())
+        raise RequestError(
+            f"{where} {known.name}={path}: there is no such file or folder, and no network of "
+            f"that name in the package ({', '.join(bundled_names())}){near}"
+        )
+    return LocalWeights(known, path, pinned_hash(path))
 
 
 def configured_weights() -> dict[str, Path]:
@@ -269,16 +283,7 @@ def load_torchscript(path: Path, device: torch.device) -> Any:
 
 
 def metrics_package(name: str) -> Any:
-    """A module of the extra ``metrics``, with a torchvision that imports beside this torch.
-
-    Raises:
-        RequestError: it is not installed.
-    """
+    """open_clip or clean-fid, or a module of theirs, with a torchvision that imports beside this
+    torch."""
     prepare_torchvision()
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise RequestError(
-            f"The package {error.name!r} is missing; install workbench with its metrics: "
-            "pip install 'workbench-sid[metrics]'."
-        ) from error
+    return importlib.import_module(name)

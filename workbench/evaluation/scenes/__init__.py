@@ -1,0 +1,1 @@
+"""What judges scenes: networks that were trained on scenes, and how they were."""
