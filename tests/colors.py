@@ -60,8 +60,8 @@ class Colors(LabeledImages):
     def labels(self) -> Tensor:
         return images()[1]
 
-    def images(self, side: int) -> Tensor:
-        return images(side)[0]
+    def images(self, side: int, limit: int | None = None) -> Tensor:
+        return images(side)[0][:limit]
 
 
 COLORS = Colors()

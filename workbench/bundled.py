@@ -26,11 +26,6 @@ def bundled_folder(name: str) -> Path:
     raise WorkbenchError(f"The folder {name!r} is missing from this installation.")
 
 
-def pretrained_folder(name: str) -> Path:
-    """Where weights that come with the package are, if there are any of that name."""
-    return _PACKAGE / "pretrained" / name
-
-
 def experiment_folders() -> list[Path]:
     """Where experiments, recipes, tasks and prompts are: bundled, then $WORKBENCH_EXPERIMENTS.
 

@@ -71,7 +71,8 @@ def test_held_out_pairs_occur_in_their_own_scenes_alone() -> None:
 def test_objects_lie_in_the_image_and_apart() -> None:
     for scene in DRAWN.scenes:
         for number, one in enumerate(scene.objects):
-            assert one.radius < min(one.x, one.y) and max(one.x, one.y) < 1 - one.radius
+            assert one.radius < min(one.x, one.y)
+            assert max(one.x, one.y) < 1 - one.radius
             for other in scene.objects[:number]:
                 apart = math.dist((one.x, one.y), (other.x, other.y))
                 assert apart >= one.radius + other.radius
@@ -81,12 +82,14 @@ def test_a_prompt_s_scenes_have_the_distribution_that_is_claimed() -> None:
     random_ = random.Random(0)
     drawn = [place(parse("a small star"), random_)[0] for _ in range(4000)]
     radii = torch.tensor([o.radius for o in drawn])
-    assert radii.min() >= 0.15 and radii.max() <= 0.22
+    assert radii.min() >= 0.15
+    assert radii.max() <= 0.22
     assert radii.std().item() == pytest.approx(0.07 / math.sqrt(12), rel=0.05)
     counts = Counter(o.color for o in drawn)
-    assert set(counts) == set(allowed_colors("star")) and "green" not in counts
+    assert set(counts) == set(allowed_colors("star"))
+    assert "green" not in counts
     assert max(counts.values()) / min(counts.values()) < 1.25
-    assert {o.color for o in place(parse("three stars"), random_)}.__len__() == 1
+    assert len({o.color for o in place(parse("three stars"), random_)}) == 1
 
 
 def test_any_number_of_scenes_begins_alike_and_seeds_differ() -> None:
@@ -94,7 +97,8 @@ def test_any_number_of_scenes_begins_alike_and_seeds_differ() -> None:
     assert few.scenes == DRAWN.scenes[:20]
     assert Scenes("some", count=20, seed=8).scenes != few.scenes
     validation, training = BUNDLED["scenes-val"], BUNDLED["scenes"]
-    assert isinstance(validation, Scenes) and isinstance(training, Scenes)
+    assert isinstance(validation, Scenes)
+    assert isinstance(training, Scenes)
     drawn = {scene.objects for scene in training.scenes}
     assert not any(scene.objects in drawn for scene in validation.scenes)
     captions = [few.prompts[int(label)] for label in few.labels]
@@ -119,7 +123,8 @@ def test_pixels_are_covered_by_areas(shape: str, side: int) -> None:
     image = render([[Placed(shape_, "white", 0.47, 0.52, radius)]], side)[0, 0]
     ground, white = BACKGROUND[0] / 255, COLORS["white"][0] / 255
     cover = (image - ground) / (white - ground)
-    assert cover.min() >= 0 and cover.max() <= 1 + 1e-6
+    assert cover.min() >= 0
+    assert cover.max() <= 1 + 1e-6
     assert cover.mean().item() == pytest.approx(AREAS[shape] * radius**2, rel=0.03)
     # Twice the resolution averages to the same picture: no shift by half a pixel.
     fine = render([[Placed(shape_, "white", 0.47, 0.52, radius)]], 2 * side)[:1, :1]

@@ -111,9 +111,9 @@ class Digits(LabeledImages):
     def labels(self) -> Tensor:
         return _scans()[1].clone()
 
-    def images(self, side: int) -> Tensor:
+    def images(self, side: int, limit: int | None = None) -> Tensor:
         enlarged = torch.nn.functional.interpolate(
-            _scans()[0][:, None], size=(side, side), mode="bicubic", align_corners=False
+            _scans()[0][:limit, None], size=(side, side), mode="bicubic", align_corners=False
         ).clamp(0, 1)
         return enlarged.expand(-1, 3, -1, -1).contiguous()
 

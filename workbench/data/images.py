@@ -125,13 +125,13 @@ class BundledImages(PairImages):
         return f"{self.data.name} {index}"
 
     def load(self, index: int, size: int) -> LoadedImage:
-        pixels = _pixels(self.data, size)[index]
+        pixels = _pixels(self.data, size, self.count)[index]
         return LoadedImage(pixels, hashlib.sha256(pixels.numpy().tobytes()).digest())
 
 
 @lru_cache(maxsize=1)
-def _pixels(data: LabeledImages, size: int) -> Tensor:
-    return data.images(size)
+def _pixels(data: LabeledImages, size: int, count: int) -> Tensor:
+    return data.images(size, count)
 
 
 def decode_square(content: bytes, size: int) -> Tensor:

@@ -37,8 +37,8 @@ class LabeledImages(ABC):
         """The class of each image, int64 (N,)."""
 
     @abstractmethod
-    def images(self, side: int) -> Tensor:
-        """All images, float32 (N, 3, side, side) in [0, 1]."""
+    def images(self, side: int, limit: int | None = None) -> Tensor:
+        """The first images, or all: float32 (N, 3, side, side) in [0, 1]."""
 
     def __len__(self) -> int:
         return len(self.labels)

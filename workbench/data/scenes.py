@@ -416,5 +416,8 @@ class Scenes(LabeledImages):
         places = {caption: place for place, caption in enumerate(self.prompts)}
         return torch.tensor([places[scene.caption] for scene in self.scenes])
 
-    def images(self, side: int) -> Tensor:
-        return render([scene.objects for scene in self.scenes], side)
+    def images(self, side: int, limit: int | None = None) -> Tensor:
+        return render([scene.objects for scene in self.scenes[:limit]], side)
+
+    def __len__(self) -> int:
+        return self.count

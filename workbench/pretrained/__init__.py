@@ -48,6 +48,7 @@ def checked_hash(folder: Path) -> str:
 
 def write_checksums(folder: Path) -> None:
     """List a network's files as they are now."""
-    files = sorted(file for file in folder.iterdir() if file.name not in (_SUMS, "README.md"))
-    lines = [f"{file_sha256(file)}  {file.name}\n" for file in files]
+    names = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file())
+    listed = [name for name in names if name not in (_SUMS, "README.md")]
+    lines = [f"{file_sha256(folder / name)}  {name}\n" for name in listed]
     (folder / _SUMS).write_text("".join(lines), encoding="utf-8")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from workbench.bundled import pretrained_folder
 from workbench.data.labeled import LabeledImages
+from workbench.pretrained import bundled_folder, checked_hash
 from workbench.teachers.analytic import MixtureRecipe, build_mixture, is_analytic
 from workbench.teachers.folder import MODEL_INDEX, TeacherNotes, quiet_libraries
 from workbench.teachers.pretrain import (
@@ -33,10 +33,15 @@ def is_built(folder: Path) -> bool:
 
 
 def shipped_folder(name: str, recipe: TinyRecipe | MixtureRecipe) -> Path | None:
-    """The teacher of exactly this recipe as it comes with the package, else None."""
-    folder = pretrained_folder(name)
-    if not is_built(folder):
+    """The teacher of exactly this recipe as it comes with the package, else None.
+
+    Raises:
+        RequestError: its files are damaged.
+    """
+    folder = bundled_folder(Path(name))
+    if folder is None:
         return None
+    checked_hash(folder)
     known = TeacherNotes.load(folder).origin.get("recipe")
     return folder if known == recipe.model_dump(mode="json") else None
 

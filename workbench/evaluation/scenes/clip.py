@@ -173,9 +173,9 @@ class ClipRecipe:
         learning_rate: highest, of AdamW with one cycle.
     """
 
-    steps: int = 100
+    steps: int = 1000
     batch_size: int = 192
-    false_captions: int = 2
+    false_captions: int = 3
     held_out: float = 0.3
     learning_rate: float = 3e-3
     weight_decay: float = 0.05
