@@ -86,31 +86,31 @@ def test_published_rows_are_those_of_the_source(groups):
 def test_ours_stand_below_their_family(groups):
     frame = tables.collect(groups)
     sana = frame[frame["family"] == "SANA 0.6B"]
-    assert sana["source"].tolist() == ["published"] * 3 + ["digits"] * 3
+    assert sana["source"].tolist() == ["published"] * 3 + ["embedded"] * 3
     assert (
         sana["model"].tolist()[3:] == ["ours: digits-sana"] + ["ours: SiD-DiT of digits-sana"] * 2
     )
     assert sana["steps"].tolist()[3:] == [50, 4, 1]
-    mine = sana[(sana["source"] == "digits") & (sana["steps"] == 4)].iloc[0]
+    mine = sana[(sana["source"] == "embedded") & (sana["steps"] == 4)].iloc[0]
     found = estimate([0.4, 0.5])
     assert (mine["fid"], mine["fid_half"], mine["seeds"]) == (found.mean, found.half, 2)
     assert mine["params_b"] == KNOWN_TEACHERS["digits-sana"].parameters / 1e9
     flux = frame[(frame["family"] == "FLUX.1") & (frame["source"] != "published")].iloc[0]
     assert (flux["source"], flux["fid"], flux["table"]) == ("ours", 25.0, 2)
     assert "mine" not in " ".join(frame["model"])
-    named = tables.collect(groups, {**tables.FAMILIES, "mine": "SD3-Medium"})
+    named = tables.collect(groups, {**tables.known_families(), "mine": "SD3-Medium"})
     assert (named["model"] == "ours: mine").sum() == 1
     with pytest.raises(RequestError, match="Did you mean 'SD3-Medium'"):
         tables.collect(groups, {"mine": "SD3-Medum"})
 
 
-def test_digits_are_marked_and_gaps_counted(groups):
+def test_embedded_teachers_are_marked_and_gaps_counted(groups):
     frame = tables.collect(groups)
     text = tables.markdown(frame)
     cell = "| ours: SiD-DiT of digits-sana† | 4 | 0.26 M | 0.450±0.635 |  |"
     assert cell in text
     assert "| ours: SiD-DiT of flux.1-dev-512 | 4 |" in text
-    assert "does not compare with the published FID" in text
+    assert "do not compare with the published ones" in text
     empty = sum(not cell for line in csv.reader(io.StringIO(DATA.read_text())) for cell in line[5:])
     assert tables.count_missing(frame) == {"published": (empty, 231), "ours": (4 * 6, 4 * 7)}
     assert f"published {empty} of 231, ours 24 of 28." in text
@@ -132,7 +132,7 @@ def test_latex_is_one_tabular_with_every_row(groups):
 
 
 def test_every_known_teacher_has_a_family():
-    assert set(tables.FAMILIES) == set(KNOWN_TEACHERS) - set(ANALYTIC)
+    assert set(tables.known_families()) == set(KNOWN_TEACHERS) - set(ANALYTIC)
     assert {math.isfinite(spec.parameters) for spec in KNOWN_TEACHERS.values()} == {True}
 
 

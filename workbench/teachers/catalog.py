@@ -34,7 +34,7 @@ class EmbeddedTeacher(FrozenConfig):
 
     Attributes:
         description: for people.
-        stands_for: the published teacher whose traits it keeps.
+        stands_for: name of the published teacher whose traits it keeps.
         parameters: of its transformer.
         data: name of the bundled data that it learns from.
         recipe: how it is built.

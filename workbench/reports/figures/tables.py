@@ -39,21 +39,7 @@ HEADINGS = {
 }
 """The published scores, by the names that our evaluation and imports have for them."""
 
-STAND_INS = {
-    "digits-sana": "SANA 0.6B",
-    "digits-sana-large": "SANA 1.6B",
-    "digits-sprint": "SANA TrigFlow 0.6B",
-    "digits-sprint-large": "SANA TrigFlow 1.6B",
-    "digits-sd3": "SD3-Medium",
-    "digits-sd3.5-medium": "SD3.5-Medium",
-    "digits-sd3.5-large": "SD3.5-Large",
-    "digits-flux": "FLUX.1",
-    "digits-flux-64": "FLUX.1",
-}
-"""Embedded teacher -> the published family whose traits it keeps."""
-
 FAMILIES = {
-    **STAND_INS,
     "sana-0.6b-512": "SANA 0.6B",
     "sana-1.6b-512": "SANA 1.6B",
     "sana-1.6b-1024": "SANA 1.6B",
@@ -65,14 +51,14 @@ FAMILIES = {
     "flux.1-dev-512": "FLUX.1",
     "flux.1-dev-1024": "FLUX.1",
 }
-"""Teacher -> the published family."""
+"""Published teacher -> its family in the paper's tables."""
 
 METHODS = {"sid": "SiD-DiT", "sid2a": "SiD2a-DiT"}
 """Our method's name -> the paper's."""
 
-DIGITS_NOTE = (
-    "on a teacher of a few hundred thousand parameters on 8 x 8 handwritten digits; "
-    "FID on a small classifier's features, which does not compare with the published FID"
+EMBEDDED_NOTE = (
+    "on a small teacher and data of this package; FID and CLIP score are of small networks "
+    "trained on such data and do not compare with the published ones"
 )
 
 _KEYS = ["table", "family", "model", "steps", "params_b"]
@@ -88,15 +74,24 @@ def published() -> pd.DataFrame:
         return pd.read_csv(file, dtype=str, keep_default_na=False).rename(columns=_RENAMED)
 
 
+def known_families() -> dict[str, str]:
+    """Teacher -> family of the paper's tables; an embedded teacher's is of what it stands for."""
+    from workbench.teachers.catalog import embedded_teachers
+
+    embedded = {name: FAMILIES.get(known.stands_for) for name, known in embedded_teachers().items()}
+    return {**FAMILIES, **{name: family for name, family in embedded.items() if family}}
+
+
 def collect(
     groups: Sequence[Group],
-    families: Mapping[str, str] = FAMILIES,
+    families: Mapping[str, str] | None = None,
     sources: Sources = Sources(),  # noqa: B008 frozen
 ) -> pd.DataFrame:
     """Published rows and ours below them, family by family.
 
-    Columns: table, family, model, steps, params_b, source ("published", "ours" or "digits"), seeds
-    (0 for published), then each score and its 95 % interval's half width over seeds (``_half``).
+    Columns: table, family, model, steps, params_b, source ("published", "ours" or "embedded"),
+    seeds (0 for published), then each score and its 95 % interval's half width over seeds
+    (``_half``).
     ``attrs["notes"]`` says what was left out.
 
     Raises:
@@ -104,6 +99,7 @@ def collect(
     """
     import pandas as pd
 
+    families = known_families() if families is None else families
     rows = published()
     for family in families.values():
         if family not in set(rows["family"]):
@@ -152,6 +148,8 @@ def _ours(
     Args:
         same: of all groups on its teacher. Where they all say the same of it, its row is the same.
     """
+    from workbench.teachers.catalog import embedded_teachers
+
     method = group.runs[0].row.tags.get("method", "")
     names = {STOCK: "ours: {}, its pipeline's call", TEACHER: "ours: {}"}
     names[STUDENT] = f"ours: {METHODS.get(method, method)} of {{}}"
@@ -165,14 +163,14 @@ def _ours(
         aside = f" ({group.label})" if len(same) > 1 and not shared else ""
         against = "" if place.reference == own else f", against {place.reference}"
         means = {key: cell.found for key, cell in cells.items() if cell.found is not None}
-        on_digits = place.reference in BUNDLED or group.teacher in STAND_INS
+        embedded = place.reference in BUNDLED or group.teacher in embedded_teachers()
         rows.append(
             {
                 "family": family,
                 "model": names[place.model].format(group.teacher + aside) + against,
                 "steps": place.steps,
                 "params_b": _billions(group.teacher),
-                "source": "digits" if on_digits else "ours",
+                "source": "embedded" if embedded else "ours",
                 "seeds": max((found.n for found in means.values()), default=0),
                 **{key: found.mean for key, found in means.items()},
                 **{f"{key}_half": found.half for key, found in means.items()},
@@ -208,7 +206,7 @@ def text_rows(frame: pd.DataFrame, table: int) -> tuple[list[str], list[list[str
     shown: Any = frame[frame["table"] == table].to_dict("records")
     for row in shown:
         own = row["source"] != "published"
-        mark = "†" if row["source"] == "digits" else ""
+        mark = "†" if row["source"] == "embedded" else ""
         start = [row["family"], row["model"] + mark, str(row["steps"]), _size(row["params_b"])]
         if own:
             cells = [_own_cell(row, name) for name in scores]
@@ -235,8 +233,8 @@ def _size(billions: float) -> str:
 def foot(frame: pd.DataFrame) -> list[str]:
     """Where the rows come from, and what is missing."""
     lines = ["Published: arXiv 2509.25127, tables 1 and 2. Ours: mean over seeds ± 95 % interval."]
-    if (frame["source"] == "digits").any():
-        lines.append(f"† Ours, {DIGITS_NOTE}.")
+    if (frame["source"] == "embedded").any():
+        lines.append(f"† Ours, {EMBEDDED_NOTE}.")
     missing = count_missing(frame)
     parts = [f"{name} {empty} of {cells}" for name, (empty, cells) in missing.items()]
     lines.append(f"Empty cells of the published scores: {', '.join(parts)}.")
@@ -292,7 +290,8 @@ def collect_all(chosen: Chosen, families: Sequence[str], protocols: Sequence[str
     Raises:
         RequestError: as :func:`collect`, or a family that is no such assignment.
     """
-    groups, known = chosen.selection.groups, {**FAMILIES, **dict(map(_assignment, families))}
+    groups = chosen.selection.groups
+    known = {**known_families(), **dict(map(_assignment, families))}
     scored = ScoreFiles(chosen.uri, chosen.workspace)
     frame = collect(groups, known, Sources(chosen.workspace, scored, tuple(protocols)))
     strangers = dict.fromkeys(g.teacher for g in groups if g.teacher not in known)
