@@ -121,7 +121,7 @@ class BundledReference:
         """The keys of a built reference's record; what it does not have is None."""
         return {
             "name": self.name,
-            "images": len(self.images()),
+            "images": len(self.data),
             "images_hash": None,
             "captions_hash": None,
             "size": None,

@@ -1,0 +1,1 @@
+"""What judges images of scenes: a detector of objects, and the scores it is asked for."""
