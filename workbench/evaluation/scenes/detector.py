@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from workbench.data.scenes import COLORS, SHAPES
 from workbench.errors import WorkbenchError
-from workbench.evaluation.digits_classifier import weights_hash
-from workbench.evaluation.extractors import FeatureExtractor
+from workbench.evaluation.extractors import FeatureExtractor, weights_hash
 from workbench.evaluation.threads import one_thread
 
 PIXELS = 32

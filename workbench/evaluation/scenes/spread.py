@@ -179,7 +179,7 @@ class _Spread:
         scale = 1 / (total[there] * there.sum())
         share = (self.expected / self.counts[:, None])[self.group][:, there]
         moved = ((self.squares[:, there] - self.ratios * share) * scale).sum(axis=1)
-        by_group = np.bincount(self.group, moved, len(self.counts))
-        inside = np.bincount(self.group, self._squares(moved), len(self.counts))
-        inside = inside * self.counts / np.maximum(self.counts - 1, 1)
-        return float(np.sqrt(np.where(self.counts < _MANY, by_group**2, inside).sum()))
+        by_group = np.bincount(self.group, moved, len(self.counts)).astype(np.float64)
+        within = np.bincount(self.group, self._squares(moved), len(self.counts)).astype(np.float64)
+        by_sample = within * self.counts / np.maximum(self.counts - 1, 1)
+        return float(np.sqrt(np.where(self.counts < _MANY, by_group**2, by_sample).sum()))
