@@ -20,6 +20,10 @@ EVAL, DRIFT, PERF = "eval", "drift", "perf"
 SHARE = "share"
 """The unit of what lies between 0 and 1 and would be there or not in each case."""
 
+ACCURACY = "accuracy_on_real_images"
+"""In a score's fingerprint: how often the network that judged it is right where the truth is known,
+as a share."""
+
 OWN_NETWORK = "own"
 """Features of whichever network the reference was built with."""
 
@@ -62,7 +66,7 @@ class MetricInfo:
         is_distance: at least 0 and falling by factors: log axes, log-linear between evaluations.
         needs_reference: compares with real images.
         needs_prompts: judges an image by its prompt.
-        network: whose features it looks through (:data:`OWN_NETWORK`: the reference's own).
+        network: that it looks through (:data:`OWN_NETWORK`: the reference's own).
         weights: names of published files that it needs besides the reference's own network.
         minimum: of samples.
         reference_minimum: of the reference's images.
@@ -186,6 +190,19 @@ def _of_modes(name: str, title: str, what: str, goal: Goal = Goal.LOWER) -> Metr
     return MetricInfo(name, title, goal, what)
 
 
+def _of_scenes(name: str, title: str, what: str) -> MetricInfo:
+    return MetricInfo(
+        name,
+        title,
+        Goal.HIGHER,
+        f"share of images in which a detector of scenes finds what the prompt asks for, {what}",
+        SHARE,
+        needs_prompts=True,
+        network="scenes",
+        minimum=_SHARE,
+    )
+
+
 def _of_axes(part: int, which: str) -> MetricInfo:
     what = f"variance of samples over the truth's, along the {which} quarter of a Gaussian's axes"
     title = f"variance, {which} axes"
@@ -276,6 +293,24 @@ _ALL = (
         "cosine",
         needs_prompts=True,
         weights=("hpsv2",),
+    ),
+    _of_scenes("composition", "composition", "mean over GenEval's six skills"),
+    _of_scenes("composition_single", "single object", "of one object"),
+    _of_scenes("composition_two", "two objects", "of two objects"),
+    _of_scenes("composition_counting", "counting", "of exactly two or three alike"),
+    _of_scenes("composition_colors", "colors", "of one object of a color"),
+    _of_scenes("composition_position", "position", "of two objects, one beside the other"),
+    _of_scenes("composition_attribution", "attribution", "of several objects with their colors"),
+    MetricInfo(
+        "spread",
+        "spread",
+        Goal.NEAR,
+        "spread of place, size and color among samples of one prompt, over the truth's",
+        "ratio",
+        1.0,
+        needs_prompts=True,
+        network="scenes",
+        minimum=_PAIRS,
     ),
     MetricInfo(
         "sliced_w2",

@@ -13,7 +13,7 @@ from filelock import FileLock
 from PIL import Image
 
 from tests.cli.conftest import ONLY_RUNS, InsideWorkbench
-from workbench.data.bundled import DIGITS
+from workbench.data.bundled import BUNDLED, DIGITS
 from workbench.scoring.pipelines import PipelineSource
 from workbench.scoring.sources import Asked, open_source
 from workbench.tracking import (
@@ -87,10 +87,10 @@ def test_a_folder_is_scored_against_a_reference_that_was_built(
     assert row["scores"]["fid"]["bias"] is None  # halves of 60 rows, 64 features
 
     listed = referenced.json("references", "list")
-    assert [(one["name"], one["images"], one["size"]) for one in listed] == [
-        ("digits", 1797, None),
+    assert {(one["name"], one["images"], one["size"]) for one in listed} == {
+        *((data.name, len(data), None) for data in BUNDLED.values()),
         ("real", 300, 32),
-    ]
+    }
     assert len({frozenset(one) for one in listed}) == 1
     told = referenced(*arguments)  # no digits, no prompts: fid alone
     assert "fid ↓" in told.stdout
@@ -531,3 +531,26 @@ def test_samples_of_a_teacher_are_prepared_as_the_reference_was(
     )["table"][0]
     assert "to 16" in row["scores"]["fid"]["fingerprint"]["features"]
     assert np.isfinite(row["fid"])
+
+
+def test_bundled_data_that_is_written_is_scored_like_anybodys(
+    prepared: InsideWorkbench, tmp_path: Path
+) -> None:
+    folder = tmp_path / "scenes"
+    told = prepared(
+        "references", "write", "scenes-val", str(folder), *("--images", "80", "--side", "32")
+    )
+    assert told.stdout.strip() == str(folder)
+    captions = folder / "captions.jsonl"
+    prepared(
+        *("references", "build", "mine", "--images", str(folder), "--captions", str(captions)),
+        *("--network", "scenes", "--resolution", "32"),
+    )
+    command = ["evaluate", str(folder), "--reference", "mine", "--prompts", str(captions)]
+    row = prepared.json(*command)["table"][0]
+    assert set(row["scores"]) == {"fid", "composition"}  # what is measured unless told
+    assert row["composition"] > 0.95
+    assert row["fid"] == pytest.approx(0.0, abs=1e-4)
+    told = prepared(*command, "--metric", "composition_two,spread", "--bootstrap", "0")
+    assert "composition_two, spread: judged by a network that is right of 99.9" in told.stderr
+    assert "spread → 1" in told.stdout

@@ -6,7 +6,7 @@ from statistics import stdev
 from typing import TYPE_CHECKING
 
 from workbench.cli.common import print_table, say
-from workbench.metrics import metric_info
+from workbench.metrics import ACCURACY, metric_info
 
 if TYPE_CHECKING:
     from workbench.scoring.scored_rows import Evaluation, Score, ScoredRow
@@ -37,6 +37,10 @@ def print_evaluation(evaluation: Evaluation) -> None:
         say(f"{steps}fingerprint {row.fingerprint['id']}, kept in {file}")
     if any(score.bias is not None for score in first.scores):
         say("bias: about what finite N adds to a Frechet distance; it is part of the score.")
+    judged = {s.name: s.fingerprint[ACCURACY] for s in first.scores if ACCURACY in s.fingerprint}
+    for accuracy in dict.fromkeys(judged.values()):
+        names = ", ".join(name for name in judged if judged[name] == accuracy)
+        say(f"{names}: judged by a network that is right of {float(accuracy):.2%} of real images.")
     if evaluation.run is not None and evaluation.unlogged is None:
         say(f"Logged to {evaluation.run}.")
     if evaluation.undelivered:

@@ -73,7 +73,7 @@ NetworkListOption = Annotated[
         metavar="NETWORK,...",
         help="Networks that look at the images, comma-separated or repeated; the first one is for "
         "fid, kid, precision and recall: inception, dinov2, clip_features, cmmd_features, or a "
-        "bundled data set's classifier.",
+        "bundled data set's own.",
         show_default="inception",
         rich_help_panel=WHAT,
     ),
@@ -124,6 +124,31 @@ def build(
         record = built.record
         say(f"{record.name}: {record.selection}; {record.size} pixels; identity {record.identity}")
         typer.echo(built.folder)
+
+
+@app.command(
+    epilog="Example:  workbench references write scenes-val scenes-folder --images 1000 --side 64"
+)
+def write(
+    name: Annotated[str, typer.Argument(help="Bundled data.", metavar="NAME")],
+    folder: Annotated[Path, typer.Argument(help="New folder.", metavar="FOLDER")],
+    images: Annotated[
+        int | None,
+        typer.Option(min=2, help="Only the first so many.", show_default="all"),
+    ] = None,
+    side: Annotated[int, typer.Option(min=8, help="Width and height in pixels.")] = 64,
+) -> None:
+    """Write bundled data as a folder of PNG files and captions, as a data source or a reference.
+
+    It is then read like anybody's: data.source=FOLDER, references build --images FOLDER --captions
+    FOLDER/captions.jsonl.
+    """
+    from workbench.data.written import write_folder
+
+    with image_bar(name) as show:
+        count = write_folder(name, folder, side, images, show)
+    say(f"{count} images of {name} at {side} pixels, with their captions")
+    typer.echo(folder)
 
 
 @app.command("list", epilog="Example:  workbench references list")

@@ -398,6 +398,9 @@ class Scenes(LabeledImages):
         self.name, self.count, self.seed, self.held_out = name, count, seed, held_out
         self.identity = f"{name}-{count}-seed-{seed}-revision-1"
 
+    def __len__(self) -> int:
+        return self.count
+
     @cached_property
     def scenes(self) -> tuple[Scene, ...]:
         """What the images show."""
@@ -418,6 +421,3 @@ class Scenes(LabeledImages):
 
     def images(self, side: int, limit: int | None = None) -> Tensor:
         return render([scene.objects for scene in self.scenes[:limit]], side)
-
-    def __len__(self) -> int:
-        return self.count

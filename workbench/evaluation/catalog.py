@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from workbench.data.bundled import DIGITS
+from workbench.data.bundled import DIGITS, SCENES
+from workbench.data.scenes import SKILLS, Skill
 from workbench.errors import RequestError, unknown_name
 from workbench.evaluation.digits_classifier import DigitAlignment, DigitsClassifier, load_or_train
 from workbench.evaluation.extractors import FeatureExtractor
@@ -35,10 +36,21 @@ from workbench.evaluation.networks.pixels import padded, squashed
 from workbench.evaluation.networks.scorers import AestheticScore, PickScore
 from workbench.evaluation.networks.weights import WeightFiles
 from workbench.evaluation.references import Reference
+from workbench.evaluation.scenes.composition import CompositionJudge, CompositionMetric
+from workbench.evaluation.scenes.detector import SceneDetector, load_detector
+from workbench.evaluation.scenes.spread import SpreadJudge, SpreadMetric
 from workbench.metrics import METRICS, OWN_NETWORK, metric_info
 
-CLASSIFIERS: Mapping[str, Callable[[Path], DigitsClassifier]] = {DIGITS.name: load_or_train}
-"""Bundled data set -> its classifier, from the workspace's cache or trained now (a few seconds)."""
+Judge = DigitsClassifier | SceneDetector
+
+BUNDLED_NETWORKS: Mapping[str, Callable[[Path], Judge]] = {
+    DIGITS.network: load_or_train,
+    SCENES.network: lambda cache: load_detector(),
+}
+"""Network of bundled data -> from the workspace's cache or trained now (seconds), or shipped."""
+
+PROMPT_METRICS: Mapping[str, str] = {DIGITS.network: "alignment", SCENES.network: "composition"}
+"""Network of bundled data -> the metric that judges images by its prompts."""
 
 FEATURE_WEIGHTS: Mapping[str, str] = {
     "inception": "inception",
@@ -48,7 +60,7 @@ FEATURE_WEIGHTS: Mapping[str, str] = {
 }
 """Network of features -> the name of its weights."""
 
-FEATURES = (*CLASSIFIERS, *FEATURE_WEIGHTS)
+FEATURES = (*BUNDLED_NETWORKS, *FEATURE_WEIGHTS)
 """Networks whose features a reference can hold."""
 
 # CMMD's authors resize without antialiasing and without a crop (Jayasumana et al. 2024); HPSv2's
@@ -69,7 +81,7 @@ class FeatureExtractors:
     """The extractors of one evaluation by name, each made once, on first use.
 
     Args:
-        cache: the workspace's cache, where classifiers live; trained there when absent.
+        cache: the workspace's cache, where bundled networks live that are trained when absent.
         weights: files of the networks, and the folder they are looked for in.
         device: where networks run.
     """
@@ -77,29 +89,29 @@ class FeatureExtractors:
     def __init__(self, cache: Path, weights: WeightFiles, device: torch.device) -> None:
         self.cache, self.weights, self.device = cache, weights, device
         self._extractors: dict[str, FeatureExtractor] = {}
-        self._classifiers: dict[str, DigitsClassifier] = {}
+        self._bundled: dict[str, Judge] = {}
         self._clips: dict[str, OpenClip] = {}
 
     def find(self, name: str) -> FeatureExtractor:
-        """The extractor of that name, one of ``CLASSIFIERS`` or ``EXTRACTORS``.
+        """The extractor of that name, one of ``BUNDLED_NETWORKS`` or ``EXTRACTORS``.
 
         Raises:
             RequestError: unknown, or its weights are missing (says which and where from) or of
                 something else.
         """
-        if name in CLASSIFIERS:
-            return self.classifier(name)
+        if name in BUNDLED_NETWORKS:
+            return self.bundled(name)
         if name not in EXTRACTORS:
-            raise unknown_name("network", name, [*CLASSIFIERS, *EXTRACTORS])
+            raise unknown_name("network", name, [*BUNDLED_NETWORKS, *EXTRACTORS])
         if name not in self._extractors:
             self._extractors[name] = EXTRACTORS[name](self)
         return self._extractors[name]
 
-    def classifier(self, name: str) -> DigitsClassifier:
-        """The classifier of a bundled data set."""
-        if name not in self._classifiers:
-            self._classifiers[name] = CLASSIFIERS[name](self.cache)
-        return self._classifiers[name]
+    def bundled(self, name: str) -> Judge:
+        """The network of bundled data, one of ``BUNDLED_NETWORKS``."""
+        if name not in self._bundled:
+            self._bundled[name] = BUNDLED_NETWORKS[name](self.cache)
+        return self._bundled[name]
 
     def clip(self, name: str) -> OpenClip:
         """The CLIP with the weights of that name, shared by all that look through it."""
@@ -133,6 +145,10 @@ def _frechet(extractor: FeatureExtractor, real: ReferenceRows, name: str) -> Met
     return FrechetMetric(extractor, real.statistics, name)
 
 
+def _of_skill(skill: Skill, name: str) -> Metric:
+    return CompositionMetric(CompositionJudge(load_detector(), skill), name)
+
+
 _COMPARING: Mapping[str, Callable[[FeatureExtractor, ReferenceRows, str], Metric]] = {
     "fid": _frechet,
     "kid": KernelMetric,
@@ -144,7 +160,18 @@ _COMPARING: Mapping[str, Callable[[FeatureExtractor, ReferenceRows, str], Metric
 }
 """Metrics that compare with real images, by the network that :data:`METRICS` names."""
 
-SAMPLE_METRICS = (*_COMPARING, "clip", "pickscore", "aesthetic", "hpsv2", "alignment")
+_OF_SCENES: Mapping[str, Callable[[str], Metric]] = {
+    "composition": lambda name: CompositionMetric(CompositionJudge(load_detector()), name),
+    **{f"composition_{skill}": partial(_of_skill, skill) for skill in SKILLS},
+    "spread": lambda name: SpreadMetric(SpreadJudge(load_detector()), name),
+}
+"""Metrics by the detector of scenes: of anybody's samples whose prompts ask for scenes."""
+
+SAMPLE_METRICS = (
+    *_COMPARING,
+    *("clip", "pickscore", "aesthetic", "hpsv2", "alignment"),
+    *_OF_SCENES,
+)
 """Metrics that samples and a reference are enough for."""
 
 
@@ -172,6 +199,8 @@ def make_metrics(
     def make(name: str) -> Metric:
         if name == "alignment":
             return MeanMetric(_alignment(real_images(), extractors), name)
+        if name in _OF_SCENES:
+            return _OF_SCENES[name](name)
         if name not in _COMPARING:
             return MeanMetric(extractors.find(name), name)
         network = metric_info(name).network
@@ -185,13 +214,15 @@ def make_metrics(
 
 
 def _alignment(reference: Reference, extractors: FeatureExtractors) -> FeatureExtractor:
-    if reference.network not in CLASSIFIERS:
+    network = reference.network
+    judge = extractors.bundled(network) if network in BUNDLED_NETWORKS else None
+    if not isinstance(judge, DigitsClassifier):
         raise RequestError(
             "alignment needs a classifier of what the prompts ask for, and the reference "
-            f"{reference.name} has none: its network is {reference.network}, not one of "
-            f"{', '.join(CLASSIFIERS)}. Leave it out of the metrics."
+            f"{reference.name} has none: its network is {network}, not {DIGITS.network}. Leave it "
+            "out of the metrics."
         )
-    return DigitAlignment(extractors.classifier(reference.network))
+    return DigitAlignment(judge)
 
 
 def _check_size(name: str, reference: Reference, images: int) -> None:

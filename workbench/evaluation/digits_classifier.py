@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.errors import WorkbenchError
-from workbench.evaluation.extractors import FeatureExtractor
+from workbench.evaluation.extractors import FeatureExtractor, weights_hash
 from workbench.evaluation.threads import one_thread
 from workbench.flow.noise import NoiseSource
 from workbench.workspace import written_aside
@@ -138,15 +138,6 @@ def as_digits(images: Tensor) -> Tensor:
     """Images (B, 3, H, W) averaged to gray and over areas to (B, 1, 8, 8), float32 on the CPU."""
     gray = images.detach().to("cpu", torch.float32).mean(dim=1, keepdim=True)
     return nn.functional.adaptive_avg_pool2d(gray, PIXELS)
-
-
-def weights_hash(module: nn.Module) -> str:
-    """Short hash of every tensor of a module with its name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def load_or_train(cache_dir: Path, recipe: ClassifierRecipe | None = None) -> DigitsClassifier:

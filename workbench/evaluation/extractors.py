@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class FeatureExtractor:
@@ -46,3 +47,12 @@ class FeatureExtractor:
         Raises:
             RequestError: names the first of them. Most extractors refuse none.
         """
+
+
+def weights_hash(module: nn.Module) -> str:
+    """Short hash of every tensor of a module with its name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]

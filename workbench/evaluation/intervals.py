@@ -16,7 +16,7 @@ from workbench.errors import RequestError
 from workbench.evaluation.design import Array, Design, Places
 from workbench.evaluation.feature_table import Rows, chosen
 from workbench.evaluation.frechet import CentredRows, FeatureStatistics, frechet_distance
-from workbench.evaluation.metrics import FrechetMetric, Metric
+from workbench.evaluation.metrics import FrechetMetric, Metric, OfParts
 from workbench.metrics import SHARE, metric_info
 
 LEVEL = 0.95
@@ -93,12 +93,13 @@ def interval(metric: Metric, rows: Rows, score: float, design: Design) -> Interv
     check_interval(metric, len(rows), design.resamples)
     error = metric.error(rows, design)
     if metric_info(metric.name).unit == SHARE:
-        return wilson(score, error, len(rows))
+        count = metric.count(rows) if isinstance(metric, OfParts) else len(rows)
+        return wilson(score, error, count)
     reach = _quantile(design.freedom) * error
     return Interval(score - reach, score + reach)
 
 
-def wilson(share: float, error: float, count: int) -> Interval:
+def wilson(share: float, error: float, count: float) -> Interval:
     """Wilson's interval (1927) of as many yes-or-no rows as have the share's standard error.
 
     Those are ``count`` where the rows are themselves independent and yes or no; more where strata

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,15 @@ class Metric(Protocol):
 
     def error(self, rows: Rows, design: Design) -> float:
         """Standard error of the score over fresh samples of the same design."""
+        ...
+
+
+@runtime_checkable
+class OfParts(Protocol):
+    """A share that is not that of all rows alike: of some of them, or a mean over parts."""
+
+    def count(self, rows: Rows) -> float:
+        """How many rows, all alike, would tell as much."""
         ...
 
 

@@ -10,7 +10,7 @@ import torch
 from workbench.data.prompts import read_prompts
 from workbench.errors import RequestError
 from workbench.evaluation.catalog import (
-    CLASSIFIERS,
+    BUNDLED_NETWORKS,
     FEATURE_WEIGHTS,
     FeatureExtractors,
     make_metrics,
@@ -70,15 +70,15 @@ def check_evaluation(
 
 
 def prepare_evaluation(workspace: Workspace, settings: EvaluationConfig) -> None:
-    """Make once what several processes are about to need: weights, a bundled classifier.
+    """Make once what several processes are about to need: weights, a bundled network.
 
     Raises:
         RequestError: as :func:`check_evaluation`.
     """
     check_evaluation(workspace, settings)
     reference = find_reference(workspace, settings)
-    if settings.metrics and reference is not None and reference.network in CLASSIFIERS:
-        CLASSIFIERS[reference.network](workspace.cache)
+    if settings.metrics and reference is not None and reference.network in BUNDLED_NETWORKS:
+        BUNDLED_NETWORKS[reference.network](workspace.cache)
 
 
 def needed_weights(metrics: Sequence[str], reference: Reference | None) -> list[str]:

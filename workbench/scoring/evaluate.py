@@ -59,7 +59,7 @@ class EvaluateRequest:
     recipe says.
 
     Attributes:
-        metrics: where nobody says, fid, and alignment by a bundled reference that can judge it.
+        metrics: where nobody says, fid, and what judges by the prompts of bundled data.
         reference: None where nobody says, for metrics that need none.
         samples: where nobody says, as many as there are prompts, captions or images.
         steps: None = the source's own.

@@ -12,6 +12,7 @@ from workbench.data.bundled import BUNDLED
 from workbench.data.prompts import PromptsConfig, PromptSet, read_prompts
 from workbench.errors import RequestError
 from workbench.evaluation import FeatureExtractors, Metric, Reference, make_metrics, open_reference
+from workbench.evaluation.catalog import PROMPT_METRICS
 from workbench.evaluation.setup import needed_weights
 from workbench.metrics import metric_info
 from workbench.scoring.sources import Source
@@ -107,7 +108,8 @@ def _usual(reference: Reference | None) -> tuple[str, ...]:
     """What is measured where nobody says."""
     if reference is None:
         return ()
-    return ("fid", "alignment") if reference.network in BUNDLED else ("fid",)
+    by_prompts = PROMPT_METRICS.get(reference.network)
+    return ("fid",) if by_prompts is None else ("fid", by_prompts)
 
 
 def _choose_prompts(

@@ -1,1 +1,1 @@
-"""What judges scenes: networks that were trained on scenes, and how they were."""
+"""What judges images of scenes: a detector of objects, a small CLIP, and how they were trained."""
