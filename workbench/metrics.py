@@ -300,7 +300,9 @@ _ALL = (
     _of_scenes("composition_counting", "counting", "of exactly two or three alike"),
     _of_scenes("composition_colors", "colors", "of one object of a color"),
     _of_scenes("composition_position", "position", "of two objects, one beside the other"),
-    _of_scenes("composition_attribution", "attribution", "of several objects with their colors"),
+    _of_scenes(
+        "composition_attribution", "color attribution", "of several objects with their colors"
+    ),
     MetricInfo(
         "spread",
         "spread",

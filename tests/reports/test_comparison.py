@@ -16,7 +16,7 @@ from workbench.errors import RequestError
 from workbench.metrics import DRIFT_METRICS, METRICS
 from workbench.reports import all_tables, compare, make_groups, write_csv
 from workbench.reports.comparison import AT_KIMG, AT_SECONDS, BEST, BEST_FRESH, LAST
-from workbench.reports.tables import drift_table
+from workbench.reports.tables import drift_table, side_table
 from workbench.tracking import Curve, RunRow, curve_tags
 
 
@@ -374,6 +374,24 @@ def test_the_drift_has_a_table_of_its_own(make_row: MakeRow) -> None:
     assert tables[3].columns == ["variant", "alignment at 1 kimg", "ms/image", "NFE"]
     # Nothing of it where nothing of it was measured.
     assert len(all_tables(compare(make_groups(rows[2:])))) == 3
+
+
+def test_scores_of_skills_and_of_spread_stand_beside_the_others(make_row: MakeRow) -> None:
+    def row(variant: str, spread: float) -> RunRow:
+        scores = {"composition": (0.2, 0.7), "composition_two": (0.1, 0.6), "spread": (0.9, spread)}
+        return make_row(variant, 0, [(0, 2.0), (1, 1.0)], scores=scores)
+
+    rows = [row("narrow", 0.5), row("wide", 1.6)]
+    beside = side_table(compare(make_groups(rows)))
+    names = ["alignment", "composition", "two objects", "spread"]
+    assert beside.columns == ["variant", *(f"{n} at 1 kimg" for n in names), "ms/image", "NFE"]
+    assert {line[0]: line[2:5] for line in beside.rows} == {
+        "narrow": ["0.700", "0.600", "0.500"],
+        "wide": ["0.700", "0.600", "1.600"],
+    }
+    # Half of the truth's spread is as far from it as twice: 1.6 is nearer than 0.5.
+    found = compare(make_groups(rows), "spread")
+    assert [result.group.label for result in found.results] == ["wide", "narrow"]
 
 
 def test_runs_that_measured_drift_alone_are_compared_by_it(make_row: MakeRow) -> None:
