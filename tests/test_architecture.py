@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "workbench"
 ROOMS = [
     ("errors", "hashing", "lazy", "rounding", "settings", "sizes"),
+    ("pretrained",),
     ("user_config",),
     ("bundled", "lookup", "metrics", "samplers", "workspace"),
     ("data", "flow"),

@@ -55,7 +55,7 @@ COMMANDS = [
         ),
         (
             ["run", "quickstart", "--set", "evaluation.reference=coco"],
-            "Unknown reference 'coco'. Known: digits. Build it: workbench references build coco",
+            "Build it: workbench references build coco",
         ),
         (
             ["run", "quickstart", "--set", 'evaluation.metrics=["fid","clip"]'],

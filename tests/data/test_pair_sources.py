@@ -249,7 +249,7 @@ def sources_that_are_not(folder: Path) -> list[tuple[PairsConfig, str]]:
     plain.to_parquet(str(folder / "n.parquet"))
     return [
         (PairsConfig(source="digts"), "Unknown data source 'digts'. Did you mean 'digits'?"),
-        (PairsConfig(source=f"{folder}/none"), "does not exist; known: digits, FOLDER"),
+        (PairsConfig(source=f"{folder}/none"), "does not exist; known: digits, scenes"),
         (PairsConfig(source=f"{folder}/cut.tar"), "Cannot read the shard"),
         (PairsConfig(source=f"{folder}/s-{{00..02}}.tar"), "There is no tar shard"),
         (PairsConfig(source=str(folder / "empty")), "holds no images"),
