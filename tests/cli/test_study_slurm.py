@@ -68,7 +68,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_workers_are_slurm_jobs_that_stop_and_go_on(
     searched: InsideWorkbench, cluster: Path
 ) -> None:
-    slow = ("training.kimg=0.64", "schedule.evaluate_kimg=0.64")
+    slow = ("training.kimg=0.32", "schedule.evaluate_kimg=0.32")
     how = ("--launcher", "slurm", "--slurm", "gpus-per-node=0", "--slurm", "time=10")
     arguments = study_run(searched, "--trials", "2", "--workers", "2", *how, settings=slow)
     refused = searched(*arguments, code=2).stderr

@@ -96,7 +96,7 @@ def test_seeds_side_by_side_stop_together_and_go_on(
     prepared: InsideWorkbench, pair: Callable[..., list[str]]
 ) -> None:
     arguments = [*pair(one="SanaPipeline", two="SanaSprintPipeline"), "--seed", "0,1"]
-    arguments += ["--parallel", "2", "--set", "training.kimg=0.64"]
+    arguments += ["--parallel", "2", "--set", "training.kimg=0.32"]
     arguments += ["--set", "schedule.checkpoint_kimg=0.032"]
     stopped = prepared.signal_when(arguments, prepared.nimg_reached(96), signal.SIGTERM)
     assert stopped.returncode == 1
@@ -116,7 +116,7 @@ def test_seeds_side_by_side_stop_together_and_go_on(
     assert told.stdout.count("│ one ") == told.stdout.count("│ two ") == 2
     (plan,) = prepared.json("experiments", "status", "pair")
     assert {cell["state"] for cell in plan["cells"]} == {"finished"}
-    assert all(cell["kimg"] == 0.64 and cell["fid"] > 0 for cell in plan["cells"])
+    assert all(cell["kimg"] == 0.32 and cell["fid"] > 0 for cell in plan["cells"])
     shown = prepared("experiments", "status", "pair").stdout
     assert shown.count("± ") == 1 + 2  # the heading, and each variant once
     assert "4 of 4 runs are finished." in shown
