@@ -64,6 +64,9 @@ RADII_TOGETHER: Mapping[int, tuple[float, float]] = {2: (0.15, 0.22), 3: (0.12, 
 EDGE = 0.03
 """Least distance of objects to the edge and to each other's circle, in sides of the image."""
 
+LATTICE = 8
+"""Centers are multiples of 1 / 8 of the image's side: anywhere, small teachers draw blobs."""
+
 _NUMBERS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3}
 _FRAMES = ("{}", "a picture of {}", "a drawing of {}")
 _RELATIONS: Mapping[str, tuple[Relation, bool]] = {
@@ -201,26 +204,17 @@ def _not_understood(part: str, prompt: str) -> RequestError:
 def place(request: Request, rng: random.Random) -> tuple[Placed, ...]:
     """One draw of the distribution of scenes given what a prompt asks for.
 
-    Colors left open are uniform over the pairs that are not held out; positions are uniform where
-    objects keep :data:`EDGE`.
+    Colors left open are uniform over the pairs that are not held out, radii are uniform, and of
+    all centers that :data:`LATTICE`, :data:`EDGE` and the relation allow each is as likely.
     """
     wanted: list[Asked] = []
     for asked in request.objects:  # three stars are of one color
         color = asked.color or rng.choice(allowed_colors(asked.shape))
         wanted += [replace(asked, color=color)] * asked.count
     while True:
-        radii = [rng.uniform(*radius_range(request, asked)) for asked in wanted]
-        boxes = [_box(request.relation, place, radius) for place, radius in enumerate(radii)]
-        spots = [(rng.uniform(*x), rng.uniform(*y)) for x, y in boxes]
-        if all(
-            math.dist(spots[i], spots[j]) >= radii[i] + radii[j] + EDGE
-            for i in range(len(spots))
-            for j in range(i)
-        ):
-            return tuple(
-                Placed(asked.shape, str(asked.color), x, y, radius)
-                for asked, (x, y), radius in zip(wanted, spots, radii, strict=True)
-            )
+        placed = tuple(_alone(asked, radius_range(request, asked), rng) for asked in wanted)
+        if _apart(placed) and _related(placed, request.relation):
+            return placed
 
 
 def radius_range(request: Request, asked: Asked) -> tuple[float, float]:
@@ -233,13 +227,33 @@ def allowed_colors(shape: str) -> list[str]:
     return [color for color in COLORS if (color, shape) not in HELD_OUT]
 
 
-def _box(
-    relation: Relation | None, place: int, radius: float
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Where an object's center may lie, across and down: in its half, where there is a relation."""
-    whole = (radius + EDGE, 1 - radius - EDGE)
-    half = (whole[0], 0.5 - radius) if place == 0 else (0.5 + radius, whole[1])
-    return (half if relation == "left of" else whole), (half if relation == "above" else whole)
+def _alone(asked: Asked, radii: tuple[float, float], rng: random.Random) -> Placed:
+    radius = rng.uniform(*radii)
+    reach = lattice_reach(radius)
+    x, y = (0.5 + rng.randint(-reach, reach) / LATTICE for _ in range(2))
+    return Placed(asked.shape, str(asked.color), x, y, radius)
+
+
+def lattice_reach(radius: float) -> int:
+    """How many lattice points from the middle an object of that radius may lie, each way."""
+    return math.floor((0.5 - radius - EDGE) * LATTICE)
+
+
+def _apart(placed: Sequence[Placed]) -> bool:
+    return all(
+        math.dist((one.x, one.y), (other.x, other.y)) >= one.radius + other.radius + EDGE
+        for number, one in enumerate(placed)
+        for other in placed[:number]
+    )
+
+
+def _related(placed: Sequence[Placed], relation: Relation | None) -> bool:
+    """Whether the second of two lies beyond the first by both radii."""
+    if relation is None:
+        return True
+    first, second = placed
+    along = second.x - first.x if relation == "left of" else second.y - first.y
+    return along >= first.radius + second.radius
 
 
 def word(request: Request, rng: random.Random) -> str:
@@ -396,7 +410,7 @@ class Scenes(LabeledImages):
 
     def __init__(self, name: str, count: int, seed: int, held_out: bool = False) -> None:
         self.name, self.count, self.seed, self.held_out = name, count, seed, held_out
-        self.identity = f"{name}-{count}-seed-{seed}-revision-1"
+        self.identity = f"{name}-{count}-seed-{seed}-revision-2"
 
     def __len__(self) -> int:
         return self.count

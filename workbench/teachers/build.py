@@ -19,7 +19,8 @@ from workbench.teachers.pretrain import (
     silent,
     train_autoencoder,
 )
-from workbench.teachers.recipe import TinyRecipe
+from workbench.teachers.principal_components import fit_principal_components
+from workbench.teachers.recipe import PrincipalComponentsRecipe, TinyRecipe
 
 
 def recipe_folder(name: str, recipe: TinyRecipe | MixtureRecipe, teachers_dir: Path) -> Path:
@@ -96,7 +97,10 @@ def build_tiny(
         torch.manual_seed(recipe.seed)
         pipeline = tiny_pipeline(recipe, learnt.prompts)
         arguments = family.call_arguments(pipeline, stored)
-        train_autoencoder(pipeline.vae, images, recipe.autoencoder, show)
+        if isinstance(recipe.autoencoder, PrincipalComponentsRecipe):
+            fit_principal_components(pipeline.vae, images)
+        else:
+            train_autoencoder(pipeline.vae, images, recipe.autoencoder, show)
         with torch.no_grad():
             latents = [family.encode_images(pipeline, part) for part in torch.split(images, 256)]
             prompts = family.encode(pipeline, learnt.prompts, arguments)

@@ -32,6 +32,18 @@ class AutoencoderDCRecipe(ReconstructionRecipe):
     layers: tuple[int, int, int, int] = Field((0, 1, 1, 1), description="residual blocks of each")
 
 
+class PrincipalComponentsRecipe(FrozenConfig):
+    """An AutoencoderDC, factor 8, whose latents are principal components of patches."""
+
+    kind: Literal["principal_components"]
+    latent_channels: int = Field(64, ge=1, le=192)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Of each resolution, as other autoencoders' recipes have them."""
+        return (16, 16, 64, 256)
+
+
 class AutoencoderKLRecipe(ReconstructionRecipe):
     """A small AutoencoderKL, factor 2 for each resolution after the first: scale and shift."""
 
@@ -147,7 +159,7 @@ class _Recipe(BuildRecipe):
 
 
 class _SanaParts(_Recipe):
-    autoencoder: AutoencoderDCRecipe = AutoencoderDCRecipe()
+    autoencoder: AutoencoderDCRecipe | PrincipalComponentsRecipe = AutoencoderDCRecipe()
     text: GemmaRecipe = GemmaRecipe()
     transformer: SanaTransformerRecipe = SanaTransformerRecipe()
 

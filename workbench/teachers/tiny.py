@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from workbench.teachers import tiny_text
+from workbench.teachers.principal_components import patch_autoencoder
 from workbench.teachers.recipe import (
     AutoencoderDCRecipe,
     AutoencoderKLRecipe,
     FluxRecipe,
+    PrincipalComponentsRecipe,
     SanaRecipe,
     SD3Recipe,
     SprintRecipe,
@@ -139,9 +141,11 @@ def _flux(recipe: FluxRecipe, prompts: Sequence[str]) -> Any:
     )
 
 
-def _autoencoder_dc(parts: AutoencoderDCRecipe) -> Any:
+def _autoencoder_dc(parts: AutoencoderDCRecipe | PrincipalComponentsRecipe) -> Any:
     from diffusers import AutoencoderDC
 
+    if isinstance(parts, PrincipalComponentsRecipe):
+        return patch_autoencoder(parts.latent_channels)
     no_scales: tuple[tuple[int, ...], ...] = ((), (), (), ())
     return AutoencoderDC(
         in_channels=3,

@@ -10,7 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.data.scenes import COLORS, EDGE, RADII, SHAPES, Asked, Request, Size, allowed_colors
+from workbench.data.scenes import (
+    COLORS,
+    EDGE,
+    LATTICE,
+    RADII,
+    SHAPES,
+    Asked,
+    Request,
+    Size,
+    allowed_colors,
+    lattice_reach,
+)
 from workbench.errors import RequestError
 from workbench.evaluation.design import Array, Design, Places
 from workbench.evaluation.extractors import FeatureExtractor
@@ -94,12 +105,16 @@ def _row(request: Request, found: Sequence[Detected]) -> tuple[float, ...]:
 def true_variances(asked: Asked) -> tuple[float, float, float, float]:
     """Variances of x, y, radius and color (the chance that two differ) given a prompt.
 
-    A radius is uniform, and given it a center is uniform between the edges. The color's is 0 where
-    the prompt names it.
+    A radius is uniform, and given it a center is uniform over the lattice's points between the
+    edges. The color's is 0 where the prompt names it.
     """
     least, most = RADII[asked.size]
-    narrow, wide = 1 - 2 * (most + EDGE), 1 - 2 * (least + EDGE)
-    place = (narrow**2 + narrow * wide + wide**2) / 36  # E[width^2] / 12
+    place = 0.0
+    for reach in range(lattice_reach(most), lattice_reach(least) + 1):
+        # Radii of this reach; of 2 m + 1 points, the variance is m (m + 1) / 3 spacings squared.
+        above = max(least, 0.5 - EDGE - (reach + 1) / LATTICE)
+        below = min(most, 0.5 - EDGE - reach / LATTICE)
+        place += (below - above) / (most - least) * reach * (reach + 1) / 3 / LATTICE**2
     colors = 0.0 if asked.color is not None else 1 - 1 / len(allowed_colors(asked.shape))
     return place, place, (most - least) ** 2 / 12, colors
 
