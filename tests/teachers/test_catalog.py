@@ -18,6 +18,7 @@ from workbench.teachers import (
 )
 from workbench.teachers.catalog import embedded_teachers, load_embedded
 from workbench.teachers.families import FAMILIES
+from workbench.teachers.recipe import SanaRecipe
 from workbench.teachers.tiny import tiny_arguments, tiny_pipeline
 
 
@@ -108,3 +109,13 @@ def test_a_recipe_file_that_is_none_says_why(content: str, problem: str, tmp_pat
     with pytest.raises(RequestError, match=re.escape(problem)) as caught:
         load_embedded(file)
     assert str(file) in str(caught.value)
+
+
+def test_newer_settings_leave_the_folders_of_teachers_built_before_alone() -> None:
+    recipe = KNOWN_TEACHERS["digits-sana"].recipe
+    assert isinstance(recipe, SanaRecipe)
+    assert recipe.hash == "253c74c65a"
+    changed = recipe.model_copy(update={"stored": "bf16"})
+    assert changed.hash != recipe.hash
+    louder = recipe.text.model_copy(update={"embedding_std": 0.5})
+    assert recipe.model_copy(update={"text": louder}).hash not in (recipe.hash, changed.hash)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, JsonValue, ValidationInfo, field_validator
 
 from workbench.errors import RequestError
 from workbench.flow import INTERPOLANTS, TARGETS
 from workbench.hashing import fingerprint
 from workbench.settings import FrozenConfig
+
+NEWER: dict[str, JsonValue] = {"newer": True}
+"""Marks a setting that came after teachers were built: at its default it leaves hashes alone."""
 
 
 class ReconstructionRecipe(FrozenConfig):
@@ -60,6 +63,12 @@ class GemmaRecipe(FrozenConfig):
     width: int = Field(64, ge=16, multiple_of=16)
     layers: int = Field(2, ge=1)
     tokens: int = Field(8, ge=2, description="padded length, beginning-of-sequence token included")
+    embedding_std: float = Field(
+        0.02,
+        gt=0,
+        json_schema_extra=NEWER,
+        description="of words' embeddings; random layers drown those of Gemma's own size",
+    )
 
 
 class ClipT5Recipe(FrozenConfig):
@@ -142,20 +151,29 @@ class BuildRecipe(FrozenConfig):
     @property
     def hash(self) -> str:
         """Ten hex digits of the content."""
-        return fingerprint(self.model_dump(mode="json"), digits=10)
+        return fingerprint(_content(self), digits=10)
+
+
+def _content(recipe: FrozenConfig) -> dict[str, Any]:
+    """All settings but those that are :data:`NEWER` and at their default."""
+    fields = type(recipe).model_fields.items()
+    newer = {name: field.default for name, field in fields if field.json_schema_extra == NEWER}
+    content = recipe.model_dump(mode="json")
+    for name, value in recipe:
+        if name in newer and value == newer[name]:
+            del content[name]
+        elif isinstance(value, FrozenConfig):
+            content[name] = _content(value)
+    return content
 
 
 class _Recipe(BuildRecipe):
     """What every family's recipe has."""
 
     image_size: int = Field(32, ge=32, multiple_of=32)
-    stored: Literal["fp32", "bf16"] = Field("fp32", description="precision of the saved weights")
-
-    @property
-    def hash(self) -> str:
-        """Ten hex digits of the content, without what is newer than teachers built before."""
-        content = self.model_dump(mode="json", exclude={"stored"} if self.stored == "fp32" else {})
-        return fingerprint(content, digits=10)
+    stored: Literal["fp32", "bf16"] = Field(
+        "fp32", json_schema_extra=NEWER, description="precision of the saved weights"
+    )
 
 
 class _SanaParts(_Recipe):

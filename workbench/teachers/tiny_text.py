@@ -40,7 +40,9 @@ def gemma(recipe: GemmaRecipe, prompts: Sequence[str]) -> tuple[Any, Any]:
         eos_token_id=_GEMMA_SPECIAL.index("<eos>"),
         bos_token_id=_GEMMA_SPECIAL.index("<bos>"),
     )
-    return tokenizer, _frozen(Gemma2Model(config))
+    model = _frozen(Gemma2Model(config))
+    model.embed_tokens.weight.mul_(recipe.embedding_std / config.initializer_range)
+    return tokenizer, model
 
 
 def clip(recipe: ClipT5Recipe, prompts: Sequence[str], projected: bool) -> tuple[Any, Any]:
