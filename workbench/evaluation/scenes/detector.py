@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from workbench.data.scenes import COLORS, SHAPES
 from workbench.errors import WorkbenchError
 from workbench.evaluation.extractors import FeatureExtractor, weights_hash
+from workbench.evaluation.networks.pixels import OncePerBatch
 from workbench.evaluation.threads import one_thread
 
 PIXELS = 32
@@ -98,6 +99,7 @@ class SceneDetector(nn.Module, FeatureExtractor):
         )
         self.head = nn.Conv2d(DIMENSION, sum(_SPLIT), 1)
         self.register_buffer("middles", cell_middles(), persistent=False)
+        self._seen = OncePerBatch(self._see)  # features and judges look at the same batches
 
     def freeze(self) -> SceneDetector:
         """End training; from here on the fingerprint is of the weights."""
@@ -106,7 +108,10 @@ class SceneDetector(nn.Module, FeatureExtractor):
 
     def forward(self, images: Tensor) -> Cells:
         """Images (B, 3, 32, 32) in [0, 1]."""
-        present, shapes, colors, offsets, radii = self.head(self.trunk(images)).split(_SPLIT, dim=1)
+        return self._told(self.trunk(images))
+
+    def _told(self, grid: Tensor) -> Cells:
+        present, shapes, colors, offsets, radii = self.head(grid).split(_SPLIT, dim=1)
         middles: Tensor = self.get_buffer("middles")
         return Cells(present[:, 0], shapes, colors, middles + offsets / CELLS, radii[:, 0])
 
@@ -118,15 +123,18 @@ class SceneDetector(nn.Module, FeatureExtractor):
     def features(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] to the last layer's average over the grid, (B, 64)."""
         with one_thread():
-            parts = torch.split(as_scenes(images), _AT_ONCE)
-            return torch.cat([self.trunk(part).mean(dim=(2, 3)) for part in parts])
+            return self._seen(images).mean(dim=(2, 3))
 
     @torch.no_grad()
     def detect(self, images: Tensor) -> list[tuple[Detected, ...]]:
         """The objects in images (B, 3, H, W) in [0, 1], the surest first."""
         with one_thread():
-            parts = torch.split(as_scenes(images), _AT_ONCE)
-            return [objects for part in parts for objects in _decided(self(part))]
+            parts = torch.split(self._seen(images), _AT_ONCE)
+            return [objects for part in parts for objects in _decided(self._told(part))]
+
+    def _see(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to the last layer's grid (B, 64, 8, 8)."""
+        return torch.cat([self.trunk(part) for part in torch.split(as_scenes(images), _AT_ONCE)])
 
 
 def _after(channels: int) -> tuple[nn.Module, nn.Module]:
