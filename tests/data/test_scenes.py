@@ -143,7 +143,8 @@ def test_colors_and_places_are_those_of_the_objects() -> None:
     [
         *("", "star", "a dog", "a pink star", "two star", "a stars", "four stars"),
         *("two stars left of a ring", "two stars and a ring", "small red star", "two small stars"),
-        "a star, a ring, a cross and a circle",
+        *("a star, a ring, a cross and a circle", "a large star and a ring"),
+        "a small star left of a ring",
     ],
 )
 def test_what_scenes_do_not_know_is_refused(prompt: str) -> None:
@@ -161,3 +162,11 @@ def test_wordings_ask_for_the_same() -> None:
         assert parse(prompt) == wanted
     assert parse("a star below a ring").objects[0].shape == "ring"
     assert parse("a red ring, a blue star and a green cross").skill == "attribution"
+
+
+def test_corners_that_touch_stay_within_an_image() -> None:
+    touching = [
+        Placed("square", "white", 0.5, 0.5, 0.1735),
+        Placed("square", "white", 0.75, 0.75, 0.15),
+    ]
+    assert render([touching], 32).max() <= 1

@@ -163,19 +163,19 @@ def parse(prompt: str) -> Request:
     Raises:
         RequestError: words that scenes do not know; says which part.
     """
-    text = prompt.strip().rstrip(".").lower()
+    text = " ".join(prompt.lower().split()).rstrip(".")
     for frame in _FRAMES[1:]:
         text = text.removeprefix(frame.format(""))
     for words, (relation, swapped) in _RELATIONS.items():
         first, found, second = text.partition(f" {words} ")
         if found:
             sides = (_noun(first, prompt), _noun(second, prompt))
-            if any(side.count > 1 for side in sides):
+            if any(side.count > 1 or side.size for side in sides):
                 raise _not_understood(text, prompt)
             return Request(sides[::-1] if swapped else sides, relation)
     objects = tuple(_noun(part, prompt) for part in re.split(r",? and |, ", text))
     count = sum(asked.count for asked in objects)
-    if count > 3 or (len(objects) > 1 and count > len(objects)):
+    if count > 3 or (len(objects) > 1 and any(a.count > 1 or a.size for a in objects)):
         raise _not_understood(text, prompt)
     return Request(objects)
 
@@ -196,7 +196,7 @@ def _not_understood(part: str, prompt: str) -> RequestError:
     return RequestError(
         f"The prompt {prompt!r} is of no scene: {part.strip()!r} is not understood. Expected one "
         "to three objects such as 'a small red star', 'three green squares', 'a blue ring left of "
-        "a white cross' or 'a star and a ring'; shapes are "
+        "a white cross' or 'a star and a ring' (sizes of one object alone); shapes are "
         f"{', '.join(SHAPES)}; colors {', '.join(COLORS)}."
     )
 
@@ -204,8 +204,9 @@ def _not_understood(part: str, prompt: str) -> RequestError:
 def place(request: Request, rng: random.Random) -> tuple[Placed, ...]:
     """One draw of the distribution of scenes given what a prompt asks for.
 
-    Colors left open are uniform over the pairs that are not held out, radii are uniform, and of
-    all centers that :data:`LATTICE`, :data:`EDGE` and the relation allow each is as likely.
+    Colors left open are uniform over the pairs that are not held out. Radii and centers together
+    are uniform over all that :data:`LATTICE`, :data:`EDGE` and the relation allow: several large
+    objects have fewer places than small ones and are rarer; one alone has a uniform radius.
     """
     wanted: list[Asked] = []
     for asked in request.objects:  # three stars are of one color
@@ -218,7 +219,7 @@ def place(request: Request, rng: random.Random) -> tuple[Placed, ...]:
 
 
 def radius_range(request: Request, asked: Asked) -> tuple[float, float]:
-    """Between which radii an object of a request is drawn uniformly."""
+    """Between which radii an object of a request is drawn."""
     return RADII[asked.size] if request.count == 1 else RADII_TOGETHER[request.count]
 
 
@@ -347,8 +348,9 @@ def _paint(images: Tensor, ground: Tensor, shape: str, found: Sequence[tuple[int
     y = (middle[None, :, None] - center[:, 1, None, None]) / radius
     distance = _distance(shape, x.expand(-1, side, -1), y.expand(-1, -1, side)) * radius * side
     cover = (0.5 - distance).clamp(0, 1)[:, None]
-    # Objects keep apart, so that none covers another and their order does not matter.
+    # Circles of objects keep apart, so that order does not matter; corners may just touch.
     images.index_add_(0, where, cover * (color - ground))
+    images.clamp_(max=1)
 
 
 def _distance(shape: str, x: Tensor, y: Tensor) -> Tensor:

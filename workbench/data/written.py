@@ -41,12 +41,15 @@ def write_folder(
 
     if name not in BUNDLED:
         raise unknown_name("bundled data set", name, BUNDLED)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RequestError(f"{folder} is there already; name a new or an empty folder.")
     pairs = read_pairs(PairsConfig(source=name, limit=images))
     digits = len(str(len(pairs.prompts) - 1))
     rows = []
     try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise RequestError(
+                f"{folder} is there already, or was begun and not finished; name a new or an empty "
+                "folder."
+            )
         folder.mkdir(parents=True, exist_ok=True)
         for index, prompt in enumerate(pairs.prompts):
             file = f"{index:0{digits}d}.png"
