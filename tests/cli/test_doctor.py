@@ -65,6 +65,7 @@ def test_what_would_fit_does(workbench: InsideWorkbench, monkeypatch: pytest.Mon
     assert "cannot be distilled here so: memory to distil" in answer.stderr
     advice = [part for text in report["would_fit"]["set"] for part in ("--set", text)]
     assert workbench.json(*ask, *advice)["fits"] is True
+    assert f"--set {advice[1]}" in workbench(*ask, code=1).stdout
 
 
 def test_a_damaged_folder(workbench: InsideWorkbench, tmp_path: Path) -> None:

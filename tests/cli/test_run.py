@@ -148,7 +148,7 @@ def test_evaluate_sample_and_list_the_finished_run(
     assert row["fid"] == pytest.approx(student["fid"])
 
 
-@pytest.mark.parametrize("nimg", [0, 480])
+@pytest.mark.parametrize("nimg", [0, 480, 1280])
 def test_kill_9_changes_nothing(
     nimg: int, prepared: InsideWorkbench, finished: Workbench, digits_teacher
 ) -> None:

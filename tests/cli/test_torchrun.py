@@ -91,6 +91,7 @@ def test_srun_goes_through_the_runs_together(prepared: InsideWorkbench) -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
+        (("--set", "training.batch_sise=3"), "Unknown configuration key 'training.batch_sise'"),
         (("--set", "training.batch_size=3"), "training.batch_size 3 is not divisible by 2 ranks"),
         (("--nproc", "3"), "This command has 2 processes of torchrun or srun"),
         (("--seed", "0,1", "--parallel", "2"), "do one run after the other"),

@@ -70,6 +70,7 @@ def test_more_devices_help_only_if_each_has_its_own_memory(teacher: Teacher) -> 
     assert wish.ranks > 1
     assert wish.estimate.total <= below
     assert wish_for(teacher, below, shared=True) is None
+    assert wish_for(teacher, 1000) is None
 
 
 def test_settings_that_are_there_already_are_not_wished_for(teacher: Teacher) -> None:

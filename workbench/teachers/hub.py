@@ -64,7 +64,7 @@ def download(hub_id: str, revision: str | None = None) -> Path:
 
 
 def _hub_answers(repository: str, revision: str | None, timeout_s: float = 10.0) -> bool:
-    """Whether the hub can be reached; a download would try for half a minute to find out.
+    """Whether the hub can be reached and works; a download would take half a minute to find out.
 
     Raises:
         HfHubHTTPError: it answers with a refusal.
@@ -74,7 +74,9 @@ def _hub_answers(repository: str, revision: str | None, timeout_s: float = 10.0)
 
     try:
         HfApi().model_info(repository, revision=revision, timeout=timeout_s)
-    except HfHubHTTPError:
+    except HfHubHTTPError as error:
+        if (_status(error) or 0) >= 500:  # what is cached will do
+            return False
         raise
     except (hub_connection_error(), ConnectionError):
         return False

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_CHANNELS = (16, 16, 64, 256)
+CHANNELS = (16, 16, 64, 256)
 """Of each resolution: room for a patch's pixels, which moving them aside keeps as they are."""
 
 _LARGE = 40.0
@@ -31,8 +31,8 @@ def patch_autoencoder(components: int) -> Any:
     vae = AutoencoderDC(
         in_channels=3,
         latent_channels=components,
-        encoder_block_out_channels=_CHANNELS,
-        decoder_block_out_channels=_CHANNELS,
+        encoder_block_out_channels=CHANNELS,
+        decoder_block_out_channels=CHANNELS,
         encoder_layers_per_block=(0, 1, 1, 0),
         decoder_layers_per_block=(0, 1, 1, 0),
         encoder_block_types="ResBlock",

@@ -10,6 +10,7 @@ from workbench.errors import RequestError
 from workbench.flow import INTERPOLANTS, TARGETS
 from workbench.hashing import fingerprint
 from workbench.settings import FrozenConfig
+from workbench.teachers.principal_components import CHANNELS
 
 NEWER: dict[str, JsonValue] = {"newer": True}
 """Marks a setting that came after teachers were built: at its default it leaves hashes alone."""
@@ -44,7 +45,7 @@ class PrincipalComponentsRecipe(FrozenConfig):
     @property
     def channels(self) -> tuple[int, ...]:
         """Of each resolution, as other autoencoders' recipes have them."""
-        return (16, 16, 64, 256)
+        return CHANNELS
 
 
 class AutoencoderKLRecipe(ReconstructionRecipe):
